@@ -1,0 +1,45 @@
+"""visiontower's encoders: images -> patch tokens, pooled and text embeddings, as NumPy arrays.
+
+from encoders import TokenKind, decode, load
+
+encoder = load("demo:vit")
+size = encoder.spec.size()
+pixels = encoder.preprocess(decode(open("cat.jpg", "rb").read()), size)
+encoded = encoder.encode(pixels[None], encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
+"""
+
+from encoders.images import decode
+from encoders.preprocess import preprocess
+from encoders.registry import EncoderId, load, schemes
+from encoders.types import (
+    Encoded,
+    Encoder,
+    EncoderSpec,
+    Grid,
+    ImageSize,
+    Outputs,
+    Placement,
+    Preprocessing,
+    Resolutions,
+    Scoring,
+    TokenKind,
+)
+
+__all__ = [
+    "Encoded",
+    "Encoder",
+    "EncoderId",
+    "EncoderSpec",
+    "Grid",
+    "ImageSize",
+    "Outputs",
+    "Placement",
+    "Preprocessing",
+    "Resolutions",
+    "Scoring",
+    "TokenKind",
+    "decode",
+    "load",
+    "preprocess",
+    "schemes",
+]

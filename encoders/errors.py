@@ -1,0 +1,123 @@
+"""What can go wrong with an image, a request or an encoder. Knows facts; never status codes, never HTTP.
+
+VisiontowerError
+├── ImageError                 the caller's bytes
+│   ├── EmptyImage             no bytes at all
+│   ├── NotAnImage             no known image format
+│   ├── UndecodableImage       a known format, but broken or truncated
+│   └── ImageTooLarge          more pixels than the limit, known from the header
+├── RequestError               a sound image, but something the encoder cannot give
+│   ├── UnsupportedResolution  not divisible, too small or too large
+│   ├── LayerNotFound          no such block or stage
+│   ├── OutputNotOffered       text, projection or dense features the encoder does not have
+│   └── InvalidText            a text the encoder cannot read
+├── EncoderIdError             not SCHEME:NAME[@WEIGHTS], or no such scheme, name or weights
+├── WeightsError               the file is not there, or does not fit the architecture
+└── EncoderFailed              the forward itself
+└── NonFiniteOutput        it gave NaN or infinity
+"""
+
+from collections.abc import Sequence
+
+
+class VisiontowerError(Exception):
+    """Root of all errors this project raises on purpose; `facts` are its public, JSON-able details."""
+
+    def __init__(self, message: str, **facts: object) -> None:
+        super().__init__(message)
+        self.facts = facts
+
+
+class ImageError(VisiontowerError):
+    """The image bytes cannot be used."""
+
+
+class EmptyImage(ImageError):
+    """There are no bytes."""
+
+    def __init__(self) -> None:
+        super().__init__("The image is empty: 0 bytes.")
+
+
+class NotAnImage(ImageError):
+    """The bytes are in no image format that is read here."""
+
+    def __init__(self, formats: Sequence[str]) -> None:
+        super().__init__(f"The bytes are not an image in a known format ({', '.join(formats)}).", formats=list(formats))
+
+
+class UndecodableImage(ImageError):
+    """The format is known but the data is broken."""
+
+    def __init__(self, image_format: str, reason: str) -> None:
+        super().__init__(f"The {image_format} image cannot be decoded: {reason}.", format=image_format)
+
+
+class ImageTooLarge(ImageError):
+    """The header announces more pixels than the limit; nothing was decoded."""
+
+    def __init__(self, *, pixels: int, limit: int) -> None:
+        super().__init__(
+            f"The image has {pixels:,} pixels; the limit is {limit:,}. Send it smaller.", actual=pixels, limit=limit
+        )
+
+
+class RequestError(VisiontowerError):
+    """The request asks an encoder for something it cannot give."""
+
+
+class UnsupportedResolution(RequestError):
+    """The encoder cannot run at this size; `nearest` are the closest sizes (height, width) it can run at."""
+
+    def __init__(self, *, encoder: str, size: tuple[int, int], reason: str, nearest: Sequence[tuple[int, int]]) -> None:
+        names = " or ".join(f"{height}x{width}" for height, width in nearest)
+        super().__init__(
+            f"{encoder} cannot run at {size[0]}x{size[1]}: {reason}. Nearest possible: {names}.",
+            model=encoder,
+            resolution=list(size),
+            nearest=[list(n) for n in nearest],
+        )
+
+
+class LayerNotFound(RequestError):
+    """The encoder has no such layer."""
+
+    def __init__(self, *, encoder: str, layer: int, layers: int) -> None:
+        super().__init__(
+            f"{encoder} has {layers} layers: 0 to {layers - 1}, or -{layers} to -1 from the end; not {layer}.",
+            model=encoder,
+            layer=layer,
+            layers=layers,
+        )
+
+
+class OutputNotOffered(RequestError):
+    """The encoder does not have the part (text tower, projection, ...) that the output needs."""
+
+    def __init__(self, *, encoder: str, output: str, reason: str) -> None:
+        super().__init__(f"{encoder} does not offer {output}: {reason}.", model=encoder, output=output)
+
+
+class InvalidText(RequestError):
+    """A text the encoder's tokenizer cannot take."""
+
+
+class EncoderIdError(VisiontowerError):
+    """An id that names no encoder that can be loaded."""
+
+
+class WeightsError(VisiontowerError):
+    """The weights cannot be had, or do not fit; always fatal, never a warning and random numbers."""
+
+
+class EncoderFailed(VisiontowerError):
+    """The forward failed; the message names the encoder, the cause is chained."""
+
+
+class NonFiniteOutput(EncoderFailed):
+    """The forward gave NaN or infinity for this image."""
+
+    def __init__(self, *, encoder: str) -> None:
+        super().__init__(
+            f"{encoder} gave NaN or infinity for this input. A wider dtype (float32) may help.", model=encoder
+        )

@@ -1,0 +1,79 @@
+"""RGB image -> pixels, the way a model was trained to see it. Knows PIL; knows no model library.
+
+Values stay uint8 here: mean and std are applied on the device, so a quarter of the bytes travel.
+"""
+
+import math
+
+import numpy as np
+from PIL import Image
+
+from encoders.types import ImageSize, Pixels, Preprocessing
+
+_FILTERS = {
+    "nearest": Image.Resampling.NEAREST,
+    "bilinear": Image.Resampling.BILINEAR,
+    "bicubic": Image.Resampling.BICUBIC,
+    "lanczos": Image.Resampling.LANCZOS,
+}
+
+_MAX_OVERSIZE = 16
+"""A panorama whose resized form would be over this many times the target is cut to the crop's box first."""
+
+
+def preprocess(image: Image.Image, preprocessing: Preprocessing, size: ImageSize) -> Pixels:
+    """Pixels uint8 [height, width, 3], C-contiguous, equal to the pixel to the reference transforms.
+
+    image: mode RGB, any size. size: the target.
+    """
+    resample = _FILTERS[preprocessing.interpolation]
+    if preprocessing.resize == "squash":
+        return _pixels(_resize(image, size, resample))
+    if preprocessing.resize == "longest":
+        ratio = max(image.height / size.height, image.width / size.width)
+        resized = ImageSize(max(1, round(image.height / ratio)), max(1, round(image.width / ratio)))
+        return _pixels(_pad(_resize(image, resized, resample), size, fill=preprocessing.fill))
+    resized = _shortest(image, preprocessing, size)
+    top = _offset(resized.height - size.height, preprocessing)
+    left = _offset(resized.width - size.width, preprocessing)
+    if resized.height * resized.width > _MAX_OVERSIZE * size.height * size.width:
+        # The same filter over the crop's box only: within rounding of resizing all of it, at the target's cost.
+        scale_y, scale_x = image.height / resized.height, image.width / resized.width
+        box = (left * scale_x, top * scale_y, (left + size.width) * scale_x, (top + size.height) * scale_y)
+        return _pixels(image.resize((size.width, size.height), resample, box=box))
+    whole = _resize(image, resized, resample)
+    return _pixels(whole.crop((left, top, left + size.width, top + size.height)))
+
+
+def _shortest(image: Image.Image, preprocessing: Preprocessing, size: ImageSize) -> ImageSize:
+    """The size `image` is resized to so that it covers the target; never smaller than it."""
+    if size.height == size.width:  # torchvision.transforms.Resize(int): the long side is truncated
+        side = math.floor(size.height / preprocessing.crop_pct)
+        short, long = sorted((image.height, image.width))
+        other = int(side * long / short)
+        return ImageSize(side, other) if image.height <= image.width else ImageSize(other, side)
+    target = ImageSize(*(math.floor(side / preprocessing.crop_pct) for side in size))
+    ratio = min(image.height / target.height, image.width / target.width)  # timm's ResizeKeepRatio
+    return ImageSize(max(size.height, round(image.height / ratio)), max(size.width, round(image.width / ratio)))
+
+
+def _offset(margin: int, preprocessing: Preprocessing) -> int:
+    return round(margin / 2) if preprocessing.crop_offset == "round" else margin // 2
+
+
+def _resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Image.Image:
+    if image.size == (size.width, size.height):
+        return image
+    return image.resize((size.width, size.height), resample)
+
+
+def _pad(image: Image.Image, size: ImageSize, *, fill: int) -> Image.Image:
+    if image.size == (size.width, size.height):
+        return image
+    padded = Image.new("RGB", (size.width, size.height), (fill, fill, fill))
+    padded.paste(image, ((size.width - image.width) // 2, (size.height - image.height) // 2))
+    return padded
+
+
+def _pixels(image: Image.Image) -> Pixels:
+    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8))

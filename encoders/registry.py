@@ -1,0 +1,80 @@
+"""Encoder ids and who loads them. Knows names; imports an adapter only when one of its ids is loaded."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import TypeAlias
+
+from encoders.errors import EncoderIdError
+from encoders.types import Encoder, Placement
+
+ENTRY_POINTS = "visiontower.encoders"
+"""Entry-point group of third-party schemes: name = the scheme, object = a Loader."""
+
+_BUILT_IN = {
+    "demo": "encoders.demo:load",
+    "openclip": "encoders.openclip:load",
+    "hf": "encoders.hf:load",
+    "timm": "encoders.timm:load",
+    "fake": "encoders.fake:load",
+}
+
+
+@dataclass(frozen=True)
+class EncoderId:
+    """SCHEME:NAME[@WEIGHTS], taken apart."""
+
+    scheme: str
+    name: str
+    weights: str | None = None
+
+    @classmethod
+    def parse(cls, text: str) -> "EncoderId":
+        """Raises EncoderIdError if the text has no scheme or no name."""
+        scheme, colon, rest = text.partition(":")
+        name, at, weights = rest.partition("@")
+        if not (colon and scheme and name) or (at and not weights):
+            raise EncoderIdError(
+                f"'{text}' is not an encoder id: expected SCHEME:NAME or SCHEME:NAME@WEIGHTS, "
+                "for example demo:vit or openclip:ViT-B-32@openai",
+                model=text,
+            )
+        return cls(scheme, name, weights or None)
+
+    def __str__(self) -> str:
+        return f"{self.scheme}:{self.name}" + (f"@{self.weights}" if self.weights else "")
+
+
+Loader: TypeAlias = Callable[[EncoderId, Placement], Encoder]
+"""Loads one id onto a device. Raises EncoderIdError or WeightsError."""
+
+
+def schemes() -> dict[str, EntryPoint]:
+    """Scheme -> where its loader is, built-in and installed. Raises EncoderIdError if two plug-ins claim one scheme."""
+    found = {name: EntryPoint(name, value, ENTRY_POINTS) for name, value in _BUILT_IN.items()}
+    for entry in entry_points(group=ENTRY_POINTS):
+        if entry.name in found and found[entry.name].value != entry.value:
+            raise EncoderIdError(
+                f"The scheme '{entry.name}' is claimed by {found[entry.name].value} and by {entry.value}: remove one."
+            )
+        found[entry.name] = entry
+    return found
+
+
+def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
+    """The encoder of this id, its weights on the device and ready to run.
+
+    placement: default the CPU in float32. Raises EncoderIdError or WeightsError.
+    """
+    parsed = EncoderId.parse(encoder_id)
+    known = schemes()
+    if parsed.scheme not in known:
+        raise EncoderIdError(
+            f"Unknown scheme '{parsed.scheme}' in '{encoder_id}'. Known: {', '.join(sorted(known))}.",
+            model=encoder_id,
+            known=sorted(known),
+        )
+    entry = known[parsed.scheme]
+    loader: Loader = getattr(import_module(entry.module), entry.attr)
+    return loader(parsed, placement or Placement())
