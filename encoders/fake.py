@@ -1,4 +1,4 @@
-"""An encoder without weights or torch, deterministic from its pixels: for tests, demos and load tests of the service."""
+"""An encoder without weights or torch, deterministic from its pixels: for tests and demos of the service."""
 
 import threading
 from collections.abc import Callable, Sequence

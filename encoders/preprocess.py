@@ -76,4 +76,4 @@ def _pad(image: Image.Image, size: ImageSize, *, fill: int) -> Image.Image:
 
 
 def _pixels(image: Image.Image) -> Pixels:
-    return np.ascontiguousarray(np.asarray(image, dtype=np.uint8))
+    return np.array(image, dtype=np.uint8)

@@ -150,6 +150,8 @@ class TorchEncoder:
 def to_host(values: Tensor) -> Floats:
     """A tensor as a NumPy array of the same dtype; bfloat16 as ml_dtypes.bfloat16."""
     host = values.detach().contiguous().cpu()
+    if host.untyped_storage().nbytes() > host.nbytes:  # a view would keep all of a larger tensor alive
+        host = host.clone()
     if host.dtype == torch.bfloat16:
         array: Floats = host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
         return array
@@ -163,7 +165,7 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name].detach().contiguous()
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
-        digest.update(memoryview(tensor.reshape(-1).view(torch.uint8).numpy()))
+        digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
 
 

@@ -187,7 +187,9 @@ class EncoderSpec:
     hidden_size: width of the final tokens. embed_dim: width of the joint image-text space, None without one.
     pooled_size: width of `pooled`. pooling: class, mean, attention, ... how it is made.
     layers: blocks of a transformer, stages of a CNN.
-    ceil_grid: the feature map rounds up when a side is no multiple of the stride (timm's and transformers' CNNs).
+    grid_offset: the grid's side is (side + grid_offset) // patch: 0 rounds down, patch - 1 rounds up; between the two
+        for towers that do both along the way (CLIP's ResNets: 1).
+    layer_sizes: width of each layer's tokens where a CNN's stages differ; empty if all are of hidden_size.
     projects, dense: whether the encoder offers projected tokens and dense features.
     scoring, context_length: of the text half; None without one.
     dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...
@@ -206,7 +208,8 @@ class EncoderSpec:
     layers: int
     resolutions: Resolutions
     preprocessing: Preprocessing
-    ceil_grid: bool = False
+    grid_offset: int = 0
+    layer_sizes: tuple[int, ...] = ()
     projects: bool = False
     dense: bool = False
     scoring: Scoring | None = None
@@ -225,9 +228,7 @@ class EncoderSpec:
     def grid(self, size: ImageSize | None = None) -> Grid:
         """The patch grid of the final layer at `size` (native if None)."""
         size = size or self.image_size
-        if self.ceil_grid:
-            return Grid(*(-(-side // patch) for side, patch in zip(size, self.patch_size, strict=True)))
-        return Grid(*(side // patch for side, patch in zip(size, self.patch_size, strict=True)))
+        return Grid(*((side + self.grid_offset) // patch for side, patch in zip(size, self.patch_size, strict=True)))
 
     def size(self, resolution: ImageSize | None = None) -> ImageSize:
         """The input size for a requested resolution (None: native).
@@ -258,6 +259,12 @@ class EncoderSpec:
             if not -self.layers <= layer < self.layers:
                 raise LayerNotFound(encoder=self.id, layer=layer, layers=self.layers)
             layer %= self.layers
+            if tokens is TokenKind.PROJECTED and self.layer_sizes and self.layer_sizes[layer] != self.hidden_size:
+                raise OutputNotOffered(
+                    encoder=self.id,
+                    output=f"the projection of layer {layer}",
+                    reason=f"it is {self.layer_sizes[layer]} wide and the projection takes {self.hidden_size}",
+                )
         return Outputs(pooled=pooled, tokens=tokens, layer=layer if tokens else None)
 
     def require_text(self) -> Scoring:

@@ -1,0 +1,1 @@
+"""The HTTP service: requests, queues, batches, metrics. Sees encoders only through their contract."""

@@ -5,7 +5,8 @@ Knows seeds and files; scene i depends only on (stream, seed, i), so the order a
 
 import multiprocessing
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -93,14 +94,19 @@ def _write(spec: PoolSpec, images_path: Path, rest_path: Path) -> None:
         images_path, mode="w+", dtype=np.uint8, shape=(spec.count, spec.size, spec.size, 3)
     )
     subjects, boxes, row = [], [], 0
-    with multiprocessing.get_context("spawn").Pool(os.cpu_count() if spec.count > 2 * _CHUNK else 1) as workers:
-        with tqdm(total=spec.count, desc="drawing", unit="scene", mininterval=1) as bar:
-            for part in workers.imap(_draw_chunk, _chunks(spec)):
-                images[row : row + len(part)] = part.images
-                row += len(part)
-                subjects.append(part.subjects)
-                boxes.append(part.boxes)
-                bar.update(len(part))
+    with ExitStack() as stack:
+        bar = stack.enter_context(tqdm(total=spec.count, desc="drawing", unit="scene", mininterval=1))
+        if spec.count > 2 * _CHUNK:
+            workers = stack.enter_context(multiprocessing.get_context("spawn").Pool())
+            parts: Iterable[Pool] = workers.imap(_draw_chunk, _chunks(spec))
+        else:
+            parts = map(_draw_chunk, _chunks(spec))
+        for part in parts:
+            images[row : row + len(part)] = part.images
+            row += len(part)
+            subjects.append(part.subjects)
+            boxes.append(part.boxes)
+            bar.update(len(part))
     images.flush()
     partial = rest_path.with_suffix(".partial.npz")
     np.savez(partial, subjects=np.concatenate(subjects), boxes=np.concatenate(boxes))

@@ -1,0 +1,116 @@
+"""What an image tower is trained for: to meet the frozen captions, as a whole and cell by cell.
+
+Knows embeddings, boxes and losses; knows nothing of files, optimisers or pixels.
+"""
+
+from dataclasses import dataclass
+from itertools import combinations
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn import functional
+
+from .world import SEEN_SUBJECTS, SUBJECTS, TEMPLATES, Subject, caption, cell_cover, on_object
+
+_NUMBER = {subject: number for number, subject in enumerate(SUBJECTS)}
+_IGNORED = -100
+
+
+def _content(subjects: tuple[Subject, ...]) -> tuple[str, ...]:
+    """What the joint space can tell apart: the attributes, in no order."""
+    return tuple(sorted(word for subject in subjects for word in subject.attributes))
+
+
+@dataclass(frozen=True)
+class Captions:
+    """Every caption of the training world, once for each content that the joint space can tell apart.
+
+    wordings: One list of K captions for each template.
+    rows: [S + 1, S + 1], the row of K for two subject numbers; the last column is "no second subject".
+        -1 where a subject is held out or repeated.
+    """
+
+    wordings: list[list[str]]
+    rows: NDArray[np.int64]
+
+
+def all_captions() -> Captions:
+    """The finite set of what can be said about a training scene; no held-out pair is in it."""
+    contents: dict[tuple[str, ...], int] = {}
+    plain: list[str] = []
+    rows = np.full((len(SUBJECTS), len(SUBJECTS) + 1), -1, np.int64)
+    for subjects in [*((one,) for one in SEEN_SUBJECTS), *combinations(SEEN_SUBJECTS, 2)]:
+        content = _content(subjects)
+        if content not in contents:
+            contents[content] = len(plain)
+            plain.append(caption(subjects))
+        first, second = _NUMBER[subjects[0]], _NUMBER[subjects[1]] if len(subjects) == 2 else -1
+        rows[first, second] = contents[content]
+        if second >= 0:
+            rows[second, first] = contents[content]
+    return Captions([[template.format(text) for text in plain] for template in TEMPLATES], rows)
+
+
+def cell_names() -> list[str]:
+    """What a cell can show: one phrase for each seen subject, then the background."""
+    return [*(subject.phrase for subject in SEEN_SUBJECTS), "background"]
+
+
+def cell_labels(subjects: NDArray[np.int64], boxes: NDArray[np.float32], grid: tuple[int, int]) -> Tensor:
+    """The right one of `cell_names` for each cell: int64 [B, rows, cols], -100 for cells that show no one thing.
+
+    Args:
+        subjects: [B, 2] numbers of SUBJECTS, -1 for none.
+        boxes: [B, 2, 4] as fractions of the image, NaN for none.
+        grid: (rows, cols) of the dense features.
+    """
+    phrase = np.full(len(SUBJECTS) + 1, _IGNORED, np.int64)
+    for number, subject in enumerate(SEEN_SUBJECTS):
+        phrase[_NUMBER[subject]] = number
+    cover = cell_cover(boxes, grid)  # [B, 2, rows, cols]
+    labels = np.full((len(boxes), *grid), _IGNORED, np.int64)
+    labels[cover.sum(axis=1) < 0.02] = len(SEEN_SUBJECTS)
+    lies_on = on_object(cover, least=0.3)
+    for slot in range(subjects.shape[1]):
+        named = np.broadcast_to(phrase[subjects[:, slot], None, None], labels.shape)
+        labels = np.where(lies_on[:, slot], named, labels)
+    return torch.from_numpy(labels)
+
+
+def image_loss(pooled: Tensor, captions: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
+    """CLIP's loss, both ways, against every caption of the world, plus the distance to the right one.
+
+    Each image chooses among all K captions; each caption of the batch chooses among the batch's images, where all
+    images with that caption are right, so duplicates need no mask.
+
+    Args:
+        pooled: [B, D] image embeddings.
+        captions: [K, D] normalised embeddings of all captions.
+        rows: [B] the right caption of each image.
+        scale: The multiplier of the cosines.
+    """
+    images = functional.normalize(pooled, dim=-1)
+    cosines = images @ captions.T  # [B, K]
+    to_text = functional.cross_entropy(scale * cosines, rows)
+    among_images = functional.log_softmax(scale * cosines[:, rows].T, dim=-1)  # [B captions, B images]
+    same = (rows[:, None] == rows[None, :]).float()
+    to_image = -(among_images * same).sum(dim=-1) / same.sum(dim=-1)
+    distance = 1 - cosines.gather(1, rows[:, None])
+    return (to_text + to_image.mean()) / 2 + 2 * distance.mean()
+
+
+def cell_loss(dense: Tensor, names: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """Each cell chooses among all subjects and the background; background cells weigh less, being many.
+
+    Args:
+        dense: [B, rows, cols, D] dense embeddings.
+        names: [N, D] normalised embeddings of `cell_names`.
+        labels: [B, rows, cols] from `cell_labels`.
+        scale: The multiplier of the cosines.
+    """
+    logits = scale * functional.normalize(dense, dim=-1) @ names.T
+    weight = torch.ones(len(names), device=dense.device)
+    weight[-1] = 0.3
+    return functional.cross_entropy(logits.flatten(0, 2), labels.flatten(), weight, ignore_index=_IGNORED)

@@ -1,0 +1,336 @@
+"""The one thread that owns the device, and the futures through which the event loop waits for it.
+
+The thread takes its next batch itself the moment it is free, under a lock that is held for microseconds: nothing is
+waited for on the way, and whatever arrived during one forward can share the next. Rows go back to the loop in one call
+a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
+
+A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
+"""
+
+import asyncio
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Generic, TypeAlias, TypeVar, overload
+
+import numpy as np
+
+from encoders.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
+from encoders.types import Encoded, Encoder, Floats, Outputs, Pixels, TokenIds
+from service.batching import BatchKey, Ceiling, ImageKey, Queue, TextKey, Waiting
+from service.errors import DeadlineExceeded, DeviceLost
+
+R = TypeVar("R")
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Answer(Generic[R]):
+    """One item's row, and the seconds it waited and its batch ran."""
+
+    row: R
+    queue_s: float
+    forward_s: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is worth counting about one batch; given to `observe` on the device thread."""
+
+    key: BatchKey
+    items: int
+    queue_s: Sequence[float]
+    forward_s: float
+
+
+@dataclass(frozen=True)
+class _Item:
+    payload: Any
+    future: asyncio.Future[Any]
+    timeout_s: float
+
+
+Row: TypeAlias = Encoded | Floats
+_Outcome: TypeAlias = Row | VisiontowerError
+
+
+class Batcher:
+    """Queues work for the encoders and runs it, batch after batch, on its own thread.
+
+    All methods but the thread's own are for the event loop it was started on.
+    """
+
+    def __init__(
+        self,
+        *,
+        ceiling: Ceiling,
+        clock: Callable[[], float],
+        observe: Callable[[Report], None] = lambda report: None,
+        on_lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        self._clock = clock
+        self._observe = observe
+        self._on_lost = on_lost
+        self._encoders: dict[str, Encoder] = {}
+        self._healthy: dict[str, bool] = {}
+        self._wake = threading.Condition()
+        self._queue: Queue[_Item] = Queue(ceiling=ceiling)  # under _wake
+        self._calls: deque[Callable[[], None]] = deque()  # under _wake
+        self._stopping = False  # under _wake
+        self._running: set[asyncio.Future[Any]] = set()  # of the batch and the calls given to the thread; under _wake
+        self._thread: threading.Thread | None = None
+        self._ended = asyncio.Event()
+
+    def start(self) -> None:
+        """Start the thread."""
+        self._loop = asyncio.get_running_loop()
+        self._thread = threading.Thread(target=self._main, name="device", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_alive(self) -> bool:
+        """Whether the device thread runs."""
+        return self._thread is not None and not self._ended.is_set()
+
+    def is_healthy(self, model: str) -> bool:
+        """Whether this model's last forward worked, or after a failed one, a forward of a known good image."""
+        return self._healthy.get(model, False)
+
+    def snapshot(self, model: str) -> tuple[int, float]:
+        """How many images of this model wait, and for how many seconds its oldest item has."""
+        with self._wake:
+            since = self._queue.oldest_since(model)
+            return self._queue.waiting_images(model), 0.0 if since is None else max(0.0, self._clock() - since)
+
+    async def add(self, model: str, load: Callable[[], Encoder]) -> Encoder:
+        """Load an encoder on the device thread and try it once with text and image. Raises what either raises."""
+        encoder = await self._call(partial(_load_and_try, load))
+        self._encoders[model] = encoder
+        self._healthy[model] = True
+        return encoder
+
+    async def probe(self, model: str) -> bool:
+        """Run a known good image through the model, ahead of the queue; gives and keeps its health."""
+        encoder = self._encoders[model]
+        self._healthy[model] = await self._call(partial(_works, encoder))
+        return self._healthy[model]
+
+    @overload
+    def submit(self, key: ImageKey, payload: Pixels, *, timeout_s: float) -> asyncio.Future[Answer[Encoded]]: ...
+    @overload
+    def submit(self, key: TextKey, payload: TokenIds, *, timeout_s: float) -> asyncio.Future[Answer[Floats]]: ...
+    def submit(self, key: BatchKey, payload: Any, *, timeout_s: float) -> asyncio.Future[Any]:
+        """Queue one image's pixels or one text's ids; cancelling the future takes it out of the queue.
+
+        The future ends with an Answer, EncoderFailed, DeadlineExceeded, or whatever `abandon` or the thread's end
+        gives. Raises DeviceLost.
+        """
+        if not self.is_alive:
+            raise DeviceLost
+        future: asyncio.Future[Any] = self._loop.create_future()
+        now = self._clock()
+        with self._wake:
+            ticket = self._queue.put(key, _Item(payload, future, timeout_s), now=now, deadline=now + timeout_s)
+            self._wake.notify()
+        future.add_done_callback(partial(self._forget, ticket))
+        return future
+
+    def abandon(self, error: VisiontowerError) -> None:
+        """Fail everything that waits or runs; what the device gives afterwards is dropped."""
+        with self._wake:
+            futures = [waiting.item.future for waiting in self._queue.clear()] + list(self._running)
+        for future in futures:
+            if not future.done():
+                future.set_exception(error)
+
+    async def stop(self, *, timeout_s: float) -> bool:
+        """End the thread after the batch it is in; False if it is stuck there. Waiting work fails with DeviceLost."""
+        with self._wake:
+            self._stopping = True
+            self._wake.notify()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._ended.wait()
+        except TimeoutError:
+            _log.error("the device thread is stuck in a forward")
+            return False
+        return True
+
+    def _forget(self, ticket: int, future: asyncio.Future[Any]) -> None:
+        if future.cancelled():
+            with self._wake:
+                self._queue.discard(ticket)
+
+    async def _call(self, function: Callable[[], R]) -> R:
+        """Run a function on the device thread, ahead of the queue."""
+        if not self.is_alive:
+            raise DeviceLost
+        future: asyncio.Future[R] = self._loop.create_future()
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                self._tell(_fail, [future], error)
+            else:
+                self._tell(_resolve, future, result)
+
+        with self._wake:
+            self._running.add(future)
+            self._calls.append(run)
+            self._wake.notify()
+        try:
+            return await future
+        finally:
+            with self._wake:
+                self._running.discard(future)
+
+    # From here on: the device thread.
+
+    def _main(self) -> None:
+        try:
+            while work := self._next():
+                work()
+        except BaseException:
+            # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
+            _log.critical("the device thread has ended", exc_info=True)
+        finally:
+            self._tell(self._on_end)
+
+    def _next(self) -> Callable[[], None] | None:
+        """The next thing to do, waited for; None when told to stop."""
+        with self._wake:
+            while not self._stopping:
+                if self._calls:
+                    return self._calls.popleft()
+                formed = self._queue.form_batch(self._clock())
+                for late in formed.expired:
+                    self._tell(_fail, [late.item.future], DeadlineExceeded(late.item.timeout_s))
+                if formed.batch:
+                    self._running.update(waiting.item.future for waiting in formed.batch)
+                    return partial(self._run, formed.batch)
+                self._wake.wait()
+        return None
+
+    def _run(self, batch: list[Waiting[_Item]]) -> None:
+        key = batch[0].key
+        encoder = self._encoders[key.model]
+        started = self._clock()
+        outcomes = _forward(encoder, key, [waiting.item.payload for waiting in batch])
+        forward_s = self._clock() - started
+        # One bad input must not take the server out of rotation: only if nothing worked is a known good image asked.
+        self._healthy[key.model] = any(not isinstance(o, EncoderFailed) for o in outcomes) or _works(encoder)
+        waits = [started - waiting.since for waiting in batch]
+        self._observe(Report(key, len(batch), waits, forward_s))
+        futures = [waiting.item.future for waiting in batch]
+        with self._wake:
+            self._running.difference_update(futures)
+        self._tell(_deliver, futures, outcomes, waits, forward_s)
+
+    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+        """Call on the event loop; if that is closed, nobody is left to hear."""
+        try:
+            self._loop.call_soon_threadsafe(function, *args)
+        except RuntimeError:
+            _log.debug("the event loop is closed")
+
+    def _on_end(self) -> None:
+        self._ended.set()
+        self.abandon(DeviceLost())
+        if not self._stopping:
+            self._on_lost()
+
+
+def _forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[_Outcome]:
+    """One outcome a payload, in order."""
+    outcome = _try_forward(encoder, key, payloads)
+    if not isinstance(outcome, EncoderFailed):
+        return outcome
+    if len(payloads) == 1:
+        return [outcome]
+    # Outside the except block, and with the traceback gone, so that the failed attempt's tensors are free by now.
+    middle = len(payloads) // 2
+    return _forward(encoder, key, payloads[:middle]) + _forward(encoder, key, payloads[middle:])
+
+
+def _try_forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[_Outcome] | EncoderFailed:
+    try:
+        stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
+        rows = encoder.encode(stacked, key.outputs) if isinstance(key, ImageKey) else encoder.encode_text(stacked)
+        if len(rows) != len(payloads):
+            raise EncoderFailed(f"{key.model} gave {len(rows)} rows for {len(payloads)} inputs.", model=key.model)
+        if isinstance(rows, Encoded):
+            return [rows.row(index) for index in range(len(payloads))]
+        return list(rows)
+    except EncoderFailed as error:
+        _log.warning("forward of %d failed: %s", len(payloads), error, exc_info=True)
+        return error.with_traceback(None)
+    except Exception as error:
+        _log.exception("forward of %d failed: %s", len(payloads), key.model)
+        failed = EncoderFailed(f"{key.model} failed with {type(error).__name__}.", model=key.model)
+        failed.__cause__ = error.with_traceback(None)
+        return failed
+
+
+def _load_and_try(load: Callable[[], Encoder]) -> Encoder:
+    encoder = load()
+    _try_out(encoder)
+    return encoder
+
+
+def _try_out(encoder: Encoder) -> None:
+    """One real forward of each half. Raises EncoderFailed or whatever the encoder raises."""
+    spec = encoder.spec
+    grey = np.full((1, *spec.image_size, 3), 128, dtype=np.uint8)
+    results = [encoder.encode(grey, Outputs(pooled=True)).pooled]
+    if spec.has_text:
+        results.append(encoder.encode_text(encoder.tokenize(["a warm-up"])))
+    for result in results:
+        if result is None or len(result) != 1:
+            raise EncoderFailed(f"{spec.id} did not answer a plain grey image with one row.", model=spec.id)
+        if not is_finite(result):
+            raise NonFiniteOutput(encoder=spec.id)
+
+
+def _works(encoder: Encoder) -> bool:
+    try:
+        _try_out(encoder)
+    except Exception:
+        _log.exception("%s fails on a plain grey image", encoder.spec.id)
+        return False
+    return True
+
+
+def is_finite(values: Floats) -> bool:
+    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
+            return True
+        return bool(np.isfinite(values).all())  # finite values can also overflow the sum
+
+
+# On the event loop again. A future may be done already: its caller left, or the drain deadline passed.
+
+
+def _deliver(
+    futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[_Outcome], waits: Sequence[float], forward_s: float
+) -> None:
+    for future, outcome, queue_s in zip(futures, outcomes, waits, strict=True):
+        if isinstance(outcome, VisiontowerError):
+            _fail([future], outcome)
+        else:
+            _resolve(future, Answer(outcome, queue_s, forward_s))
+
+
+def _resolve(future: asyncio.Future[Any], result: object) -> None:
+    if not future.done():
+        future.set_result(result)
+
+
+def _fail(futures: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)

@@ -1,0 +1,122 @@
+"""Which waiting items run next, as one batch. Pure: no thread, no clock of its own, no encoder.
+
+The policy, in three rules:
+1. Work-conserving: asked for a batch while anything waits, it gives one. It never waits for company.
+2. The oldest waiting item decides the key; all others of that key join, oldest first, up to the key's ceiling.
+3. So an item with n older ones ahead of it is in one of the next n + 1 batches, whatever arrives later: a rare shape
+   cannot starve, and equal shapes still find each other in mixed traffic.
+"""
+
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Generic, TypeAlias, TypeVar
+
+from encoders.types import ImageSize, Outputs
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class ImageKey:
+    """Images of equal keys can share a forward."""
+
+    model: str
+    size: ImageSize
+    outputs: Outputs
+
+
+@dataclass(frozen=True)
+class TextKey:
+    """Texts of one model can share a forward."""
+
+    model: str
+
+
+BatchKey: TypeAlias = ImageKey | TextKey
+
+Ceiling: TypeAlias = Callable[[BatchKey], int]
+"""The most items of a key that one forward may take, at least 1. The place where memory has its say."""
+
+
+@dataclass(frozen=True)
+class Waiting(Generic[T]):
+    """An item in the queue. Tickets count arrivals; times are of the queue's caller's clock, seconds."""
+
+    ticket: int
+    key: BatchKey
+    item: T
+    since: float
+    deadline: float
+
+
+@dataclass(frozen=True)
+class Formed(Generic[T]):
+    """What form_batch took out: a batch of one key (empty only if nothing is left), and who came too late."""
+
+    batch: list[Waiting[T]] = field(default_factory=list)
+    expired: list[Waiting[T]] = field(default_factory=list)
+
+
+class Queue(Generic[T]):
+    """Waiting items by key, each line in order of arrival. Its bound is the door's (door.py)."""
+
+    def __init__(self, *, ceiling: Ceiling) -> None:
+        self._ceiling = ceiling
+        self._lines: dict[BatchKey, OrderedDict[int, Waiting[T]]] = {}
+        self._keys: dict[int, BatchKey] = {}
+        self._next_ticket = 0
+
+    def __len__(self) -> int:
+        return len(self._keys)
+
+    def put(self, key: BatchKey, item: T, *, now: float, deadline: float) -> int:
+        """Queue the item; gives its ticket."""
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._keys[ticket] = key
+        self._lines.setdefault(key, OrderedDict())[ticket] = Waiting(ticket, key, item, now, deadline)
+        return ticket
+
+    def discard(self, ticket: int) -> bool:
+        """Take an item out unserved; False if it is not waiting any more."""
+        if ticket not in self._keys:
+            return False
+        self._take(ticket)
+        return True
+
+    def clear(self) -> list[Waiting[T]]:
+        """Take everything out, oldest first."""
+        return [self._take(ticket) for ticket in sorted(self._keys)]
+
+    def form_batch(self, now: float) -> Formed[T]:
+        """The next batch, oldest item first, and the items whose deadline was found to have passed."""
+        formed: Formed[T] = Formed()
+        while self._keys and not formed.batch:
+            key = self._oldest_key()
+            ceiling = max(1, self._ceiling(key))
+            while key in self._lines and len(formed.batch) < ceiling:
+                waiting = self._take(next(iter(self._lines[key])))
+                (formed.expired if waiting.deadline <= now else formed.batch).append(waiting)
+        return formed
+
+    def waiting_images(self, model: str) -> int:
+        """How many images wait for this model."""
+        return sum(len(line) for key, line in self._lines.items() if isinstance(key, ImageKey) and key.model == model)
+
+    def oldest_since(self, model: str) -> float | None:
+        """When the oldest waiting item of this model arrived."""
+        return min(
+            (next(iter(line.values())).since for key, line in self._lines.items() if key.model == model), default=None
+        )
+
+    def _oldest_key(self) -> BatchKey:
+        return min(self._lines, key=lambda key: next(iter(self._lines[key])))
+
+    def _take(self, ticket: int) -> Waiting[T]:
+        key = self._keys.pop(ticket)
+        line = self._lines[key]
+        waiting = line.pop(ticket)
+        if not line:
+            del self._lines[key]
+        return waiting

@@ -1,0 +1,87 @@
+"""Who may come in: counts the images and texts admitted and not yet answered. Knows no batch and no device.
+
+A request is refused here, at once and before any of its bytes are decoded, so everything behind the door is bounded.
+Lives on the event loop; takes no lock.
+"""
+
+import asyncio
+import math
+from collections import deque
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from service.errors import Overloaded, ShuttingDown
+
+_HISTORY = 64
+"""Completed requests that the estimate of Retry-After looks back on."""
+_LONGEST_RETRY_S = 60
+
+
+class Door:
+    """Permits for images and texts. `admit` takes them all or none; they come back when the request ends."""
+
+    def __init__(self, *, images: int, texts: int, clock: Callable[[], float]) -> None:
+        self._limits = {"images": images, "texts": texts}
+        self._inside = {"images": 0, "texts": 0}
+        self._clock = clock
+        self._left: deque[tuple[float, int]] = deque(maxlen=_HISTORY)  # when, how many images
+        self._closed = False
+        self._empty = asyncio.Event()
+        self._empty.set()
+
+    @property
+    def is_open(self) -> bool:
+        """False once the server drains."""
+        return not self._closed
+
+    def inside(self, what: str) -> int:
+        """How many `images` or `texts` are admitted now."""
+        return self._inside[what]
+
+    def check(self) -> None:
+        """Refuse at once what could not be admitted anyway. Raises Overloaded or ShuttingDown."""
+        self._require(images=1, texts=0)
+
+    @contextmanager
+    def admit(self, *, images: int, texts: int = 0) -> Iterator[None]:
+        """Hold permits for the block. Raises Overloaded or ShuttingDown."""
+        self._require(images=images, texts=texts)
+        self._inside["images"] += images
+        self._inside["texts"] += texts
+        self._empty.clear()
+        try:
+            yield
+        finally:
+            self._inside["images"] -= images
+            self._inside["texts"] -= texts
+            self._left.append((self._clock(), images))
+            if not any(self._inside.values()):
+                self._empty.set()
+
+    def close(self) -> None:
+        """Admit nobody from now on."""
+        self._closed = True
+
+    async def empty(self) -> None:
+        """Wait until all that was admitted has left."""
+        await self._empty.wait()
+
+    def _require(self, **wanted: int) -> None:
+        if self._closed:
+            raise ShuttingDown
+        for what, count in wanted.items():
+            if count and self._inside[what] + count > self._limits[what]:
+                raise Overloaded(
+                    what=what,
+                    waiting=self._inside[what],
+                    limit=self._limits[what],
+                    retry_after_s=self._retry_after_s(),
+                )
+
+    def _retry_after_s(self) -> int:
+        """Whole seconds until what is inside now has left, at the recent pace; 1 if there is no history."""
+        if not self._left:
+            return 1
+        elapsed = self._clock() - self._left[0][0]
+        done = sum(images for _, images in self._left)
+        return max(1, min(_LONGEST_RETRY_S, math.ceil(self._inside["images"] * elapsed / max(1, done))))

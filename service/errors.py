@@ -1,0 +1,225 @@
+"""What can go wrong between the wire and the encoders. Knows facts; status codes are in problems.py.
+
+VisiontowerError (encoders/errors.py)
+├── ImageError
+│   ├── InvalidBase64          a JSON image that is no base64
+│   ├── ImageUrlRefused        an image URL that may not be fetched here
+│   └── ImageFetchFailed       the URL was tried and gave no image
+├── RequestError
+│   ├── InvalidBody            not the JSON or multipart it says it is
+│   ├── InvalidOption          unknown name, wrong value, or two different ones
+│   ├── NoImages               a request without an image
+│   ├── NoTexts                similarity to nothing
+│   └── NumbersDoNotFit        the dtype asked for cannot hold the values
+├── UnknownModel               not one of the served encoders
+├── UnknownProblem             no such page
+├── UnsupportedMediaType       a Content-Type that is not read here
+├── NotAcceptable              an Accept that is not written here
+├── LimitExceeded              refused whole, before work is done
+│   ├── BodyTooLarge
+│   ├── TooManyImages
+│   ├── TooManyTexts
+│   └── HeatmapTooLarge
+├── Unavailable                try again, here or elsewhere
+│   ├── Overloaded             the queue is full
+│   ├── ShuttingDown           the server is draining
+│   └── DeviceLost             the device thread has ended
+├── DeadlineExceeded           no answer in time
+└── ClientGone                 nobody is waiting for the answer
+"""
+
+import difflib
+from collections.abc import Iterable, Sequence
+
+from encoders.errors import ImageError, RequestError, VisiontowerError
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """' Did you mean x?' for the closest known name, or nothing."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
+class InvalidBase64(ImageError):
+    """An entry of `images` is neither base64 nor a data: URI with base64 in it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The image is not valid base64: {reason}.")
+
+
+class ImageUrlRefused(ImageError):
+    """The server does not fetch images from this URL: its host is not in the setting image_url_hosts."""
+
+    def __init__(self, url: str, *, reason: str) -> None:
+        super().__init__(f"The image URL is not fetched: {reason}.", url=url)
+
+
+class ImageFetchFailed(ImageError):
+    """The image URL was tried, but gave no image: not found, too slow, too large, or a redirect."""
+
+    def __init__(self, url: str, *, reason: str) -> None:
+        super().__init__(f"The image URL could not be fetched: {reason}.", url=url)
+
+
+class InvalidBody(RequestError):
+    """The body is not what its Content-Type announces, for example broken JSON."""
+
+
+class InvalidOption(RequestError):
+    """An option has an unknown name or a value it cannot have, or was given twice with different values."""
+
+    def __init__(self, option: str, message: str, **facts: object) -> None:
+        super().__init__(message, option=option, **facts)
+
+    @classmethod
+    def unknown(cls, name: str, known: Sequence[str]) -> "InvalidOption":
+        """For a name that is no option."""
+        message = f"Unknown option '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        return cls(name, message, known=list(known))
+
+
+class NoImages(RequestError):
+    """The request has no image: send a part named `image`, a raw body, or JSON with `images`."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no image in the request: send parts named 'image', a raw body, or JSON 'images'.")
+
+
+class NoTexts(RequestError):
+    """The request has no text to compare the images with."""
+
+    def __init__(self) -> None:
+        super().__init__("There is no text in the request: send fields named 'text', or JSON 'texts'.")
+
+
+class NumbersDoNotFit(RequestError):
+    """The values are too large for the dtype asked for; bfloat16 and float32 have the range."""
+
+    def __init__(self, dtype: str) -> None:
+        super().__init__(f"The values are too large for {dtype}; ask for float32 or bfloat16.", dtype=dtype)
+
+
+class UnknownModel(VisiontowerError):
+    """The server does not serve this encoder; the detail names those it does."""
+
+    def __init__(self, model: str, *, served: Sequence[str]) -> None:
+        hint = did_you_mean(model, served)
+        super().__init__(
+            f"'{model}' is not served here.{hint} Served: {', '.join(served)}.", model=model, served=list(served)
+        )
+
+
+class UnknownProblem(VisiontowerError):
+    """There is no problem type of this name."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"There is no problem type '{slug}'.")
+
+
+class UnsupportedMediaType(VisiontowerError):
+    """The Content-Type is none of multipart/form-data, image/*, application/octet-stream and application/json."""
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(
+            f"Content-Type '{content_type}' is not read here: send multipart/form-data, image/*, "
+            "application/octet-stream or application/json. (curl --data-binary needs -H 'Content-Type: image/jpeg'.)",
+            content_type=content_type,
+        )
+
+
+class NotAcceptable(VisiontowerError):
+    """None of the formats in the Accept header can be written."""
+
+    def __init__(self, accept: str, *, offered: Sequence[str]) -> None:
+        super().__init__(f"None of '{accept}' can be written. Offered: {', '.join(offered)}.", offered=list(offered))
+
+
+class LimitExceeded(VisiontowerError):
+    """More than the server takes in one request; nothing was done."""
+
+    def __init__(self, message: str, *, actual: int | None, limit: int) -> None:
+        facts = {"limit": limit} if actual is None else {"limit": limit, "actual": actual}
+        super().__init__(message, **facts)
+
+
+class BodyTooLarge(LimitExceeded):
+    """The body has more bytes than the setting max_body_bytes."""
+
+    def __init__(self, *, actual: int | None, limit: int) -> None:
+        has = "is" if actual is None else f"of {actual:,} bytes is"
+        super().__init__(f"The body {has} over the limit of {limit:,} bytes.", actual=actual, limit=limit)
+
+
+class TooManyImages(LimitExceeded):
+    """The request has more images than the setting max_images."""
+
+    def __init__(self, *, actual: int, limit: int) -> None:
+        super().__init__(f"{actual} images in one request; the limit is {limit}.", actual=actual, limit=limit)
+
+
+class TooManyTexts(LimitExceeded):
+    """The request has more prompts (texts x templates) than the setting max_texts."""
+
+    def __init__(self, *, actual: int, limit: int) -> None:
+        super().__init__(
+            f"{actual} prompts (texts x templates) in one request; the limit is {limit}.", actual=actual, limit=limit
+        )
+
+
+class HeatmapTooLarge(LimitExceeded):
+    """The heat maps of one request would have more values than the setting max_heatmap_values."""
+
+    def __init__(self, *, actual: int, limit: int) -> None:
+        super().__init__(
+            f"The heat maps would have {actual:,} values (images x texts x patches); the limit is {limit:,}.",
+            actual=actual,
+            limit=limit,
+        )
+
+
+class Unavailable(VisiontowerError):
+    """The server cannot take the request now; `retry_after_s` says when to try again."""
+
+    def __init__(self, message: str, *, retry_after_s: int, **facts: object) -> None:
+        super().__init__(message, retry_after_s=retry_after_s, **facts)
+        self.retry_after_s = retry_after_s
+
+
+class Overloaded(Unavailable):
+    """As much work is waiting as the server admits (settings queue_images and queue_texts)."""
+
+    def __init__(self, *, what: str, waiting: int, limit: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"{waiting} {what} are being worked on and the limit is {limit}; try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+            waiting=waiting,
+            limit=limit,
+        )
+
+
+class ShuttingDown(Unavailable):
+    """The server is stopping: it finishes what it has admitted and takes nothing new."""
+
+    def __init__(self) -> None:
+        super().__init__("The server is shutting down.", retry_after_s=5)
+
+
+class DeviceLost(Unavailable):
+    """The thread that owns the device has ended; the server needs a restart."""
+
+    def __init__(self) -> None:
+        super().__init__("The device is lost; the server has to be restarted.", retry_after_s=30)
+
+
+class DeadlineExceeded(VisiontowerError):
+    """The request was not answered within the setting request_timeout_s; its waiting work was dropped."""
+
+    def __init__(self, timeout_s: float) -> None:
+        super().__init__(f"No answer within {timeout_s:g} s.", timeout_s=timeout_s)
+
+
+class ClientGone(VisiontowerError):
+    """The client closed the connection; its waiting work was dropped. Nobody reads this."""
+
+    def __init__(self) -> None:
+        super().__init__("The client has gone.")

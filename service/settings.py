@@ -1,0 +1,141 @@
+"""Every setting: a flag and a VISIONTOWER_* variable, with its unit in its name. Built once, by the entry point.
+
+Nothing else reads the environment. A misspelt variable is an error: pydantic-settings only notices misspelt names in
+`.env` files, so `_Environment` compares ours with the fields.
+"""
+
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+from pydantic_settings import (
+    BaseSettings,
+    EnvSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+    SettingsError,
+)
+
+from encoders.images import MAX_PIXELS
+from service.errors import did_you_mean
+
+PREFIX = "VISIONTOWER_"
+_MIB = 1024 * 1024
+
+
+class Settings(BaseSettings):
+    """How the service runs. `auto` stays `auto` here; it is resolved where the encoders are loaded."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid", validate_default=True)
+
+    model: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=("demo:vit", "demo:resnet", "demo:convnext"),
+        min_length=1,
+        description="Encoder ids to serve; the first is the default of requests.",
+    )
+    host: str = Field(default="127.0.0.1", description="Address to listen on.")
+    port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    device: str = Field(default="auto", description="auto (CUDA where there is one), cpu, cuda or cuda:N.")
+    dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
+        default="auto", description="What the encoders compute in; auto takes what the device computes natively."
+    )
+    max_batch: int = Field(default=32, ge=1, le=4096, description="Images or texts in one forward, at most.")
+    queue_images: int = Field(
+        default=256, ge=1, description="Images admitted and not yet answered, at most; over it requests get 503."
+    )
+    queue_texts: int = Field(
+        default=8192, ge=1, description="Prompts admitted and not yet answered, at most; over it requests get 503."
+    )
+    max_images: int = Field(default=64, ge=1, description="Images in one request.")
+    max_texts: int = Field(default=1024, ge=1, description="Prompts (texts x templates) in one request.")
+    max_text_chars: int = Field(default=4096, ge=1, description="Characters in one text or template.")
+    max_body_bytes: int = Field(default=64 * _MIB, ge=1, description="Bytes in one request body.")
+    max_image_pixels: int = Field(
+        default=MAX_PIXELS,
+        ge=1,
+        le=178_956_970,  # Pillow warns from half of its own bomb limit on: stay where it is silent
+        description="Pixels in one image, read from its header before it is decoded.",
+    )
+    max_heatmap_values: int = Field(
+        default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
+    )
+    preprocess_threads: int | Literal["auto"] = Field(
+        default="auto", description="Threads that decode and preprocess; auto takes one a core."
+    )
+    request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
+    drain_timeout_s: float = Field(
+        default=30.0, ge=0, description="Seconds that admitted requests get to finish at shutdown."
+    )
+    image_url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Hosts images may be fetched from, exact or *.suffix; none: image URLs are refused.",
+    )
+    max_url_image_bytes: int = Field(default=32 * _MIB, ge=1, description="Bytes of one fetched image.")
+    url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to fetch one image.")
+    log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe log.")
+
+    @field_validator("model", "image_url_hosts", mode="before")
+    @classmethod
+    def _listed(cls, value: object) -> object:
+        """A variable holds a JSON list or comma-separated names."""
+        if not isinstance(value, str):
+            return value
+        if value.lstrip().startswith("["):
+            return json.loads(value)
+        return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("preprocess_threads")
+    @classmethod
+    def _some_threads(cls, value: int | str) -> int | str:
+        if isinstance(value, int) and value < 1:
+            raise ValueError("at least 1 thread is needed, or auto")
+        return value
+
+    @model_validator(mode="after")
+    def _consistent(self) -> "Settings":
+        if len(set(self.model)) != len(self.model):
+            raise ValueError(f"an encoder id is given twice in {', '.join(self.model)}")
+        if self.queue_images < self.max_images:
+            raise ValueError(f"queue_images ({self.queue_images}) must be at least max_images ({self.max_images})")
+        if self.queue_texts < self.max_texts:
+            raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
+        return self
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Arguments (flags) first, then the environment; no files."""
+        return init_settings, _Environment(settings_cls)
+
+
+class _Environment(EnvSettingsSource):
+    def __call__(self) -> dict[str, Any]:
+        known = {f"{PREFIX}{name}".upper() for name in self.settings_cls.model_fields}
+        for name in self.env_vars:
+            if name.upper().startswith(PREFIX) and name.upper() not in known:
+                hint = did_you_mean(name.upper(), known)
+                raise SettingsError(f"unknown variable {name.upper()}.{hint} Known: {', '.join(sorted(known))}.")
+        return super().__call__()
+
+
+def settings_table() -> str:
+    """The settings as a Markdown table, for the README."""
+    lines = ["| variable | flag | default | meaning |", "|---|---|---|---|"]
+    for name, field in Settings.model_fields.items():
+        flag = f"--{name.replace('_', '-')}"
+        lines.append(f"| `{PREFIX}{name.upper()}` | `{flag}` | {_shown(field.default)} | {field.description} |")
+    return "\n".join(lines) + "\n"
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, tuple):
+        return ", ".join(f"`{item}`" for item in default) or "none"
+    return f"`{default}`"
+
