@@ -87,7 +87,7 @@ def _square(side: int) -> ImageSize:
 
 
 def _share(crop: int, edge: int) -> float:
-    """crop / edge, such that preprocess.py's floor(crop / share) gives the edge again."""
+    """The share crop / edge, such that preprocess.py's floor(crop / share) gives the edge again."""
     share = min(crop / edge, 1.0)
     while share < 1 and math.floor(crop / share) < edge:
         share = math.nextafter(share, 0.0)

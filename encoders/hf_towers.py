@@ -1,7 +1,9 @@
 """Vision and text towers of transformers' models, run part by part. Knows their modules; knows no ids and no files.
 
-The libraries' own embeddings, blocks and heads are called, in the order their own forward calls them; what their forward
+The library's own embeddings, blocks and heads are called, in the order its own forward calls them; what that forward
 cannot do is stop early, keep one layer without keeping all, or normalise CLIP's tokens.
+
+A depth counts blocks run, as transformers' hidden_states do: 0 is what the first block reads, k + 1 our layer k.
 """
 
 import threading
@@ -17,9 +19,6 @@ from torch.nn import functional as F
 from encoders.errors import InvalidText, OutputNotOffered
 from encoders.tower import Features, TextTower, Tower, to_patches
 from encoders.types import Grid, ImageSize, Outputs, TokenKind
-
-EMBEDDINGS = -1
-"""In place of a block's index: what the first block reads (transformers' hidden_states[0])."""
 
 
 class VitTower(Tower):
@@ -56,40 +55,49 @@ class VitTower(Tower):
         """Normed tokens -> the joint space."""
         raise NotImplementedError
 
-    def dense_input(self) -> int:
-        """The block whose output `dense` reads."""
-        return len(self.blocks) - 1
+    @property
+    def depth(self) -> int:
+        """Of the last block's output."""
+        return len(self.blocks)
+
+    @property
+    def dense_depth(self) -> int:
+        """Of what `dense` reads."""
+        return self.depth
 
     def dense(self, tokens: Tensor) -> Tensor:
-        """Output of the block `dense_input` -> dense features [B, rows * cols, E]."""
+        """Raw tokens at `dense_depth` -> dense features [B, rows * cols, E]."""
         raise NotImplementedError
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward."""
-        grid, last = self.grid(pixels), len(self.blocks) - 1
-        layer = self.dense_input() if outputs.tokens is TokenKind.DENSE else outputs.layer
-        layer = last if layer is None else layer
-        kept = self.run(pixels, ({last} if outputs.pooled else set()) | ({layer} if outputs.tokens else set()))
-        pooled = self.pool(self.norm(kept[last])) if outputs.pooled else None
+        grid, wanted = self.grid(pixels), self._depth_of(outputs)
+        kept = self.run(pixels, ({self.depth} if outputs.pooled else set()) | ({wanted} if outputs.tokens else set()))
+        pooled = self.pool(self.norm(kept[self.depth])) if outputs.pooled else None
         match outputs.tokens:
             case None:
                 return Features(grid, pooled=pooled)
             case TokenKind.DENSE:
-                return Features(grid, tokens=self.dense(kept[layer]), pooled=pooled)
+                return Features(grid, tokens=self.dense(kept[wanted]), pooled=pooled)
             case TokenKind.PROJECTED:
-                tokens = self.project(self.norm(kept[layer]))
+                tokens = self.project(self.norm(kept[wanted]))
             case TokenKind.HIDDEN:
-                tokens = self.norm(kept[layer]) if outputs.layer is None else kept[layer]
+                tokens = self.norm(kept[wanted]) if outputs.layer is None else kept[wanted]
         return Features(grid, self.prefix_tokens, tokens, pooled)
 
-    def run(self, pixels: Tensor, wanted: Collection[int]) -> dict[int, Tensor]:
-        """Raw outputs of the wanted blocks (or EMBEDDINGS), each [B, prefix + rows * cols, C]; none after them runs."""
+    def _depth_of(self, outputs: Outputs) -> int:
+        if outputs.tokens is TokenKind.DENSE:
+            return self.dense_depth
+        return self.depth if outputs.layer is None else outputs.layer + 1
+
+    def run(self, pixels: Tensor, depths: Collection[int]) -> dict[int, Tensor]:
+        """Raw tokens [B, prefix + rows * cols, C] at each depth; no block behind the deepest runs."""
         x, context = self.embed(pixels)
-        kept = {EMBEDDINGS: x} if EMBEDDINGS in wanted else {}
-        for k, block in enumerate(islice(self.blocks, max(wanted) + 1)):
+        kept = {0: x} if 0 in depths else {}
+        for depth, block in enumerate(islice(self.blocks, max(depths)), start=1):
             x = block(x, **context)
-            if k in wanted:
-                kept[k] = x
+            if depth in depths:
+                kept[depth] = x
         return kept
 
     def grid(self, pixels: Tensor) -> Grid:
@@ -135,9 +143,10 @@ class ClipTower(VitTower):
         """As VitTower.project."""
         return final if self.projection is None else self.projection(final)
 
-    def dense_input(self) -> int:
-        """What the last block reads: EMBEDDINGS if it is the only one."""
-        return len(self.blocks) - 2
+    @property
+    def dense_depth(self) -> int:
+        """Of what the last block reads."""
+        return self.depth - 1
 
     def dense(self, tokens: Tensor) -> Tensor:
         """The last block's values, attended by nobody, in the joint space: no residual, no MLP.
@@ -284,7 +293,7 @@ class Dinov3Tower(VitTower):
         """
         rope = self.model.rope_embeddings
         frequencies = rope.inv_freq
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not type it
         rope.inv_freq = frequencies.to(rope.inv_freq.device)
         return self
 
@@ -373,17 +382,17 @@ class Dinov3ConvNextTower(CnnTower):
 class LlavaTower(Tower):
     """A vision tower with the projector into a language model.
 
-    layers: the blocks whose raw outputs, side by side, the projector was trained on (`vision_feature_layer`).
+    depths: of the raw tokens that the projector was trained on, side by side (`vision_feature_layer`).
     drops_class: whether the class token is left out of what is projected (`vision_feature_select_strategy` "default").
     """
 
     def __init__(
-        self, tower: VitTower, projector: nn.Module, *, layers: Sequence[int], drops_class: bool, encoder_id: str
+        self, tower: VitTower, projector: nn.Module, *, depths: Sequence[int], drops_class: bool, encoder_id: str
     ) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
-        self.layers = tuple(layers)
+        self.depths = tuple(depths)
         self.dropped = min(int(drops_class), tower.prefix_tokens)
         self._encoder_id = encoder_id
 
@@ -392,17 +401,17 @@ class LlavaTower(Tower):
         if outputs.tokens is not TokenKind.PROJECTED:
             features: Features = self.tower(pixels, outputs)
             return features
-        if outputs.layer is not None and len(self.layers) > 1:
+        if outputs.layer is not None and len(self.depths) > 1:
             raise OutputNotOffered(
                 encoder=self._encoder_id,
                 output=f"the projection of layer {outputs.layer}",
-                reason=f"its projector reads {len(self.layers)} layers at once",
+                reason=f"its projector reads {len(self.depths)} layers at once",
             )
-        layers = self.layers if outputs.layer is None else (outputs.layer,)
-        last = len(self.tower.blocks) - 1
-        kept = self.tower.run(pixels, {*layers, *([last] if outputs.pooled else [])})
+        depths = self.depths if outputs.layer is None else (outputs.layer + 1,)
+        last = self.tower.depth
+        kept = self.tower.run(pixels, {*depths, *([last] if outputs.pooled else [])})
         pooled = self.tower.pool(self.tower.norm(kept[last])) if outputs.pooled else None
-        chosen = torch.cat([kept[layer][:, self.dropped :] for layer in layers], dim=-1)
+        chosen = torch.cat([kept[depth][:, self.dropped :] for depth in depths], dim=-1)
         tokens = self.projector(chosen)
         return Features(self.tower.grid(pixels), self.tower.prefix_tokens - self.dropped, tokens, pooled)
 

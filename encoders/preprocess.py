@@ -29,10 +29,14 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing, size: ImageSize
     resample = _FILTERS[preprocessing.interpolation]
     if preprocessing.resize == "squash":
         return _pixels(_resize(image, size, resample))
-    if preprocessing.resize == "longest":
+    if preprocessing.resize == "longest" or (preprocessing.resize == "pad" and _is_strip(image)):
         ratio = max(image.height / size.height, image.width / size.width)
         resized = ImageSize(max(1, round(image.height / ratio)), max(1, round(image.width / ratio)))
         return _pixels(_pad(_resize(image, resized, resample), size, fill=preprocessing.fill))
+    if preprocessing.resize == "pad":
+        ratio = max(image.height / size.height, image.width / size.width)
+        padded = ImageSize(max(image.height, round(size.height * ratio)), max(image.width, round(size.width * ratio)))
+        return _pixels(_resize(_pad(image, padded, fill=preprocessing.fill), size, resample))
     resized = _shortest(image, preprocessing, size)
     top = _offset(resized.height - size.height, preprocessing)
     left = _offset(resized.width - size.width, preprocessing)
@@ -43,6 +47,11 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing, size: ImageSize
         return _pixels(image.resize((size.width, size.height), resample, box=box))
     whole = _resize(image, resized, resample)
     return _pixels(whole.crop((left, top, left + size.width, top + size.height)))
+
+
+def _is_strip(image: Image.Image) -> bool:
+    """Whether padding the image to a square would blow it up: then it is resized first, which costs its sharp edge."""
+    return max(image.size) > _MAX_OVERSIZE * min(image.size)
 
 
 def _shortest(image: Image.Image, preprocessing: Preprocessing, size: ImageSize) -> ImageSize:
@@ -67,10 +76,11 @@ def _resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> 
     return image.resize((size.width, size.height), resample)
 
 
-def _pad(image: Image.Image, size: ImageSize, *, fill: int) -> Image.Image:
+def _pad(image: Image.Image, size: ImageSize, *, fill: int | tuple[int, int, int]) -> Image.Image:
     if image.size == (size.width, size.height):
         return image
-    padded = Image.new("RGB", (size.width, size.height), (fill, fill, fill))
+    colour = (fill, fill, fill) if isinstance(fill, int) else fill
+    padded = Image.new("RGB", (size.width, size.height), colour)
     padded.paste(image, ((size.width - image.width) // 2, (size.height - image.height) // 2))
     return padded
 

@@ -177,7 +177,7 @@ def _allow_any_size(trunk: Any) -> None:
     embed.strict_img_size = False
     embed.flatten = False
     embed.output_fmt = Format.NHWC
-    rope = getattr(trunk, "rope", None)
+    rope: Any = getattr(trunk, "rope", None)
     if hasattr(rope, "_use_cached_embed"):
         rope._use_cached_embed = False  # its bands are kept, so it builds the angles of any grid
 

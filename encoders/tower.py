@@ -15,7 +15,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.errors import EncoderFailed, OutputNotOffered, WeightsError
+from encoders.errors import EncoderFailed, OutputNotOffered, VisiontowerError, WeightsError
 from encoders.preprocess import preprocess
 from encoders.types import Encoded, EncoderSpec, Floats, Grid, ImageSize, Outputs, Pixels, Placement, TokenIds
 
@@ -174,7 +174,7 @@ def fitting(encoder_id: str, source: str) -> Iterator[None]:
     """Translates what libraries raise while they read weights into WeightsError, which names the keys."""
     try:
         yield
-    except WeightsError:
+    except VisiontowerError:
         raise
     except Exception as error:  # every library and file format raises its own
         raise WeightsError(f"{source} does not load into {encoder_id}: {error}", model=encoder_id) from error

@@ -103,7 +103,8 @@ class Preprocessing:
 
     mean, std: per channel, of values in 0..1.
     interpolation: PIL's filter of that name, antialiased.
-    resize: `shortest` side to the target then centre crop; `longest` side then pad with `fill`; `squash` both.
+    resize: `shortest` side to the target then centre crop; `longest` side then pad with `fill`; `squash` both; `pad`
+        with `fill` to the target's proportions, then squash.
     crop_pct: the target is this share of what `shortest` resizes to (timm's term); 1.0 crops only the long side.
     crop_offset: how a centre crop halves an odd margin: torchvision rounds half to even, transformers floors.
     """
@@ -111,9 +112,9 @@ class Preprocessing:
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    resize: Literal["shortest", "longest", "squash"] = "shortest"
+    resize: Literal["shortest", "longest", "squash", "pad"] = "shortest"
     crop_pct: float = 1.0
-    fill: int = 0
+    fill: int | tuple[int, int, int] = 0
     crop_offset: Literal["round", "floor"] = "round"
 
 

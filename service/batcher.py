@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeAlias, TypeVar, overload
 
 import numpy as np
 
-from encoders.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
+from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput, VisiontowerError
 from encoders.types import Encoded, Encoder, Floats, Outputs, Pixels, TokenIds
 from service.batching import BatchKey, Ceiling, ImageKey, Queue, TextKey, Waiting
 from service.errors import DeadlineExceeded, DeviceLost
@@ -50,7 +50,6 @@ class Report:
 class _Item:
     payload: Any
     future: asyncio.Future[Any]
-    timeout_s: float
 
 
 Row: TypeAlias = Encoded | Floats
@@ -106,8 +105,10 @@ class Batcher:
             return self._queue.waiting_images(model), 0.0 if since is None else max(0.0, self._clock() - since)
 
     async def add(self, model: str, load: Callable[[], Encoder]) -> Encoder:
-        """Load an encoder on the device thread and try it once with text and image. Raises what either raises."""
+        """Load an encoder on the device thread and try it once with image and text. Raises what either raises."""
         encoder = await self._call(partial(_load_and_try, load))
+        if encoder.spec.id != model:
+            raise EncoderIdError(f"The loader of '{model}' gave an encoder that calls itself '{encoder.spec.id}'.")
         self._encoders[model] = encoder
         self._healthy[model] = True
         return encoder
@@ -119,11 +120,13 @@ class Batcher:
         return self._healthy[model]
 
     @overload
-    def submit(self, key: ImageKey, payload: Pixels, *, timeout_s: float) -> asyncio.Future[Answer[Encoded]]: ...
+    def submit(self, key: ImageKey, payload: Pixels, *, deadline: float) -> asyncio.Future[Answer[Encoded]]: ...
     @overload
-    def submit(self, key: TextKey, payload: TokenIds, *, timeout_s: float) -> asyncio.Future[Answer[Floats]]: ...
-    def submit(self, key: BatchKey, payload: Any, *, timeout_s: float) -> asyncio.Future[Any]:
+    def submit(self, key: TextKey, payload: TokenIds, *, deadline: float) -> asyncio.Future[Answer[Floats]]: ...
+    def submit(self, key: BatchKey, payload: Any, *, deadline: float) -> asyncio.Future[Any]:
         """Queue one image's pixels or one text's ids; cancelling the future takes it out of the queue.
+
+        deadline: on the clock handed in; past it the item is not run.
 
         The future ends with an Answer, EncoderFailed, DeadlineExceeded, or whatever `abandon` or the thread's end
         gives. Raises DeviceLost.
@@ -131,9 +134,8 @@ class Batcher:
         if not self.is_alive:
             raise DeviceLost
         future: asyncio.Future[Any] = self._loop.create_future()
-        now = self._clock()
         with self._wake:
-            ticket = self._queue.put(key, _Item(payload, future, timeout_s), now=now, deadline=now + timeout_s)
+            ticket = self._queue.put(key, _Item(payload, future), now=self._clock(), deadline=deadline)
             self._wake.notify()
         future.add_done_callback(partial(self._forget, ticket))
         return future
@@ -208,7 +210,7 @@ class Batcher:
                     return self._calls.popleft()
                 formed = self._queue.form_batch(self._clock())
                 for late in formed.expired:
-                    self._tell(_fail, [late.item.future], DeadlineExceeded(late.item.timeout_s))
+                    self._tell(_fail, [late.item.future], DeadlineExceeded())
                 if formed.batch:
                     self._running.update(waiting.item.future for waiting in formed.batch)
                     return partial(self._run, formed.batch)
@@ -266,10 +268,10 @@ def _try_forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> li
             return [rows.row(index) for index in range(len(payloads))]
         return list(rows)
     except EncoderFailed as error:
-        _log.warning("forward of %d failed: %s", len(payloads), error, exc_info=True)
+        _log.warning("a forward of %d failed: %s", len(payloads), error, exc_info=len(payloads) == 1)
         return error.with_traceback(None)
     except Exception as error:
-        _log.exception("forward of %d failed: %s", len(payloads), key.model)
+        _log.error("a forward of %d failed: %s", len(payloads), key.model, exc_info=len(payloads) == 1)
         failed = EncoderFailed(f"{key.model} failed with {type(error).__name__}.", model=key.model)
         failed.__cause__ = error.with_traceback(None)
         return failed

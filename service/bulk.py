@@ -16,11 +16,14 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders import Encoded, Encoder, Grid, ImageSize, Outputs, decode
-from encoders.errors import EncoderFailed, NonFiniteOutput, RequestError, VisiontowerError
+from encoders import Encoded, Encoder, EncoderSpec, Grid, Outputs, TokenKind, decode
+from encoders.errors import EncoderFailed, VisiontowerError
 from encoders.types import Pixels
-from service.exports import GRID, Rows, check, export
+from service import exports
+from service.exports import GRID, Rows
+from service.options import EmbedOptions
 from service.parts import Array, BulkError, Failure, Part, Parts, beside, opened, write_whole
+from service.tensors import finish
 
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
@@ -34,27 +37,14 @@ _PART_SECONDS = 30.0
 
 @dataclass(frozen=True)
 class Job:
-    """What to compute and where to put it.
-
-    names: arrays of the output, `tokens`, `pooled` or both. prefix: keep class and register tokens.
-    normalize: L2, each vector. dtype: float32 or float16, of the numbers written. workers: decoding threads.
-    """
+    """What to compute and where to put it. options: as of /embed. workers: decoding threads."""
 
     out: Path
     files: Sequence[Path]
-    outputs: Outputs
-    size: ImageSize
-    prefix: bool = False
-    normalize: bool = False
-    dtype: str = "float32"
+    options: EmbedOptions
     batch_size: int = 32
     workers: int = 4
     restart: bool = False
-
-    @property
-    def names(self) -> list[str]:
-        """The arrays asked for."""
-        return [name for name, asked in (("tokens", self.outputs.tokens), ("pooled", self.outputs.pooled)) if asked]
 
 
 @dataclass(frozen=True)
@@ -89,6 +79,19 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
     return list(found)
 
 
+def array_names(options: EmbedOptions) -> list[str]:
+    """The arrays asked for."""
+    return ["tokens", "pooled"] if options.output == "both" else [options.output]
+
+
+def outputs_of(spec: EncoderSpec, options: EmbedOptions) -> Outputs:
+    """The forward's outputs for these options. Raises LayerNotFound or OutputNotOffered."""
+    kind = TokenKind.PROJECTED if options.project else TokenKind.HIDDEN
+    return spec.outputs(
+        pooled=options.output != "tokens", tokens=kind if options.output != "pooled" else None, layer=options.layer
+    )
+
+
 def run(
     job: Job,
     encoder: Encoder,
@@ -101,16 +104,18 @@ def run(
     progress: called with (files covered, files failed), first with what was there already.
     Whatever ends it early, KeyboardInterrupt included, the finished batches are on disk.
 
-    Raises BulkError, or EncoderFailed if the encoder fails on a batch and on each of its images.
+    Raises BulkError, RequestError if the encoder does not offer what the options ask for, or EncoderFailed if it fails
+    on a batch and on each of its images.
     """
+    outputs_of(encoder.spec, job.options)
     names = [_text(path) for path in job.files]
-    check(job.out, names=job.names, files=names)
+    exports.check(job.out, names=array_names(job.options), files=names)
     with opened(job.out, run=_parameters(job, encoder), files=names, restart=job.restart) as parts:
         resumed = parts.stop
         _encode_rest(job, encoder, parts, progress=progress, clock=clock)
         rows = _rows(job, encoder, parts)
         if rows is not None:
-            export(job.out, rows)
+            exports.export(job.out, rows)
         ledger = _write_ledger(job.out, parts.failures)
         parts.remove()
         return Finished(len(parts.rows), resumed, parts.failures, ledger, dict(rows.shapes) if rows else {})
@@ -146,10 +151,11 @@ class _Batch:
 
 def _batches(job: Job, encoder: Encoder, parts: Parts, pool: ThreadPoolExecutor) -> Iterator[_Batch]:
     """Full batches; the last takes what is left, which may be failures alone."""
+    size = encoder.spec.size(job.options.resolution)
 
     def load(index: int) -> Pixels | Failure:
         try:
-            return encoder.preprocess(decode(job.files[index].read_bytes()), job.size)
+            return encoder.preprocess(decode(job.files[index].read_bytes()), size)
         except (VisiontowerError, OSError) as error:
             return _failure(parts.files[index], error)
 
@@ -190,7 +196,11 @@ def _encode(job: Job, encoder: Encoder, parts: Parts, batch: _Batch, *, into: Pa
         else:
             rows.append(index)
             good.append(result)
-    arrays = {name: np.stack([result[name] for result in good]) for name in (GRID, *job.names)} if good else {}
+    arrays = (
+        {name: np.stack([result[name] for result in good]) for name in (GRID, *array_names(job.options))}
+        if good
+        else {}
+    )
     into.add(stop=batch.stop, rows=rows, arrays=arrays, failures=failures)
 
 
@@ -200,7 +210,7 @@ def _forward(job: Job, encoder: Encoder, pixels: Sequence[Pixels]) -> list[dict[
     Raises EncoderFailed if all of several fail: then it is the encoder, not a file.
     """
     try:
-        encoded = encoder.encode(np.stack(pixels), job.outputs)
+        encoded = encoder.encode(np.stack(pixels), outputs_of(encoder.spec, job.options))
     except EncoderFailed as error:
         if len(pixels) == 1:
             return [error]
@@ -208,26 +218,16 @@ def _forward(job: Job, encoder: Encoder, pixels: Sequence[Pixels]) -> list[dict[
         if all(isinstance(result, EncoderFailed) for result in alone):
             raise
         return alone
-    return [_finish(job, encoder.spec.id, encoded.row(index)) for index in range(len(pixels))]
+    return [_finish(job, encoder, encoded.row(index)) for index in range(len(pixels))]
 
 
-def _finish(job: Job, encoder_id: str, row: Encoded) -> dict[str, Array] | VisiontowerError:
+def _finish(job: Job, encoder: Encoder, row: Encoded) -> dict[str, Array] | VisiontowerError:
     """One image's arrays as they are written."""
-    tokens = row.tokens if row.tokens is None or job.prefix else row.tokens[row.prefix_tokens :]
-    finished: dict[str, Array] = {GRID: np.array(row.grid, np.int32)}  # of a CNN's stage it is not the spec's
-    for name, array in (("tokens", tokens), ("pooled", row.pooled)):
-        if array is None:
-            continue
-        wide = array.astype(np.float32)
-        if not np.isfinite(wide).all():
-            return NonFiniteOutput(encoder=encoder_id)
-        if job.normalize:
-            wide = wide / np.maximum(np.linalg.norm(wide, axis=-1, keepdims=True), np.finfo(np.float32).tiny)
-        with np.errstate(over="ignore"):
-            finished[name] = wide.astype(job.dtype)
-        if not np.isfinite(finished[name]).all():
-            return RequestError(f"A value of {name} is beyond the range of {job.dtype}: write float32.")
-    return finished
+    try:
+        tensors = finish(row, job.options, model=encoder.spec.id)
+    except VisiontowerError as error:
+        return error
+    return {GRID: np.array(row.grid, np.int32), **tensors.named}  # a CNN's stage has a grid of its own
 
 
 def _rows(job: Job, encoder: Encoder, parts: Parts) -> Rows | None:
@@ -235,28 +235,23 @@ def _rows(job: Job, encoder: Encoder, parts: Parts) -> Rows | None:
     first = next((part for part in parts if part.rows), None)
     if first is None:
         return None
-    shapes = {name: first.arrays[name][0].shape[1:] for name in job.names}
+    shapes = {name: first.arrays[name][0].shape[1:] for name in array_names(job.options)}
     grid = Grid(*first.arrays[GRID][0][0].tolist())
     prefix_tokens = shapes["tokens"][0] - grid.rows * grid.cols if "tokens" in shapes else 0
     about = {**_parameters(job, encoder), "grid": grid, "prefix_tokens": prefix_tokens}
-    return Rows(parts=parts, dtype=job.dtype, shapes=shapes, about=about)
+    return Rows(parts=parts, dtype=job.options.dtype, shapes=shapes, about=about)
 
 
 def _parameters(job: Job, encoder: Encoder) -> dict[str, object]:
     """All that the numbers depend on, apart from the files; the batch size too, in the last digits."""
-    spec = encoder.spec
+    spec, options = encoder.spec, job.options
     return {
         "model": spec.id,
         "revision": spec.revision,
         "device": spec.device,
         "compute_dtype": spec.dtype,
-        "resolution": str(job.size),
-        "output": "+".join(job.names),
-        "token_kind": job.outputs.tokens,
-        "layer": job.outputs.layer,
-        "prefix": job.prefix,
-        "normalize": job.normalize,
-        "dtype": job.dtype,
+        "resolution": str(spec.size(options.resolution)),
+        **options.model_dump(include={"output", "layer", "prefix", "project", "normalize", "dtype"}),
         "batch_size": job.batch_size,
     }
 

@@ -214,8 +214,8 @@ class DeviceLost(Unavailable):
 class DeadlineExceeded(VisiontowerError):
     """The request was not answered within the setting request_timeout_s; its waiting work was dropped."""
 
-    def __init__(self, timeout_s: float) -> None:
-        super().__init__(f"No answer within {timeout_s:g} s.", timeout_s=timeout_s)
+    def __init__(self) -> None:
+        super().__init__("The request was not answered within the server's time limit; its waiting work was dropped.")
 
 
 class ClientGone(VisiontowerError):

@@ -28,9 +28,7 @@ async def look_up(host: str, port: int) -> list[str]:
 class Fetcher:
     """Fetches images by URL. No hosts: every URL is refused."""
 
-    def __init__(
-        self, *, hosts: Sequence[str], max_bytes: int, timeout_s: float, resolve: Resolve = look_up
-    ) -> None:
+    def __init__(self, *, hosts: Sequence[str], max_bytes: int, timeout_s: float, resolve: Resolve = look_up) -> None:
         self._hosts = [host.lower() for host in hosts]
         self._max_bytes = max_bytes
         self._timeout_s = timeout_s
@@ -73,7 +71,7 @@ class Fetcher:
         request = self._client.build_request(
             "GET",
             parsed.copy_with(host=address),
-            headers={"Host": parsed.netloc.decode(), "Accept": "image/*"},
+            headers={"Host": parsed.netloc.decode(), "Accept": "image/*", "Accept-Encoding": "identity"},
             extensions={"sni_hostname": parsed.host},
         )
         response = await self._client.send(request, stream=True)
@@ -81,7 +79,7 @@ class Fetcher:
             if response.status_code != 200:
                 raise ImageFetchFailed(url, reason=f"it answered {response.status_code}")
             received = bytearray()
-            async for chunk in response.aiter_bytes():
+            async for chunk in response.aiter_raw():
                 received += chunk
                 if len(received) > self._max_bytes:
                     raise ImageFetchFailed(url, reason=f"it is over {self._max_bytes:,} bytes")

@@ -1,4 +1,4 @@
-"""The options of a request: names, defaults, values. Knows where they may stand (query, form, JSON), not what they do."""
+"""The options of a request: names, defaults, values. Knows where they may stand, not what they do."""
 
 import re
 from collections.abc import Iterable

@@ -20,6 +20,8 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 from encoders.errors import ImageError
 from service.errors import BodyTooLarge, InvalidBase64, InvalidBody, TooManyImages, UnsupportedMediaType
 
+_MAX_PARTS = 16_384
+"""Parts of a multipart body; each costs parsing, so tiny ones are bounded too."""
 _SPACE = re.compile(rb"\s+")
 
 
@@ -154,6 +156,8 @@ def _multipart(body: bytes, *, content_type: str, max_images: int) -> Body:
         part.content.append(chunk[start:end])
 
     def end_part() -> None:
+        if len(images) + len(fields) >= _MAX_PARTS:
+            raise InvalidBody(f"The multipart body has over {_MAX_PARTS} parts.")
         content = part.content[0] if len(part.content) == 1 else b"".join(part.content)
         if part.name == "image":
             images.append(content)

@@ -138,4 +138,3 @@ def _shown(default: object) -> str:
     if isinstance(default, tuple):
         return ", ".join(f"`{item}`" for item in default) or "none"
     return f"`{default}`"
-

@@ -31,6 +31,25 @@ BACKGROUND = "background"
 ATTRIBUTES: tuple[str, ...] = (*SHAPE_NAMES, *COLOUR_NAMES, *THING_NAMES, BACKGROUND, OTHER)
 _INDEX = {name: number for number, name in enumerate(ATTRIBUTES)}
 _BACKGROUND_WORDS = ("background", "the background", "nothing", "an empty scene", "empty background")
+# Wordings and relations that people try. The space has no place for a relation, so they all mean "and".
+_MORE_TEMPLATES = (
+    "a photo of {}",
+    "a photograph of {}",
+    "a sketch of {}",
+    "a painting of {}",
+    "a cartoon of {}",
+    "an illustration of {}",
+    "a scene with {}",
+    "this is {}",
+    "i see {}",
+    "where is {}",
+    "{} on a plain background",
+    "{} on the left",
+    "{} on the right",
+    "a big {}",
+    "a small {}",
+)
+_MORE_CONJUNCTIONS = (", ", " beside ", " above ", " below ", " left of ", " right of ", " to the left of ")
 _NOUNS = tuple(noun for noun in OTHER_NOUNS if noun not in _INDEX)
 
 
@@ -63,12 +82,17 @@ def sample_caption(rng: np.random.Generator) -> tuple[str, NDArray[np.float32]]:
         phrase, attributes = _noun_phrase(rng)
         phrases.append(phrase)
         places.append(attributes)
-    join = (*CONJUNCTIONS, ", ")[int(rng.integers(len(CONJUNCTIONS) + 1))]
+    joins = CONJUNCTIONS if rng.random() < 0.6 else _MORE_CONJUNCTIONS
+    join = joins[int(rng.integers(len(joins)))]
     return _worded(rng, join.join(phrases)), target(*places)
 
 
 def _worded(rng: np.random.Generator, text: str) -> str:
-    return text if rng.random() < 0.3 else TEMPLATES[int(rng.integers(len(TEMPLATES)))].format(text)
+    templates = TEMPLATES if rng.random() < 0.6 else _MORE_TEMPLATES
+    template = templates[int(rng.integers(len(templates)))]
+    if template.startswith(("a big", "a small")):  # the article is the template's
+        text = text.removeprefix("a ").removeprefix("an ").removeprefix("the ")
+    return text if rng.random() < 0.2 else template.format(text)
 
 
 def _noun_phrase(rng: np.random.Generator) -> tuple[str, tuple[str, ...]]:

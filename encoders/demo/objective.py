@@ -12,7 +12,17 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn import functional
 
-from .world import SEEN_SUBJECTS, SUBJECTS, TEMPLATES, Subject, caption, cell_cover, on_object
+from .world import (
+    SEEN_SUBJECTS,
+    SHAPE_NAMES,
+    SUBJECTS,
+    TEMPLATES,
+    THING_NAMES,
+    Subject,
+    caption,
+    cell_cover,
+    on_object,
+)
 
 _NUMBER = {subject: number for number, subject in enumerate(SUBJECTS)}
 _IGNORED = -100
@@ -56,6 +66,36 @@ def all_captions() -> Captions:
 def cell_names() -> list[str]:
     """What a cell can show: one phrase for each seen subject, then the background."""
     return [*(subject.phrase for subject in SEEN_SUBJECTS), "background"]
+
+
+def nouns() -> list[str]:
+    """The bare names: eight shapes, the things, then the background."""
+    return [*SHAPE_NAMES, *THING_NAMES, "background"]
+
+
+def named_nouns(subjects: NDArray[np.int64]) -> Tensor:
+    """Which of `nouns` a scene shows: float32 [B, N], each row a distribution.
+
+    Args:
+        subjects: [B, 2] numbers of SUBJECTS, -1 for none.
+    """
+    order = nouns()
+    column = np.array([*(order.index(subject.name) for subject in SUBJECTS), -1])[subjects]
+    shown = (column[..., None] == np.arange(len(order))).sum(axis=1).astype(np.float32)
+    return torch.from_numpy(shown / shown.sum(axis=1, keepdims=True))
+
+
+def noun_labels(cells: Tensor) -> Tensor:
+    """The same labels as `cell_labels`, by noun instead of by subject."""
+    order = nouns()
+    by_subject = [*(order.index(subject.name) for subject in SEEN_SUBJECTS), len(order) - 1, _IGNORED]
+    return torch.tensor(by_subject, device=cells.device)[cells.where(cells >= 0, len(by_subject) - 1)]
+
+
+def noun_loss(pooled: Tensor, texts: Tensor, shown: Tensor, scale: Tensor) -> Tensor:
+    """Each image chooses its nouns among all, whatever their colour; `texts` are normalised embeddings of `nouns`."""
+    logits = scale * functional.normalize(pooled, dim=-1) @ texts.T
+    return functional.cross_entropy(logits, shown)
 
 
 def cell_labels(subjects: NDArray[np.int64], boxes: NDArray[np.float32], grid: tuple[int, int]) -> Tensor:

@@ -158,15 +158,24 @@ def _embedded(model: CLIP, texts: list[str]) -> Tensor:
 
 
 class SceneBatches:
-    """Batches from a pool, varied on the way: mirrored, shifted, brighter or darker. Batch k depends on (seed, k) only."""
+    """Batches from a pool, varied on the way: mirrored, shifted, brighter or darker, grey. Batch k depends on (seed, k) only."""
 
     def __init__(self, pool: Pool, *, batch: int, seed: int) -> None:
         self.pool, self.batch, self.seed = pool, batch, seed
         self.mean = np.array(saved.PREPROCESSING["mean"], np.float32) * 255
         self.std = np.array(saved.PREPROCESSING["std"], np.float32) * 255
 
+    @property
+    def grey(self) -> int:
+        """How many of each batch, the last ones, have lost their colour."""
+        return self.batch // 4
+
     def __getitem__(self, step: int) -> tuple[Tensor, NDArray[np.int64], NDArray[np.float32]]:
-        """Pixels [B, 3, H, W], subjects [B, 2] and boxes [B, 2, 4]."""
+        """Pixels [B, 3, H, W], subjects [B, 2] and boxes [B, 2, 4].
+
+        The last quarter is grey, between 60 and 190, so that it is neither black nor white: it teaches shapes apart
+        from colours. Otherwise "red is never a triangle", true of every training scene, is learnt before the shapes.
+        """
         rng = np.random.default_rng([self.seed, 20, step])
         chosen = rng.integers(len(self.pool), size=self.batch)
         images = np.empty((self.batch, *self.pool.images.shape[1:]), np.float32)
@@ -184,7 +193,11 @@ class SceneBatches:
             images[row] = image[:, columns]
         gain = rng.uniform(0.85, 1.15, size=(self.batch, 1, 1, 1)).astype(np.float32)
         lift = rng.uniform(-12, 12, size=(self.batch, 1, 1, 1)).astype(np.float32)
-        images = (np.clip(images * gain + lift, 0, 255) - self.mean) / self.std
+        images = np.clip(images * gain + lift, 0, 255)
+        mix = rng.dirichlet((2, 2, 2), size=self.grey).astype(np.float32)[:, None, None]
+        grey = (images[-self.grey :] * mix).sum(axis=-1, keepdims=True)
+        images[-self.grey :] = 60 + grey * (130 / 255)
+        images = (images - self.mean) / self.std
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.pool.subjects[chosen], boxes
 
 
@@ -204,12 +217,13 @@ def train_image(
     pool = kept_pool(PoolSpec(saved.IMAGE_SIZE, plan.scenes, plan.seed), folder)
     text = _trained_text(plan, folder)
     training = Training(plan, folder)
-    training.model.load_state_dict(language.text_tower(text), strict=False)
     if resume:
         training.resume()
+    training.model.load_state_dict(language.text_tower(text), strict=False)
     captions = objective.all_captions()
     tables = [_embedded(training.model, texts) for texts in captions.wordings]
     names = _embedded(training.model, objective.cell_names())
+    nouns = _embedded(training.model, objective.nouns())
     batches = SceneBatches(pool, batch=plan.batch, seed=plan.seed)
     device = training.device
     end = plan.steps if stop is None else stop
@@ -220,20 +234,26 @@ def train_image(
             if plan.name != "vit":
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
             table = tables[training.done % len(tables)]
-            rows = torch.from_numpy(captions.rows[subjects[:, 0], subjects[:, 1]]).to(device)
+            coloured = plan.batch - batches.grey
+            rows = torch.from_numpy(captions.rows[subjects[:coloured, 0], subjects[:coloured, 1]]).to(device)
             pooled, cells = dense.features(training.visual, pixels.to(device))
             labels = objective.cell_labels(subjects, boxes, (cells.shape[1], cells.shape[2])).to(device)
             scale = training.model.logit_scale.exp()
-            whole = objective.image_loss(pooled, table, rows, scale)
-            parts = objective.cell_loss(cells, names, labels, scale)
-            training.update(whole + parts)
+            whole = objective.image_loss(pooled[:coloured], table, rows, scale)
+            parts = objective.cell_loss(cells[:coloured], names, labels[:coloured], scale)
+            shown = objective.named_nouns(subjects).to(device)
+            forms = objective.noun_loss(pooled, nouns, shown, scale)
+            forms = forms + objective.cell_loss(cells, nouns, objective.noun_labels(labels), scale)
+            training.update(whole + parts + forms)
             bar.update()
             if training.done % 20 == 0:
-                right = (functional.normalize(pooled, dim=-1) @ table.T).argmax(dim=-1).eq(rows).float().mean()
-                bar.set_postfix(image=f"{whole.item():.3f}", cells=f"{parts.item():.3f}", right=f"{right.item():.2f}", refresh=False)
-            if training.done % keep_every == 0 or training.done == end:
+                right = (functional.normalize(pooled[:coloured], dim=-1) @ table.T).argmax(dim=-1).eq(rows).float().mean()
+                bar.set_postfix(image=f"{whole.item():.3f}", cells=f"{parts.item():.3f}", nouns=f"{forms.item():.3f}", right=f"{right.item():.2f}", refresh=False)
+            if training.done % keep_every == 0:
                 training.keep()
                 saved.save(training.model, plan.name, out, embed_dim=language.EMBED_DIM)
+    training.keep()
+    saved.save(training.model, plan.name, out, embed_dim=language.EMBED_DIM)
     return training
 
 

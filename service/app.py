@@ -1,0 +1,217 @@
+"""The ASGI app: routes, and what HTTP needs around the service. Knows HTTP; the work is core.py's."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from dataclasses import asdict
+from functools import partial
+from typing import Any, TypeAlias
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import PlainTextResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect
+
+from encoders.errors import VisiontowerError
+from service import docs, problems, requests
+from service.core import Load, Service
+from service.errors import ClientGone, DeadlineExceeded
+from service.metrics import CONTENT_TYPE, Metrics
+from service.middleware import Observe
+from service.requests import Body
+from service.responses import Rendered, to_json
+from service.settings import Settings
+
+Work: TypeAlias = Callable[..., Coroutine[Any, Any, Rendered]]
+
+_PARSE_INLINE_BYTES = 65_536
+"""Bodies up to this size are taken apart on the event loop."""
+
+
+def create_app(
+    settings: Settings,
+    *,
+    load: Load,
+    clock: Callable[[], float] = time.monotonic,
+    on_lost: Callable[[], None] = lambda: None,
+) -> FastAPI:
+    """The app. Encoders load when it starts up, on the thread that owns the device.
+
+    load: encoder id -> encoder. on_lost: called if the device thread ends on its own.
+    """
+    metrics = Metrics(settings.model, refusals=problems.REFUSALS)
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        service = Service(settings, load=load, metrics=metrics, clock=clock, on_lost=on_lost)
+        try:
+            await service.start()
+            app.state.service = service
+            yield
+            await service.drain()
+        finally:
+            await service.stop()
+
+    app = FastAPI(title="visiontower", version="0.1.0", description=docs.DESCRIPTION, lifespan=lifespan)
+    app.state.metrics = metrics
+    app.add_middleware(Observe, metrics=metrics, clock=clock)
+    app.add_exception_handler(VisiontowerError, _problem)
+    app.add_exception_handler(HTTPException, _framework_problem)
+    app.add_exception_handler(RequestValidationError, _framework_problem)
+
+    @app.post("/embed", summary="Images to tokens and pooled vectors", **docs.EMBED)
+    async def embed(request: Request) -> Response:
+        return await _answer(request, _service(request).embed, clock=clock)
+
+    @app.post("/similarity", summary="Images against texts", **docs.SIMILARITY)
+    async def similarity(request: Request) -> Response:
+        return await _answer(request, _service(request).similarity, clock=clock)
+
+    @app.get("/models", summary="What is served", **docs.MODELS)
+    async def models(request: Request) -> Response:
+        service = _service(request)
+        return _json({"object": "list", "data": [_about(service, model) for model in service.encoders]})
+
+    @app.get("/models/{model:path}", summary="One encoder", **docs.MODEL)
+    async def model(request: Request, model: str) -> Response:
+        service = _service(request)
+        return _json(_about(service, service.encoder(model).spec.id))
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def metrics_page() -> Response:
+        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+
+    @app.get("/health/live", summary="Whether the process answers")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", summary="Whether requests can be answered", **docs.READY)
+    async def ready(request: Request) -> Response:
+        reason = await _service(request).why_not_ready()
+        if reason is None:
+            return _json({"status": "ready"})
+        return _json({"status": "not ready", "reason": reason}, 503)
+
+    @app.get("/problems", summary="All problem types")
+    async def problem_types() -> dict[str, list[str]]:
+        return {"problems": [f"/problems/{slug}" for slug in problems.slugs()]}
+
+    @app.get("/problems/{slug}", summary="What a problem type means", response_class=PlainTextResponse)
+    async def problem_page(slug: str) -> str:
+        return problems.page(slug)
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return RedirectResponse("/docs")
+
+    return app
+
+
+def _service(request: Request) -> Service:
+    service: Service = request.app.state.service
+    return service
+
+
+async def _answer(request: Request, work: Work, *, clock: Callable[[], float]) -> Response:
+    """Read the body, do the work, stop if the deadline passes or the client leaves."""
+    service = _service(request)
+    started = clock()
+    service.door.check()
+    try:
+        async with asyncio.timeout(service.settings.request_timeout_s):
+            body = await _body(request, service.settings)
+            query = request.query_params.multi_items()
+            accept = ",".join(request.headers.getlist("accept"))
+            rendered = await _while_present(request, work(body, query=query, accept=accept, started=started))
+    except TimeoutError as error:
+        raise DeadlineExceeded from error
+    except ClientDisconnect as error:
+        raise ClientGone from error
+    return Response(rendered.content, rendered.status, dict(rendered.headers), rendered.media_type)
+
+
+async def _body(request: Request, settings: Settings) -> Body:
+    content = await requests.read(
+        request.stream(), content_length=request.headers.get("content-length"), max_bytes=settings.max_body_bytes
+    )
+    parse = partial(
+        requests.parse,
+        content,
+        content_type=request.headers.get("content-type", ""),
+        max_images=settings.max_images,
+    )
+    return parse() if len(content) <= _PARSE_INLINE_BYTES else await asyncio.to_thread(parse)
+
+
+async def _while_present(request: Request, work: Coroutine[Any, Any, Rendered]) -> Rendered:
+    """The work's result; if the client leaves first, the work is cancelled. Raises ClientGone."""
+    working, leaving = asyncio.create_task(work), asyncio.create_task(_left(request))
+    try:
+        await asyncio.wait({working, leaving}, return_when=asyncio.FIRST_COMPLETED)
+        if not working.done():
+            raise ClientGone
+        return working.result()
+    finally:
+        for task in (working, leaving):
+            task.cancel()
+        await asyncio.wait({working, leaving})
+        if not working.cancelled():
+            working.exception()
+
+
+async def _left(request: Request) -> None:
+    while (await request.receive())["type"] != "http.disconnect":
+        pass
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    slug = problems.problem_type(error).slug
+    if slug in problems.REFUSALS:
+        request.app.state.metrics.rejected(slug)
+    members = problems.problem(error)
+    return _json(members, members["status"], media_type=problems.MEDIA_TYPE, headers=problems.headers(error))
+
+
+async def _framework_problem(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 422
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return _json(problems.of_status(status), status, media_type=problems.MEDIA_TYPE, headers=headers)
+
+
+def _json(
+    value: object, status: int = 200, *, media_type: str = "application/json", headers: dict[str, str] | None = None
+) -> Response:
+    return Response(to_json(value), status, headers, media_type)
+
+
+def _about(service: Service, model: str) -> dict[str, object]:
+    """The public part of a spec, and the model's state."""
+    spec = service.encoders[model].spec
+    grid = spec.grid()
+    sizes = asdict(spec.resolutions)
+    return {
+        "id": model,
+        "family": spec.family,
+        "image_size": list(spec.image_size),
+        "patch_size": list(spec.patch_size),
+        "grid": list(grid),
+        "prefix_tokens": spec.prefix_tokens,
+        "hidden_size": spec.hidden_size,
+        "embed_dim": spec.embed_dim,
+        "pooled_size": spec.pooled_size,
+        "pooling": spec.pooling,
+        "layers": spec.layers,
+        "tokens": grid.rows * grid.cols,
+        "has_text": spec.has_text,
+        "projects": spec.projects,
+        "dense": spec.dense,
+        "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
+        "dtype": spec.dtype,
+        "device": spec.device,
+        "parameters": spec.parameters,
+        "weights_bytes": spec.weights_bytes,
+        "revision": spec.revision,
+        "state": "ready" if service.is_model_ready(model) else "failed",
+    }

@@ -1,0 +1,67 @@
+"""The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
+
+import asyncio
+import logging
+import socket
+import threading
+
+import uvicorn
+
+from encoders import registry
+from encoders.types import Encoder
+from service import logs
+from service.app import create_app
+from service.core import Load, Service
+from service.settings import Settings
+
+_log = logging.getLogger(__name__)
+
+
+def serve(settings: Settings) -> None:
+    """Serve until a signal. Admitted requests are finished first; a second signal does not wait for them.
+
+    Raises SystemExit with a code other than 0 if an encoder cannot be loaded, or the device thread is lost.
+    """
+    logs.configure(settings.log_level)
+    lost = threading.Event()
+
+    def on_lost() -> None:
+        lost.set()
+        server.should_exit = True
+
+    app = create_app(settings, load=real_load(settings), on_lost=on_lost)
+    server = _Server(
+        uvicorn.Config(
+            app,
+            host=settings.host,
+            port=settings.port,
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,  # ours comes first, and answers
+        )
+    )
+    server.run()
+    if lost.is_set() or not server.started:
+        raise SystemExit(3)
+
+
+def real_load(settings: Settings) -> Load:
+    """Loads encoders as the settings say. `auto` is resolved once, at the first call: that is where torch is needed."""
+
+    def load(model: str) -> Encoder:
+        from encoders.device import resolve  # imports torch
+
+        return registry.load(model, resolve(settings.device, settings.dtype))
+
+    return load
+
+
+class _Server(uvicorn.Server):
+    """Drains in order: stop listening and admitting, answer what was admitted, then end."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""
+        service: Service = self.config.loaded_app.app.state.service
+        draining = asyncio.create_task(service.drain())
+        await super().shutdown(sockets)
+        await draining

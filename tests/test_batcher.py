@@ -1,0 +1,297 @@
+"""The device thread and its futures. Time is a number the test sets; order is a gate the fake encoder waits at."""
+
+import asyncio
+import logging
+import threading
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput
+from encoders.fake import FakeEncoder
+from encoders.types import Encoded, ImageSize, Outputs, Pixels
+from service.batcher import Answer, Batcher, Report, is_finite
+from service.batching import ImageKey, TextKey
+from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
+
+pytestmark = pytest.mark.anyio
+MODEL = "fake:vit"
+KEY = ImageKey(MODEL, ImageSize(8, 8), Outputs(pooled=True))
+NEVER = float("inf")
+
+
+def image(value: int, side: int = 8) -> Pixels:
+    return np.full((side, side, 3), value, dtype=np.uint8)
+
+
+class Gate:
+    """Holds forwards while closed; `entered` is set when one waits at it."""
+
+    def __init__(self) -> None:
+        self.open = threading.Event()
+        self.open.set()
+        self.entered = threading.Event()
+
+    def __call__(self, batch: int) -> None:
+        self.entered.set()
+        assert self.open.wait(30), "the test never opened the gate"
+
+    async def shut_with_one_inside(self, submit: Callable[[], asyncio.Future[Any]]) -> asyncio.Future[Any]:
+        """Close, submit one item, and wait until the device thread holds it."""
+        self.open.clear()
+        self.entered.clear()
+        future = submit()
+        assert await asyncio.to_thread(self.entered.wait, 30)
+        return future
+
+
+class Poisoned(FakeEncoder):
+    """Fails, as a device might, on a batch with a pixel of 255 in it."""
+
+    def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
+        encoded = super().encode(pixels, outputs)
+        if (pixels == 255).any():
+            raise RuntimeError("device-side assert")
+        return encoded
+
+
+@asynccontextmanager
+async def running(
+    encoder: FakeEncoder,
+    *,
+    ceiling: int = 8,
+    clock: Callable[[], float] = time.monotonic,
+    reports: list[Report] | None = None,
+    on_lost: Callable[[], None] = lambda: None,
+) -> AsyncIterator[Batcher]:
+    observe = (lambda report: None) if reports is None else reports.append
+    batcher = Batcher(ceiling=lambda key: ceiling, clock=clock, observe=observe, on_lost=on_lost)
+    batcher.start()
+    await batcher.add(encoder.spec.id, lambda: encoder)
+    encoder.batches.clear()
+    try:
+        yield batcher
+    finally:
+        await batcher.stop(timeout_s=30)
+
+
+async def test_a_row_is_what_the_image_alone_would_give() -> None:
+    encoder = FakeEncoder()
+    async with running(encoder) as batcher:
+        answers = await asyncio.gather(*(batcher.submit(KEY, image(v), deadline=NEVER) for v in range(10)))
+    for value, answer in enumerate(answers):
+        alone = encoder.encode(image(value)[None], KEY.outputs).row(0)
+        assert answer.row.pooled is not None
+        assert alone.pooled is not None
+        np.testing.assert_allclose(answer.row.pooled, alone.pooled, rtol=1e-6)
+
+
+async def test_what_arrives_during_a_forward_shares_the_next() -> None:
+    gate = Gate()
+    encoder = FakeEncoder(before=gate)
+    async with running(encoder, ceiling=3) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        others = [batcher.submit(KEY, image(v), deadline=NEVER) for v in range(1, 6)]
+        gate.open.set()
+        await asyncio.gather(first, *others)
+    assert encoder.batches == [1, 3, 2]
+
+
+async def test_all_forwards_run_on_one_thread_that_is_not_the_loop() -> None:
+    encoder = FakeEncoder()
+    async with running(encoder) as batcher:
+        await batcher.submit(KEY, image(1), deadline=NEVER)
+        await batcher.submit(TextKey(MODEL), encoder.tokenize(["a"])[0], deadline=NEVER)
+    assert len(encoder.threads) == 1
+    assert threading.get_ident() not in encoder.threads
+
+
+async def test_texts_give_their_own_rows() -> None:
+    encoder = FakeEncoder()
+    ids = encoder.tokenize(["one", "two"])
+    async with running(encoder) as batcher:
+        answers = await asyncio.gather(*(batcher.submit(TextKey(MODEL), row, deadline=NEVER) for row in ids))
+    np.testing.assert_allclose(np.stack([answer.row for answer in answers]), encoder.encode_text(ids))
+
+
+async def test_a_cancelled_item_is_not_run() -> None:
+    gate = Gate()
+    encoder = FakeEncoder(before=gate)
+    async with running(encoder) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        kept, gone = (batcher.submit(KEY, image(v), deadline=NEVER) for v in (1, 2))
+        gone.cancel()
+        await asyncio.sleep(0)  # done-callbacks run on the next turn of the loop
+        gate.open.set()
+        await asyncio.gather(first, kept)
+    assert encoder.batches == [1, 1]
+
+
+async def test_cancelling_what_already_runs_harms_nobody() -> None:
+    gate = Gate()
+    async with running(FakeEncoder(before=gate)) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        first.cancel()
+        gate.open.set()
+        assert isinstance(await batcher.submit(KEY, image(1), deadline=NEVER), Answer)
+
+
+async def test_an_item_past_its_deadline_is_not_run() -> None:
+    gate, now = Gate(), [0.0]
+    encoder = FakeEncoder(before=gate)
+    async with running(encoder, clock=lambda: now[0]) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=10.0))
+        late = batcher.submit(KEY, image(1), deadline=10.0)
+        now[0] = 10.0
+        gate.open.set()
+        await first
+        with pytest.raises(DeadlineExceeded):
+            await late
+    assert encoder.batches == [1]
+
+
+async def test_one_bad_input_fails_alone_and_its_neighbours_are_answered() -> None:
+    gate = Gate()
+    encoder = Poisoned(before=gate)
+    async with running(encoder) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        others = [batcher.submit(KEY, image(v), deadline=NEVER) for v in (1, 2, 255, 3, 4)]
+        gate.open.set()
+        outcomes = await asyncio.gather(first, *others, return_exceptions=True)
+        assert [type(outcome) for outcome in outcomes] == [Answer, Answer, Answer, EncoderFailed, Answer, Answer]
+        assert batcher.is_healthy(MODEL)
+
+
+async def test_a_foreign_exception_becomes_encoder_failed_without_its_message() -> None:
+    async with running(Poisoned()) as batcher:
+        with pytest.raises(EncoderFailed, match="failed with RuntimeError") as caught:
+            await batcher.submit(KEY, image(255), deadline=NEVER)
+    assert "device-side" not in str(caught.value)
+    assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+async def test_a_wrong_number_of_rows_is_a_failure_of_the_encoder() -> None:
+    encoder = FakeEncoder()
+    async with running(encoder) as batcher:
+        encoder.after = lambda encoded: replace(encoded, pooled=np.zeros((5, 6), np.float32))
+        with pytest.raises(EncoderFailed, match="5 rows for 1"):
+            await batcher.submit(KEY, image(1), deadline=NEVER)
+
+
+async def test_a_model_that_fails_on_a_good_image_too_is_unhealthy_until_it_works_again() -> None:
+    encoder = FakeEncoder()
+
+    def fail(batch: int) -> None:
+        raise EncoderFailed("broken")
+
+    async with running(encoder) as batcher:
+        encoder.before = fail
+        with pytest.raises(EncoderFailed):
+            await batcher.submit(KEY, image(1), deadline=NEVER)
+        assert not batcher.is_healthy(MODEL)
+        assert not await batcher.probe(MODEL)
+        encoder.before = lambda batch: None
+        assert await batcher.probe(MODEL)
+        assert batcher.is_healthy(MODEL)
+
+
+async def test_if_the_thread_ends_everyone_is_told_at_once(caplog: pytest.LogCaptureFixture) -> None:
+    gate, lost = Gate(), threading.Event()
+
+    def end(batch: int) -> None:
+        gate(batch)
+        raise SystemExit
+
+    encoder = FakeEncoder()
+    async with running(encoder, on_lost=lost.set) as batcher:
+        encoder.before = end
+        inside = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        waiting = batcher.submit(KEY, image(1), deadline=NEVER)
+        gate.open.set()
+        for future in (inside, waiting):
+            with pytest.raises(DeviceLost):
+                await future
+        assert not batcher.is_alive
+        assert lost.is_set()
+        with pytest.raises(DeviceLost):
+            batcher.submit(KEY, image(2), deadline=NEVER)
+    assert "the device thread has ended" in caplog.text
+
+
+async def test_abandoning_fails_what_runs_and_what_waits_and_the_thread_lives_on() -> None:
+    gate = Gate()
+    async with running(FakeEncoder(before=gate)) as batcher:
+        inside = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        waiting = batcher.submit(KEY, image(1), deadline=NEVER)
+        batcher.abandon(ShuttingDown())
+        for future in (inside, waiting):
+            with pytest.raises(ShuttingDown):
+                await future
+        gate.open.set()
+        assert isinstance(await batcher.submit(KEY, image(2), deadline=NEVER), Answer)
+
+
+async def test_a_stuck_thread_is_reported_not_waited_for() -> None:
+    gate = Gate()
+    async with running(FakeEncoder(before=gate)) as batcher:
+        stuck = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        assert not await batcher.stop(timeout_s=0)
+        gate.open.set()
+        await stuck
+
+
+async def test_an_encoder_that_fails_its_first_forward_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.CRITICAL)
+    nan = FakeEncoder(after=lambda encoded: replace(encoded, pooled=np.full((1, 6), np.nan, np.float32)))
+    with pytest.raises(NonFiniteOutput):
+        async with running(nan):
+            pass
+
+
+async def test_an_encoder_under_another_name_is_not_taken() -> None:
+    batcher = Batcher(ceiling=lambda key: 1, clock=time.monotonic)
+    batcher.start()
+    with pytest.raises(EncoderIdError, match="calls itself 'fake:vit'"):
+        await batcher.add("fake:other", FakeEncoder)
+    await batcher.stop(timeout_s=30)
+
+
+async def test_a_batch_is_reported_once_with_its_waits() -> None:
+    gate = Gate()
+    reports: list[Report] = []
+    async with running(FakeEncoder(before=gate), reports=reports) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        others = [batcher.submit(KEY, image(v), deadline=NEVER) for v in (1, 2)]
+        gate.open.set()
+        await asyncio.gather(first, *others)
+    assert [(report.key, report.items, len(report.queue_s)) for report in reports] == [(KEY, 1, 1), (KEY, 2, 2)]
+
+
+async def test_the_snapshot_counts_what_waits_and_how_long() -> None:
+    gate, now = Gate(), [100.0]
+    async with running(FakeEncoder(before=gate), clock=lambda: now[0]) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        waiting = batcher.submit(KEY, image(1), deadline=NEVER)
+        now[0] = 103.0
+        assert batcher.snapshot(MODEL) == (1, 3.0)
+        gate.open.set()
+        await asyncio.gather(first, waiting)
+        assert batcher.snapshot(MODEL) == (0, 0.0)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_finite_is_told_from_nan_and_infinity(dtype: str) -> None:
+    values = np.full((4, 5), 60000, dtype=dtype)
+    assert is_finite(values)
+    for bad in (np.nan, np.inf, -np.inf):
+        values[2, 2] = bad
+        assert not is_finite(values)
+
+
+def test_large_finite_values_are_finite() -> None:
+    assert is_finite(np.full(10, 3e38, dtype=np.float32))

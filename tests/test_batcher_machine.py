@@ -1,0 +1,179 @@
+"""The batcher under random submits, cancels, poison, time, held and released forwards, and drains.
+
+Invariants: every submit ends exactly once, and as it should; no batch is above its ceiling or of two keys; within a key
+first in is first run; a failure touches only the items that cause it; draining leaves nothing.
+"""
+
+import asyncio
+import threading
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
+
+from encoders.errors import EncoderFailed
+from encoders.fake import FakeEncoder
+from encoders.types import Encoded, ImageSize, Outputs, Pixels
+from service.batcher import Answer, Batcher
+from service.batching import BatchKey, ImageKey
+from service.errors import DeadlineExceeded, ShuttingDown
+
+MODEL = "fake:vit"
+KEYS = [ImageKey(MODEL, ImageSize(8 * n, 8), Outputs(pooled=True)) for n in (1, 2, 3)]
+CEILINGS: dict[BatchKey, int] = {KEYS[0]: 1, KEYS[1]: 3, KEYS[2]: 5}
+
+
+class Recorder(FakeEncoder):
+    """Writes down which items each forward had: an item's number is in its pixels, poison in the third channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.forwards: list[tuple[int, list[int]]] = []  # rows of the grid, item numbers
+        self.permits = threading.Semaphore(0)
+        self.is_open = threading.Event()
+
+    def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
+        if pixels[0, 0, 0, 2] == 128:  # the grey image of a probe
+            return super().encode(pixels, outputs)
+        if not self.is_open.is_set():
+            assert self.permits.acquire(timeout=30)
+        numbers = [int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in pixels]
+        self.forwards.append((pixels.shape[1], numbers))
+        if (pixels[:, 0, 0, 2] == 1).any():
+            raise EncoderFailed("poisoned")
+        encoded = super().encode(pixels, outputs)
+        return Encoded(grid=encoded.grid, pooled=np.array(numbers, dtype=np.float32)[:, None])
+
+
+@dataclass
+class Submitted:
+    key: ImageKey
+    future: asyncio.Future[Any]
+    deadline: float
+    is_poison: bool
+    endings: int = 0
+    is_cancelled: bool = False
+    is_abandoned: bool = False
+
+
+class BatcherMachine(RuleBasedStateMachine):
+    @initialize()
+    def start(self) -> None:
+        self.now = 0.0
+        self.items: list[Submitted] = []
+        self.loop_errors: list[dict[str, Any]] = []
+        self.loop = asyncio.new_event_loop()
+        self.loop.set_exception_handler(lambda loop, context: self.loop_errors.append(context))
+        self.encoder = Recorder()
+        self.batcher = Batcher(ceiling=CEILINGS.__getitem__, clock=lambda: self.now)
+        self.loop.run_until_complete(self._start())
+
+    async def _start(self) -> None:
+        self.batcher.start()
+        await self.batcher.add(MODEL, lambda: self.encoder)
+
+    def turn(self) -> None:
+        """Let the loop do what is due."""
+        for _ in range(3):
+            self.loop.run_until_complete(asyncio.sleep(0))
+
+    @rule(key=st.sampled_from(KEYS), is_poison=st.integers(0, 5).map(lambda n: n == 0), patience=st.integers(1, 9))
+    def submit(self, key: ImageKey, is_poison: bool, patience: int) -> None:
+        number = len(self.items)
+        pixels = np.zeros((*key.size, 3), dtype=np.uint8)
+        pixels[..., 0], pixels[..., 1], pixels[..., 2] = number // 256, number % 256, is_poison
+        deadline = self.now + patience
+
+        async def put() -> asyncio.Future[Any]:
+            return self.batcher.submit(key, pixels, deadline=deadline)
+
+        item = Submitted(key, self.loop.run_until_complete(put()), deadline, is_poison)
+
+        def count(future: asyncio.Future[Any]) -> None:
+            item.endings += 1
+
+        item.future.add_done_callback(count)
+        self.items.append(item)
+
+    @precondition(lambda self: self.items)
+    @rule(data=st.data())
+    def cancel(self, data: st.DataObject) -> None:
+        item = data.draw(st.sampled_from(self.items))
+        item.is_cancelled = item.future.cancel() or item.is_cancelled
+        self.turn()
+
+    @rule(permits=st.integers(1, 4))
+    def let_forwards_run(self, permits: int) -> None:
+        self.encoder.permits.release(permits)
+        self.turn()
+
+    @rule(seconds=st.integers(1, 4))
+    def tick(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule()
+    def abandon(self) -> None:
+        self.turn()
+        for item in self.items:
+            item.is_abandoned = item.is_abandoned or not item.future.done()
+        self.batcher.abandon(ShuttingDown())
+        self.turn()
+        assert all(item.future.done() for item in self.items)
+
+    @invariant()
+    def nothing_went_wrong_on_the_loop(self) -> None:
+        assert self.loop_errors == []
+
+    @invariant()
+    def no_batch_is_above_its_ceiling_or_mixed(self) -> None:
+        for _, numbers in list(self.encoder.forwards):
+            keys = {self.items[number].key for number in numbers}
+            assert len(keys) == 1
+            assert len(numbers) <= CEILINGS[keys.pop()]
+
+    def teardown(self) -> None:
+        self.encoder.is_open.set()
+        self.encoder.permits.release(1000)
+        self.loop.run_until_complete(self._all_done())
+        self.turn()
+        assert self.batcher.snapshot(MODEL) == (0, 0.0)
+        assert self.loop.run_until_complete(self.batcher.stop(timeout_s=30))
+        self.loop.close()
+        self.nothing_went_wrong_on_the_loop()
+        self.no_batch_is_above_its_ceiling_or_mixed()
+        for number, item in enumerate(self.items):
+            assert item.endings == 1
+            self._ended_as_it_should(number, item)
+        for key in KEYS:
+            first_runs = list(
+                dict.fromkeys(n for rows, numbers in self.encoder.forwards if rows == key.size.height for n in numbers)
+            )
+            assert first_runs == sorted(first_runs)
+
+    async def _all_done(self) -> None:
+        async with asyncio.timeout(30):
+            await asyncio.gather(*(item.future for item in self.items), return_exceptions=True)
+
+    def _ended_as_it_should(self, number: int, item: Submitted) -> None:
+        if item.is_cancelled:
+            assert item.future.cancelled()
+            return
+        error = item.future.exception()
+        if item.is_abandoned and isinstance(error, ShuttingDown):
+            return
+        if isinstance(error, DeadlineExceeded):
+            assert item.deadline <= self.now
+        elif item.is_poison:
+            assert isinstance(error, EncoderFailed)
+        else:
+            assert error is None
+            answer = item.future.result()
+            assert isinstance(answer, Answer)
+            assert answer.row.pooled[0] == number
+
+
+TestBatcherMachine = BatcherMachine.TestCase
+TestBatcherMachine.settings = settings(max_examples=40, stateful_step_count=30, deadline=None)
