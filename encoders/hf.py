@@ -104,11 +104,11 @@ def _siglip(checkpoint: Checkpoint) -> Parts:
 def _siglip_vision(checkpoint: Checkpoint) -> Parts:
     config = checkpoint.config()
     naflex = config.model_type == "siglip2_vision_model"
-    model = checkpoint.model(
-        transformers.Siglip2VisionModel if naflex else transformers.SiglipVisionModel,
-        config,
-        unused=r"(text_model|logit_scale|logit_bias)" + ("" if config.vision_use_head else r"|(vision_model\.)?head\."),
-    )
+    unused = r"text_model|logit_scale|logit_bias"
+    if not getattr(config, "vision_use_head", True):
+        unused += r"|(vision_model\.)?head\."
+    architecture = transformers.Siglip2VisionModel if naflex else transformers.SiglipVisionModel
+    model = checkpoint.model(architecture, config, unused=unused)
     return _siglip_parts(checkpoint, config, model)
 
 
@@ -205,7 +205,8 @@ def _llava(checkpoint: Checkpoint) -> Parts:
     model = checkpoint.model(_vision_half(config.model_type), config, unused=unused)
     inner = _LLAVA_TOWERS[vision.model_type](model.vision_tower, **_vit_facts(vision))
     seen = checkpoint.seen("LlavaImageProcessor")
-    chosen = config.vision_feature_layer
+    # ViP-LLaVA's plural name is the only one up to transformers 5.17
+    chosen = getattr(config, "vision_feature_layers", None) or config.vision_feature_layer
     tower = LlavaTower(
         inner,
         model.multi_modal_projector,

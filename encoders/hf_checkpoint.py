@@ -12,7 +12,14 @@ from typing import Any
 
 import torch
 import transformers
-from transformers.utils import cached_file
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
 from transformers.utils import logging as transformers_logging
 
 from encoders.errors import EncoderIdError, WeightsError
@@ -67,10 +74,28 @@ class Checkpoint:
 
     def has(self, *files: str) -> bool:
         """Whether it has one of these files; a Hub that cannot be asked is an error, not a no."""
-        options = {key: value for key, value in self.options.items() if key != "trust_remote_code"}
-        return any(
-            cached_file(self.name, file, _raise_exceptions_for_missing_entries=False, **options) for file in files
-        )
+        if self.options["local_files_only"]:
+            return any(Path(self.name, file).is_file() for file in files)
+        return any(self._is_on_hub(file) for file in files)
+
+    def _is_on_hub(self, file: str) -> bool:
+        """By the cache, which also remembers what was found not to be there, else by asking; a file there is cached."""
+        revision = self.options["revision"]
+        cached = try_to_load_from_cache(self.name, file, revision=revision)
+        if cached is not None:
+            return isinstance(cached, str)
+        try:
+            hf_hub_download(self.name, file, revision=revision)
+        except (LocalEntryNotFoundError, GatedRepoError):
+            raise
+        except EntryNotFoundError:
+            return False
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise EncoderIdError(
+                f"{self.id}: the Hub has no repository {self.name} with a revision {revision}, or keeps it private.",
+                model=self.id,
+            ) from error
+        return True
 
     def model_type(self) -> str:
         """What config.json says it is, read before any class is chosen."""
@@ -114,7 +139,12 @@ class Checkpoint:
         misshapen = {f"{key} is {list(is_)}, must be {list(must)}" for key, is_, must in found["mismatched_keys"]}
         problems = [
             f"{what}: {', '.join(sorted(keys)[:8])}" + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
-            for what, keys in (("missing", missing), ("unexpected", unexpected), ("shapes", misshapen))
+            for what, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("shapes", misshapen),
+                ("errors", found["error_msgs"]),
+            )
             if keys
         ]
         if problems:
@@ -144,7 +174,7 @@ class Checkpoint:
             raise WeightsError(f"{self.name} has no tokenizer files (tokenizer.json, ...) for its text tower.")
         try:
             tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, **self.options)
-        except (ImportError, ValueError):  # its own class needs sentencepiece
+        except Exception:  # its own class may need sentencepiece, and that a file of its own
             if not self.has("tokenizer.json"):
                 raise
             tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(self.name, **self.options)

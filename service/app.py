@@ -6,16 +6,17 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from functools import partial
+from importlib.metadata import version
 from typing import Any, TypeAlias
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import PlainTextResponse, RedirectResponse
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from encoders.errors import VisiontowerError
-from service import docs, problems, requests
+from service import docs, pages, problems, requests
 from service.core import Load, Service
 from service.errors import ClientGone, DeadlineExceeded
 from service.metrics import CONTENT_TYPE, Metrics
@@ -54,7 +55,14 @@ def create_app(
         finally:
             await service.stop()
 
-    app = FastAPI(title="visiontower", version="0.1.0", description=docs.DESCRIPTION, lifespan=lifespan)
+    app = FastAPI(
+        title="visiontower",
+        version=version("visiontower"),
+        description=docs.DESCRIPTION,
+        lifespan=lifespan,
+        docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
+        redoc_url=None,
+    )
     app.state.metrics = metrics
     app.add_middleware(Observe, metrics=metrics, clock=clock)
     app.add_exception_handler(VisiontowerError, _problem)
@@ -101,6 +109,10 @@ def create_app(
     @app.get("/problems/{slug}", summary="What a problem type means", response_class=PlainTextResponse)
     async def problem_page(slug: str) -> str:
         return problems.page(slug)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs_page() -> Response:
+        return HTMLResponse(pages.docs_page(app.openapi()))
 
     @app.get("/", include_in_schema=False)
     async def index() -> Response:

@@ -81,6 +81,7 @@ class Batcher:
         self._stopping = False  # under _wake
         self._running: set[asyncio.Future[Any]] = set()  # of the batch and the calls given to the thread; under _wake
         self._thread: threading.Thread | None = None
+        self._busy_since: float | None = None
         self._ended = asyncio.Event()
 
     def start(self) -> None:
@@ -93,6 +94,12 @@ class Batcher:
     def is_alive(self) -> bool:
         """Whether the device thread runs."""
         return self._thread is not None and not self._ended.is_set()
+
+    @property
+    def busy_s(self) -> float:
+        """For how many seconds the thread has been in the batch or call it is in; 0 when it waits for one."""
+        since = self._busy_since
+        return 0.0 if since is None else max(0.0, self._clock() - since)
 
     def is_healthy(self, model: str) -> bool:
         """Whether this model's last forward worked, or after a failed one, a forward of a known good image."""
@@ -195,7 +202,9 @@ class Batcher:
     def _main(self) -> None:
         try:
             while work := self._next():
+                self._busy_since = self._clock()
                 work()
+                self._busy_since = None
         except BaseException:
             # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
             _log.critical("the device thread has ended", exc_info=True)

@@ -8,7 +8,6 @@ import sys
 from collections.abc import Sequence
 from importlib.metadata import version
 from pathlib import Path
-from types import NoneType, UnionType
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic import ValidationError
@@ -24,10 +23,10 @@ _WIDTH = 80
 _TOP = """\
 Images in; patch tokens, embeddings and image-text scores out.
 
-  visiontower serve                              the demo encoders on port 8000
-  visiontower embed photos/ -o photos.parquet    a folder to a table
-  visiontower similarity cat.jpg "a cat" "a dog" which text fits
-  visiontower models                             what can be served"""
+  visiontower serve                               # demo encoders, port 8000
+  visiontower embed photos/ -o photos.parquet     # a folder to a table
+  visiontower similarity cat.jpg "a cat" "a dog"  # which text fits
+  visiontower models                              # what can be served"""
 
 _SERVE = """\
 Serve encoders over HTTP. Without --model: the three demo encoders.
@@ -201,12 +200,7 @@ def _flag_options(field: FieldInfo) -> dict[str, Any]:
         return {**options, "action": "append", "metavar": "X"}
     if get_origin(kind) is Literal:
         return {**options, "choices": get_args(kind)}
-    return {**options, "metavar": "N" if _is_number(kind) else "X"}
-
-
-def _is_number(kind: Any) -> bool:
-    kinds = get_args(kind) if isinstance(kind, UnionType) else (kind,)
-    return any(each in (int, float) for each in kinds if each is not NoneType)
+    return {**options, "metavar": "N" if kind in (int, float) else "X"}
 
 
 def _problem(error: Any) -> str:

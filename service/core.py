@@ -82,7 +82,11 @@ class Service:
         for place, model in enumerate(self.settings.model, start=1):
             _log.info("loading %s (%d of %d)", model, place, len(self.settings.model))
             started = self._clock()
-            self.encoders[model] = await self.batcher.add(model, partial(self._load, model))
+            try:
+                self.encoders[model] = await self.batcher.add(model, partial(self._load, model))
+            except Exception as error:
+                _log.critical("cannot serve %s: %s", model, error)
+                raise
             spec = self.encoders[model].spec
             _log.info("loaded %s on %s in %s in %.1f s", model, spec.device, spec.dtype, self._clock() - started)
 
@@ -96,6 +100,8 @@ class Service:
             return "draining"
         if not self.batcher.is_alive:
             return "the device thread has ended"
+        if self.batcher.busy_s > self.settings.request_timeout_s:
+            return "the device is stuck in a forward"
         for model in self.settings.model:
             if not self.batcher.is_healthy(model) and not await self.batcher.probe(model):
                 return f"{model} fails"

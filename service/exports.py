@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,13 +10,17 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.parts import Array, BulkError, Parts, beside, write_whole
+from service.parts import Array, BulkError, Part, Parts, beside, write_whole
 
 _MAX_HEADER_BYTES = 95_000_000
 """safetensors readers refuse a header over 100 MB, and all paths are in it."""
 
 GRID = "grid"
 """Each row's (rows, cols), an array of the parts beside the tokens and pooled."""
+
+_GROUP_BYTES = 64 * 1024 * 1024
+_MAX_GROUP_ROWS = 65_536
+"""A Parquet row group is what a reader takes at a time."""
 
 _SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16"}
 
@@ -78,15 +82,34 @@ def write_parquet(path: Path, rows: Rows) -> None:
     columns = [("path", pa.string()), ("grid_rows", pa.int32()), ("grid_cols", pa.int32()), *types.items()]
     schema = pa.schema(columns, metadata=metadata)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=["path"]) as writer:
-        for part in rows.parts:
-            if not part.rows:
-                continue
-            arrays = [
-                pa.array([rows.parts.files[index] for index in part.rows], pa.string()),
-                *(pa.array(np.ascontiguousarray(side)) for side in part.arrays[GRID][0].T),
-                *(_lists(part.arrays[name][0], types[name]) for name in types),
-            ]
-            writer.write_table(pa.Table.from_arrays(arrays, schema=schema))
+        for group in _row_groups((_table(part, rows, schema) for part in rows.parts if part.rows), _group_rows(rows)):
+            writer.write_table(group, row_group_size=len(group))
+
+
+def _table(part: Part, rows: Rows, schema: pa.Schema) -> pa.Table:
+    arrays = [
+        pa.array([rows.parts.files[index] for index in part.rows], pa.string()),
+        *(pa.array(np.ascontiguousarray(side)) for side in part.arrays[GRID][0].T),
+        *(_lists(part.arrays[name][0], schema.field(name).type) for name in rows.shapes),
+    ]
+    return pa.Table.from_arrays(arrays, schema=schema)
+
+
+def _group_rows(rows: Rows) -> int:
+    row_bytes = sum(int(np.prod(shape)) for shape in rows.shapes.values()) * np.dtype(rows.dtype).itemsize
+    return max(1, min(_MAX_GROUP_ROWS, _GROUP_BYTES // row_bytes))
+
+
+def _row_groups(tables: Iterable[pa.Table], size: int) -> Iterator[pa.Table]:
+    """Tables of `size` rows and a last smaller one: where a run was interrupted must not show in its file."""
+    held: pa.Table | None = None
+    for table in tables:
+        held = table if held is None else pa.concat_tables([held, table])
+        while len(held) >= size:
+            yield held.slice(0, size).combine_chunks()
+            held = held.slice(size)
+    if held is not None and len(held):
+        yield held.combine_chunks()
 
 
 def _list_type(dtype: str, shape: Sequence[int]) -> pa.DataType:

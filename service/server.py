@@ -1,9 +1,9 @@
 """The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
 
 import asyncio
-import logging
 import socket
 import threading
+from collections.abc import Callable
 
 import uvicorn
 
@@ -14,8 +14,6 @@ from service.app import create_app
 from service.core import Load, Service
 from service.settings import Settings
 
-_log = logging.getLogger(__name__)
-
 
 def serve(settings: Settings) -> None:
     """Serve until a signal. Admitted requests are finished first; a second signal does not wait for them.
@@ -24,15 +22,22 @@ def serve(settings: Settings) -> None:
     """
     logs.configure(settings.log_level)
     lost = threading.Event()
+    server = make_server(settings, load=real_load(settings), on_lost=lost.set)
+    server.run()
+    if lost.is_set():
+        raise SystemExit(3)
 
-    def on_lost() -> None:
-        lost.set()
+
+def make_server(settings: Settings, *, load: Load, on_lost: Callable[[], None] = lambda: None) -> uvicorn.Server:
+    """The server, not yet running. It stops by itself, after on_lost, if the device thread is lost."""
+
+    def stop() -> None:
+        on_lost()
         server.should_exit = True
 
-    app = create_app(settings, load=real_load(settings), on_lost=on_lost)
     server = _Server(
         uvicorn.Config(
-            app,
+            create_app(settings, load=load, on_lost=stop),
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -40,9 +45,7 @@ def serve(settings: Settings) -> None:
             timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,  # ours comes first, and answers
         )
     )
-    server.run()
-    if lost.is_set() or not server.started:
-        raise SystemExit(3)
+    return server
 
 
 def real_load(settings: Settings) -> Load:

@@ -1,4 +1,8 @@
+import hypothesis
 import pytest
+
+hypothesis.settings.register_profile("visiontower", deadline=None)  # a busy machine is no failure
+hypothesis.settings.load_profile("visiontower")
 
 
 @pytest.fixture

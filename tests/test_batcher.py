@@ -164,6 +164,11 @@ async def test_one_bad_input_fails_alone_and_its_neighbours_are_answered() -> No
         gate.open.set()
         outcomes = await asyncio.gather(first, *others, return_exceptions=True)
         assert [type(outcome) for outcome in outcomes] == [Answer, Answer, Answer, EncoderFailed, Answer, Answer]
+        for value, outcome in zip((0, 1, 2, 255, 3, 4), outcomes, strict=True):
+            if isinstance(outcome, Answer):
+                assert outcome.row.pooled is not None
+                alone = FakeEncoder().encode(image(value)[None], KEY.outputs).row(0)
+                np.testing.assert_allclose(outcome.row.pooled, np.asarray(alone.pooled), rtol=1e-6)
         assert batcher.is_healthy(MODEL)
 
 
@@ -171,6 +176,7 @@ async def test_a_foreign_exception_becomes_encoder_failed_without_its_message() 
     async with running(Poisoned()) as batcher:
         with pytest.raises(EncoderFailed, match="failed with RuntimeError") as caught:
             await batcher.submit(KEY, image(255), deadline=NEVER)
+        assert batcher.is_healthy(MODEL)  # a known good image was asked, and works
     assert "device-side" not in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
 
@@ -243,6 +249,17 @@ async def test_a_stuck_thread_is_reported_not_waited_for() -> None:
         assert not await batcher.stop(timeout_s=0)
         gate.open.set()
         await stuck
+
+
+async def test_how_long_the_thread_is_at_it_is_known() -> None:
+    gate, now = Gate(), [100.0]
+    async with running(FakeEncoder(before=gate), clock=lambda: now[0]) as batcher:
+        assert batcher.busy_s == 0
+        inside = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        now[0] = 107.0
+        assert batcher.busy_s == 7.0
+        gate.open.set()
+        await inside
 
 
 async def test_an_encoder_that_fails_its_first_forward_is_not_taken(caplog: pytest.LogCaptureFixture) -> None:

@@ -4,6 +4,9 @@ Tolerance: both sides run the same modules in the same order in float32, so nati
 other sizes and for single rows of a batch, kernels may sum in another order: 1e-5 on values of order 1.
 """
 
+import json
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from encoders import ImageSize, Placement, TokenKind, load
-from encoders.errors import LayerNotFound, OutputNotOffered, UnsupportedResolution
+from encoders.errors import InvalidText, LayerNotFound, OutputNotOffered, UnsupportedResolution
 from encoders.tower import TorchEncoder
-from tests.hf_folders import FAMILIES, SIDE, TEXTS, Twins
+from tests.hf_folders import FAMILIES, SIDE, TEXTS, Twins, one_thread, write
 
 TOLERANCE = 1e-5
 TOWERS = [name for name in FAMILIES if "llava" not in name]
@@ -25,8 +28,9 @@ PATCH = ImageSize(8, 8)
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    return Twins(tmp_path_factory.mktemp("hf"))
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    with one_thread():
+        yield Twins(tmp_path_factory.mktemp("hf"))
 
 
 def pixels(size: ImageSize, count: int = 2) -> NDArray[np.uint8]:
@@ -280,6 +284,27 @@ def test_without_a_joint_space_nothing_pretends_to_one(twins: Twins, family: str
         spec.outputs(tokens=TokenKind.DENSE)
     with pytest.raises(OutputNotOffered):
         twins(family)[0].tokenize(["a"])
+
+
+def test_native_is_what_the_processor_makes_where_positions_are_resampled_anyway(twins: Twins, tmp_path: Path) -> None:
+    """DINOv2's checkpoints: positions for 518 pixels, a processor that crops 224. CLIP's tower is bound to its own."""
+    for family, expected in (("dinov2", 56), ("dinov3", 56), ("clip-vision", SIDE)):
+        model = write(family, tmp_path / family)
+        settings = {"image_processor_type": "BitImageProcessor", "size": 64, "crop_size": 56}
+        (tmp_path / family / "preprocessor_config.json").write_text(json.dumps(settings))
+        encoder = load(f"hf:{tmp_path / family}")
+        assert isinstance(encoder, TorchEncoder)
+        assert encoder.spec.image_size == (expected, expected)
+        assert encoder.spec.preprocessing.crop_pct == 0.875
+        images = pixels(encoder.spec.size())
+        encoded = encoder.encode(images, encoder.spec.outputs(tokens=TokenKind.HIDDEN))
+        out, _ = reference(encoder, model, images)
+        assert_near(encoded.tokens, final_tokens(model, out))
+
+
+def test_a_text_that_is_no_text_is_the_callers_error(twins: Twins) -> None:
+    with pytest.raises(InvalidText):
+        twins("clip")[0].tokenize(["a lone surrogate \ud800"])
 
 
 def test_sizes_that_are_no_multiple_of_the_patch_are_refused(twins: Twins) -> None:

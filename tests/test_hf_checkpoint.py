@@ -4,6 +4,7 @@ import json
 import pickle
 import shutil
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,12 +18,13 @@ from safetensors.torch import load_file, save_file
 from encoders import ImageSize, TokenKind, load
 from encoders.errors import EncoderIdError, WeightsError
 from encoders.tower import TorchEncoder
-from tests.hf_folders import FAMILIES, TEXTS, Twins, write_clip_tokenizer
+from tests.hf_folders import FAMILIES, TEXTS, Twins, one_thread, write_clip_tokenizer
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    return Twins(tmp_path_factory.mktemp("hf-checkpoint"))
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    with one_thread():
+        yield Twins(tmp_path_factory.mktemp("hf-checkpoint"))
 
 
 @pytest.fixture

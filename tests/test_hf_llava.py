@@ -3,6 +3,7 @@
 Tolerance: as in test_hf.py.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -15,15 +16,16 @@ from torch import Tensor
 from encoders import ImageSize, TokenKind, load
 from encoders.errors import EncoderIdError, OutputNotOffered, WeightsError
 from encoders.tower import TorchEncoder
-from tests.hf_folders import Twins, write
+from tests.hf_folders import Twins, one_thread, write
 
 TOLERANCE = 1e-5
 LLAVAS = ["llava", "llava-layers", "llava-full", "llava-siglip", "llava-next", "llava-onevision", "vipllava"]
 
 
 @pytest.fixture(scope="module")
-def twins(tmp_path_factory: pytest.TempPathFactory) -> Twins:
-    return Twins(tmp_path_factory.mktemp("hf-llava"))
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    with one_thread():
+        yield Twins(tmp_path_factory.mktemp("hf-llava"))
 
 
 def pixels(size: ImageSize, count: int = 2) -> NDArray[np.uint8]:
@@ -64,7 +66,7 @@ def test_the_projector_reads_the_configured_layers_at_any_size(twins: Twins, fam
     images = pixels(ImageSize(48, 32))
     encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.PROJECTED))
     states = hidden_states(encoder, model, images)
-    chosen = model.config.vision_feature_layer
+    chosen = getattr(model.config, "vision_feature_layers", None) or model.config.vision_feature_layer
     layers = [chosen] if isinstance(chosen, int) else chosen
     first = 1 if encoder.spec.prefix_tokens and family != "llava-full" else 0
     with torch.inference_mode():

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+from collections.abc import Callable
 from typing import Any
 
 import httpx
@@ -35,6 +36,9 @@ def tokens(response: httpx.Response, index: int = 0) -> NDArray[np.float32]:
     array = np.array(tensor["data"], dtype=np.float32)
     assert list(array.shape) == tensor["shape"]
     return array
+
+
+unpack: Callable[[bytes], list[tuple[str, Any]]] = safetensors.deserialize
 
 
 def array_of(view: Any) -> NDArray[Any]:
@@ -150,7 +154,7 @@ async def test_safetensors_stacks_the_images(dtype: str) -> None:
             headers={"accept": "application/vnd.safetensors"},
         )
     assert response.headers["content-type"] == "application/vnd.safetensors"
-    loaded = {name: array_of(view) for name, view in safetensors.deserialize(response.content)}
+    loaded = {name: array_of(view) for name, view in unpack(response.content)}
     assert {name: array.shape for name, array in loaded.items()} == {"tokens": (2, 16, 12), "pooled": (2, 6)}
     row = expected(OTHER)
     assert row.tokens is not None

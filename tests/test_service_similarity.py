@@ -24,7 +24,8 @@ def body(*pictures: bytes, **fields: Any) -> dict[str, Any]:
     return {"images": [base64.b64encode(picture).decode() for picture in pictures], **fields}
 
 
-def unit(vectors: Floats) -> NDArray[np.float64]:
+def unit(vectors: Floats | None) -> NDArray[Any]:
+    assert vectors is not None
     wide = np.asarray(vectors, dtype=np.float64)
     return np.asarray(wide / np.linalg.norm(wide, axis=-1, keepdims=True))
 
@@ -35,7 +36,7 @@ def encoded(picture: bytes) -> Encoded:
     return encoder.encode(pixels[None], Outputs(pooled=True, tokens=TokenKind.DENSE)).row(0)
 
 
-def text_vectors(*texts: str) -> NDArray[np.float64]:
+def text_vectors(*texts: str) -> NDArray[Any]:
     encoder = FakeEncoder()
     return unit(encoder.encode_text(encoder.tokenize(texts)))
 

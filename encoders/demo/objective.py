@@ -3,6 +3,7 @@
 Knows embeddings, boxes and losses; knows nothing of files, optimisers or pixels.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -13,6 +14,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from .world import (
+    COLOUR_NAMES,
+    HELD_OUT,
     SEEN_SUBJECTS,
     SHAPE_NAMES,
     SUBJECTS,
@@ -24,8 +27,11 @@ from .world import (
     on_object,
 )
 
+# What an embedding is made of, apart from the background.
+_WORDS = (*SHAPE_NAMES, *COLOUR_NAMES, *THING_NAMES)
 _NUMBER = {subject: number for number, subject in enumerate(SUBJECTS)}
 _IGNORED = -100
+_NEVER = -1e4  # a logit; finite, so that 0 times it is 0
 
 
 def _content(subjects: tuple[Subject, ...]) -> tuple[str, ...]:
@@ -38,29 +44,61 @@ class Captions:
     """Every caption of the training world, once for each content that the joint space can tell apart.
 
     wordings: One list of K captions for each template.
+    subjects: What each of the K names.
     rows: [S + 1, S + 1], the row of K for two subject numbers; the last column is "no second subject".
         -1 where a subject is held out or repeated.
     """
 
     wordings: list[list[str]]
+    subjects: list[tuple[Subject, ...]]
     rows: NDArray[np.int64]
 
 
 def all_captions() -> Captions:
     """The finite set of what can be said about a training scene; no held-out pair is in it."""
-    contents: dict[tuple[str, ...], int] = {}
-    plain: list[str] = []
+    known: dict[tuple[str, ...], int] = {}
+    named: list[tuple[Subject, ...]] = []
     rows = np.full((len(SUBJECTS), len(SUBJECTS) + 1), -1, np.int64)
     for subjects in [*((one,) for one in SEEN_SUBJECTS), *combinations(SEEN_SUBJECTS, 2)]:
         content = _content(subjects)
-        if content not in contents:
-            contents[content] = len(plain)
-            plain.append(caption(subjects))
+        if content not in known:
+            known[content] = len(named)
+            named.append(tuple(subjects))
         first, second = _NUMBER[subjects[0]], _NUMBER[subjects[1]] if len(subjects) == 2 else -1
-        rows[first, second] = contents[content]
+        rows[first, second] = known[content]
         if second >= 0:
-            rows[second, first] = contents[content]
-    return Captions([[template.format(text) for text in plain] for template in TEMPLATES], rows)
+            rows[second, first] = known[content]
+    wordings = [[template.format(caption(subjects)) for subjects in named] for template in TEMPLATES]
+    return Captions(wordings, named, rows)
+
+
+def contents(subjects: Iterable[Iterable[Subject]]) -> Tensor:
+    """Which of the words each caption or scene holds: bool [N, words]."""
+    return torch.tensor([[word in _content(tuple(named)) for word in _WORDS] for named in subjects])
+
+
+def _partners() -> Tensor:
+    """float32 [words, words], 1 for the two words of each held-out pair."""
+    pairs = np.zeros((len(_WORDS), len(_WORDS)), np.float32)
+    for pair in HELD_OUT:
+        shape, colour = _WORDS.index(pair.name), _WORDS.index(str(pair.colour))
+        pairs[shape, colour] = pairs[colour, shape] = 1
+    return torch.from_numpy(pairs)
+
+
+def unjudged(shown: Tensor, said: Tensor) -> Tensor:
+    """Which texts a picture is not compared with: bool [N, K].
+
+    No training scene with something red shows a red triangle, if that pair is held out. Left alone, the loss then
+    teaches "red, so not a triangle" before it teaches shapes. So a picture with something red is not told to stay
+    away from texts about triangles, unless it shows one: what training has no evidence on is left open.
+
+    Args:
+        shown: bool [N, words] from `contents`.
+        said: bool [K, words] from `contents`.
+    """
+    open_words = ((shown.float() @ _partners().to(shown.device)) > 0) & ~shown
+    return (open_words.float() @ said.float().T) > 0
 
 
 def cell_names() -> list[str]:
@@ -71,6 +109,11 @@ def cell_names() -> list[str]:
 def nouns() -> list[str]:
     """The bare names: eight shapes, the things, then the background."""
     return [*SHAPE_NAMES, *THING_NAMES, "background"]
+
+
+def noun_subjects() -> list[tuple[Subject, ...]]:
+    """The `nouns` as subjects without a colour; nothing for the background."""
+    return [*((Subject(name, None),) for name in (*SHAPE_NAMES, *THING_NAMES)), ()]
 
 
 def named_nouns(subjects: NDArray[np.int64]) -> Tensor:
@@ -92,10 +135,10 @@ def noun_labels(cells: Tensor) -> Tensor:
     return torch.tensor(by_subject, device=cells.device)[cells.where(cells >= 0, len(by_subject) - 1)]
 
 
-def noun_loss(pooled: Tensor, texts: Tensor, shown: Tensor, scale: Tensor) -> Tensor:
+def noun_loss(pooled: Tensor, texts: Tensor, shown: Tensor, scale: Tensor, skipped: Tensor) -> Tensor:
     """Each image chooses its nouns among all, whatever their colour; `texts` are normalised embeddings of `nouns`."""
     logits = scale * functional.normalize(pooled, dim=-1) @ texts.T
-    return functional.cross_entropy(logits, shown)
+    return functional.cross_entropy(logits.masked_fill(skipped, _NEVER), shown)
 
 
 def cell_labels(subjects: NDArray[np.int64], boxes: NDArray[np.float32], grid: tuple[int, int]) -> Tensor:
@@ -119,7 +162,7 @@ def cell_labels(subjects: NDArray[np.int64], boxes: NDArray[np.float32], grid: t
     return torch.from_numpy(labels)
 
 
-def image_loss(pooled: Tensor, captions: Tensor, rows: Tensor, scale: Tensor) -> Tensor:
+def image_loss(pooled: Tensor, captions: Tensor, rows: Tensor, scale: Tensor, skipped: Tensor) -> Tensor:
     """CLIP's loss, both ways, against every caption of the world, plus the distance to the right one.
 
     Each image chooses among all K captions; each caption of the batch chooses among the batch's images, where all
@@ -130,18 +173,20 @@ def image_loss(pooled: Tensor, captions: Tensor, rows: Tensor, scale: Tensor) ->
         captions: [K, D] normalised embeddings of all captions.
         rows: [B] the right caption of each image.
         scale: The multiplier of the cosines.
+        skipped: bool [B, K], the captions that an image is not compared with, from `unjudged`.
     """
     images = functional.normalize(pooled, dim=-1)
     cosines = images @ captions.T  # [B, K]
-    to_text = functional.cross_entropy(scale * cosines, rows)
-    among_images = functional.log_softmax(scale * cosines[:, rows].T, dim=-1)  # [B captions, B images]
+    logits = (scale * cosines).masked_fill(skipped, _NEVER)
+    to_text = functional.cross_entropy(logits, rows)
+    among_images = functional.log_softmax(logits[:, rows].T, dim=-1)  # [B captions, B images]
     same = (rows[:, None] == rows[None, :]).float()
     to_image = -(among_images * same).sum(dim=-1) / same.sum(dim=-1)
     distance = 1 - cosines.gather(1, rows[:, None])
-    return (to_text + to_image.mean()) / 2 + 2 * distance.mean()
+    return (to_text + to_image.mean()) / 2 + 0.5 * distance.mean()
 
 
-def cell_loss(dense: Tensor, names: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+def cell_loss(dense: Tensor, names: Tensor, labels: Tensor, scale: Tensor, skipped: Tensor) -> Tensor:
     """Each cell chooses among all subjects and the background; background cells weigh less, being many.
 
     Args:
@@ -149,8 +194,9 @@ def cell_loss(dense: Tensor, names: Tensor, labels: Tensor, scale: Tensor) -> Te
         names: [N, D] normalised embeddings of `cell_names`.
         labels: [B, rows, cols] from `cell_labels`.
         scale: The multiplier of the cosines.
+        skipped: bool [B, rows, cols, N], the names that a cell is not compared with.
     """
-    logits = scale * functional.normalize(dense, dim=-1) @ names.T
+    logits = (scale * functional.normalize(dense, dim=-1) @ names.T).masked_fill(skipped, _NEVER)
     weight = torch.ones(len(names), device=dense.device)
     weight[-1] = 0.3
     return functional.cross_entropy(logits.flatten(0, 2), labels.flatten(), weight, ignore_index=_IGNORED)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 from . import dense, language, objective, saved
 from .pool import Pool, PoolSpec, kept_pool
 from .vocabulary import MERGES, WEIGHTS, tokenizer
+from .world import SEEN_SUBJECTS, SUBJECTS
 
 _SEED = 1
 _STEPS = {"text": 1500, "vit": 3600, "resnet": 3000, "convnext": 3600}
@@ -157,6 +158,68 @@ def _embedded(model: CLIP, texts: list[str]) -> Tensor:
     return functional.normalize(torch.cat(parts), dim=-1)
 
 
+class Aims:
+    """The losses of an image tower, over tables of text embeddings that never change."""
+
+    def __init__(self, model: CLIP) -> None:
+        self.model = model
+        captions = objective.all_captions()
+        self.rows = captions.rows
+        self.captions = [_embedded(model, texts) for texts in captions.wordings]
+        self.names = _embedded(model, objective.cell_names())
+        self.nouns = _embedded(model, objective.nouns())
+        device = self.names.device
+        everything = objective.contents((subject,) for subject in SUBJECTS).to(device)
+        self.words = torch.cat([everything, torch.zeros_like(everything[:1])])  # the last row: no subject
+        said = objective.contents(captions.subjects).to(device)
+        nouns = objective.contents(objective.noun_subjects()).to(device)
+        seen = objective.contents([*((subject,) for subject in SEEN_SUBJECTS), ()]).to(device)
+        self.said, self.noun_words = said, nouns
+        self.skipped_names = objective.unjudged(seen, seen)
+        self.skipped_nouns = objective.unjudged(seen, nouns)
+
+    def losses(
+        self,
+        pooled: Tensor,
+        cells: Tensor,
+        subjects: NDArray[np.int64],
+        boxes: NDArray[np.float32],
+        *,
+        coloured: int,
+        step: int,
+    ) -> dict[str, Tensor]:
+        """What to add up. The first `coloured` images have their colours; of the others only the shapes are judged."""
+        device = pooled.device
+        scale = self.model.logit_scale.exp()
+        numbers = torch.from_numpy(subjects).to(device)  # [B, 2]
+        shown = self.words[numbers].any(dim=1)  # -1 takes the last row
+        rows = torch.from_numpy(self.rows[subjects[:coloured, 0], subjects[:coloured, 1]]).to(device)
+        labels = objective.cell_labels(subjects, boxes, (cells.shape[1], cells.shape[2])).to(device)
+        known = labels.clamp(min=-1)  # what is ignored may skip anything
+        return {
+            "image": objective.image_loss(
+                pooled[:coloured],
+                self.captions[step % len(self.captions)],
+                rows,
+                scale,
+                objective.unjudged(shown[:coloured], self.said),
+            ),
+            "cells": objective.cell_loss(
+                cells[:coloured], self.names, labels[:coloured], scale, self.skipped_names[known[:coloured]]
+            ),
+            "nouns": objective.noun_loss(
+                pooled,
+                self.nouns,
+                objective.named_nouns(subjects).to(device),
+                scale,
+                objective.unjudged(shown, self.noun_words),
+            ),
+            "cell nouns": objective.cell_loss(
+                cells, self.nouns, objective.noun_labels(labels), scale, self.skipped_nouns[known]
+            ),
+        }
+
+
 class SceneBatches:
     """Batches from a pool, varied on the way: mirrored, shifted, brighter or darker, grey. Batch k depends on (seed, k) only."""
 
@@ -220,12 +283,9 @@ def train_image(
     if resume:
         training.resume()
     training.model.load_state_dict(language.text_tower(text), strict=False)
-    captions = objective.all_captions()
-    tables = [_embedded(training.model, texts) for texts in captions.wordings]
-    names = _embedded(training.model, objective.cell_names())
-    nouns = _embedded(training.model, objective.nouns())
+    aims = Aims(training.model)
     batches = SceneBatches(pool, batch=plan.batch, seed=plan.seed)
-    device = training.device
+    coloured = plan.batch - batches.grey
     end = plan.steps if stop is None else stop
     training.model.train()
     with tqdm(total=plan.steps, initial=training.done, desc=plan.name, mininterval=5) as bar:
@@ -233,22 +293,12 @@ def train_image(
             pixels, subjects, boxes = batches[training.done]
             if plan.name != "vit":
                 pixels = pixels.contiguous(memory_format=torch.channels_last)
-            table = tables[training.done % len(tables)]
-            coloured = plan.batch - batches.grey
-            rows = torch.from_numpy(captions.rows[subjects[:coloured, 0], subjects[:coloured, 1]]).to(device)
-            pooled, cells = dense.features(training.visual, pixels.to(device))
-            labels = objective.cell_labels(subjects, boxes, (cells.shape[1], cells.shape[2])).to(device)
-            scale = training.model.logit_scale.exp()
-            whole = objective.image_loss(pooled[:coloured], table, rows, scale)
-            parts = objective.cell_loss(cells[:coloured], names, labels[:coloured], scale)
-            shown = objective.named_nouns(subjects).to(device)
-            forms = objective.noun_loss(pooled, nouns, shown, scale)
-            forms = forms + objective.cell_loss(cells, nouns, objective.noun_labels(labels), scale)
-            training.update(whole + parts + forms)
+            pooled, cells = dense.features(training.visual, pixels.to(training.device))
+            losses = aims.losses(pooled, cells, subjects, boxes, coloured=coloured, step=training.done)
+            training.update(sum(losses.values(), torch.zeros((), device=training.device)))
             bar.update()
             if training.done % 20 == 0:
-                right = (functional.normalize(pooled[:coloured], dim=-1) @ table.T).argmax(dim=-1).eq(rows).float().mean()
-                bar.set_postfix(image=f"{whole.item():.3f}", cells=f"{parts.item():.3f}", nouns=f"{forms.item():.3f}", right=f"{right.item():.2f}", refresh=False)
+                bar.set_postfix({name: f"{loss.item():.3f}" for name, loss in losses.items()}, refresh=False)
             if training.done % keep_every == 0:
                 training.keep()
                 saved.save(training.model, plan.name, out, embed_dim=language.EMBED_DIM)

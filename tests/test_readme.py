@@ -1,0 +1,82 @@
+"""What the README says is what is there: its tables, ids, code and shell lines."""
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from encoders.registry import EncoderId, schemes
+from service.cli import main
+from service.problems import slugs
+from service.settings import settings_table
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def block(name: str) -> str:
+    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+
+
+def code(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def test_the_settings_table_is_the_settings() -> None:
+    """If this fails, put service.settings.settings_table() between the two markers."""
+    assert block("settings").strip() == settings_table().strip()
+
+
+def test_the_library_example_runs() -> None:
+    example = next(text for text in code("python") if "decode(" in text)
+    names: dict[str, object] = {}
+    exec(compile(example.replace('open("', f'open("{ROOT}/'), "README.md", "exec"), names)
+    assert names["encoded"].tokens.shape == (1, *_shape(names))  # type: ignore[attr-defined]
+
+
+def _shape(names: dict[str, object]) -> tuple[int, int]:
+    spec = names["encoder"].spec  # type: ignore[attr-defined]
+    return spec.prefix_tokens + spec.grid().rows * spec.grid().cols, spec.hidden_size
+
+
+def test_the_tutorials_code_is_the_plugins() -> None:
+    plugin = (ROOT / "tests" / "plugin" / "visiontower_lenet.py").read_text()
+    tutorial = next(text for text in code("python") if "class LeNet5" in text)
+    body = tutorial.split("def load")[0].split("Outputs) -> Features:\n")[1].strip()
+    assert body in plugin
+    assert next(iter(code("toml"))).strip() in (ROOT / "tests" / "plugin" / "pyproject.toml").read_text()
+
+
+def test_every_id_named_can_be_parsed_and_its_scheme_is_known() -> None:
+    named = re.findall(r"`((?:demo|openclip|hf|timm):[^`\[]+)(?:\[[^`]*)?`", README)
+    assert len(named) > 8
+    assert {EncoderId.parse(text).scheme for text in named} <= set(schemes())
+
+
+def test_every_file_named_is_there() -> None:
+    for path in re.findall(r"`((?:encoders|service|tests|deploy)/[\w./-]*)`", README):
+        assert (ROOT / path).exists(), path
+
+
+def test_every_make_target_named_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+        assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
+
+
+def test_every_command_named_is_one() -> None:
+    for command in set(re.findall(r"visiontower (serve|embed|similarity|models|vram)\b", README)):
+        with pytest.raises(SystemExit) as ended:
+            main([command, "--help"])
+        assert not ended.value.code, command
+
+
+def test_the_problem_pages_are_listed() -> None:
+    assert "/problems" in README
+    assert len(list(slugs())) > 8
+
+
+def test_shell_lines_are_whole() -> None:
+    for text in code("sh"):
+        shlex.split(text, comments=True)

@@ -1,0 +1,80 @@
+"""Settings: defaults, the environment, what is refused, and the generated table."""
+
+import pytest
+from pydantic import ValidationError
+from pydantic_settings import SettingsError
+
+from service.settings import PREFIX, Settings, settings_table
+
+
+def test_the_demo_encoders_are_served_by_default() -> None:
+    assert Settings().model == ("demo:vit", "demo:resnet", "demo:convnext")
+    assert (Settings().host, Settings().port) == ("127.0.0.1", 8000)
+
+
+@pytest.mark.parametrize("value", ["fake:a,fake:b", " fake:a , fake:b ,", '["fake:a", "fake:b"]'])
+def test_a_variable_may_list_models_either_way(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("VISIONTOWER_MODEL", value)
+    assert Settings().model == ("fake:a", "fake:b")
+
+
+def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONTOWER_PORT", "9000")
+    assert Settings().port == 9000
+    assert Settings(port=9001).port == 9001
+
+
+def test_a_misspelt_variable_is_an_error_with_a_suggestion(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONTOWER_QUEUE_IMAGE", "9")
+    with pytest.raises(SettingsError, match="Did you mean 'VISIONTOWER_QUEUE_IMAGES'"):
+        Settings()
+
+
+def test_other_programs_variables_are_not_ours(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISION_PORT", "x")
+    Settings()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"prot": 1},
+        {"port": 70_000},
+        {"model": ()},
+        {"model": ("fake:a", "fake:a")},
+        {"max_images": 0},
+        {"max_images": 500},  # more than may queue
+        {"max_texts": 10_000},
+        {"max_image_pixels": 178_956_971},
+        {"preprocess_threads": 0},
+        {"preprocess_threads": "many"},
+        {"dtype": "int8"},
+        {"request_timeout_s": 0},
+    ],
+    ids=str,
+)
+def test_wrong_settings_are_refused(wrong: dict[str, object]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**wrong)  # type: ignore[arg-type]  # wrong on purpose
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError):
+        Settings().port = 1
+
+
+def test_the_table_has_every_setting_with_its_meaning() -> None:
+    rows = settings_table().splitlines()[2:]
+    assert len(rows) == len(Settings.model_fields)
+    for row, (name, field) in zip(rows, Settings.model_fields.items(), strict=True):
+        assert f"`{PREFIX}{name.upper()}`" in row
+        assert field.description
+        assert field.description in row
+        assert row.count("|") == 5
+
+
+@pytest.mark.parametrize("name", Settings.model_fields)
+def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
+    units = ("_s", "_bytes", "_pixels", "_images", "_texts", "_chars", "_values", "_threads", "batch", "port")
+    if isinstance(Settings.model_fields[name].default, int | float):
+        assert name.endswith(units)
