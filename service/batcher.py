@@ -3,8 +3,6 @@
 The thread takes its next batch itself the moment it is free, under a lock that is held for microseconds: nothing is
 waited for on the way, and whatever arrived during one forward can share the next. Rows go back to the loop in one call
 a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
-
-A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
 """
 
 import asyncio
@@ -14,14 +12,13 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeAlias, TypeVar, overload
+from typing import Any, Generic, TypeVar, overload
 
-import numpy as np
-
-from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput, VisiontowerError
-from encoders.types import Encoded, Encoder, Floats, Outputs, Pixels, TokenIds
+from encoders.errors import EncoderFailed, EncoderIdError, VisiontowerError
+from encoders.types import Encoded, Encoder, Floats, Pixels, TokenIds
 from service.batching import BatchKey, Ceiling, ImageKey, Queue, TextKey, Waiting
 from service.errors import DeadlineExceeded, DeviceLost
+from service.forward import Outcome, forward, try_out, works
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -50,10 +47,6 @@ class Report:
 class _Item:
     payload: Any
     future: asyncio.Future[Any]
-
-
-Row: TypeAlias = Encoded | Floats
-_Outcome: TypeAlias = Row | VisiontowerError
 
 
 class Batcher:
@@ -123,7 +116,7 @@ class Batcher:
     async def probe(self, model: str) -> bool:
         """Run a known good image through the model, ahead of the queue; gives and keeps its health."""
         encoder = self._encoders[model]
-        self._healthy[model] = await self._call(partial(_works, encoder))
+        self._healthy[model] = await self._call(partial(works, encoder))
         return self._healthy[model]
 
     @overload
@@ -230,10 +223,10 @@ class Batcher:
         key = batch[0].key
         encoder = self._encoders[key.model]
         started = self._clock()
-        outcomes = _forward(encoder, key, [waiting.item.payload for waiting in batch])
+        outcomes = forward(encoder, key, [waiting.item.payload for waiting in batch])
         forward_s = self._clock() - started
         # One bad input must not take the server out of rotation: only if nothing worked is a known good image asked.
-        self._healthy[key.model] = any(not isinstance(o, EncoderFailed) for o in outcomes) or _works(encoder)
+        self._healthy[key.model] = any(not isinstance(o, EncoderFailed) for o in outcomes) or works(encoder)
         waits = [started - waiting.since for waiting in batch]
         self._observe(Report(key, len(batch), waits, forward_s))
         futures = [waiting.item.future for waiting in batch]
@@ -255,79 +248,17 @@ class Batcher:
             self._on_lost()
 
 
-def _forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[_Outcome]:
-    """One outcome a payload, in order."""
-    outcome = _try_forward(encoder, key, payloads)
-    if not isinstance(outcome, EncoderFailed):
-        return outcome
-    if len(payloads) == 1:
-        return [outcome]
-    # Outside the except block, and with the traceback gone, so that the failed attempt's tensors are free by now.
-    middle = len(payloads) // 2
-    return _forward(encoder, key, payloads[:middle]) + _forward(encoder, key, payloads[middle:])
-
-
-def _try_forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[_Outcome] | EncoderFailed:
-    try:
-        stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
-        rows = encoder.encode(stacked, key.outputs) if isinstance(key, ImageKey) else encoder.encode_text(stacked)
-        if len(rows) != len(payloads):
-            raise EncoderFailed(f"{key.model} gave {len(rows)} rows for {len(payloads)} inputs.", model=key.model)
-        if isinstance(rows, Encoded):
-            return [rows.row(index) for index in range(len(payloads))]
-        return list(rows)
-    except EncoderFailed as error:
-        _log.warning("a forward of %d failed: %s", len(payloads), error, exc_info=len(payloads) == 1)
-        return error.with_traceback(None)
-    except Exception as error:
-        _log.error("a forward of %d failed: %s", len(payloads), key.model, exc_info=len(payloads) == 1)
-        failed = EncoderFailed(f"{key.model} failed with {type(error).__name__}.", model=key.model)
-        failed.__cause__ = error.with_traceback(None)
-        return failed
-
-
 def _load_and_try(load: Callable[[], Encoder]) -> Encoder:
     encoder = load()
-    _try_out(encoder)
+    try_out(encoder)
     return encoder
-
-
-def _try_out(encoder: Encoder) -> None:
-    """One real forward of each half. Raises EncoderFailed or whatever the encoder raises."""
-    spec = encoder.spec
-    grey = np.full((1, *spec.image_size, 3), 128, dtype=np.uint8)
-    results = [encoder.encode(grey, Outputs(pooled=True)).pooled]
-    if spec.has_text:
-        results.append(encoder.encode_text(encoder.tokenize(["a warm-up"])))
-    for result in results:
-        if result is None or len(result) != 1:
-            raise EncoderFailed(f"{spec.id} did not answer a plain grey image with one row.", model=spec.id)
-        if not is_finite(result):
-            raise NonFiniteOutput(encoder=spec.id)
-
-
-def _works(encoder: Encoder) -> bool:
-    try:
-        _try_out(encoder)
-    except Exception:
-        _log.exception("%s fails on a plain grey image", encoder.spec.id)
-        return False
-    return True
-
-
-def is_finite(values: Floats) -> bool:
-    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
-    with np.errstate(all="ignore"):
-        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
-            return True
-        return bool(np.isfinite(values).all())  # finite values can also overflow the sum
 
 
 # On the event loop again. A future may be done already: its caller left, or the drain deadline passed.
 
 
 def _deliver(
-    futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[_Outcome], waits: Sequence[float], forward_s: float
+    futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[Outcome], waits: Sequence[float], forward_s: float
 ) -> None:
     for future, outcome, queue_s in zip(futures, outcomes, waits, strict=True):
         if isinstance(outcome, VisiontowerError):

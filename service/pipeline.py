@@ -17,10 +17,11 @@ import numpy as np
 from encoders.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
 from encoders.images import decode
 from encoders.types import Encoded, Encoder, Floats, ImageSize, Outputs, Pixels
-from service.batcher import Batcher, is_finite
+from service.batcher import Batcher
 from service.batching import ImageKey, TextKey
 from service.errors import DeadlineExceeded, Unavailable
 from service.fetch import Fetcher
+from service.forward import is_finite
 from service.metrics import Metrics
 from service.requests import Source
 

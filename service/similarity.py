@@ -8,8 +8,8 @@ import numpy as np
 
 from encoders.errors import NonFiniteOutput, VisiontowerError
 from encoders.types import Encoded, Floats, Grid, Scoring
-from service.batcher import is_finite
 from service.errors import InvalidOption, NoTexts, TooManyTexts
+from service.forward import is_finite
 from service.problems import problem
 from service.responses import Rendered, to_json
 from service.tensors import l2_normalize

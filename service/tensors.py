@@ -7,8 +7,8 @@ import numpy as np
 
 from encoders.errors import NonFiniteOutput
 from encoders.types import Encoded, Floats, Grid
-from service.batcher import is_finite
 from service.errors import NumbersDoNotFit
+from service.forward import is_finite
 from service.options import Dtype, EmbedOptions
 
 DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}

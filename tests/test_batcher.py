@@ -15,9 +15,10 @@ import pytest
 from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput
 from encoders.fake import FakeEncoder
 from encoders.types import Encoded, ImageSize, Outputs, Pixels
-from service.batcher import Answer, Batcher, Report, is_finite
+from service.batcher import Answer, Batcher, Report
 from service.batching import ImageKey, TextKey
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
+from service.forward import is_finite
 
 pytestmark = pytest.mark.anyio
 MODEL = "fake:vit"
@@ -179,6 +180,24 @@ async def test_a_foreign_exception_becomes_encoder_failed_without_its_message() 
         assert batcher.is_healthy(MODEL)  # a known good image was asked, and works
     assert "device-side" not in str(caught.value)
     assert isinstance(caught.value.__cause__, RuntimeError)
+
+
+async def test_a_failure_keeps_no_frame_of_the_forward_alive() -> None:
+    """A traceback's frames hold the batch's tensors; on a full card that would keep the retry from fitting."""
+
+    def fail(batch: int) -> None:
+        try:
+            raise MemoryError
+        except MemoryError as error:
+            raise EncoderFailed("out of memory") from error
+
+    encoder = FakeEncoder()
+    async with running(encoder) as batcher:
+        encoder.before = fail
+        (outcome,) = await asyncio.gather(batcher.submit(KEY, image(1), deadline=NEVER), return_exceptions=True)
+    assert isinstance(outcome, EncoderFailed)
+    assert outcome.__cause__ is not None
+    assert outcome.__cause__.__traceback__ is None
 
 
 async def test_a_wrong_number_of_rows_is_a_failure_of_the_encoder() -> None:

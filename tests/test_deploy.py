@@ -160,7 +160,9 @@ def test_every_variable_is_a_setting() -> None:
 def test_the_values_of_variables_are_valid() -> None:
     compose = loaded("docker-compose.yml")["services"]["visiontower"]["environment"]
     given = {**environment(), **{name: _default(value) for name, value in compose.items()}}
-    settings = {name.removeprefix(PREFIX).lower(): value for name, value in given.items() if name.startswith(PREFIX)}
+    settings: dict[str, Any] = {
+        name.removeprefix(PREFIX).lower(): value for name, value in given.items() if name.startswith(PREFIX)
+    }
     assert Settings(**settings).model == Settings.model_fields["model"].default
 
 

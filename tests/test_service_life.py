@@ -203,12 +203,13 @@ async def test_draining_finishes_what_was_admitted_and_takes_nothing_new() -> No
         assert (await admitted).status_code == 200
 
 
-async def test_at_the_drain_deadline_the_rest_fails_by_name() -> None:
+@pytest.mark.parametrize("images", [1, 2])
+async def test_at_the_drain_deadline_the_rest_fails_by_name_and_whole(images: int) -> None:
     gate = Gate()
     app = app_of(FakeEncoder(before=gate), drain_timeout_s=0)
     async with client_of(app) as client:
         gate.close()
-        admitted = post(client)
+        admitted = asyncio.create_task(client.post("/embed", files=[("image", PICTURE)] * images))
         await gate.someone_inside()
         await app.state.service.drain()
         assert_problem(await admitted, 503, "shutting-down")

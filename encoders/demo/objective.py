@@ -128,6 +128,20 @@ def named_nouns(subjects: NDArray[np.int64]) -> Tensor:
     return torch.from_numpy(shown / shown.sum(axis=1, keepdims=True))
 
 
+def colour_blindness_loss(coloured: Tensor, grey: Tensor, texts: Tensor) -> Tensor:
+    """How far the nouns seen in a picture are from those seen in its grey copy, which is taken as given.
+
+    It speaks of the nouns that `unjudged` leaves open too: of "triangle", for a red circle and for a grey one.
+
+    Args:
+        coloured: [B, D] pooled embeddings.
+        grey: [B, D] those of the grey copies, in the same order.
+        texts: [N, D] normalised embeddings of `nouns`.
+    """
+    seen, expected = (functional.normalize(pooled @ texts.T, dim=-1) for pooled in (coloured, grey.detach()))
+    return (seen - expected).square().sum(dim=-1).mean()
+
+
 def noun_labels(cells: Tensor) -> Tensor:
     """The same labels as `cell_labels`, by noun instead of by subject."""
     order = nouns()

@@ -214,6 +214,7 @@ class Aims:
                 scale,
                 objective.unjudged(shown, self.noun_words),
             ),
+            "blind": 2 * objective.colour_blindness_loss(pooled[: len(pooled) - coloured], pooled[coloured:], self.nouns),
             "cell nouns": objective.cell_loss(
                 cells, self.nouns, objective.noun_labels(labels), scale, self.skipped_nouns[known]
             ),
@@ -236,11 +237,12 @@ class SceneBatches:
     def __getitem__(self, step: int) -> tuple[Tensor, NDArray[np.int64], NDArray[np.float32]]:
         """Pixels [B, 3, H, W], subjects [B, 2] and boxes [B, 2, 4].
 
-        The last quarter is grey, between 60 and 190, so that it is neither black nor white: it teaches shapes apart
+        The last quarter shows the scenes of the first one again, grey, between 60 and 190, so that it is neither black nor white: it teaches shapes apart
         from colours. Otherwise "red is never a triangle", true of every training scene, is learnt before the shapes.
         """
         rng = np.random.default_rng([self.seed, 20, step])
         chosen = rng.integers(len(self.pool), size=self.batch)
+        chosen[-self.grey :] = chosen[: self.grey]
         images = np.empty((self.batch, *self.pool.images.shape[1:]), np.float32)
         boxes = self.pool.boxes[chosen].copy()
         size = images.shape[1]
