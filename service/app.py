@@ -4,7 +4,6 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from functools import partial
 from importlib.metadata import version
 from typing import Any, TypeAlias
@@ -24,6 +23,7 @@ from service.middleware import Observe
 from service.requests import Body
 from service.responses import Rendered, to_json
 from service.settings import Settings
+from service.specs import card
 
 Work: TypeAlias = Callable[..., Coroutine[Any, Any, Rendered]]
 
@@ -201,29 +201,7 @@ def _json(
 def _about(service: Service, model: str) -> dict[str, object]:
     """The public part of a spec, and the model's state."""
     spec = service.encoders[model].spec
-    grid = spec.grid()
-    sizes = asdict(spec.resolutions)
     return {
-        "id": model,
-        "family": spec.family,
-        "image_size": list(spec.image_size),
-        "patch_size": list(spec.patch_size),
-        "grid": list(grid),
-        "prefix_tokens": spec.prefix_tokens,
-        "hidden_size": spec.hidden_size,
-        "embed_dim": spec.embed_dim,
-        "pooled_size": spec.pooled_size,
-        "pooling": spec.pooling,
-        "layers": spec.layers,
-        "tokens": grid.rows * grid.cols,
-        "has_text": spec.has_text,
-        "projects": spec.projects,
-        "dense": spec.dense,
-        "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
-        "dtype": spec.dtype,
-        "device": spec.device,
-        "parameters": spec.parameters,
-        "weights_bytes": spec.weights_bytes,
-        "revision": spec.revision,
+        **card(spec),
         "state": "ready" if service.is_model_ready(model) else "failed",
     }

@@ -20,7 +20,9 @@ from encoders import Encoded, Encoder, EncoderSpec, Grid, Outputs, TokenKind, de
 from encoders.errors import EncoderFailed, VisiontowerError
 from encoders.types import Pixels
 from service import exports
+from service.batching import ImageKey
 from service.exports import GRID, Rows
+from service.forward import forward
 from service.options import EmbedOptions
 from service.parts import Array, BulkError, Failure, Part, Parts, beside, opened, write_whole
 from service.tensors import finish
@@ -205,20 +207,14 @@ def _encode(job: Job, encoder: Encoder, parts: Parts, batch: _Batch, *, into: Pa
 
 
 def _forward(job: Job, encoder: Encoder, pixels: Sequence[Pixels]) -> list[dict[str, Array] | VisiontowerError]:
-    """A row or an error for each image; a batch that fails is tried image by image, so that one cannot take the others.
-
-    Raises EncoderFailed if all of several fail: then it is the encoder, not a file.
-    """
-    try:
-        encoded = encoder.encode(np.stack(pixels), outputs_of(encoder.spec, job.options))
-    except EncoderFailed as error:
-        if len(pixels) == 1:
-            return [error]
-        alone = [result for one in pixels for result in _forward(job, encoder, [one])]
-        if all(isinstance(result, EncoderFailed) for result in alone):
-            raise
-        return alone
-    return [_finish(job, encoder, encoded.row(index)) for index in range(len(pixels))]
+    """A row or an error for each image. Raises EncoderFailed if all of several fail: then it is no file's fault."""
+    spec = encoder.spec
+    key = ImageKey(spec.id, spec.size(job.options.resolution), outputs_of(spec, job.options))
+    outcomes = forward(encoder, key, pixels)
+    failures = [outcome for outcome in outcomes if isinstance(outcome, EncoderFailed)]
+    if len(failures) == len(outcomes) > 1:
+        raise failures[0]
+    return [_finish(job, encoder, outcome) if isinstance(outcome, Encoded) else outcome for outcome in outcomes]
 
 
 def _finish(job: Job, encoder: Encoder, row: Encoded) -> dict[str, Array] | VisiontowerError:

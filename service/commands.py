@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 import time
@@ -9,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from rich.console import Console
 from rich.table import Table
 from tqdm import tqdm
@@ -16,14 +18,20 @@ from tqdm import tqdm
 import encoders
 from encoders import Encoder, decode
 from encoders.catalog import catalog, listed
+from encoders.errors import EncoderFailed
 from service import bulk, exports, tables
+from service.batching import ImageKey, TextKey
+from service.forward import Outcome, forward
 from service.options import EmbedOptions, SimilarityOptions, read
 from service.parts import BulkError
 from service.settings import Settings
 from service.similarity import Prompts, score
+from service.specs import card
 from service.tables import Score
 
 _SHOWN_FAILURES = 20
+
+logging.getLogger(forward.__module__).addHandler(logging.NullHandler())  # what fails is shown here, as one line
 
 
 class ArgumentError(BulkError):
@@ -32,9 +40,6 @@ class ArgumentError(BulkError):
 
 def embed(arguments: argparse.Namespace) -> int:
     """Files to one file. 1 if some of them could not be encoded, 130 if interrupted."""
-    tokens_only = [name for name in ("layer", "prefix", "project") if getattr(arguments, name) not in (None, False)]
-    if tokens_only and arguments.output == "pooled":
-        raise ArgumentError(f"--{tokens_only[0]} is about tokens: add --output tokens or --output both.")
     options = read(
         EmbedOptions,
         query=[
@@ -81,8 +86,9 @@ def similarity(arguments: argparse.Namespace) -> int:
     spec = encoder.spec
     scoring = spec.require_text()
     pixels = encoder.preprocess(image, spec.size(options.resolution))
-    row = encoder.encode(pixels[None], spec.outputs(pooled=True)).row(0)
-    vectors = prompts.vectors(encoder.encode_text(encoder.tokenize(prompts.unique)))
+    key = ImageKey(spec.id, spec.size(options.resolution), spec.outputs(pooled=True))
+    (row,) = _sound(forward(encoder, key, [pixels]))
+    vectors = prompts.vectors(np.stack(_sound(forward(encoder, TextKey(spec.id), encoder.tokenize(prompts.unique)))))
     scores = score(row, vectors, scoring, model=spec.id)
     rows = [
         Score(text, float(cosine), float(logit), float(probability))
@@ -114,11 +120,13 @@ def models(arguments: argparse.Namespace) -> int:
             _print(tables.catalog_table(schemes))
     else:
         spec = _load(arguments, arguments.id).spec
-        card = tables.card(spec)
         if arguments.json:
-            _print_json(card)
+            by_resolution = [
+                {"resolution": row.size, "grid": row.grid, "tokens": row.tokens} for row in tables.at_resolutions(spec)
+            ]
+            _print_json({**card(spec), "tokens_by_resolution": by_resolution})
         else:
-            _print(tables.spec_table(card), tables.resolutions_table(spec))
+            _print(tables.spec_table(card(spec)), tables.resolutions_table(spec))
     return 0
 
 
@@ -130,6 +138,14 @@ def _load(arguments: argparse.Namespace, encoder_id: str) -> Encoder:
     except ValueError as error:
         raise ArgumentError(str(error)) from error
     return encoders.load(encoder_id, placement)
+
+
+def _sound(outcomes: Sequence[Outcome]) -> list[Any]:
+    """All rows, or the first error raised."""
+    for outcome in outcomes:
+        if isinstance(outcome, EncoderFailed):
+            raise outcome
+    return list(outcomes)
 
 
 def _bytes(path: Path) -> bytes:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from encoders.types import ImageSize
 from service.errors import InvalidOption
@@ -67,6 +67,13 @@ class EmbedOptions(Options):
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
+
+    @field_validator("layer", "prefix", "project")
+    @classmethod
+    def _about_tokens(cls, value: int | bool | None, info: ValidationInfo) -> int | bool | None:
+        if value is not None and value is not False and info.data.get("output") == "pooled":
+            raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
+        return value
 
 
 class SimilarityOptions(Options):

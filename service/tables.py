@@ -1,7 +1,7 @@
 """What the command line shows, as rich tables and as JSON. Knows values; loads and computes nothing."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 from rich.table import Table
 
@@ -73,7 +73,7 @@ def spec_table(card: dict[str, object]) -> Table:
     table.add_column("fact", no_wrap=True)
     table.add_column("value", overflow="fold")
     for name, value in card.items():
-        if name not in ("id", "tokens_by_resolution"):
+        if name != "id":
             table.add_row(name.replace("_", " "), _shown(value))
     return table
 
@@ -97,37 +97,6 @@ def resolutions_table(spec: EncoderSpec) -> Table:
     table.caption = "* native. Without the prefix tokens." if spec.prefix_tokens else "* native"
     table.caption_justify = "left"
     return table
-
-
-def card(spec: EncoderSpec) -> dict[str, object]:
-    """One encoder's facts as JSON has them, named as /models names them."""
-    grid, sizes = spec.grid(), asdict(spec.resolutions)
-    return {
-        "id": spec.id,
-        "family": spec.family,
-        "image_size": list(spec.image_size),
-        "patch_size": list(spec.patch_size),
-        "grid": list(grid),
-        "tokens": grid.rows * grid.cols,
-        "prefix_tokens": spec.prefix_tokens,
-        "hidden_size": spec.hidden_size,
-        "embed_dim": spec.embed_dim,
-        "pooled_size": spec.pooled_size,
-        "pooling": spec.pooling,
-        "layers": spec.layers,
-        "has_text": spec.has_text,
-        "projects": spec.projects,
-        "dense": spec.dense,
-        "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
-        "dtype": spec.dtype,
-        "device": spec.device,
-        "parameters": spec.parameters,
-        "weights_bytes": spec.weights_bytes,
-        "revision": spec.revision,
-        "tokens_by_resolution": [
-            {"resolution": list(row.size), "grid": list(row.grid), "tokens": row.tokens} for row in at_resolutions(spec)
-        ],
-    }
 
 
 def _shown(value: object) -> str:

@@ -192,6 +192,19 @@ def test_a_row_that_is_not_finite_fails_alone(folder: Path) -> None:
     assert finished.images == 19
 
 
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("odd")])
+def test_an_error_the_encoder_did_not_announce_fails_its_image_alone(folder: Path, error: Exception) -> None:
+    forwards = count()
+
+    def before(batch: int) -> None:
+        if next(forwards) == 0 or batch == 1:
+            raise error
+
+    finished = run(job_of(folder, "out.npy", batch_size=3), FakeEncoder(before=before))
+    assert [failure.error for failure in finished.failures].count("EncoderFailed") == 1
+    assert finished.images == 19
+
+
 def test_a_broken_encoder_stops_the_run_rather_than_blame_every_file(folder: Path) -> None:
     def fail(batch: int) -> None:
         raise EncoderFailed("broken", model="fake:vit")

@@ -31,7 +31,7 @@ def test_the_settings_table_is_the_settings() -> None:
 def test_the_library_example_runs() -> None:
     example = next(text for text in code("python") if "decode(" in text)
     names: dict[str, object] = {}
-    exec(compile(example.replace('open("', f'open("{ROOT}/'), "README.md", "exec"), names)
+    exec(compile(example.replace('Path("', f'Path("{ROOT}/'), "README.md", "exec"), names)
     assert names["encoded"].tokens.shape == (1, *_shape(names))  # type: ignore[attr-defined]
 
 
@@ -61,7 +61,7 @@ def test_every_file_named_is_there() -> None:
 
 def test_every_make_target_named_is_there() -> None:
     makefile = (ROOT / "Makefile").read_text()
-    for target in set(re.findall(r"\bmake ([a-z]+)", README)):
+    for target in set(re.findall(r"`make ([a-z]+)", README)):
         assert re.search(rf"^{target}:", makefile, flags=re.MULTILINE), target
 
 

@@ -69,6 +69,7 @@ BAD = [
     Bad("unknown option", 422, "invalid-option", "normalise=true"),
     Bad("unknown value", 422, "invalid-option", "output=everything"),
     Bad("layer no number", 422, "invalid-option", "layer=last"),
+    Bad("layer without tokens", 422, "invalid-option", "layer=0&output=pooled"),
     Bad("layer a boolean", 422, "invalid-option", request={"json": {"images": [ENCODED], "layer": True}}),
     Bad(
         "options that differ",
