@@ -214,11 +214,12 @@ def _forward(job: Job, encoder: Encoder, pixels: Sequence[Pixels]) -> list[dict[
     failures = [outcome for outcome in outcomes if isinstance(outcome, EncoderFailed)]
     if len(failures) == len(outcomes) > 1:
         raise failures[0]
-    return [_finish(job, encoder, outcome) if isinstance(outcome, Encoded) else outcome for outcome in outcomes]
+    return [outcome if isinstance(outcome, EncoderFailed) else _finish(job, encoder, outcome) for outcome in outcomes]
 
 
-def _finish(job: Job, encoder: Encoder, row: Encoded) -> dict[str, Array] | VisiontowerError:
+def _finish(job: Job, encoder: Encoder, row: Encoded | Array) -> dict[str, Array] | VisiontowerError:
     """One image's arrays as they are written."""
+    assert isinstance(row, Encoded), "an array is a text's row"
     try:
         tensors = finish(row, job.options, model=encoder.spec.id)
     except VisiontowerError as error:

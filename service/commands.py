@@ -88,7 +88,8 @@ def similarity(arguments: argparse.Namespace) -> int:
     pixels = encoder.preprocess(image, spec.size(options.resolution))
     key = ImageKey(spec.id, spec.size(options.resolution), spec.outputs(pooled=True))
     (row,) = _sound(forward(encoder, key, [pixels]))
-    vectors = prompts.vectors(np.stack(_sound(forward(encoder, TextKey(spec.id), encoder.tokenize(prompts.unique)))))
+    texts = _sound(forward(encoder, TextKey(spec.id), list(encoder.tokenize(prompts.unique))))
+    vectors = prompts.vectors(np.stack(texts))
     scores = score(row, vectors, scoring, model=spec.id)
     rows = [
         Score(text, float(cosine), float(logit), float(probability))

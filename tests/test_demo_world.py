@@ -79,15 +79,18 @@ def test_a_box_holds_all_that_was_drawn_and_fits(subject: object) -> None:
     rows, columns = np.nonzero(np.abs(drawn - empty).max(axis=2) > 16)
     left, top, right, bottom = (edge * size for edge in scene.objects[0].box)
     # Pillow's outlines may take one more pixel of the doubled canvas, and a pixel has a width.
-    assert left - 1 <= columns.min() and columns.max() <= right + 1
-    assert top - 1 <= rows.min() and rows.max() <= bottom + 1
+    assert left - 1 <= columns.min()
+    assert columns.max() <= right + 1
+    assert top - 1 <= rows.min()
+    assert rows.max() <= bottom + 1
     assert columns.max() + 1 - columns.min() > 0.8 * (right - left)
     assert rows.max() + 1 - rows.min() > 0.8 * (bottom - top)
 
 
 def test_two_boxes_do_not_touch_and_stay_inside() -> None:
     boxes = draw(PoolSpec(size=32, count=200, seed=1, objects=2)).boxes
-    assert boxes.min() >= 0 and boxes.max() <= 1
+    assert boxes.min() >= 0
+    assert boxes.max() <= 1
     overlap = np.minimum(boxes[:, 0, 2:], boxes[:, 1, 2:]) - np.maximum(boxes[:, 0, :2], boxes[:, 1, :2])
     assert (overlap.min(axis=1) < 0).all()
 
@@ -95,8 +98,8 @@ def test_two_boxes_do_not_touch_and_stay_inside() -> None:
 def test_cells_are_covered_by_what_lies_on_them() -> None:
     boxes = np.array([[[0.0, 0.0, 0.5, 0.5], [0.75, 0.5, 1.0, 0.75]], [[0.0, 0.0, 1.0, 1.0], [np.nan] * 4]])
     cover = cell_cover(boxes, (2, 2))
-    assert np.allclose(cover[0], [[[1, 0], [0, 0]], [[0, 0], [0, 0.25]]])
-    assert np.allclose(cover[1], [np.ones((2, 2)), np.zeros((2, 2))])
+    assert np.allclose(cover[0], np.array([[[1, 0], [0, 0]], [[0, 0], [0, 0.25]]]))
+    assert np.allclose(cover[1], np.stack([np.ones((2, 2)), np.zeros((2, 2))]))
     assert np.array_equal(on_object(cover)[0], [[[True, False], [False, False]], [[False, False], [False, True]]])
 
 

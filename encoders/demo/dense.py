@@ -68,6 +68,4 @@ def _convnext(visual: TimmModel, pixels: Tensor) -> tuple[Tensor, Tensor]:
 
 def points(dense: Tensor, text: Tensor) -> Tensor:
     """Cosine of every location with one text an image: [B, rows, cols] from [B, rows, cols, D] and [B, D]."""
-    return torch.einsum(
-        "brcd,bd->brc", functional.normalize(dense, dim=-1), functional.normalize(text, dim=-1)
-    )
+    return torch.einsum("brcd,bd->brc", functional.normalize(dense, dim=-1), functional.normalize(text, dim=-1))

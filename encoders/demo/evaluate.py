@@ -25,20 +25,21 @@ from .vocabulary import WEIGHTS, tokenizer
 from .world import DRAWN_THINGS, HELD_OUT, PAIRS, SUBJECTS, Subject, caption, cell_cover, on_object
 
 DEFINITIONS: dict[str, str] = {
-    "shape_colour_seen": "Zero-shot accuracy on single shapes whose (shape, colour) was in training, among all 64 pairs, "
-    'held-out ones included; the class text is the bare caption ("a red circle").',
+    "shape_colour_seen": "Zero-shot accuracy on single shapes whose (shape, colour) was in training, among all 64 "
+    'pairs, held-out ones included; the class text is the bare caption ("a red circle").',
     "shape_colour_held_out": "The same on the 8 pairs that were never drawn and never named in training, among all 64.",
     "things": "Zero-shot accuracy on single drawn things, among the 12 things.",
-    "subjects": "Zero-shot accuracy over both kinds of single-object scenes, among all 76 (64 pairs and 12 things).",
-    "pointing": "Two-object scenes, one heat map for each object's caption: the share whose largest cell lies on the named "
-    "object, that is, the object's box covers more of the cell than the other's box, and at least a quarter of the cell "
-    "or more than of any other cell. Compared on the model's own grid, nothing upsampled.",
+    "subjects": "Zero-shot accuracy over the seen pairs and the things together, among all 76 (64 pairs, 12 things).",
+    "pointing": "Two-object scenes, one heat map for each object's caption: the share whose largest cell lies on the "
+    "named object, that is, the object's box covers more of the cell than the other's box, and at least a quarter of "
+    "the cell or more than of any other cell. Compared on the model's own grid, nothing upsampled.",
     "pointing_held_out": "The same for two held-out pairs in one scene.",
-    "pointing_chance": "Mean share of the grid's cells that would count as a hit.",
-    "image_to_text_r1": "Retrieval: scenes of one or two objects, no two of the same content; the image's own caption is its nearest.",
-    "image_to_text_r5": "... is among its 5 nearest.",
-    "text_to_image_r1": "The caption's own image is its nearest.",
-    "text_to_image_r5": "... is among its 5 nearest.",
+    "pointing_chance": "Mean share of the grid's cells that would count as a hit in the scenes of `pointing`.",
+    "image_to_text_r1": "Retrieval among scenes of one or two objects, no two of the same content: the image's own "
+    "caption is the nearest. A tie counts as a miss.",
+    "image_to_text_r5": "The image's own caption is among the 5 nearest.",
+    "text_to_image_r1": "The caption's own image is the nearest.",
+    "text_to_image_r5": "The caption's own image is among the 5 nearest.",
 }
 
 

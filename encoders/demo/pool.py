@@ -1,6 +1,6 @@
 """Drawn scenes as arrays: pixels, subjects and boxes, drawn once and kept on disk.
 
-Knows seeds and files; scene i depends only on (stream, seed, i), so the order and the number of processes do not matter.
+Knows seeds and files. Scene i depends only on (stream, seed, i), so neither order nor number of processes matters.
 """
 
 import multiprocessing

@@ -18,7 +18,14 @@ from .vocabulary import CONTEXT_LENGTH, tokenizer
 NAMES = ("vit", "resnet", "convnext")
 IMAGE_SIZE = 96
 _VISION: dict[str, dict[str, Any]] = {
-    "vit": {"image_size": IMAGE_SIZE, "patch_size": 16, "width": 128, "layers": 5, "head_width": 32, "pool_type": "avg"},
+    "vit": {
+        "image_size": IMAGE_SIZE,
+        "patch_size": 16,
+        "width": 128,
+        "layers": 5,
+        "head_width": 32,
+        "pool_type": "avg",
+    },
     "resnet": {"image_size": IMAGE_SIZE, "layers": [1, 2, 2, 1], "width": 16, "head_width": 64},
     "convnext": {
         "image_size": IMAGE_SIZE,
@@ -38,7 +45,13 @@ PREPROCESSING: dict[str, Any] = {
 
 def config(name: str, *, embed_dim: int) -> dict[str, Any]:
     """The model's configuration in the form of an `open_clip_config.json`."""
-    text = {"context_length": CONTEXT_LENGTH, "vocab_size": tokenizer().vocab_size, "width": 128, "heads": 4, "layers": 2}
+    text = {
+        "context_length": CONTEXT_LENGTH,
+        "vocab_size": tokenizer().vocab_size,
+        "width": 128,
+        "heads": 4,
+        "layers": 2,
+    }
     return {
         "model_cfg": {"embed_dim": embed_dim, "vision_cfg": _VISION[name], "text_cfg": text},
         "preprocess_cfg": PREPROCESSING,

@@ -133,7 +133,10 @@ def _boat(rng: np.random.Generator) -> Sketch:
         (_rect(-0.06, -1, 0.04, 0.4), _BROWN),
         (_at((0.1, -0.9), (0.1, 0.25), (0.75, 0.25)), COLOURS["white"]),
         (_at((-0.12, -0.7), (-0.12, 0.25), (-0.6, 0.25)), COLOURS["white"]),
-        (_at((-1, 0.35), (1, 0.35), (0.65, 0.85), (-0.65, 0.85)), _one_of(rng, "red", "blue") if rng.random() < 0.6 else _BROWN),
+        (
+            _at((-1, 0.35), (1, 0.35), (0.65, 0.85), (-0.65, 0.85)),
+            _one_of(rng, "red", "blue") if rng.random() < 0.6 else _BROWN,
+        ),
     ]
 
 
@@ -153,7 +156,10 @@ def _face(rng: np.random.Generator) -> Sketch:
         (_oval(0, 0, 0.95), _SKIN),
         (_oval(-0.35, -0.25, 0.14), COLOURS["black"]),
         (_oval(0.35, -0.25, 0.14), COLOURS["black"]),
-        (np.concatenate([_oval(0, 0.1, 0.6, 0.55, start=10, stop=170), _oval(0, 0.1, 0.5, 0.3, start=170, stop=10)]), COLOURS["red"]),
+        (
+            np.concatenate([_oval(0, 0.1, 0.6, 0.55, start=10, stop=170), _oval(0, 0.1, 0.5, 0.3, start=170, stop=10)]),
+            COLOURS["red"],
+        ),
     ]
 
 
@@ -197,7 +203,10 @@ def _umbrella(rng: np.random.Generator) -> Sketch:
     paint = _one_of(rng, "purple", "blue", "green")
     return [
         (_rect(-0.05, -0.95, 0.05, 0.8), _BROWN),
-        (np.concatenate([_oval(0.15, 0.75, 0.2, start=0, stop=180), _oval(0.15, 0.75, 0.1, start=180, stop=0)]), _BROWN),
+        (
+            np.concatenate([_oval(0.15, 0.75, 0.2, start=0, stop=180), _oval(0.15, 0.75, 0.1, start=180, stop=0)]),
+            _BROWN,
+        ),
         (_oval(0, 0, 1, 0.85, start=180, stop=360), paint),
         (_oval(-0.66, 0, 0.3, 0.12, start=180, stop=360), COLOURS["white"]),
         (_oval(0.66, 0, 0.3, 0.12, start=180, stop=360), COLOURS["white"]),

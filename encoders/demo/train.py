@@ -24,7 +24,7 @@ from .vocabulary import MERGES, WEIGHTS, tokenizer
 from .world import SEEN_SUBJECTS, SUBJECTS
 
 _SEED = 1
-_STEPS = {"text": 1500, "vit": 3600, "resnet": 3000, "convnext": 3600}
+_STEPS = {"text": 2100, "vit": 4200, "resnet": 1500, "convnext": 2000}
 _PEAK_RATE = {"text": 1e-3, "vit": 1e-3, "resnet": 2e-3, "convnext": 2e-3}
 
 
@@ -73,7 +73,7 @@ class Training:
         if plan.name == "convnext":
             _wake(self.visual)
         if plan.name in ("resnet", "convnext"):
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]  # torch's stub lacks it
+            self.model.to(memory_format=torch.channels_last)
         self.optimiser = torch.optim.AdamW(self._groups(), betas=(0.9, 0.98), eps=1e-8)
 
     def _groups(self) -> list[dict[str, object]]:
@@ -214,7 +214,8 @@ class Aims:
                 scale,
                 objective.unjudged(shown, self.noun_words),
             ),
-            "blind": 2 * objective.colour_blindness_loss(pooled[: len(pooled) - coloured], pooled[coloured:], self.nouns),
+            "blind": 2
+            * objective.colour_blindness_loss(pooled[: len(pooled) - coloured], pooled[coloured:], self.nouns),
             "cell nouns": objective.cell_loss(
                 cells, self.nouns, objective.noun_labels(labels), scale, self.skipped_nouns[known]
             ),
@@ -222,7 +223,7 @@ class Aims:
 
 
 class SceneBatches:
-    """Batches from a pool, varied on the way: mirrored, shifted, brighter or darker, grey. Batch k depends on (seed, k) only."""
+    """Batches from a pool, mirrored, shifted, brighter or darker, grey. Batch k depends on (seed, k) only."""
 
     def __init__(self, pool: Pool, *, batch: int, seed: int) -> None:
         self.pool, self.batch, self.seed = pool, batch, seed
@@ -237,8 +238,9 @@ class SceneBatches:
     def __getitem__(self, step: int) -> tuple[Tensor, NDArray[np.int64], NDArray[np.float32]]:
         """Pixels [B, 3, H, W], subjects [B, 2] and boxes [B, 2, 4].
 
-        The last quarter shows the scenes of the first one again, grey, between 60 and 190, so that it is neither black nor white: it teaches shapes apart
-        from colours. Otherwise "red is never a triangle", true of every training scene, is learnt before the shapes.
+        The last quarter shows the scenes of the first one again in grey, between 60 and 190, so neither black nor
+        white: it teaches shapes apart from colours. Otherwise "red is never a triangle", true of every training
+        scene, is learnt before the shapes.
         """
         rng = np.random.default_rng([self.seed, 20, step])
         chosen = rng.integers(len(self.pool), size=self.batch)
@@ -254,7 +256,9 @@ class SceneBatches:
             boxes[row] -= np.array([right, down, right, down], np.float32) / size
             if rng.random() < 0.5:
                 columns = columns[::-1]
-                boxes[row] = np.stack([1 - boxes[row, :, 2], boxes[row, :, 1], 1 - boxes[row, :, 0], boxes[row, :, 3]], 1)
+                boxes[row] = np.stack(
+                    [1 - boxes[row, :, 2], boxes[row, :, 1], 1 - boxes[row, :, 0], boxes[row, :, 3]], 1
+                )
             images[row] = image[:, columns]
         gain = rng.uniform(0.85, 1.15, size=(self.batch, 1, 1, 1)).astype(np.float32)
         lift = rng.uniform(-12, 12, size=(self.batch, 1, 1, 1)).astype(np.float32)
@@ -329,11 +333,18 @@ def main(arguments: list[str] | None = None) -> None:
         "is that of an unbroken run. Then `python -m encoders.demo.evaluate vit` measures it. "
         f"The vocabulary file must be there: `python -m encoders.demo.vocabulary` writes {MERGES.name}.",
     )
-    parser.add_argument("name", choices=["text", *saved.NAMES], help="what to train; 'text' is done by the others when needed")
+    parser.add_argument(
+        "name", choices=["text", *saved.NAMES], help="what to train; 'text' is done by the others when needed"
+    )
     parser.add_argument("--steps", type=int, help=f"length of the schedule, 64 scenes each (default: {_STEPS})")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in the work folder")
     parser.add_argument("--out", type=Path, default=WEIGHTS, help="folder for NAME.json and NAME.safetensors")
-    parser.add_argument("--work", type=Path, default=Path(".training"), help="folder for drawings and checkpoints (default: %(default)s)")
+    parser.add_argument(
+        "--work",
+        type=Path,
+        default=Path(".training"),
+        help="folder for drawings and checkpoints (default: %(default)s)",
+    )
     parser.add_argument("--threads", type=int, help="CPU threads (default: torch's)")
     chosen = parser.parse_args(arguments)
     if chosen.threads:

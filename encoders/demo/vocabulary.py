@@ -17,9 +17,28 @@ MERGES = WEIGHTS / "merges.txt.gz"
 CONTEXT_LENGTH = 16
 
 _FIRST_MERGES = 600
+
+
+def _words_of(text: str) -> tuple[str, ...]:
+    return tuple(text.split())
+
+
 # Words that people try: the text tower learns to put them, and random sub-words, apart from all that it can see.
-OTHER_NOUNS = ["dog", "cat", "person", "man", "woman", "child", "horse", "cow", "sheep", "bird", "bear", "elephant", "zebra", "giraffe", "lion", "tiger", "mouse", "rabbit", "snake", "bicycle", "motorcycle", "airplane", "bus", "train", "truck", "bench", "chair", "table", "sofa", "bed", "lamp", "clock", "vase", "book", "phone", "laptop", "keyboard", "television", "bottle", "glass", "cup", "fork", "knife", "spoon", "bowl", "banana", "apple", "sandwich", "orange", "broccoli", "carrot", "pizza", "cake", "bread", "mountain", "beach", "river", "forest", "street", "city", "road", "bridge", "building", "window", "door", "kitchen", "bathroom", "ball", "kite", "guitar", "piano", "shoe", "hat", "shirt", "dress", "watch", "ring", "box", "bag", "camera", "computer", "robot", "rocket", "plane", "helicopter", "ship", "dinosaur", "dragon", "frog", "butterfly", "bee", "spider", "leaf", "rose", "grass", "snow", "rain", "fire", "water", "rock", "castle", "tower", "church", "tent"]
-_MORE_WORDS = ["the", "an", "of", "on", "in", "at", "to", "is", "are", "with", "and", "or", "no", "not", "one", "two", "three", "some", "many", "small", "big", "large", "little", "left", "right", "above", "below", "under", "over", "beside", "behind", "front", "photo", "photograph", "sketch", "painting", "cartoon", "background", "shape", "thing", "object", "something", "nothing", "scene", "empty", "plain", "grey", "gray", "brown", "pink", "cyan", "magenta", "dark", "light", "bright", "pale", "colour", "color", "coloured", "colored", "crescent", "diamond", "oval", "rectangle", "hexagon", "moon", "it", "this", "that", "there"]
+OTHER_NOUNS = _words_of("""
+    dog cat person man woman child horse cow sheep bird bear elephant zebra giraffe lion tiger mouse rabbit
+    snake bicycle motorcycle airplane bus train truck bench chair table sofa bed lamp clock vase book phone
+    laptop keyboard television bottle glass cup fork knife spoon bowl banana apple sandwich orange broccoli
+    carrot pizza cake bread mountain beach river forest street city road bridge building window door kitchen
+    bathroom ball kite guitar piano shoe hat shirt dress watch ring box bag camera computer robot rocket plane
+    helicopter ship dinosaur dragon frog butterfly bee spider leaf rose grass snow rain fire water rock castle
+    tower church tent
+    """)
+_MORE_WORDS = _words_of("""
+    the an of on in at to is are with and or no not one two three some many small big large little left right
+    above below under over beside behind front photo photograph sketch painting cartoon background shape thing
+    object something nothing scene empty plain grey gray brown pink cyan magenta dark light bright pale colour
+    color coloured colored crescent diamond oval rectangle hexagon moon it this that there
+    """)
 
 
 def words() -> list[str]:
@@ -32,7 +51,8 @@ def words() -> list[str]:
 
 def write_merges(path: Path = MERGES) -> int:
     """Writes the reduced merges, in CLIP's order, under one header line; returns how many."""
-    header, *merges = gzip.open(default_bpe()).read().decode("utf-8").split("\n")[: 49152 - 256 - 2 + 1]
+    with gzip.open(default_bpe()) as carried:
+        header, *merges = carried.read().decode("utf-8").split("\n")[: 49152 - 256 - 2 + 1]
     rank = {"".join(merge.split()): number for number, merge in reversed(list(enumerate(merges)))}
     keep = set(range(_FIRST_MERGES))
     full = SimpleTokenizer()

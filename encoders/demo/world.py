@@ -94,7 +94,7 @@ class Scene:
 
 
 def caption(subjects: Sequence[Subject], rng: np.random.Generator | None = None) -> str:
-    """A caption naming all subjects; the plain one ("a red circle and a house") without `rng`, else a random wording."""
+    """A caption naming all subjects: the plain one ("a red circle and a house"), or with `rng` a random wording."""
     if rng is None:
         return " and ".join(subject.phrase for subject in subjects)
     order = rng.permutation(len(subjects))
@@ -244,7 +244,8 @@ def _ground(scene: Scene, size: int, rng: np.random.Generator) -> NDArray[np.uin
     if scene.texture == "stripes":
         along = np.sign(np.sin(along * rng.uniform(6, 18)))
     strength = rng.uniform(6, 18)
-    return (base + strength * along[..., None]).clip(0, 255).astype(np.uint8)
+    ground: NDArray[np.uint8] = (base + strength * along[..., None]).clip(0, 255).astype(np.uint8)
+    return ground
 
 
 def cell_cover(boxes: NDArray[np.floating], grid: tuple[int, int]) -> NDArray[np.float64]:
