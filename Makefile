@@ -12,7 +12,7 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup fmt check test bench run serve
+.PHONY: help setup fmt check test run serve
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -37,10 +37,6 @@ check: setup ## lint, format and types; changes nothing
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-
-bench: setup ## the benchmarks; ARGS="--help"
-	@if [ -f benchmarks/__main__.py ]; then exec $(BIN)/python -m benchmarks $(ARGS); \
-	else echo "There is no benchmark yet: benchmarks/ has no __main__.py."; fi
 
 # The first of these that is at least 3.11 and can make environments; PYTHON=... decides otherwise.
 $(BIN)/python:

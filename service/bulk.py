@@ -16,7 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
-from encoders import Encoded, Encoder, EncoderSpec, Grid, Outputs, TokenKind, decode
+from encoders import Encoded, Encoder, Grid, decode
 from encoders.errors import EncoderFailed, VisiontowerError
 from encoders.types import Pixels
 from service import exports
@@ -86,14 +86,6 @@ def array_names(options: EmbedOptions) -> list[str]:
     return ["tokens", "pooled"] if options.output == "both" else [options.output]
 
 
-def outputs_of(spec: EncoderSpec, options: EmbedOptions) -> Outputs:
-    """The forward's outputs for these options. Raises LayerNotFound or OutputNotOffered."""
-    kind = TokenKind.PROJECTED if options.project else TokenKind.HIDDEN
-    return spec.outputs(
-        pooled=options.output != "tokens", tokens=kind if options.output != "pooled" else None, layer=options.layer
-    )
-
-
 def run(
     job: Job,
     encoder: Encoder,
@@ -109,7 +101,7 @@ def run(
     Raises BulkError, RequestError if the encoder does not offer what the options ask for, or EncoderFailed if it fails
     on a batch and on each of its images.
     """
-    outputs_of(encoder.spec, job.options)
+    job.options.outputs(encoder.spec)
     names = [_text(path) for path in job.files]
     exports.check(job.out, names=array_names(job.options), files=names)
     with opened(job.out, run=_parameters(job, encoder), files=names, restart=job.restart) as parts:
@@ -209,7 +201,7 @@ def _encode(job: Job, encoder: Encoder, parts: Parts, batch: _Batch, *, into: Pa
 def _forward(job: Job, encoder: Encoder, pixels: Sequence[Pixels]) -> list[dict[str, Array] | VisiontowerError]:
     """A row or an error for each image. Raises EncoderFailed if all of several fail: then it is no file's fault."""
     spec = encoder.spec
-    key = ImageKey(spec.id, spec.size(job.options.resolution), outputs_of(spec, job.options))
+    key = ImageKey(spec.id, spec.size(job.options.resolution), job.options.outputs(spec))
     outcomes = forward(encoder, key, pixels)
     failures = [outcome for outcome in outcomes if isinstance(outcome, EncoderFailed)]
     if len(failures) == len(outcomes) > 1:

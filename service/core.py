@@ -140,10 +140,7 @@ class Service:
         encoder = self.encoder(options.model)
         model = encoder.spec.id
         size = encoder.spec.size(options.resolution)
-        kind = TokenKind.PROJECTED if options.project else TokenKind.HIDDEN
-        outputs = encoder.spec.outputs(
-            pooled=options.output != "tokens", tokens=kind if options.output != "pooled" else None, layer=options.layer
-        )
+        outputs = options.outputs(encoder.spec)
         _require_images(body)
         with self.door.admit(images=len(body.images)):
             outcomes = await self._pipeline.images(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from encoders.types import ImageSize
+from encoders.types import EncoderSpec, ImageSize, Outputs, TokenKind
 from service.errors import InvalidOption
 
 _RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
@@ -74,6 +74,13 @@ class EmbedOptions(Options):
         if value is not None and value is not False and info.data.get("output") == "pooled":
             raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
         return value
+
+    def outputs(self, spec: EncoderSpec) -> Outputs:
+        """What the forward must give. Raises LayerNotFound or OutputNotOffered."""
+        kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
+        return spec.outputs(
+            pooled=self.output != "tokens", tokens=kind if self.output != "pooled" else None, layer=self.layer
+        )
 
 
 class SimilarityOptions(Options):

@@ -18,7 +18,7 @@ from encoders.errors import EncoderFailed, LayerNotFound
 from encoders.fake import FakeEncoder, fake_spec
 from encoders.types import Encoded
 from service import exports
-from service.bulk import Finished, Job, find_images, outputs_of, run
+from service.bulk import Finished, Job, find_images, run
 from service.options import EmbedOptions
 from service.parts import BulkError, Failure, opened
 
@@ -61,7 +61,7 @@ def expected(path: str, *, name: str, **options: Any) -> np.ndarray[Any, Any]:
     encoder = FakeEncoder()
     spec = encoder.spec
     pixels = encoder.preprocess(decode(Path(path).read_bytes()), spec.size())
-    row = encoder.encode(pixels[None], outputs_of(spec, EmbedOptions(**options))).row(0)
+    row = encoder.encode(pixels[None], EmbedOptions(**options).outputs(spec)).row(0)
     array = row.pooled if name == "pooled" else row.tokens
     assert array is not None
     return array if name == "pooled" or options.get("prefix") else array[row.prefix_tokens :]

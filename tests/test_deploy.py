@@ -324,7 +324,7 @@ def test_constraints_pin_every_direct_dependency_exactly() -> None:
 def test_the_daily_commands_are_there() -> None:
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     verbs = {line.split()[1] for line in done.stdout.splitlines()}
-    assert verbs >= {"setup", "fmt", "check", "test", "bench", "run", "serve", "help"}
+    assert verbs >= {"setup", "fmt", "check", "test", "run", "serve", "help"}
     ci = ROOT / ".ci" / "run"
     assert os.access(ci, os.X_OK)
     assert {"make check", "make test"} <= set(ci.read_text().splitlines())

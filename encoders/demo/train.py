@@ -233,12 +233,12 @@ class SceneBatches:
     @property
     def grey(self) -> int:
         """How many of each batch, the last ones, have lost their colour."""
-        return self.batch // 4
+        return self.batch // 2
 
     def __getitem__(self, step: int) -> tuple[Tensor, NDArray[np.int64], NDArray[np.float32]]:
         """Pixels [B, 3, H, W], subjects [B, 2] and boxes [B, 2, 4].
 
-        The last quarter shows the scenes of the first one again in grey, between 60 and 190, so neither black nor
+        The second half shows the scenes of the first again in grey, between 60 and 190, so neither black nor
         white: it teaches shapes apart from colours. Otherwise "red is never a triangle", true of every training
         scene, is learnt before the shapes.
         """
