@@ -25,7 +25,7 @@ from torch.nn import functional as F
 
 from encoders.errors import EncoderIdError, WeightsError
 from encoders.registry import EncoderId
-from encoders.timm import RANDOM, SEED, TimmTower, trunk_spec
+from encoders.timm import TimmTower, trunk_spec
 from encoders.tower import (
     Features,
     TextTower,
@@ -34,6 +34,7 @@ from encoders.tower import (
     fitting,
     largest_size,
     load_strictly,
+    seeded,
     to_patches,
 )
 from encoders.types import (
@@ -184,24 +185,13 @@ def resample_positions(table: Tensor, native: Grid, grid: Grid) -> Tensor:
 
 def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     """An open_clip model. Raises EncoderIdError or WeightsError."""
-    if Path(encoder_id.name).is_dir():
-        source = f"local-dir:{encoder_id.name}"
-        weights: str | None = None
-        options: dict[str, Any] = {}
-    else:
-        source = encoder_id.name
-        weights, options = _weights(encoder_id)
-    with torch.random.fork_rng(devices=[]), fitting(str(encoder_id), encoder_id.weights or source):
-        torch.manual_seed(SEED)
-        model: Any = open_clip.create_model(
-            source,
-            pretrained=None if weights in (RANDOM, None) or _is_torchscript(str(weights)) else weights,
-            require_pretrained=weights != RANDOM and not _is_torchscript(str(weights)),
-            pretrained_text=False,  # a base model for the text tower would be downloaded, then overwritten
-            **options,
-        )
-        if _is_torchscript(str(weights)):
-            load_strictly(model, _torchscript_weights(str(weights)), encoder_id=str(encoder_id), source=str(weights))
+    name, weights = encoder_id.name, encoder_id.weights
+    source = f"local-dir:{name}" if Path(name).is_dir() else name
+    with seeded(), fitting(str(encoder_id), weights or source):
+        # A base model for the text tower would be downloaded, then overwritten: pretrained_text=False.
+        model: Any = open_clip.create_model(source, pretrained_text=False, **_weights(encoder_id))
+        if weights is not None and _is_torchscript(weights):
+            load_strictly(model, _torchscript_weights(weights), encoder_id=str(encoder_id), source=weights)
     return clip_encoder(
         model,
         open_clip.get_model_preprocess_cfg(model),
@@ -211,21 +201,26 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     )
 
 
-def _weights(encoder_id: EncoderId) -> tuple[str, dict[str, Any]]:
-    """What the id's WEIGHTS means: a tag, a file or `random`, and what create_model must be told with it."""
+def _weights(encoder_id: EncoderId) -> dict[str, Any]:
+    """What create_model must be told of the id's weights: a tag, a file, a folder's own or none."""
     name, weights = encoder_id.name, encoder_id.weights
+    if Path(name).is_dir():
+        return {"require_pretrained": True}
     if name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else " open_clip.list_models() lists them."
         raise EncoderIdError(f"open_clip has no architecture '{name}'.{hint}", model=str(encoder_id))
+    if encoder_id.is_random:
+        return {}
     tags: list[str] = open_clip.list_pretrained_tags_by_model(name)
-    if weights == RANDOM:
-        return RANDOM, {}
     if weights in tags:
         # The tag knows which activation its weights were trained with; open_clip only warns of a mismatch.
-        return weights, {"force_quick_gelu": bool(open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))}
+        quick = bool(open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))
+        return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": quick}
     if weights is not None and Path(weights).is_file():
-        return weights, {"force_quick_gelu": True} if _is_torchscript(weights) else {}
+        if _is_torchscript(weights):  # OpenAI's, all trained with QuickGELU; open_clip would run the archive's code
+            return {"force_quick_gelu": True}
+        return {"pretrained": weights, "require_pretrained": True}
     known = f"Tags of {name}: {', '.join(tags) or 'none'}; or a file's path; or 'random' for random weights."
     if weights is None:
         raise EncoderIdError(f"'{encoder_id}' names no weights: write openclip:{name}@WEIGHTS. {known}")
@@ -253,7 +248,7 @@ def _tokenizer(source: str, encoder_id: EncoderId) -> Callable[[list[str]], Tens
     try:
         tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(source)
     except Exception as error:  # whatever the hub client raises
-        if encoder_id.weights != RANDOM:
+        if not encoder_id.is_random:
             raise WeightsError(
                 f"The tokenizer of {encoder_id} cannot be had: {error}", model=str(encoder_id)
             ) from error

@@ -42,6 +42,11 @@ class EncoderId:
             )
         return cls(scheme, name, weights or None)
 
+    @property
+    def is_random(self) -> bool:
+        """Whether random weights are asked for: `@random`, for capacity tests; never a fallback."""
+        return self.weights == "random"
+
     def __str__(self) -> str:
         return f"{self.scheme}:{self.name}" + (f"@{self.weights}" if self.weights else "")
 

@@ -25,6 +25,7 @@ from encoders.tower import (
     fitting,
     largest_size,
     load_strictly,
+    seeded,
     to_patches,
 )
 from encoders.types import (
@@ -37,10 +38,6 @@ from encoders.types import (
     Resolutions,
     TokenKind,
 )
-
-RANDOM = "random"
-SEED = 0
-"""Of the weights of every `@random` encoder."""
 
 
 class TimmTower(Tower):
@@ -118,8 +115,11 @@ class TimmTower(Tower):
         """Tokens [B, N, C] -> [B, N, E]; those of a layer are raw and get the final norm first."""
         if not self.is_transformer:
             return self._each_alone(tokens)
-        normed = self.trunk.fc_norm(self.trunk.norm(tokens) if raw else tokens)
-        return self._to_joint_space(normed)
+        return self._head(self.trunk.norm(tokens) if raw else tokens)
+
+    def _head(self, tokens: Tensor) -> Tensor:
+        """What follows a transformer's pooling, for each token. In some CLIPs timm's classifier is the projection."""
+        return self._to_joint_space(self.trunk.head(self.trunk.fc_norm(tokens)))
 
     def _to_joint_space(self, pooled: Tensor) -> Tensor:
         return pooled if self.head is None else self.head(pooled)
@@ -156,8 +156,7 @@ class TimmTower(Tower):
         count = before_last.shape[1]
         itself = torch.eye(count, dtype=torch.bool, device=before_last.device)
         values = self.trunk.norm(block.attn(block.norm1(before_last), attn_mask=itself))
-        patches = values[:, self.prefix_tokens :]
-        return self._to_joint_space(self.trunk.fc_norm(patches))
+        return self._head(values[:, self.prefix_tokens :])
 
 
 def _stages(trunk: Any) -> list[int]:
@@ -290,13 +289,12 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
         hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists them."
         raise EncoderIdError(f"timm has no model '{name}'.{hint}", model=str(encoder_id))
-    with torch.random.fork_rng(devices=[]), fitting(str(encoder_id), weights or "timm's pretrained weights"):
-        torch.manual_seed(SEED)
+    with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
         # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
         options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
         trunk: Any = timm.create_model(name, pretrained=weights is None, num_classes=0, **options)
-        if weights not in (None, RANDOM):
-            _load_file(trunk, Path(str(weights)), encoder_id=str(encoder_id))
+        if weights is not None and not encoder_id.is_random:
+            _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
     tower = TimmTower(trunk)
     spec = trunk_spec(
         tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)

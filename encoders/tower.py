@@ -170,6 +170,14 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 @contextmanager
+def seeded() -> Iterator[None]:
+    """Models built inside draw the same random weights each time; torch's own generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        yield
+
+
+@contextmanager
 def fitting(encoder_id: str, source: str) -> Iterator[None]:
     """Translates what libraries raise while they read weights into WeightsError, which names the keys."""
     try:

@@ -15,8 +15,8 @@ import transformers
 from numpy.typing import NDArray
 
 from encoders import ImageSize, preprocess
-from encoders.hf_checkpoint import Checkpoint
-from encoders.hf_preprocessing import Seen, seen_by
+from encoders.hf.checkpoint import Checkpoint
+from encoders.hf.preprocessing import Seen, seen_by
 from encoders.registry import EncoderId
 from tests.hf_folders import FAMILIES
 from tests.photographs import NAMES, photograph

@@ -22,12 +22,13 @@ from encoders.openclip import clip_encoder
 from encoders.openclip import load as load_openclip
 from encoders.registry import EncoderId, load
 from encoders.tower import TorchEncoder
-from encoders.types import ImageSize, Placement, TokenKind
+from encoders.types import Encoded, ImageSize, Placement, TokenKind
 from tests.closeness import close
 from tests.photographs import photographs
 
 CPU = Placement()
 TEXTS = ["a photograph of an astronaut", "a cup of coffee", "a cat", "a rocket at night"]
+PHOTOS = photographs()[:2]
 GRIDS = {
     "RN50": (7, 7, 2048),
     "RN101": (7, 7, 2048),
@@ -60,6 +61,7 @@ class Pair:
     name: str
     encoder: TorchEncoder
     pixels: Any
+    encoded: Encoded
     tokens: Tensor
     pooled: Tensor
     text: Tensor
@@ -79,7 +81,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
         ids = tokenizer(TEXTS)
     config = open_clip.get_model_preprocess_cfg(model)
     transform = open_clip.transform.image_transform_v2(open_clip.transform.PreprocessCfg(**config), is_train=False)
-    batch = torch.stack([transform(photo) for photo in photographs()])
+    batch = torch.stack([transform(photo) for photo in PHOTOS])
     with torch.inference_mode():
         pooled = model.encode_image(batch)
         text = model.encode_text(ids)
@@ -95,43 +97,38 @@ def pair(request: pytest.FixtureRequest) -> Pair:
             tokens = model.visual(batch)[1]
     encoder = clip_encoder(model, config, tokenizer=tokenizer, encoder_id=f"openclip:{name}@random", placement=CPU)
     size = encoder.spec.size()
-    pixels = np.stack([encoder.preprocess(photo, size) for photo in photographs()])
-    return Pair(name, encoder, pixels, tokens, pooled, text, image_logits, ids)
+    pixels = np.stack([encoder.preprocess(photo, size) for photo in PHOTOS])
+    encoded = encoder.encode(pixels, encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
+    return Pair(name, encoder, pixels, encoded, tokens, pooled, text, image_logits, ids)
 
 
 @pytest.mark.slow
 def test_tokens_and_pooled_equal_open_clips(pair: Pair) -> None:
-    encoded = pair.encoder.encode(pair.pixels, pair.encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
-    assert encoded.tokens is not None
-    close(encoded.tokens[:, encoded.prefix_tokens :], pair.tokens)
-    close(encoded.pooled, pair.pooled)
+    assert pair.encoded.tokens is not None
+    close(pair.encoded.tokens[:, pair.encoded.prefix_tokens :], pair.tokens)
+    close(pair.encoded.pooled, pair.pooled)
 
 
 @pytest.mark.slow
 def test_text_and_logits_equal_open_clips(pair: Pair) -> None:
-    spec = pair.encoder.spec
-    scoring = spec.require_text()
-    text = pair.encoder.encode_text(pair.ids.numpy())
+    scoring = pair.encoder.spec.require_text()
+    text, pooled = pair.encoder.encode_text(pair.ids.numpy()), pair.encoded.pooled
     close(text, pair.text)
-    pooled = pair.encoder.encode(pair.pixels, spec.outputs(pooled=True)).pooled
     assert pooled is not None
-    cosine = (pooled / np.linalg.norm(pooled, axis=1, keepdims=True)) @ (
-        text / np.linalg.norm(text, axis=1, keepdims=True)
-    ).T
-    close(scoring.logit_scale * cosine + scoring.logit_bias, pair.logits)
+    unit_images, unit_texts = (rows / np.linalg.norm(rows, axis=1, keepdims=True) for rows in (pooled, text))
+    close(scoring.logit_scale * unit_images @ unit_texts.T + scoring.logit_bias, pair.logits)
     assert scoring.activation == ("sigmoid" if "SigLIP" in pair.name else "softmax")
 
 
 @pytest.mark.slow
 def test_the_spec_is_what_the_encoder_gives(pair: Pair) -> None:
-    spec = pair.encoder.spec
-    encoded = pair.encoder.encode(pair.pixels[:1], spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
+    spec, encoded = pair.encoder.spec, pair.encoded
     rows, cols, width = GRIDS[pair.name]
     assert (encoded.grid, spec.grid(), spec.hidden_size) == ((rows, cols), (rows, cols), width)
     assert encoded.tokens is not None
     assert encoded.pooled is not None
-    assert encoded.tokens.shape == (1, spec.prefix_tokens + rows * cols, width)
-    assert encoded.pooled.shape == (1, spec.pooled_size) == (1, spec.embed_dim)
+    assert encoded.tokens.shape == (2, spec.prefix_tokens + rows * cols, width)
+    assert encoded.pooled.shape == (2, spec.pooled_size) == (2, spec.embed_dim)
     parts = [pair.encoder.tower, pair.encoder.text]
     sizes: list[int] = [p.numel() for part in parts if part is not None for p in part.parameters()]
     assert spec.parameters == sum(sizes)
@@ -140,13 +137,9 @@ def test_the_spec_is_what_the_encoder_gives(pair: Pair) -> None:
 @pytest.mark.slow
 def test_a_batch_row_equals_the_single_image(pair: Pair) -> None:
     outputs = pair.encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True)
-    whole = pair.encoder.encode(pair.pixels, outputs)
-    for index in range(len(pair.pixels)):
-        alone = pair.encoder.encode(pair.pixels[index : index + 1], outputs)
-        assert whole.tokens is not None
-        assert whole.pooled is not None
-        close(alone.tokens[0], whole.tokens[index])  # type: ignore[index]  # asked for
-        close(alone.pooled[0], whole.pooled[index])  # type: ignore[index]
+    row, alone = pair.encoded.row(1), pair.encoder.encode(pair.pixels[1:], outputs).row(0)
+    close(alone.tokens, row.tokens)
+    close(alone.pooled, row.pooled)
 
 
 @pytest.mark.slow

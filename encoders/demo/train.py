@@ -20,8 +20,9 @@ from tqdm import tqdm
 
 from . import dense, language, objective, saved
 from .pool import Pool, PoolSpec, kept_pool
+from .sketches import COLOURS
 from .vocabulary import MERGES, WEIGHTS, tokenizer
-from .world import SEEN_SUBJECTS, SUBJECTS
+from .world import HELD_OUT, SEEN_SUBJECTS, SUBJECTS
 
 _SEED = 1
 _STEPS = {"text": 2100, "vit": 4200, "resnet": 1500, "convnext": 2000}
@@ -222,8 +223,33 @@ class Aims:
         }
 
 
+def recolour(image: NDArray[np.float32], subjects: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.float32]:
+    """The image in other colours, or in grey: float32 [H, W, 3], 0 to 255.
+
+    No shape gets the colour that is held out for it: its new paint must be far from that one, and nearer to another
+    named colour. What remains is grey, between 60 and 190, so neither black nor white.
+    """
+    shapes = [SUBJECTS[number] for number in subjects if number >= 0 and SUBJECTS[number].colour is not None]
+    for _ in range(4 if rng.random() < 0.8 else 0):
+        mix = rng.dirichlet((0.4, 0.4, 0.4), size=3).astype(np.float32)
+        gain = rng.uniform(0.6, 1.1, size=3).astype(np.float32)
+        lift = rng.uniform(-10, 60, size=3).astype(np.float32)
+        if all(_is_allowed(COLOURS[str(shape.colour)] @ mix.T * gain + lift, shape.name) for shape in shapes):
+            changed: NDArray[np.float32] = (image @ mix.T * gain + lift).clip(0, 255)
+            return changed
+    grey = image @ rng.dirichlet((2, 2, 2)).astype(np.float32)
+    return np.repeat(60 + grey[..., None] * np.float32(130 / 255), 3, axis=-1)
+
+
+def _is_allowed(paint: NDArray[np.float32], shape: str) -> bool:
+    """Whether nobody would call this shape in this paint one of the held-out pairs."""
+    away = {name: float(np.linalg.norm(paint - np.array(known))) for name, known in COLOURS.items()}
+    held_out = next(str(pair.colour) for pair in HELD_OUT if pair.name == shape)
+    return away[held_out] > 100 and min(away, key=lambda name: away[name]) != held_out
+
+
 class SceneBatches:
-    """Batches from a pool, mirrored, shifted, brighter or darker, grey. Batch k depends on (seed, k) only."""
+    """Batches from a pool, mirrored, shifted, brighter or darker, recoloured. Batch k depends on (seed, k) only."""
 
     def __init__(self, pool: Pool, *, batch: int, seed: int) -> None:
         self.pool, self.batch, self.seed = pool, batch, seed
@@ -231,20 +257,19 @@ class SceneBatches:
         self.std = np.array(saved.PREPROCESSING["std"], np.float32) * 255
 
     @property
-    def grey(self) -> int:
-        """How many of each batch, the last ones, have lost their colour."""
+    def recoloured(self) -> int:
+        """How many of each batch, the last ones, have lost their colours."""
         return self.batch // 2
 
     def __getitem__(self, step: int) -> tuple[Tensor, NDArray[np.int64], NDArray[np.float32]]:
         """Pixels [B, 3, H, W], subjects [B, 2] and boxes [B, 2, 4].
 
-        The second half shows the scenes of the first again in grey, between 60 and 190, so neither black nor
-        white: it teaches shapes apart from colours. Otherwise "red is never a triangle", true of every training
-        scene, is learnt before the shapes.
+        The second half shows the scenes of the first again in other colours: it teaches shapes apart from colours.
+        Otherwise "red is never a triangle", true of every training scene, is learnt before the shapes.
         """
         rng = np.random.default_rng([self.seed, 20, step])
         chosen = rng.integers(len(self.pool), size=self.batch)
-        chosen[-self.grey :] = chosen[: self.grey]
+        chosen[-self.recoloured :] = chosen[: self.recoloured]
         images = np.empty((self.batch, *self.pool.images.shape[1:]), np.float32)
         boxes = self.pool.boxes[chosen].copy()
         size = images.shape[1]
@@ -263,9 +288,8 @@ class SceneBatches:
         gain = rng.uniform(0.85, 1.15, size=(self.batch, 1, 1, 1)).astype(np.float32)
         lift = rng.uniform(-12, 12, size=(self.batch, 1, 1, 1)).astype(np.float32)
         images = np.clip(images * gain + lift, 0, 255)
-        mix = rng.dirichlet((2, 2, 2), size=self.grey).astype(np.float32)[:, None, None]
-        grey = (images[-self.grey :] * mix).sum(axis=-1, keepdims=True)
-        images[-self.grey :] = 60 + grey * (130 / 255)
+        for row in range(self.batch - self.recoloured, self.batch):
+            images[row] = recolour(images[row], self.pool.subjects[chosen[row]], rng)
         images = (images - self.mean) / self.std
         return torch.from_numpy(images).permute(0, 3, 1, 2), self.pool.subjects[chosen], boxes
 
@@ -291,7 +315,7 @@ def train_image(
     training.model.load_state_dict(language.text_tower(text), strict=False)
     aims = Aims(training.model)
     batches = SceneBatches(pool, batch=plan.batch, seed=plan.seed)
-    coloured = plan.batch - batches.grey
+    coloured = plan.batch - batches.recoloured
     end = plan.steps if stop is None else stop
     training.model.train()
     with tqdm(total=plan.steps, initial=training.done, desc=plan.name, mininterval=5) as bar:

@@ -15,9 +15,9 @@ import transformers
 from torch import nn
 
 from encoders.errors import EncoderIdError
-from encoders.hf_checkpoint import Checkpoint, quiet
-from encoders.hf_preprocessing import Seen
-from encoders.hf_towers import (
+from encoders.hf.checkpoint import Checkpoint, quiet
+from encoders.hf.preprocessing import Seen
+from encoders.hf.towers import (
     ClipTower,
     CnnTower,
     Dinov2Tower,

@@ -23,12 +23,9 @@ from huggingface_hub.errors import (
 from transformers.utils import logging as transformers_logging
 
 from encoders.errors import EncoderIdError, WeightsError
-from encoders.hf_preprocessing import Seen, seen_by
+from encoders.hf.preprocessing import Seen, seen_by
 from encoders.registry import EncoderId
-
-RANDOM = "random"
-SEED = 0
-"""Of the weights of every `@random` encoder."""
+from encoders.tower import seeded
 
 
 @contextmanager
@@ -64,13 +61,13 @@ class Checkpoint:
         is_folder = Path(name).is_dir()
         if not is_folder and name.startswith(("/", "./", "../", "~")):
             raise WeightsError(f"There is no folder {name} for {encoder_id}.", model=str(encoder_id))
-        revision = None if weights == RANDOM else weights
+        revision = None if encoder_id.is_random else weights
         if is_folder and revision is not None:
             raise EncoderIdError(
-                f"'{encoder_id}': a folder has no revision; only '@{RANDOM}' can follow it.", model=str(encoder_id)
+                f"'{encoder_id}': a folder has no revision; only '@random' can follow it.", model=str(encoder_id)
             )
         options = {"revision": revision or "main", "local_files_only": is_folder, "trust_remote_code": False}
-        return cls(id=str(encoder_id), name=name, random=weights == RANDOM, options=options)
+        return cls(id=str(encoder_id), name=name, random=encoder_id.is_random, options=options)
 
     def has(self, *files: str) -> bool:
         """Whether it has one of these files; a Hub that cannot be asked is an error, not a no."""
@@ -115,8 +112,7 @@ class Checkpoint:
         together; their module is then set to None. Raises WeightsError that names the keys that do not fit.
         """
         if self.random:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(SEED)
+            with seeded():
                 return architecture(config).float()
         model, found = architecture.from_pretrained(
             self.name,
