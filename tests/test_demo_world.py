@@ -9,6 +9,7 @@ import torch
 
 from encoders.demo import language, objective, train
 from encoders.demo.pool import TEST_STREAM, PoolSpec, draw
+from encoders.demo.sketches import COLOURS
 from encoders.demo.vocabulary import CONTEXT_LENGTH, MERGES, tokenizer, words, write_merges
 from encoders.demo.world import (
     COLOUR_NAMES,
@@ -111,6 +112,20 @@ def test_every_scene_has_its_row_among_all_captions() -> None:
     for row, numbers in zip(rows, pool.subjects, strict=True):
         said = set(captions.wordings[0][row].replace(" and ", " ").split()) - {"a", "an"}
         assert said == {word for number in numbers if number >= 0 for word in SUBJECTS[number].attributes}
+
+
+def test_recolouring_never_gives_a_shape_its_held_out_colour() -> None:
+    rng = np.random.default_rng(0)
+    for number, subject in enumerate(SUBJECTS):
+        if subject.colour is None or subject in HELD_OUT:
+            continue
+        banned = next(str(pair.colour) for pair in HELD_OUT if pair.name == subject.name)
+        flat = np.full((1, 1, 3), COLOURS[subject.colour], np.float32)
+        for _ in range(20):
+            paint = train.recolour(flat, np.array([number, -1]), rng)[0, 0]
+            is_grey = np.ptp(paint) < 1 and 60 <= paint.mean() <= 190  # a dull grey may be nearest to any of them
+            nearest = min(COLOURS, key=lambda name: float(np.linalg.norm(paint - np.array(COLOURS[name]))))
+            assert is_grey or nearest != banned
 
 
 def test_the_merges_file_is_what_the_module_writes(tmp_path: Path) -> None:

@@ -25,7 +25,7 @@ from .vocabulary import MERGES, WEIGHTS, tokenizer
 from .world import HELD_OUT, SEEN_SUBJECTS, SUBJECTS
 
 _SEED = 1
-_STEPS = {"text": 2100, "vit": 4200, "resnet": 1500, "convnext": 2000}
+_STEPS = {"text": 2100, "vit": 9000, "resnet": 1500, "convnext": 2000}
 _PEAK_RATE = {"text": 1e-3, "vit": 1e-3, "resnet": 2e-3, "convnext": 2e-3}
 
 
@@ -234,7 +234,8 @@ def recolour(image: NDArray[np.float32], subjects: NDArray[np.int64], rng: np.ra
         mix = rng.dirichlet((0.4, 0.4, 0.4), size=3).astype(np.float32)
         gain = rng.uniform(0.6, 1.1, size=3).astype(np.float32)
         lift = rng.uniform(-10, 60, size=3).astype(np.float32)
-        if all(_is_allowed(COLOURS[str(shape.colour)] @ mix.T * gain + lift, shape.name) for shape in shapes):
+        paints = [(COLOURS[str(shape.colour)] @ mix.T * gain + lift).clip(0, 255) for shape in shapes]
+        if all(_is_allowed(paint, shape.name) for paint, shape in zip(paints, shapes, strict=True)):
             changed: NDArray[np.float32] = (image @ mix.T * gain + lift).clip(0, 255)
             return changed
     grey = image @ rng.dirichlet((2, 2, 2)).astype(np.float32)
@@ -352,7 +353,8 @@ def main(arguments: list[str] | None = None) -> None:
         prog="python -m encoders.demo.train",
         description="Train one demo model on scenes that are drawn here. The first call draws the scenes (1.1 GB) and "
         "trains the text tower that the three models share (a few minutes each); then the image tower is trained: "
-        "about half an hour on one core, less on a GPU, which is used if there is one.",
+        "from a quarter of an hour (resnet) to an hour (vit) on one free core, less on a GPU, which is used if "
+        "there is one. With a busy CPU give --threads 1: several threads then wait for each other.",
         epilog="Example: `python -m encoders.demo.train vit`, stop it with Ctrl-C, go on with `--resume`: the result "
         "is that of an unbroken run. Then `python -m encoders.demo.evaluate vit` measures it. "
         f"The vocabulary file must be there: `python -m encoders.demo.vocabulary` writes {MERGES.name}.",
