@@ -1,15 +1,23 @@
 """What the README says is what is there: its tables, ids, code and shell lines."""
 
+import asyncio
+import json
 import re
 import shlex
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
-from encoders.registry import EncoderId, schemes
+from encoders.demo import WEIGHTS
+from encoders.demo.evaluate import table
+from encoders.registry import EncoderId, load, schemes
+from service.app import create_app
 from service.cli import main
 from service.problems import slugs
-from service.settings import settings_table
+from service.settings import Settings, settings_table
+from tests.serving import client_of
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
@@ -26,6 +34,33 @@ def code(language: str) -> list[str]:
 def test_the_settings_table_is_the_settings() -> None:
     """If this fails, put service.settings.settings_table() between the two markers."""
     assert block("settings").strip() == settings_table().strip()
+
+
+def test_the_demo_table_is_the_report() -> None:
+    """If this fails, put encoders.demo.evaluate.table(...) of report.json between the two markers."""
+    report = json.loads((WEIGHTS / "report.json").read_text())
+    assert block("demo-table").strip() == "```text\n" + table(report["models"], report["counts"]).strip("\n") + "\n```"
+
+
+async def _answer_to_the_curl() -> dict[str, Any]:
+    settings = Settings(model=("demo:vit",))
+    example = (ROOT / "encoders" / "demo" / "example.png").read_bytes()
+    texts = re.findall(r"-F 'text=([^']+)'", README)
+    app = create_app(settings, load=load)
+    async with client_of(app) as client:
+        response = await client.post("/similarity", files={"image": example}, data={"text": texts})
+    answer: dict[str, Any] = response.json()
+    return answer
+
+
+def test_the_answer_shown_is_the_answer_given() -> None:
+    """Up to rounding, which depends on the processor, and the milliseconds."""
+    shown = json.loads(block("similarity-answer").strip().removeprefix("```json").removesuffix("```"))
+    given = asyncio.run(_answer_to_the_curl())
+    assert shown.keys() == given.keys()
+    np.testing.assert_allclose(shown["cosine"], given["cosine"], atol=2e-3)
+    np.testing.assert_allclose(shown["probabilities"], given["probabilities"], atol=2e-2)
+    assert shown["timing_ms"].keys() == given["timing_ms"].keys()
 
 
 def test_the_library_example_runs() -> None:
