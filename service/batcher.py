@@ -73,6 +73,7 @@ class Batcher:
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
         self._stopping = False  # under _wake
         self._running: set[asyncio.Future[Any]] = set()  # of the batch and the calls given to the thread; under _wake
+        self._refusal: VisiontowerError | None = None
         self._thread: threading.Thread | None = None
         self._busy_since: float | None = None
         self._ended = asyncio.Event()
@@ -129,8 +130,10 @@ class Batcher:
         deadline: on the clock handed in; past it the item is not run.
 
         The future ends with an Answer, EncoderFailed, DeadlineExceeded, or whatever `abandon` or the thread's end
-        gives. Raises DeviceLost.
+        gives. Raises DeviceLost, or what everything was abandoned with.
         """
+        if self._refusal is not None:
+            raise self._refusal
         if not self.is_alive:
             raise DeviceLost
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -141,7 +144,11 @@ class Batcher:
         return future
 
     def abandon(self, error: VisiontowerError) -> None:
-        """Fail everything that waits or runs; what the device gives afterwards is dropped."""
+        """Fail everything that waits or runs, and all that is still to come; what the device gives is dropped.
+
+        To come: an image of an admitted request may be on its way through decode and preprocess.
+        """
+        self._refusal = error
         with self._wake:
             futures = [waiting.item.future for waiting in self._queue.clear()] + list(self._running)
         for future in futures:

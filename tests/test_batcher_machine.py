@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
@@ -63,6 +64,7 @@ class BatcherMachine(RuleBasedStateMachine):
     @initialize()
     def start(self) -> None:
         self.now = 0.0
+        self.is_over = False
         self.items: list[Submitted] = []
         self.loop_errors: list[dict[str, Any]] = []
         self.loop = asyncio.new_event_loop()
@@ -92,6 +94,10 @@ class BatcherMachine(RuleBasedStateMachine):
         async def put() -> asyncio.Future[Any]:
             return self.batcher.submit(key, pixels, deadline=deadline)
 
+        if self.is_over:
+            with pytest.raises(ShuttingDown):
+                self.loop.run_until_complete(put())
+            return
         item = Submitted(key, self.loop.run_until_complete(put()), deadline, is_poison)
 
         def count(future: asyncio.Future[Any]) -> None:
@@ -116,8 +122,10 @@ class BatcherMachine(RuleBasedStateMachine):
     def tick(self, seconds: int) -> None:
         self.now += seconds
 
+    @precondition(lambda self: len(self.items) > 5)
     @rule()
     def abandon(self) -> None:
+        self.is_over = True
         self.turn()
         for item in self.items:
             item.is_abandoned = item.is_abandoned or not item.future.done()
