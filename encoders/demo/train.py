@@ -25,7 +25,7 @@ from .vocabulary import MERGES, WEIGHTS, tokenizer
 from .world import HELD_OUT, SEEN_SUBJECTS, SUBJECTS
 
 _SEED = 1
-_STEPS = {"text": 2100, "vit": 9000, "resnet": 1500, "convnext": 2000}
+_STEPS = {"text": 2100, "vit": 11500, "resnet": 1500, "convnext": 2000}
 _PEAK_RATE = {"text": 1e-3, "vit": 1e-3, "resnet": 2e-3, "convnext": 2e-3}
 
 
