@@ -205,6 +205,8 @@ def _weights(encoder_id: EncoderId) -> dict[str, Any]:
     """What create_model must be told of the id's weights: a tag, a file, a folder's own or none."""
     name, weights = encoder_id.name, encoder_id.weights
     if Path(name).is_dir():
+        if weights is not None:
+            raise EncoderIdError(f"'{encoder_id}': a folder brings its own weights; leave '@{weights}' out.")
         return {"require_pretrained": True}
     if name not in open_clip.list_models():
         close = difflib.get_close_matches(name, open_clip.list_models(), n=3)
@@ -218,7 +220,7 @@ def _weights(encoder_id: EncoderId) -> dict[str, Any]:
         quick = bool(open_clip.get_pretrained_cfg(name, weights).get("quick_gelu", False))
         return {"pretrained": weights, "require_pretrained": True, "force_quick_gelu": quick}
     if weights is not None and Path(weights).is_file():
-        if _is_torchscript(weights):  # OpenAI's, all trained with QuickGELU; open_clip would run the archive's code
+        if _is_torchscript(weights):  # OpenAI's, all trained with QuickGELU; torch.load refuses TorchScript
             return {"force_quick_gelu": True}
         return {"pretrained": weights, "require_pretrained": True}
     known = f"Tags of {name}: {', '.join(tags) or 'none'}; or a file's path; or 'random' for random weights."
@@ -236,7 +238,7 @@ def _is_torchscript(path: str) -> bool:
 
 
 def _torchscript_weights(path: str) -> dict[str, Tensor]:
-    """The weights in OpenAI's archive, in float32; none of its code is run."""
+    """The weights in OpenAI's archive, in float32; its forward is never run, and TorchScript holds no Python."""
     weights: dict[str, Tensor] = dict(torch.jit.load(path, map_location="cpu").state_dict())  # type: ignore[no-untyped-call]
     for fact in ("input_resolution", "context_length", "vocab_size"):
         weights.pop(fact, None)

@@ -52,13 +52,10 @@ class TimmTower(Tower):
         self.head = head
         self.prefix_tokens: int = getattr(trunk, "num_prefix_tokens", 0)
         self.channels_last: bool = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
+        self.is_transformer = _is_transformer(trunk)
+        self.pools_by_attention: bool = getattr(trunk, "attn_pool", None) is not None
         self.stages = _stages(trunk)
         _allow_any_size(trunk)
-
-    @property
-    def is_transformer(self) -> bool:
-        """Whether features are [B, N, C] rather than a map."""
-        return hasattr(self.trunk, "blocks") and hasattr(self.trunk, "num_prefix_tokens")
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward."""
@@ -140,11 +137,7 @@ class TimmTower(Tower):
 
     @property
     def _pools_by_class_token(self) -> bool:
-        return (
-            self.is_transformer
-            and getattr(self.trunk, "attn_pool", None) is None
-            and (self.trunk.global_pool == "token")
-        )
+        return self.is_transformer and not self.pools_by_attention and self.trunk.global_pool == "token"
 
     def _value_path(self, before_last: Tensor) -> Tensor:
         """Dense features of a tower that pools by its class token: the last block's attention, each token to itself.
@@ -159,9 +152,14 @@ class TimmTower(Tower):
         return self._head(values[:, self.prefix_tokens :])
 
 
+def _is_transformer(trunk: nn.Module) -> bool:
+    """Whether features are [B, N, C] rather than a map."""
+    return hasattr(trunk, "blocks") and hasattr(trunk, "num_prefix_tokens")
+
+
 def _stages(trunk: Any) -> list[int]:
     """Layer k -> timm's index of it; blocks of a transformer, stages of a CNN without its stem."""
-    if hasattr(trunk, "blocks") and hasattr(trunk, "num_prefix_tokens"):
+    if _is_transformer(trunk):
         return list(range(len(trunk.blocks)))
     stems = ("act1", "bn1", "stem", "conv_stem", "relu")
     return [k for k, stage in enumerate(trunk.feature_info) if stage["module"].split(".")[0] not in stems]
@@ -196,9 +194,7 @@ def trunk_spec(
     if tower.is_transformer:
         patch = ImageSize(*trunk.patch_embed.feat_ratio(as_scalar=False))
         movable = getattr(trunk, "dynamic_img_size", False)
-        pooling = (
-            "attention" if getattr(trunk, "attn_pool", None) is not None else _POOLING.get(trunk.global_pool, "mean")
-        )
+        pooling = "attention" if tower.pools_by_attention else _POOLING.get(trunk.global_pool, "mean")
         layer_sizes: tuple[int, ...] = ()
         offset, multiple = 0, patch
     else:

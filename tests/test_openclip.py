@@ -4,6 +4,7 @@ Tolerances: see closeness.py; half precision is judged by cosine.
 """
 
 import copy
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -372,15 +373,9 @@ def test_other_towers_keep_their_word(name: str) -> None:
 
 
 @pytest.fixture
-def small_architecture(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+def small_architecture(monkeypatch: pytest.MonkeyPatch) -> str:
     """A tiny architecture that open_clip knows by name for the length of a test."""
-    import json
-
-    from open_clip import factory
-
-    file = tmp_path / "tiny-test.json"
-    file.write_text(json.dumps(TINY_VIT))
-    monkeypatch.setattr(factory, "_MODEL_CONFIGS", {**factory._MODEL_CONFIGS, "tiny-test": TINY_VIT})
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test", TINY_VIT)
     return "tiny-test"
 
 
@@ -429,8 +424,6 @@ def test_openais_torchscript_file_loads_with_their_activation(small_architecture
 
 
 def test_a_folder_loads(tmp_path: Path) -> None:
-    import json
-
     model = tiny(TINY_VIT)
     config = {"model_cfg": TINY_VIT, "preprocess_cfg": {"mean": [0.1, 0.2, 0.3], "std": [0.5, 0.6, 0.7]}}
     (tmp_path / "open_clip_config.json").write_text(json.dumps(config))
@@ -439,6 +432,11 @@ def test_a_folder_loads(tmp_path: Path) -> None:
     assert encoder.spec.preprocessing.mean == (0.1, 0.2, 0.3)
     with torch.inference_mode():
         close(pooled_of(encoder), model.visual(normalised(encoder, ImageSize(64, 64))))  # type: ignore[arg-type]
+
+
+def test_a_folder_takes_no_other_weights(tmp_path: Path) -> None:
+    with pytest.raises(EncoderIdError, match="brings its own weights"):
+        load(f"openclip:{tmp_path}@random")
 
 
 @pytest.mark.parametrize("change", ["missing", "unexpected", "shape"])

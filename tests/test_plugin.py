@@ -4,15 +4,13 @@ import json
 import os
 import subprocess
 import sys
-from importlib.metadata import EntryPoint
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from encoders import registry
 from encoders.errors import EncoderIdError
-from encoders.registry import EncoderId, load, schemes
+from encoders.registry import ENTRY_POINTS, EncoderId, load, schemes
 
 PLUGIN = Path(__file__).parent / "plugin"
 
@@ -57,10 +55,14 @@ def test_an_installed_plugin_loads_by_id(tmp_path: Path) -> None:
     }
 
 
-def test_two_plugins_of_one_scheme_are_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
-    installed = [EntryPoint("mine", value, registry.ENTRY_POINTS) for value in ("one:load", "two:load")]
-    monkeypatch.setattr(registry, "entry_points", lambda group: installed)
-    with pytest.raises(EncoderIdError, match="claimed by one:load and by two:load"):
+def test_two_plugins_of_one_scheme_are_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("one", "two"):
+        installed = tmp_path / f"{name}-1.0.dist-info"
+        installed.mkdir()
+        (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+        (installed / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nmine = {name}:load\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(EncoderIdError, match=r"'mine' is claimed by (one:load and by two|two:load and by one):load"):
         schemes()
 
 
