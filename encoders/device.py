@@ -1,7 +1,17 @@
-"""`auto` -> a device and a dtype. Knows what torch can see and what the hardware computes well."""
+"""`auto` -> a device and a dtype, and the memory of that device. Knows what torch can see and what hardware does well."""
 
+import gc
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
 import torch
 
+from encoders.cost import CPU, CUDA, MIB, Overhead
+from encoders.memory import Figures, Memory, Reading
+from encoders.trace import Trace
 from encoders.types import Placement
 
 
@@ -35,3 +45,102 @@ def _native_dtype(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     capabilities = torch.cpu.get_capabilities()
     return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+
+
+def memory_of(device: str) -> Memory:
+    """The memory of a device that `resolve` gave."""
+    return CudaMemory(device) if torch.device(device).type == "cuda" else HostMemory()
+
+
+class HostMemory:
+    """A CPU's: the machine's, or the container's where it has less. Forwards are measured by counting their tensors."""
+
+    device = "cpu"
+    overhead = CPU
+    reads_freely = False
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def figures(self) -> Figures:
+        """As Memory.figures; what is reserved is the process' resident set, of which torch does not say its part."""
+        machine = psutil.virtual_memory()
+        total, free = machine.total, machine.available
+        for limit, used in _container():
+            total, free = min(total, limit), min(free, max(0, limit - used))
+        resident = self._process.memory_info().rss
+        return Figures(total=total, free=free, allocated=resident, reserved=resident)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As Memory.reading."""
+        reading = Reading()
+        with Trace() as trace:
+            yield reading
+        reading.peak = trace.peak
+
+    def limit(self, limit: int) -> None:
+        """There is no such limit in torch for CPUs."""
+
+    def release(self) -> None:
+        """The C library's affair."""
+
+
+def _container() -> list[tuple[int, int]]:
+    """The control group's limit and use in bytes, where it has one (cgroup v2, then v1)."""
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            return [(int(Path(folder, limit).read_text()), int(Path(folder, used).read_text()))]
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return []
+
+
+class CudaMemory:
+    """A card's, as torch's caching allocator counts it. Making one starts CUDA on the device."""
+
+    reads_freely = True
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self._device = torch.device(device)
+        torch.cuda.init()
+        torch.cuda.mem_get_info(self._device)
+        self.overhead: Overhead = replace(CUDA, workspace=_workspace(torch.cuda.get_device_capability(self._device)))
+
+    def figures(self) -> Figures:
+        """As Memory.figures."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        return Figures(
+            total=total,
+            free=free,
+            allocated=torch.cuda.memory_allocated(self._device),
+            reserved=torch.cuda.memory_reserved(self._device),
+        )
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As Memory.reading."""
+        reading = Reading()
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        yield reading
+        reading.peak = torch.cuda.max_memory_allocated(self._device) - before
+
+    def limit(self, limit: int) -> None:
+        """As Memory.limit."""
+        total = torch.cuda.mem_get_info(self._device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, limit / total)), self._device)
+
+    def release(self) -> None:
+        """As Memory.release. Cycles go first: they may hold tensors."""
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _workspace(capability: tuple[int, int]) -> int:
+    """Of cuBLAS by default: 32 MiB on Hopper, else 8.125 MiB (docs.nvidia.com/cuda/cublas, CUBLAS_WORKSPACE_CONFIG)."""
+    return 32 * MIB if capability[0] == 9 else 8 * MIB + MIB // 8

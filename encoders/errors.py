@@ -14,7 +14,8 @@ VisiontowerError
 ├── EncoderIdError             not SCHEME:NAME[@WEIGHTS], or no such scheme, name or weights
 ├── WeightsError               the file is not there, or does not fit the architecture
 └── EncoderFailed              the forward itself
-└── NonFiniteOutput        it gave NaN or infinity
+    ├── NonFiniteOutput        it gave NaN or infinity
+    └── OutOfMemory            the device had no room for it
 """
 
 from collections.abc import Sequence
@@ -121,3 +122,10 @@ class NonFiniteOutput(EncoderFailed):
         super().__init__(
             f"{encoder} gave NaN or infinity for this input. A wider dtype (float32) may help.", model=encoder
         )
+
+
+class OutOfMemory(EncoderFailed):
+    """The device had no room for the forward, of this one input or of the batch it was in."""
+
+    def __init__(self, *, encoder: str) -> None:
+        super().__init__(f"The device ran out of memory in a forward of {encoder}.", model=encoder)

@@ -1,13 +1,16 @@
 """An encoder without weights or torch, deterministic from its pixels: for tests and demos of the service."""
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 import numpy as np
 from PIL import Image
 
-from encoders.errors import EncoderFailed
+from encoders.cost import CPU, Cost, Curve, Overhead
+from encoders.errors import EncoderFailed, OutOfMemory
+from encoders.memory import Figures, Reading
 from encoders.preprocess import preprocess
 from encoders.registry import EncoderId
 from encoders.types import (
@@ -56,11 +59,58 @@ def fake_spec(encoder_id: str = "fake:vit", **changes: object) -> EncoderSpec:
     return replace(spec, **changes)  # type: ignore[arg-type]  # test factories pass field names
 
 
+class FakeMemory:
+    """A device of `total` bytes that holds nothing but counts, and refuses what does not fit."""
+
+    reads_freely = True
+
+    def __init__(self, total: int, *, device: str = "cpu", overhead: Overhead = CPU) -> None:
+        self.device = device
+        self.overhead = overhead
+        self.total = total
+        self.allocated = 0
+        self.failures = 0
+        self._limit = total
+        self._peak = 0
+
+    def take(self, size: int, *, by: str) -> None:
+        """Allocate `size` bytes. Raises OutOfMemory."""
+        if self.allocated + size > self._limit:
+            self.failures += 1
+            raise OutOfMemory(encoder=by)
+        self.allocated += size
+        self._peak = max(self._peak, self.allocated)
+
+    def give(self, size: int) -> None:
+        """Free `size` bytes."""
+        self.allocated -= size
+
+    def figures(self) -> Figures:
+        """As Memory.figures."""
+        return Figures(self.total, self.total - self.allocated, self.allocated, self.allocated)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As Memory.reading."""
+        reading = Reading()
+        before = self._peak = self.allocated
+        yield reading
+        reading.peak = self._peak - before
+
+    def limit(self, limit: int) -> None:
+        """As Memory.limit."""
+        self._limit = min(limit, self.total)
+
+    def release(self) -> None:
+        """As Memory.release: nothing is kept."""
+
+
 class FakeEncoder:
     """Tokens are linear in each patch's mean colour, so an image's row never depends on its batch.
 
     before: called on the device thread ahead of each forward with its batch size; may block on an event, or raise.
     after: may replace what the forward gives (wrong length, NaN).
+    memory: where forwards take what they cost. true_cost: how many times what `cost` says they really take.
     """
 
     def __init__(
@@ -69,10 +119,14 @@ class FakeEncoder:
         *,
         before: Callable[[int], None] = lambda batch: None,
         after: Callable[[Encoded], Encoded] = lambda encoded: encoded,
+        memory: FakeMemory | None = None,
+        true_cost: float = 1.0,
     ) -> None:
         self.spec = spec or fake_spec()
         self.before = before
         self.after = after
+        self.memory = memory
+        self.true_cost = true_cost
         self.batches: list[int] = []
         self.threads: set[int] = set()
         rng = np.random.default_rng(0)
@@ -94,7 +148,7 @@ class FakeEncoder:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""
-        self._enter(len(pixels))
+        self._enter(len(pixels), self.cost(ImageSize(*pixels.shape[1:3]), outputs, device="cpu"))
         batch, height, width, _ = pixels.shape
         grid = Grid(height // _PATCH, width // _PATCH)
         patches = pixels.reshape(batch, grid.rows, _PATCH, grid.cols, _PATCH, 3).mean(axis=(2, 4))
@@ -120,16 +174,42 @@ class FakeEncoder:
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text: from the counts of each text's bytes."""
-        self._enter(len(ids))
+        self._enter(len(ids), self.text_cost(device="cpu"))
         angles = np.outer(np.arange(1, 257), np.arange(1, _EMBED + 1)).astype(np.float32)
         table = np.concatenate([np.zeros((1, _EMBED), np.float32), np.sin(angles)])[:256]
         rows: Floats = table[ids].sum(axis=1)
         return rows
 
-    def _enter(self, batch: int) -> None:
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Encoder.cost: 64 bytes a pixel, and the tokens asked for."""
+        rows, cols = self.spec.grid(size)
+        given = 4 * (rows * cols * self.spec.hidden_size * bool(outputs.tokens) + _EMBED * outputs.pooled)
+        pixels = size.height * size.width
+        return _linear(64 * pixels + given, input_bytes=12 * pixels, output_bytes=given, tokens=rows * cols)
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Encoder.text_cost: 256 bytes a token."""
+        return _linear(256 * _CONTEXT, input_bytes=8 * _CONTEXT, output_bytes=4 * _EMBED, tokens=_CONTEXT)
+
+    def _enter(self, batch: int, cost: Cost) -> None:
         self.batches.append(batch)
         self.threads.add(threading.get_ident())
         self.before(batch)
+        if self.memory is not None:
+            taken = int(cost.requested(batch) * self.true_cost)
+            self.memory.take(taken, by=self.spec.id)
+            self.memory.give(taken)
+
+
+def _linear(item: int, *, input_bytes: int, output_bytes: int, tokens: int) -> Cost:
+    return Cost(
+        requested=Curve(item, ((0, item),)),
+        during_products=Curve(item, ((0, item),)),
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
+        flops=1000 * tokens,
+        tokens=tokens,
+    )
 
 
 def load(encoder_id: EncoderId, placement: Placement) -> FakeEncoder:

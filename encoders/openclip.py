@@ -9,7 +9,8 @@ import logging
 import math
 import threading
 import zipfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,6 +35,7 @@ from encoders.tower import (
     fitting,
     largest_size,
     load_strictly,
+    number,
     seeded,
     to_patches,
 )
@@ -154,7 +156,7 @@ class ResNetTower(Tower):
 class OpenClipText(TextTower):
     """The text half of an open_clip model. The tokenizers keep state, so one caller at a time."""
 
-    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor]) -> None:
+    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor] | None) -> None:
         super().__init__()
         self.model: Any = model
         self._tokenizer = tokenizer
@@ -162,6 +164,7 @@ class OpenClipText(TextTower):
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """As TextTower.tokenize."""
+        assert self._tokenizer is not None, "a blueprint has no tokenizer"
         with self._lock:
             return self._tokenizer(list(texts))
 
@@ -187,22 +190,45 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     """An open_clip model. Raises EncoderIdError or WeightsError."""
     name, weights = encoder_id.name, encoder_id.weights
     source = f"local-dir:{name}" if Path(name).is_dir() else name
-    with seeded(), fitting(str(encoder_id), weights or source):
+    with seeded(), fitting(str(encoder_id), weights or source), _unwarned(placement):
         # A base model for the text tower would be downloaded, then overwritten: pretrained_text=False.
-        model: Any = open_clip.create_model(source, pretrained_text=False, **_weights(encoder_id))
-        if weights is not None and _is_torchscript(weights):
+        model: Any = open_clip.create_model(source, pretrained_text=False, **_weights(encoder_id, placement))
+        if weights is not None and _is_torchscript(weights) and not placement.is_blueprint:
             load_strictly(model, _torchscript_weights(weights), encoder_id=str(encoder_id), source=weights)
     return clip_encoder(
         model,
         open_clip.get_model_preprocess_cfg(model),
-        tokenizer=_tokenizer(source, encoder_id),
+        tokenizer=None if placement.is_blueprint else _tokenizer(source, encoder_id),
         encoder_id=str(encoder_id),
         placement=placement,
     )
 
 
-def _weights(encoder_id: EncoderId) -> dict[str, Any]:
+@contextmanager
+def _unwarned(placement: Placement) -> Iterator[None]:
+    """A blueprint has no weights, and open_clip warns, on the root logger, of a model that it has not given any."""
+
+    def is_another(record: logging.LogRecord) -> bool:
+        return not (placement.is_blueprint and record.msg.startswith("No pretrained weights loaded"))
+
+    root = logging.getLogger()
+    root.addFilter(is_another)
+    try:
+        yield
+    finally:
+        root.removeFilter(is_another)
+
+
+def _weights(encoder_id: EncoderId, placement: Placement) -> dict[str, Any]:
     """What create_model must be told of the id's weights: a tag, a file, a folder's own or none."""
+    options = _known_weights(encoder_id)
+    if placement.is_blueprint:
+        shape = {name: option for name, option in options.items() if name == "force_quick_gelu"}
+        return {**shape, "load_weights": False, "device": placement.device}
+    return options
+
+
+def _known_weights(encoder_id: EncoderId) -> dict[str, Any]:
     name, weights = encoder_id.name, encoder_id.weights
     if Path(name).is_dir():
         if weights is not None:
@@ -267,20 +293,23 @@ def clip_encoder(
     encoder_id: str,
     placement: Placement,
 ) -> TorchEncoder:
-    """An open_clip model, with its preprocessing config, as an Encoder. The model's `visual` is taken out of it."""
+    """An open_clip model, with its preprocessing config, as an Encoder. The model's `visual` is taken out of it.
+
+    tokenizer: without one there is no text half, except in a blueprint.
+    """
     visual = model.visual
     tower, spec = _tower_and_spec(visual, preprocess_cfg, encoder_id=encoder_id)
     text: TextTower | None = None
     more: dict[str, Any] = {}
     with torch.inference_mode():
-        if tokenizer is not None:
+        if tokenizer is not None or placement.is_blueprint:
             bias = getattr(model, "logit_bias", None)
             more["scoring"] = Scoring(
                 activation="softmax" if bias is None else "sigmoid",  # only models trained with SigLIP's loss have one
-                logit_scale=float(model.logit_scale.exp()),
-                logit_bias=0.0 if bias is None else float(bias),
+                logit_scale=number(model.logit_scale.exp()),
+                logit_bias=0.0 if bias is None else number(bias),
             )
-            more["context_length"] = int(tokenizer(["a"]).shape[1])
+            more["context_length"] = int(tokenizer(["a"]).shape[1] if tokenizer else model.context_length)
             del model.visual
             text = OpenClipText(model, tokenizer)
     return TorchEncoder(replace(spec, **more), tower, text, placement=placement)

@@ -1,13 +1,15 @@
 """Encoder ids and who loads them. Knows names; imports an adapter only when one of its ids is loaded."""
 
-from collections.abc import Callable
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeAlias
 
 from encoders.errors import EncoderIdError
-from encoders.types import Encoder, Placement
+from encoders.types import BLUEPRINT, Encoder, Placement
 
 ENTRY_POINTS = "visiontower.encoders"
 """Entry-point group of third-party schemes: name = the scheme, object = a Loader."""
@@ -52,7 +54,7 @@ class EncoderId:
 
 
 Loader: TypeAlias = Callable[[EncoderId, Placement], Encoder]
-"""Loads one id onto a device. Raises EncoderIdError or WeightsError."""
+"""Loads one id onto a device, or only its shape (Placement.is_blueprint). Raises EncoderIdError or WeightsError."""
 
 
 def schemes() -> dict[str, EntryPoint]:
@@ -82,4 +84,25 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
         )
     entry = known[parsed.scheme]
     loader: Loader = getattr(import_module(entry.module), entry.attr)
-    return loader(parsed, placement or Placement())
+    placement = placement or Placement()
+    with _building_on(placement):
+        return loader(parsed, placement)
+
+
+def blueprint(encoder_id: str, *, dtype: str = "float32") -> Encoder:
+    """The encoder's shape without its weights: its spec, and what its forwards cost. Takes well under a second.
+
+    dtype: what it would compute in. Raises EncoderIdError or WeightsError (a configuration that cannot be had).
+    """
+    return load(encoder_id, Placement(BLUEPRINT, dtype))
+
+
+@contextmanager
+def _building_on(placement: Placement) -> Iterator[None]:
+    """Whatever a loader builds inside takes no memory, if only a blueprint is asked for."""
+    torch = sys.modules.get("torch")  # an adapter that has not imported it builds nothing of it
+    if torch is None or not placement.is_blueprint:
+        yield
+    else:
+        with torch.device(placement.device):
+            yield

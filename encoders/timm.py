@@ -288,8 +288,10 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
         # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
         options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
-        trunk: Any = timm.create_model(name, pretrained=weights is None, num_classes=0, **options)
-        if weights is not None and not encoder_id.is_random:
+        trunk: Any = timm.create_model(
+            name, pretrained=weights is None and not placement.is_blueprint, num_classes=0, **options
+        )
+        if weights is not None and not (encoder_id.is_random or placement.is_blueprint):
             _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
     tower = TimmTower(trunk)
     spec = trunk_spec(

@@ -5,18 +5,23 @@ a Tower (with a TextTower where there is one) into an Encoder. Third-party encod
 """
 
 import hashlib
+import math
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from typing import overload
 
 import ml_dtypes
 import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.errors import EncoderFailed, OutputNotOffered, VisiontowerError, WeightsError
+from encoders.attention import pin
+from encoders.cost import Cost, Curve
+from encoders.errors import EncoderFailed, OutOfMemory, OutputNotOffered, VisiontowerError, WeightsError
 from encoders.preprocess import preprocess
+from encoders.trace import Trace
 from encoders.types import Encoded, EncoderSpec, Floats, Grid, ImageSize, Outputs, Pixels, Placement, TokenIds
 
 MAX_GRID = 64
@@ -82,9 +87,11 @@ class TorchEncoder:
         parts = (
             nn.ModuleDict({"tower": tower} | ({"text": text} if text is not None else {})).eval().requires_grad_(False)
         )
-        revision = fingerprint(parts.state_dict())
-        parts.to(device=self._device, dtype=self._dtype)
-        unique = {tensor.data_ptr(): tensor for tensor in (*parts.parameters(), *parts.buffers())}.values()
+        revision = "" if self._device.type == "meta" else fingerprint(parts.state_dict())
+        parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
+        pin()
+        every = (*parts.parameters(), *parts.buffers())
+        unique = {tensor.untyped_storage()._cdata: tensor for tensor in every}.values()
         self.tower = tower
         self.text = text
         self.spec = replace(
@@ -110,7 +117,7 @@ class TorchEncoder:
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""
         with self._running():
-            features = self.tower(self.normalise(torch.from_numpy(pixels)), outputs)
+            features = self.run(torch.from_numpy(pixels), outputs)
             return Encoded(
                 grid=features.grid,
                 prefix_tokens=features.prefix_tokens,
@@ -120,18 +127,72 @@ class TorchEncoder:
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text."""
-        text = self._require_text()
         with self._running():
-            return to_host(text(torch.from_numpy(ids).to(self._device)))
+            return to_host(self.run_text(torch.from_numpy(ids)))
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Encoder.cost."""
+        rows, cols = self.spec.grid(size)
+
+        def run(pixels: Tensor) -> list[Tensor]:
+            features = self.run(pixels, outputs)
+            return [tensor for tensor in (features.tokens, features.pooled) if tensor is not None]
+
+        pixels = torch.empty(1, dtype=torch.uint8).expand(1, *size, 3)
+        return self._cost(run, pixels, device=device, itemsize=self._dtype.itemsize, tokens=rows * cols)
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Encoder.text_cost."""
+        length = self.spec.context_length or 0
+        ids = torch.empty(1, dtype=torch.int64).expand(1, length)
+        return self._cost(lambda ids: [self.run_text(ids)], ids, device=device, itemsize=ids.itemsize, tokens=length)
+
+    def _cost(
+        self, run: Callable[[Tensor], list[Tensor]], item: Tensor, *, device: str, itemsize: int, tokens: int
+    ) -> Cost:
+        """By running it on one, two and four items that hold no bytes.
+
+        item: [1, ...] on the host, for its shape. itemsize: bytes of each of its values as the tower reads them.
+        """
+        assert self._device.type == "meta", "costs are asked of an encoder placed on meta"
+        traces = []
+        for batch in (1, 2, 4):
+            given = item.expand(batch, *item.shape[1:])
+            if device == "cpu":
+                given = given.to("meta")  # there already; what is left on the host is copied as part of the forward
+            with self._running(), Trace(runs_on=device) as trace:
+                output_bytes = sum(tensor.nbytes for tensor in run(given)) // batch
+            traces.append(trace)
+        return Cost(
+            requested=Curve.through(*(trace.live for trace in traces)),
+            during_products=Curve.through(*(trace.during_products for trace in traces)),
+            input_bytes=item.numel() * itemsize,
+            output_bytes=output_bytes,
+            flops=traces[0].flops,
+            tokens=tokens,
+        )
+
+    def run(self, pixels: Tensor, outputs: Outputs) -> Features:
+        """What `encode` does on the device: uint8 [B, H, W, 3] -> features, each compact, as they go to the host."""
+        features: Features = self.tower(self.normalise(pixels), outputs)
+        return replace(features, tokens=_compact(features.tokens), pooled=_compact(features.pooled))
+
+    def run_text(self, ids: Tensor) -> Tensor:
+        """What `encode_text` does on the device: int64 [N, context_length] -> [N, embed_dim], compact."""
+        return _compact(self._require_text()(ids.to(self._device)))
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> [B, 3, H, W] in the tower's dtype on its device.
 
         In the order of torchvision's ToTensor and Normalize, in float32, so that values are equal to theirs.
         """
-        channels_first = pixels.to(self._device).permute(0, 3, 1, 2).contiguous()
-        values = channels_first.float().div_(255).sub_(self._mean).div_(self._std)
-        return values.to(self._dtype)
+        batch, height, width, channels = pixels.shape
+        # What lives through the forward is made first: made last it would lie behind the hole the others leave.
+        given = torch.empty(batch, channels, height, width, dtype=self._dtype, device=self._device)
+        values = given if self._dtype == torch.float32 else torch.empty_like(given, dtype=torch.float32)
+        values.copy_(pixels.to(self._device).permute(0, 3, 1, 2))
+        values.div_(255).sub_(self._mean).div_(self._std)
+        return given.copy_(values) if values is not given else given
 
     def _require_text(self) -> TextTower:
         if self.text is None:
@@ -143,20 +204,38 @@ class TorchEncoder:
         try:
             with torch.inference_mode():
                 yield
-        except (RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        except (MemoryError, RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+            if _is_out_of_memory(error):
+                raise OutOfMemory(encoder=self.spec.id) from error
             raise EncoderFailed(f"The forward of {self.spec.id} failed.", model=self.spec.id) from error
 
 
+def _is_out_of_memory(error: Exception) -> bool:
+    """Whether an allocation failed: torch's own on the device or the host, or one within cuBLAS or cuDNN."""
+    said = ("ALLOC_FAILED", "can't allocate memory")
+    return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in said)
+
+
 def to_host(values: Tensor) -> Floats:
-    """A tensor as a NumPy array of the same dtype; bfloat16 as ml_dtypes.bfloat16."""
-    host = values.detach().contiguous().cpu()
-    if host.untyped_storage().nbytes() > host.nbytes:  # a view would keep all of a larger tensor alive
-        host = host.clone()
+    """A compact tensor as a NumPy array of the same dtype; bfloat16 as ml_dtypes.bfloat16."""
+    host = values.detach().cpu()
     if host.dtype == torch.bfloat16:
         array: Floats = host.view(torch.uint16).numpy().view(ml_dtypes.bfloat16)
         return array
     plain: Floats = host.numpy()
     return plain
+
+
+@overload
+def _compact(values: Tensor) -> Tensor: ...
+@overload
+def _compact(values: None) -> None: ...
+def _compact(values: Tensor | None) -> Tensor | None:
+    """The values contiguous, in a storage of their own: a view would keep all of a larger tensor alive."""
+    if values is None:
+        return None
+    packed = values.contiguous()
+    return packed.clone() if packed.untyped_storage().nbytes() > packed.nbytes else packed
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -167,6 +246,11 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}:{tensor.dtype}:{tuple(tensor.shape)}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()[:12]
+
+
+def number(value: Tensor) -> float:
+    """A scalar weight's value; NaN in a blueprint, which has none."""
+    return math.nan if value.is_meta else float(value.detach())
 
 
 @contextmanager

@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from encoders.cost import Cost
 from encoders.errors import LayerNotFound, OutputNotOffered, UnsupportedResolution
 
 Pixels: TypeAlias = NDArray[np.uint8]
@@ -194,7 +195,7 @@ class EncoderSpec:
     projects, dense: whether the encoder offers projected tokens and dense features.
     scoring, context_length: of the text half; None without one.
     dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...
-    parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights.
+    parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights; empty in a blueprint.
     """
 
     id: str
@@ -294,10 +295,28 @@ class Encoder(Protocol):
     def encode_text(self, ids: TokenIds) -> Floats:
         """int64 [N, context_length] -> [N, embed_dim], not normalised, on the host. Raises EncoderFailed."""
 
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """What `encode` takes on `device` (cpu or cuda) for such images; of a blueprint. Raises EncoderFailed."""
+
+    def text_cost(self, *, device: str) -> Cost:
+        """What `encode_text` takes on `device`; of a blueprint. Raises OutputNotOffered or EncoderFailed."""
+
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an encoder runs: `device` as torch names it; `dtype` float32, float16 or bfloat16. Never auto."""
+    """Where an encoder runs: `device` as torch names it; `dtype` float32, float16 or bfloat16. Never auto.
+
+    The device `meta` holds no bytes: an encoder placed there is its own blueprint. It has no weights (none are read or
+    downloaded) and cannot encode, but knows its spec and says what its forwards cost.
+    """
 
     device: str = "cpu"
     dtype: str = "float32"
+
+    @property
+    def is_blueprint(self) -> bool:
+        """Whether only the shape of the encoder is asked for."""
+        return self.device == BLUEPRINT
+
+
+BLUEPRINT = "meta"

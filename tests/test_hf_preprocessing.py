@@ -110,7 +110,7 @@ def written(folder: Path, family: str, **settings: Any) -> Checkpoint:
     FAMILIES[family][1]().save_pretrained(folder)
     if settings:
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return Checkpoint.of(EncoderId("hf", str(folder)))
+    return Checkpoint.of(EncoderId("hf", str(folder)), Placement())
 
 
 @pytest.mark.parametrize(

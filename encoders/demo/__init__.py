@@ -29,5 +29,5 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     from encoders.demo.vocabulary import tokenizer
     from encoders.openclip import clip_encoder
 
-    model, preprocess_cfg = saved.load(encoder_id.name, WEIGHTS)
+    model, preprocess_cfg = saved.load(encoder_id.name, WEIGHTS, weights=not placement.is_blueprint)
     return clip_encoder(model, preprocess_cfg, tokenizer=tokenizer(), encoder_id=str(encoder_id), placement=placement)

@@ -82,9 +82,10 @@ def _half(value: Tensor) -> Tensor:
     return (value.half() if value.is_floating_point() else value).contiguous().clone()
 
 
-def load(name: str, folder: Path) -> tuple[CLIP, dict[str, Any]]:
-    """The saved model in float32, ready to infer, and its preprocessing."""
+def load(name: str, folder: Path, *, weights: bool = True) -> tuple[CLIP, dict[str, Any]]:
+    """The saved model in float32, ready to infer, and its preprocessing; without `weights`, its shape alone."""
     described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     model = build(described["model_cfg"])
-    model.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
+    if weights:
+        model.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
     return model.float().eval(), described["preprocess_cfg"]

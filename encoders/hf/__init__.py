@@ -32,7 +32,7 @@ from encoders.hf.towers import (
     VitTower,
 )
 from encoders.registry import EncoderId
-from encoders.tower import TextTower, TorchEncoder, Tower, fitting, largest_size
+from encoders.tower import TextTower, TorchEncoder, Tower, fitting, largest_size, number
 from encoders.types import EncoderSpec, ImageSize, Placement, Resolutions, Scoring
 
 
@@ -50,7 +50,7 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     Raises EncoderIdError for a model type that is not supported; WeightsError for a checkpoint that cannot be had or
     does not fit.
     """
-    checkpoint = Checkpoint.of(encoder_id)
+    checkpoint = Checkpoint.of(encoder_id, placement)
     with fitting(checkpoint.id, checkpoint.name), quiet():
         model_type = checkpoint.model_type()
         if model_type not in _FAMILIES:
@@ -68,7 +68,7 @@ def _clip(checkpoint: Checkpoint) -> Parts:
     config = checkpoint.config()
     model = checkpoint.model(transformers.CLIPModel, config)
     parts = _clip_parts(checkpoint, config.vision_config, model.vision_model, model.visual_projection)
-    scoring = Scoring("softmax", logit_scale=model.logit_scale.exp().item())
+    scoring = Scoring("softmax", logit_scale=number(model.logit_scale.exp()))
     return _with_text(checkpoint, parts, config.text_config, model.text_model, model.text_projection, scoring)
 
 
@@ -95,9 +95,7 @@ def _siglip(checkpoint: Checkpoint) -> Parts:
     naflex = config.model_type == "siglip2"
     model = checkpoint.model(transformers.Siglip2Model if naflex else transformers.SiglipModel, config)
     parts = _siglip_parts(checkpoint, config.vision_config, model.vision_model)
-    scoring = Scoring(
-        "sigmoid", logit_scale=model.logit_scale.exp().item(), logit_bias=float(model.logit_bias.detach().item())
-    )
+    scoring = Scoring("sigmoid", logit_scale=number(model.logit_scale.exp()), logit_bias=number(model.logit_bias))
     return _with_text(checkpoint, parts, config.text_config, model.text_model, None, scoring)
 
 

@@ -26,6 +26,7 @@ from encoders.errors import EncoderIdError, WeightsError
 from encoders.hf.preprocessing import Seen, seen_by
 from encoders.registry import EncoderId
 from encoders.tower import seeded
+from encoders.types import Placement
 
 
 @contextmanager
@@ -52,10 +53,11 @@ class Checkpoint:
     id: str
     name: str
     random: bool
+    blueprint: bool
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, encoder_id: EncoderId) -> "Checkpoint":
+    def of(cls, encoder_id: EncoderId, placement: Placement) -> "Checkpoint":
         """Raises EncoderIdError for a folder with a revision, WeightsError for a folder that is not there."""
         name, weights = encoder_id.name, encoder_id.weights
         is_folder = Path(name).is_dir()
@@ -67,7 +69,13 @@ class Checkpoint:
                 f"'{encoder_id}': a folder has no revision; only '@random' can follow it.", model=str(encoder_id)
             )
         options = {"revision": revision or "main", "local_files_only": is_folder, "trust_remote_code": False}
-        return cls(id=str(encoder_id), name=name, random=encoder_id.is_random, options=options)
+        return cls(
+            id=str(encoder_id),
+            name=name,
+            random=encoder_id.is_random,
+            blueprint=placement.is_blueprint,
+            options=options,
+        )
 
     def has(self, *files: str) -> bool:
         """Whether it has one of these files; a Hub that cannot be asked is an error, not a no."""
@@ -111,7 +119,7 @@ class Checkpoint:
         unused: a pattern of keys that belong to parts not loaded. optional: a pattern of keys that may be missing all
         together; their module is then set to None. Raises WeightsError that names the keys that do not fit.
         """
-        if self.random:
+        if self.random or self.blueprint:
             with seeded():
                 return architecture(config).float()
         model, found = architecture.from_pretrained(
