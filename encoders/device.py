@@ -1,4 +1,4 @@
-"""`auto` -> a device and a dtype, and the memory of that device. Knows what torch can see and what hardware does well."""
+"""`auto` -> a device and a dtype; a device -> its memory. Knows what torch can see and what hardware does well."""
 
 import gc
 from collections.abc import Iterator
@@ -107,7 +107,7 @@ class CudaMemory:
     def __init__(self, device: str) -> None:
         self.device = device
         self._device = torch.device(device)
-        torch.cuda.init()
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not type it
         torch.cuda.mem_get_info(self._device)
         self.overhead: Overhead = replace(CUDA, workspace=_workspace(torch.cuda.get_device_capability(self._device)))
 

@@ -179,7 +179,8 @@ class TorchEncoder:
 
     def run_text(self, ids: Tensor) -> Tensor:
         """What `encode_text` does on the device: int64 [N, context_length] -> [N, embed_dim], compact."""
-        return _compact(self._require_text()(ids.to(self._device)))
+        embedded: Tensor = self._require_text()(ids.to(self._device))
+        return _compact(embedded)
 
     def normalise(self, pixels: Tensor) -> Tensor:
         """uint8 [B, H, W, 3] -> [B, 3, H, W] in the tower's dtype on its device.

@@ -20,7 +20,7 @@ _BATCH_NORM = torch.ops.aten.native_batch_norm.default
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
 
-class Trace(TorchDispatchMode):
+class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does not type its hooks
     """Counts, while entered, the bytes of every storage made on this thread, from its first tensor to its last.
 
     Weights and whatever else was there before are not counted, nor are views of them.
@@ -30,7 +30,7 @@ class Trace(TorchDispatchMode):
     """
 
     def __init__(self, *, runs_on: str | None = None) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # nor this
         self.live: list[int] = []
         """Bytes alive after each storage was made, in order."""
         self.during_products: list[int] = []

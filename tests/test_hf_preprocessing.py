@@ -18,6 +18,7 @@ from encoders import ImageSize, preprocess
 from encoders.hf.checkpoint import Checkpoint
 from encoders.hf.preprocessing import Seen, seen_by
 from encoders.registry import EncoderId
+from encoders.types import Placement
 from tests.hf_folders import FAMILIES
 from tests.photographs import NAMES, photograph
 
