@@ -16,7 +16,7 @@ from starlette.requests import ClientDisconnect
 
 from encoders.errors import VisiontowerError
 from service import docs, pages, problems, requests
-from service.core import Load, Service
+from service.core import Backend, Service
 from service.errors import ClientGone, DeadlineExceeded
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Observe
@@ -34,19 +34,19 @@ _PARSE_INLINE_BYTES = 65_536
 def create_app(
     settings: Settings,
     *,
-    load: Load,
+    backend: Backend,
     clock: Callable[[], float] = time.monotonic,
     on_lost: Callable[[], None] = lambda: None,
 ) -> FastAPI:
-    """The app. Encoders load when it starts up, on the thread that owns the device.
+    """The app. Encoders load when it starts up.
 
-    load: encoder id -> encoder. on_lost: called if the device thread ends on its own.
+    backend: the device and its encoders. on_lost: called if the device thread ends on its own.
     """
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        service = Service(settings, load=load, metrics=metrics, clock=clock, on_lost=on_lost)
+        service = Service(settings, backend=backend, metrics=metrics, clock=clock, on_lost=on_lost)
         try:
             await service.start()
             app.state.service = service
@@ -80,12 +80,16 @@ def create_app(
     @app.get("/models", summary="What is served", **docs.MODELS)
     async def models(request: Request) -> Response:
         service = _service(request)
-        return _json({"object": "list", "data": [_about(service, model) for model in service.encoders]})
+        return _json({"object": "list", "data": [_about(service, model) for model in settings.model]})
 
     @app.get("/models/{model:path}", summary="One encoder", **docs.MODEL)
     async def model(request: Request, model: str) -> Response:
         service = _service(request)
-        return _json(_about(service, service.encoder(model).spec.id))
+        return _json(_about(service, service.fleet.id_of(model)))
+
+    @app.get("/vram", summary="What a forward would take, before it runs", **docs.VRAM)
+    async def vram(request: Request) -> Response:
+        return _json(await _service(request).vram(query=request.query_params.multi_items()))
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
     async def metrics_page() -> Response:
@@ -200,8 +204,9 @@ def _json(
 
 def _about(service: Service, model: str) -> dict[str, object]:
     """The public part of a spec, and the model's state."""
-    spec = service.encoders[model].spec
-    return {
-        **card(spec),
-        "state": "ready" if service.is_model_ready(model) else "failed",
-    }
+    state = "failed"
+    if model not in service.fleet.loaded:
+        state = "not loaded"
+    elif service.is_model_ready(model):
+        state = "ready"
+    return {**card(service.fleet.specs[model]), "state": state}

@@ -16,7 +16,7 @@ from typing import Any, Generic, TypeVar, overload
 
 from encoders.errors import EncoderFailed, EncoderIdError, VisiontowerError
 from encoders.types import Encoded, Encoder, Floats, Pixels, TokenIds
-from service.batching import BatchKey, Ceiling, ImageKey, Queue, TextKey, Waiting
+from service.batching import BatchKey, Ceiling, Formed, ImageKey, Queue, TextKey
 from service.errors import DeadlineExceeded, DeviceLost
 from service.forward import Outcome, forward, try_out, works
 
@@ -35,10 +35,14 @@ class Answer(Generic[R]):
 
 @dataclass(frozen=True)
 class Report:
-    """What is worth counting about one batch; given to `observe` on the device thread."""
+    """What is worth counting about one batch; given to `observe` on the device thread.
+
+    left: how many more of its key waited and had to go on waiting, for the batch was at its ceiling.
+    """
 
     key: BatchKey
     items: int
+    left: int
     queue_s: Sequence[float]
     forward_s: float
 
@@ -60,10 +64,12 @@ class Batcher:
         *,
         ceiling: Ceiling,
         clock: Callable[[], float],
+        run_forward: Callable[[Encoder, BatchKey, Sequence[Any]], list[Outcome]] = forward,
         observe: Callable[[Report], None] = lambda report: None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
+        self._run_forward = run_forward
         self._observe = observe
         self._on_lost = on_lost
         self._encoders: dict[str, Encoder] = {}
@@ -107,17 +113,22 @@ class Batcher:
 
     async def add(self, model: str, load: Callable[[], Encoder]) -> Encoder:
         """Load an encoder on the device thread and try it once with image and text. Raises what either raises."""
-        encoder = await self._call(partial(_load_and_try, load))
+        encoder = await self.call(partial(_load_and_try, load))
         if encoder.spec.id != model:
             raise EncoderIdError(f"The loader of '{model}' gave an encoder that calls itself '{encoder.spec.id}'.")
         self._encoders[model] = encoder
         self._healthy[model] = True
         return encoder
 
+    async def remove(self, model: str) -> None:
+        """Let go of an encoder, of which nothing waits, between two batches."""
+        await self.call(partial(self._encoders.pop, model))
+        self._healthy.pop(model, None)
+
     async def probe(self, model: str) -> bool:
         """Run a known good image through the model, ahead of the queue; gives and keeps its health."""
         encoder = self._encoders[model]
-        self._healthy[model] = await self._call(partial(works, encoder))
+        self._healthy[model] = await self.call(partial(works, encoder))
         return self._healthy[model]
 
     @overload
@@ -173,8 +184,8 @@ class Batcher:
             with self._wake:
                 self._queue.discard(ticket)
 
-    async def _call(self, function: Callable[[], R]) -> R:
-        """Run a function on the device thread, ahead of the queue."""
+    async def call(self, function: Callable[[], R]) -> R:
+        """Run a function on the device thread, ahead of the queue and after the batch it is in."""
         if not self.is_alive:
             raise DeviceLost
         future: asyncio.Future[R] = self._loop.create_future()
@@ -222,20 +233,21 @@ class Batcher:
                     self._tell(_fail, [late.item.future], DeadlineExceeded())
                 if formed.batch:
                     self._running.update(waiting.item.future for waiting in formed.batch)
-                    return partial(self._run, formed.batch)
+                    return partial(self._run, formed)
                 self._wake.wait()
         return None
 
-    def _run(self, batch: list[Waiting[_Item]]) -> None:
+    def _run(self, formed: Formed[_Item]) -> None:
+        batch = formed.batch
         key = batch[0].key
         encoder = self._encoders[key.model]
         started = self._clock()
-        outcomes = forward(encoder, key, [waiting.item.payload for waiting in batch])
+        outcomes = self._run_forward(encoder, key, [waiting.item.payload for waiting in batch])
         forward_s = self._clock() - started
         # One bad input must not take the server out of rotation: only if nothing worked is a known good image asked.
         self._healthy[key.model] = any(not isinstance(o, EncoderFailed) for o in outcomes) or works(encoder)
         waits = [started - waiting.since for waiting in batch]
-        self._observe(Report(key, len(batch), waits, forward_s))
+        self._observe(Report(key, len(batch), formed.left, waits, forward_s))
         futures = [waiting.item.future for waiting in batch]
         with self._wake:
             self._running.difference_update(futures)

@@ -36,7 +36,7 @@ class TextKey:
 BatchKey: TypeAlias = ImageKey | TextKey
 
 Ceiling: TypeAlias = Callable[[BatchKey], int]
-"""The most items of a key that one forward may take, at least 1. The place where memory has its say."""
+"""The most items of a key that one forward may take, at least 1: where memory and time have their say."""
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,14 @@ class Waiting(Generic[T]):
 
 @dataclass(frozen=True)
 class Formed(Generic[T]):
-    """What form_batch took out: a batch of one key (empty only if nothing is left), and who came too late."""
+    """What form_batch took out: a batch of one key (empty only if nothing is left), and who came too late.
+
+    left: how many of the batch's key the ceiling made wait.
+    """
 
     batch: list[Waiting[T]] = field(default_factory=list)
     expired: list[Waiting[T]] = field(default_factory=list)
+    left: int = 0
 
 
 class Queue(Generic[T]):
@@ -91,14 +95,17 @@ class Queue(Generic[T]):
 
     def form_batch(self, now: float) -> Formed[T]:
         """The next batch, oldest item first, and the items whose deadline was found to have passed."""
-        formed: Formed[T] = Formed()
-        while self._keys and not formed.batch:
+        batch: list[Waiting[T]] = []
+        expired: list[Waiting[T]] = []
+        left = 0
+        while self._keys and not batch:
             key = self._oldest_key()
             ceiling = max(1, self._ceiling(key))
-            while key in self._lines and len(formed.batch) < ceiling:
+            while key in self._lines and len(batch) < ceiling:
                 waiting = self._take(next(iter(self._lines[key])))
-                (formed.expired if waiting.deadline <= now else formed.batch).append(waiting)
-        return formed
+                (expired if waiting.deadline <= now else batch).append(waiting)
+            left = len(self._lines.get(key, ()))
+        return Formed(batch, expired, left)
 
     def waiting_images(self, model: str) -> int:
         """How many images wait for this model."""

@@ -26,7 +26,8 @@ Images in; patch tokens, embeddings and image-text scores out.
   visiontower serve                               # demo encoders, port 8000
   visiontower embed photos/ -o photos.parquet     # a folder to a table
   visiontower similarity cat.jpg "a cat" "a dog"  # which text fits
-  visiontower models                              # what can be served"""
+  visiontower models                              # what can be served
+  visiontower vram demo:vit                       # what it takes of a GPU"""
 
 _SERVE = """\
 Serve encoders over HTTP. Without --model: the three demo encoders.
@@ -71,6 +72,18 @@ encoder and show its spec and its tokens by resolution.
   visiontower models --scheme openclip | grep ViT-B
   visiontower models openclip:RN101@random --json"""
 
+_VRAM = """\
+What an encoder takes of a card, worked out from its code: no GPU is needed, no
+weights are read. With --gpu: does it fit, in which batches, at which sizes.
+
+  visiontower vram openclip:ViT-L-14-336@openai
+  visiontower vram openclip:RN50@openai --resolution 224,336x448 --batch 1,64
+  visiontower vram openclip:ViT-L-14@openai --gpu 24GiB --beside 6GiB
+  visiontower vram demo:vit --dtype float32,bfloat16 --plot memory.png
+
+--beside is all that others hold of the card. Of a language model that is its
+weights, its KV cache, and half a GiB for its own CUDA context."""
+
 
 class _Help(argparse.RawDescriptionHelpFormatter):
     def __init__(self, prog: str) -> None:
@@ -103,6 +116,7 @@ def parser() -> argparse.ArgumentParser:
     _add_embed(commands)
     _add_similarity(commands)
     _add_models(commands)
+    _add_vram(commands)
     return top
 
 
@@ -154,6 +168,23 @@ def _add_models(commands: Any) -> None:
     which.add_argument("--scheme", metavar="NAME", help="every id this scheme knows, one a line")
     models.add_argument("--json", action="store_true", help="for machines")
     _add_placement(models)
+
+
+def _add_vram(commands: Any) -> None:
+    vram = _command(commands, "vram", "what an encoder takes of a card, and what fits", _VRAM, run=_vram)
+    vram.add_argument("id", metavar="ID", help="an encoder id, for example demo:vit")
+    vram.add_argument("--resolution", metavar="N|HxW,...", help="sizes [native, 1.5 and 2 times native]")
+    vram.add_argument("--batch", metavar="N,...", default="1,8,32", help="images in one forward [1,8,32]")
+    vram.add_argument(
+        "--dtype", metavar="X,...", help="float32, float16, bfloat16 [bfloat16 for cuda, float32 for cpu]"
+    )
+    vram.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="what it would run on [cuda]")
+    vram.add_argument("--output", choices=("tokens", "pooled", "both"), default="tokens", help="[tokens]")
+    vram.add_argument("--layer", metavar="K", type=int, help="tokens of block or stage K; -1 is the last")
+    vram.add_argument("--gpu", metavar="SIZE", help="the card's memory: 24GiB, 24GB (10^9), 24G (GiB), bytes")
+    vram.add_argument("--beside", metavar="SIZE", help="what others hold of it [0]")
+    vram.add_argument("--json", action="store_true", help="for machines")
+    vram.add_argument("--plot", metavar="FILE", type=Path, help="total against resolution: .png, .svg or .pdf")
 
 
 def _command(commands: Any, name: str, summary: str, text: str, *, run: Any) -> argparse.ArgumentParser:
@@ -241,6 +272,12 @@ def _models(arguments: argparse.Namespace) -> int:
     from service.commands import models
 
     return models(arguments)
+
+
+def _vram(arguments: argparse.Namespace) -> int:
+    from service.commands import vram
+
+    return vram(arguments)
 
 
 if __name__ == "__main__":

@@ -7,38 +7,54 @@ Knows no HTTP: it is given a parsed body and gives rendered bytes.
 import asyncio
 import logging
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, TypeVar
 
 from encoders.errors import VisiontowerError
-from encoders.types import Encoder, TokenKind
+from encoders.memory import Memory
+from encoders.planning import largest_size, plan
+from encoders.types import Encoder, ImageSize, Outputs, TokenKind
 from service import options as opts
 from service import responses, similarity
 from service.batcher import Batcher, Report
-from service.batching import BatchKey, ImageKey
+from service.batching import BatchKey, ImageKey, TextKey
+from service.budget import Budget
 from service.door import Door
-from service.errors import HeatmapTooLarge, InvalidOption, NoImages, ShuttingDown, UnknownModel
+from service.errors import HeatmapTooLarge, ImageDoesNotFit, InvalidOption, NoImages, ShuttingDown
 from service.fetch import Fetcher
+from service.fleet import Fleet, Load
+from service.metering import Meter
 from service.metrics import Metrics
 from service.negotiation import choose
-from service.options import EmbedOptions, Format, SimilarityOptions
+from service.options import EmbedOptions, Format, SimilarityOptions, VramOptions
+from service.pace import Pace
 from service.pipeline import EncodedImage, Outcome, Pipeline, Stages
+from service.planner import Blueprint, Planner
 from service.requests import Body
 from service.responses import Rendered
 from service.settings import Settings
 from service.similarity import Prompts
+from service.specs import vram_card
 from service.tensors import finish
-
-Load: TypeAlias = Callable[[str], Encoder]
-"""Encoder id -> the encoder, ready to run. Called on the device thread."""
 
 R = TypeVar("R")
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 _INLINE_VALUES = 16_384
 """Answers up to this many numbers are written on the event loop: cheaper than the way to another thread and back."""
+
+
+@dataclass(frozen=True)
+class Backend:
+    """The device, and what brings encoders onto it. memory is called once, before the rest."""
+
+    load: Load
+    blueprint: Blueprint
+    memory: Callable[[], Memory]
 
 
 class Service:
@@ -48,21 +64,42 @@ class Service:
         self,
         settings: Settings,
         *,
-        load: Load,
+        backend: Backend,
         metrics: Metrics,
         clock: Callable[[], float],
         on_lost: Callable[[], None],
     ) -> None:
         self.settings = settings
         self.metrics = metrics
-        self.encoders: dict[str, Encoder] = {}
+        self.memory = backend.memory()
+        self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead)
+        self.memory.limit(self.budget.limit)
         self.door = Door(images=settings.queue_images, texts=settings.queue_texts, clock=clock)
-        self.batcher = Batcher(ceiling=self._ceiling, clock=clock, observe=self._observe, on_lost=on_lost)
-        self._load = load
+        self.batcher = Batcher(
+            ceiling=self._ceiling,
+            clock=clock,
+            run_forward=Meter(self.memory, self.budget, metrics).run,
+            observe=self._observe,
+            on_lost=on_lost,
+        )
+        self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
+        self.fleet = Fleet(
+            settings.model,
+            load=backend.load,
+            memory=self.memory,
+            budget=self.budget,
+            planner=self.planner,
+            batcher=self.batcher,
+            clock=clock,
+            when_full=settings.when_full,
+            evict_idle_s=settings.evict_idle_s,
+        )
+        self._pace = Pace(longest_s=settings.max_forward_s)
         self._clock = clock
         threads = settings.preprocess_threads if settings.preprocess_threads != "auto" else os.cpu_count() or 1
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
+        self._rehearsal: asyncio.Task[None] | None = None
         self._fetcher = Fetcher(
             hosts=settings.image_url_hosts, max_bytes=settings.max_url_image_bytes, timeout_s=settings.url_timeout_s
         )
@@ -74,21 +111,13 @@ class Service:
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
         )
-        metrics.watch(snapshot=self.batcher.snapshot, is_ready=self.is_model_ready)
+        metrics.watch(snapshot=self.batcher.snapshot, is_ready=self.is_model_ready, memory=self._memory_kinds)
 
     async def start(self) -> None:
-        """Load every encoder and try it. Raises what loading raises: an encoder that does not work is fatal."""
+        """Load the encoders and try them. Raises what Fleet.start raises: an encoder that does not work is fatal."""
         self.batcher.start()
-        for place, model in enumerate(self.settings.model, start=1):
-            _log.info("loading %s (%d of %d)", model, place, len(self.settings.model))
-            started = self._clock()
-            try:
-                self.encoders[model] = await self.batcher.add(model, partial(self._load, model))
-            except Exception as error:
-                _log.critical("cannot serve %s: %s", model, error)
-                raise
-            spec = self.encoders[model].spec
-            _log.info("loaded %s on %s in %s in %.1f s", model, spec.device, spec.dtype, self._clock() - started)
+        await self.fleet.start()
+        self._rehearsal = asyncio.create_task(self._rehearse())
 
     def is_model_ready(self, model: str) -> bool:
         """Whether this model can be asked."""
@@ -102,7 +131,7 @@ class Service:
             return "the device thread has ended"
         if self.batcher.busy_s > self.settings.request_timeout_s:
             return "the device is stuck in a forward"
-        for model in self.settings.model:
+        for model in self.fleet.loaded:
             if not self.batcher.is_healthy(model) and not await self.batcher.probe(model):
                 return f"{model} fails"
         return None
@@ -120,31 +149,26 @@ class Service:
     async def stop(self) -> None:
         """End threads and connections."""
         self.door.close()
+        if self._rehearsal is not None:
+            await _ended(self._rehearsal)
         await self.batcher.stop(timeout_s=5.0)
+        self.planner.close()
+        self.fleet.close()
         await self._fetcher.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._answer_pool.shutdown(wait=False, cancel_futures=True)
-
-    def encoder(self, model: str | None) -> Encoder:
-        """The encoder of this id, the first served if None. Raises UnknownModel."""
-        if model is None:
-            return self.encoders[self.settings.model[0]]
-        if model not in self.encoders:
-            raise UnknownModel(model, served=self.settings.model)
-        return self.encoders[model]
 
     async def embed(self, body: Body, *, query: opts.Pairs, accept: str, started: float) -> Rendered:
         """Images -> tokens and pooled vectors, as the options want them, in the format the caller accepts."""
         options = opts.read(EmbedOptions, query=query, body=body.fields)
         format = _format(options, accept)
-        encoder = self.encoder(options.model)
-        model = encoder.spec.id
-        size = encoder.spec.size(options.resolution)
-        outputs = options.outputs(encoder.spec)
+        model = self.fleet.id_of(options.model)
+        spec = self.fleet.specs[model]
+        key = ImageKey(model, spec.size(options.resolution), options.outputs(spec))
         _require_images(body)
-        with self.door.admit(images=len(body.images)):
+        async with self._admitted(key, images=len(body.images)) as encoder:
             outcomes = await self._pipeline.images(
-                body.images, encoder=encoder, size=size, outputs=outputs, deadline=self._deadline(started)
+                body.images, encoder=encoder, key=key, deadline=self._deadline(started)
             )
             timing_ms = self._timing_ms(model, outcomes, started)
 
@@ -163,11 +187,11 @@ class Service:
         """Images x texts -> cosine, logits and probabilities."""
         options = opts.read(SimilarityOptions, query=query, body=body.fields)
         choose(accept, asked=options.format, offered=("json",))
-        encoder = self.encoder(options.model)
-        spec = encoder.spec
-        scoring = spec.require_text()
+        model = self.fleet.id_of(options.model)
+        spec = self.fleet.specs[model]
+        spec.require_text()
         size = spec.size(options.resolution)
-        outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if options.heatmap else None)
+        key = ImageKey(model, size, spec.outputs(pooled=True, tokens=TokenKind.DENSE if options.heatmap else None))
         _require_images(body)
         prompts = Prompts.of(
             options.texts,
@@ -181,12 +205,11 @@ class Service:
             if values > self.settings.max_heatmap_values:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
         deadline = self._deadline(started)
-        with self.door.admit(images=len(body.images), texts=len(prompts.unique)):
+        async with self._admitted(key, images=len(body.images), texts=len(prompts.unique)) as encoder:
+            scoring = encoder.spec.require_text()
             embedding = asyncio.create_task(self._pipeline.texts(prompts.unique, encoder=encoder, deadline=deadline))
             try:
-                outcomes = await self._pipeline.images(
-                    body.images, encoder=encoder, size=size, outputs=outputs, deadline=deadline
-                )
+                outcomes = await self._pipeline.images(body.images, encoder=encoder, key=key, deadline=deadline)
                 embedded = await embedding
             finally:
                 await _ended(embedding)
@@ -212,12 +235,104 @@ class Service:
         self.metrics.stage(model, "serialize", self._clock() - started)
         return result
 
+    async def vram(self, *, query: opts.Pairs) -> dict[str, object]:
+        """What forwards would take, and what fits the budget beside what is loaded. Nothing is run."""
+        options = opts.read(VramOptions, query=query, body=[])
+        model = self.fleet.id_of(options.model)
+        spec = self.fleet.specs[model]
+        sizes = [spec.size(size) for size in options.resolution] or [spec.image_size]
+        outputs = options.outputs(spec)
+        rows: list[dict[str, object]] = []
+        for dtype in options.dtype or (None,):
+            blueprint = await self.planner.blueprint(model, dtype)
+            room = self.budget.room + self.budget.overhead.context + self.budget.held(model)
+            rows += await self.planner.run(
+                partial(self._vram_rows, blueprint, sizes, options.batch, outputs, room=room)
+            )
+        about = {"model": model, "device": self.memory.device, "budget_bytes": self._budget_bytes}
+        return {"object": "list", **about, "data": rows} if options.is_table else {**about, **rows[0]}
+
+    def _vram_rows(
+        self, blueprint: Encoder, sizes: Sequence[ImageSize], batches: Sequence[int], outputs: Outputs, *, room: int
+    ) -> list[dict[str, object]]:
+        """On the planner's thread."""
+        ask = partial(plan, blueprint, device=self.planner.device, overhead=self.budget.overhead, room=room)
+        return [vram_card(row, blueprint.spec) for row in ask(sizes, batches, outputs)]
+
+    @asynccontextmanager
+    async def _admitted(self, key: ImageKey, *, images: int, texts: int = 0) -> AsyncIterator[Encoder]:
+        """The encoder, with room on its device for this shape, and places behind the door, for the block.
+
+        Raises Overloaded, ShuttingDown, ImageDoesNotFit, ModelDoesNotFit or ModelWaitsForRoom.
+        """
+        keys: list[BatchKey] = [key, *([TextKey(key.model)] if texts else [])]
+        with self.door.admit(images=images, texts=texts):
+            async with self.fleet.using(key.model) as encoder:
+                await self.planner.cost(key)
+                if not await self.fleet.require_room(key):
+                    self.metrics.admission("refused")
+                    raise await self._does_not_fit(key)
+                with self.budget.inside(*keys):
+                    yield encoder
+
+    async def _does_not_fit(self, key: ImageKey) -> ImageDoesNotFit:
+        """The refusal, with the largest resolution that would have fitted."""
+        blueprint = await self.planner.blueprint(key.model)
+        room = self.budget.room
+        search = partial(
+            largest_size,
+            blueprint,
+            key.outputs,
+            batch=1,
+            device=self.planner.device,
+            overhead=self.budget.overhead,
+            free=int(room / self.budget.correction(key.model)),
+            at_most=key.size,
+        )
+        like_it = await self.planner.run(partial(search, like=key.size))
+        largest = like_it or await self.planner.run(partial(search, like=blueprint.spec.image_size))
+        return ImageDoesNotFit(
+            model=key.model,
+            resolution=key.size,
+            predicted=self.budget.need(key),
+            room=room,
+            budget=self._budget_bytes,
+            largest=largest,
+        )
+
+    async def _rehearse(self) -> None:
+        """Plan what is asked for most, so that not even the first such request waits for it."""
+        for model, spec in self.fleet.specs.items():
+            tokens, both = Outputs(tokens=TokenKind.HIDDEN), Outputs(tokens=TokenKind.HIDDEN, pooled=True)
+            dense = [Outputs(tokens=TokenKind.DENSE, pooled=True)] if spec.dense and spec.has_text else []
+            for outputs in (tokens, both, *dense):
+                await self.planner.cost(ImageKey(model, spec.image_size, outputs))
+
+    @property
+    def _budget_bytes(self) -> int:
+        """The whole budget, the device's context included."""
+        return self.budget.limit + self.budget.overhead.context
+
+    def _memory_kinds(self) -> tuple[str, dict[str, int]]:
+        kinds = {"weights": self.budget.weights, "budget": self._budget_bytes, **self.memory.figures()._asdict()}
+        return self.memory.device, kinds
+
     def _ceiling(self, key: BatchKey) -> int:
-        return self.settings.max_batch
+        """On the device thread, under the queue's lock."""
+        cost = self.budget.cost(key)
+        by_time = 1 if cost is None else self._pace.ceiling((type(key), key.model), flops=cost.flops)
+        ceiling = min(self.budget.ceiling(key), by_time)
+        return ceiling if self.settings.max_batch == "auto" else min(ceiling, self.settings.max_batch)
 
     def _observe(self, report: Report) -> None:
         """On the device thread."""
         model = report.key.model
+        cost = self.budget.cost(report.key)
+        if cost is not None:
+            flops = cost.flops * report.items
+            self._pace.ran((type(report.key), model), flops=flops, seconds=report.forward_s)
+        cut = report.left and report.items >= self.budget.ceiling(report.key)
+        self.metrics.admission("split" if cut else "whole")
         self.metrics.stage(model, "forward", report.forward_s)
         for queue_s in report.queue_s:
             self.metrics.stage(model, "queue", queue_s)
@@ -234,6 +349,13 @@ class Service:
             seconds = {"fetch": stages.fetch, **seconds}
         seconds["total"] = self._clock() - started
         return {name: round(1000 * value, 3) for name, value in seconds.items()}
+
+
+def _limit(settings: Settings, memory: Memory) -> int:
+    """Bytes for weights and forwards: the budget without the context, or the share of what is free beside it."""
+    if settings.vram_budget == "auto":
+        return int(settings.vram_share * memory.figures().free)
+    return settings.vram_budget - memory.overhead.context
 
 
 def _format(options: EmbedOptions, accept: str) -> Format:

@@ -5,7 +5,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from service.negotiation import MEDIA_TYPES
-from service.options import EmbedOptions, Options, SimilarityOptions
+from service.options import EmbedOptions, Options, SimilarityOptions, VramOptions
 from service.problems import MEDIA_TYPE
 
 DESCRIPTION = """A multimodal vision-encoder inference server: images in, patch tokens, embeddings and image-text scores
@@ -34,6 +34,12 @@ _SIMILARITY_TEXT = """Images as in /embed; texts as fields or query parameters n
 `cosine`, `logits` and `probabilities`, each `[images][texts]`. A text's vector is the normalised mean over its
 `templates`. `heatmap` adds `heatmap`, `[images][texts][rows][cols]`, and its `grid`. An image that failed is null in
 every list, and named in `errors`."""
+
+_VRAM_TEXT = """Bytes of a forward before anything runs, worked out from the model's own code: weights, inputs and
+outputs (`io_bytes`), activations at the highest point, and the overhead of context, workspaces and allocator.
+`max_batch` is the largest that fits the server's budget beside what else is loaded. `resolution`, `batch` and `dtype`
+may each be a list with commas: then `data` has a row for each combination. A shape that was not asked about before
+takes some tenths of a second."""
 
 _IMAGE = {"type": "string", "format": "binary"}
 _EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -93,6 +99,7 @@ def _problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
         415: "Not an image, or a Content-Type that is not read.",
         422: "An image or an option that cannot be used.",
         500: "The encoder failed, or gave NaN.",
+        507: "The device ran out of memory, or the model is over its budget.",
         503: "Overloaded, draining or not ready; see Retry-After.",
         504: "Not answered in time.",
     }
@@ -116,7 +123,7 @@ def _answer(example: dict[str, Any], *, binary: bool) -> dict[int | str, dict[st
     return {
         200: {"description": "All images were answered.", "content": content},
         207: {"description": "Some images failed; the others were answered.", "content": partial if binary else {}},
-        **_problems(400, 404, 406, 413, 415, 422, 500, 503, 504),
+        **_problems(400, 404, 406, 413, 415, 422, 500, 503, 504, 507),
     }
 
 
@@ -147,6 +154,24 @@ _SIMILARITY_EXAMPLE = {
     "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
 }
 
+_VRAM_EXAMPLE = {
+    "model": "demo:vit",
+    "device": "cuda",
+    "budget_bytes": 6_442_450_944,
+    "resolution": [96, 96],
+    "grid": [6, 6],
+    "batch": 8,
+    "dtype": "bfloat16",
+    "weights_bytes": 3_434_498,
+    "io_bytes": 516_096,
+    "activation_bytes": 1_105_920,
+    "overhead_bytes": 572_522_496,
+    "total_bytes": 577_579_010,
+    "tokens": 288,
+    "flops": 666_750_976,
+    "max_batch": 26_834,
+}
+
 EMBED: dict[str, Any] = {
     "description": _EMBED_TEXT,
     "openapi_extra": {
@@ -170,8 +195,14 @@ MODEL: dict[str, Any] = {
     "description": "One served encoder. The id stands in the path as it is, slashes and all.",
     "responses": _problems(404),
 }
+VRAM: dict[str, Any] = {
+    "description": _VRAM_TEXT,
+    "openapi_extra": {"parameters": _query(VramOptions)},
+    "responses": {200: {"description": "The plan.", "content": {"application/json": {"example": _VRAM_EXAMPLE}}}}
+    | _problems(404, 422),
+}
 READY: dict[str, Any] = {
-    "description": "200 only if a real forward of every model has worked, the device thread lives, and the server is "
-    "not draining.",
+    "description": "200 only if a real forward of every loaded model has worked, the device thread lives, and the "
+    "server is not draining.",
     "responses": {503: {"description": "Not ready, and why."}},
 }

@@ -12,6 +12,7 @@ VisiontowerError (encoders/errors.py)
 │   ├── NoTexts                similarity to nothing
 │   └── NumbersDoNotFit        the dtype asked for cannot hold the values
 ├── UnknownModel               not one of the served encoders
+├── ModelDoesNotFit            the encoder is too large for the memory budget
 ├── UnknownProblem             no such page
 ├── UnsupportedMediaType       a Content-Type that is not read here
 ├── NotAcceptable              an Accept that is not written here
@@ -19,9 +20,11 @@ VisiontowerError (encoders/errors.py)
 │   ├── BodyTooLarge
 │   ├── TooManyImages
 │   ├── TooManyTexts
-│   └── HeatmapTooLarge
+│   ├── HeatmapTooLarge
+│   └── ImageDoesNotFit        a forward of this one image is over the memory budget
 ├── Unavailable                try again, here or elsewhere
 │   ├── Overloaded             the queue is full
+│   ├── ModelWaitsForRoom      the encoder is not loaded, and those that are have been in use just now
 │   ├── ShuttingDown           the server is draining
 │   └── DeviceLost             the device thread has ended
 ├── DeadlineExceeded           no answer in time
@@ -32,6 +35,8 @@ import difflib
 from collections.abc import Iterable, Sequence
 
 from encoders.errors import ImageError, RequestError, VisiontowerError
+from encoders.types import ImageSize
+from service.sizes import show_bytes
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -177,6 +182,47 @@ class HeatmapTooLarge(LimitExceeded):
         )
 
 
+class ImageDoesNotFit(LimitExceeded):
+    """A forward of one image at this resolution needs more device memory than the budget leaves beside the weights.
+
+    It was not queued. largest_resolution is the largest of the same proportions that fits, null if none does.
+    """
+
+    def __init__(
+        self, *, model: str, resolution: ImageSize, predicted: int, room: int, budget: int, largest: ImageSize | None
+    ) -> None:
+        advice = f"The largest resolution that fits is {largest}." if largest else "No resolution fits."
+        super().__init__(
+            f"A forward of {model} at {resolution} needs {show_bytes(predicted)} and the memory budget leaves "
+            f"{show_bytes(room)}. {advice}",
+            actual=predicted,
+            limit=room,
+        )
+        self.facts |= {
+            "model": model,
+            "resolution": list(resolution),
+            "predicted_bytes": predicted,
+            "budget_bytes": budget,
+            "available_bytes": room,
+            "largest_resolution": None if largest is None else list(largest),
+        }
+
+
+class ModelDoesNotFit(VisiontowerError):
+    """The encoder's weights and a forward of one image need more device memory than the budget has for them."""
+
+    def __init__(self, model: str, *, needed: int, room: int, limit: int) -> None:
+        super().__init__(
+            f"{model} needs {show_bytes(needed)} for its weights and one forward, and of the budget of "
+            f"{show_bytes(limit)} there are {show_bytes(max(0, room))} left: raise vram_budget, serve fewer encoders, "
+            "or let them take turns with when_full=evict.",
+            model=model,
+            predicted_bytes=needed,
+            budget_bytes=limit,
+            available_bytes=room,
+        )
+
+
 class Unavailable(VisiontowerError):
     """The server cannot take the request now; `retry_after_s` says when to try again."""
 
@@ -194,6 +240,22 @@ class Overloaded(Unavailable):
             retry_after_s=retry_after_s,
             waiting=waiting,
             limit=limit,
+        )
+
+
+class ModelWaitsForRoom(Unavailable):
+    """The encoder is not loaded, and those that are have been in use too recently to make room for it.
+
+    The setting evict_idle_s says for how long an encoder must have been idle.
+    """
+
+    def __init__(self, model: str, *, needed: int, room: int, retry_after_s: int) -> None:
+        retry_after_s = max(1, retry_after_s)
+        super().__init__(
+            f"{model} is not loaded: it needs {show_bytes(needed)}, {show_bytes(max(0, room))} are free and the other "
+            f"encoders are in use; try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+            model=model,
         )
 
 

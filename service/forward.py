@@ -1,16 +1,16 @@
 """One batch through an encoder, with failures kept to the items that cause them. Runs on the device thread.
 
 A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
-What an encoder raises is translated here; nothing else does.
+So is one the device has no room for. What an encoder raises is translated here; nothing else does.
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import numpy as np
 
-from encoders.errors import EncoderFailed, NonFiniteOutput
+from encoders.errors import EncoderFailed, NonFiniteOutput, OutOfMemory
 from encoders.types import Encoded, Encoder, Floats, Outputs
 from service.batching import BatchKey, ImageKey
 
@@ -20,19 +20,29 @@ Outcome: TypeAlias = Encoded | Floats | EncoderFailed
 """What became of one item: its row, or why there is none."""
 
 
-def forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[Outcome]:
+def forward(
+    encoder: Encoder,
+    key: BatchKey,
+    payloads: Sequence[Any],
+    *,
+    on_out_of_memory: Callable[[int], None] = lambda batch: None,
+) -> list[Outcome]:
     """One outcome a payload, in order.
 
     payloads: each uint8 [H, W, 3] for an ImageKey, int64 [context_length] for a TextKey; all of equal shape.
+    on_out_of_memory: told of every batch size there was no room for, before its halves are tried.
     """
     outcome = _try_forward(encoder, key, payloads)
     if not isinstance(outcome, EncoderFailed):
         return outcome
+    # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
+    if isinstance(outcome, OutOfMemory):
+        on_out_of_memory(len(payloads))
     if len(payloads) == 1:
         return [outcome]
-    # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
     middle = len(payloads) // 2
-    return forward(encoder, key, payloads[:middle]) + forward(encoder, key, payloads[middle:])
+    halves = payloads[:middle], payloads[middle:]
+    return [each for half in halves for each in forward(encoder, key, half, on_out_of_memory=on_out_of_memory)]
 
 
 def _try_forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[Outcome] | EncoderFailed:

@@ -1,6 +1,6 @@
 """What the service counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -18,6 +18,9 @@ _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 Snapshot = Callable[[str], tuple[int, float]]
 """Model -> images that wait, seconds its oldest item has waited."""
+
+MemoryKinds = Callable[[], tuple[str, Mapping[str, int]]]
+"""-> the device, and bytes by kind: weights, allocated, reserved, budget, free, total."""
 
 
 class Metrics:
@@ -62,16 +65,44 @@ class Metrics:
         self._rejected = Counter(
             "visiontower_rejected_total", "Requests refused before work was done.", ["reason"], registry=registry
         )
+        self._ratio = Gauge(
+            "visiontower_vram_prediction_ratio",
+            "Measured peak of the last forward that was measured, over what was predicted.",
+            ["model"],
+            registry=registry,
+        )
+        self._admission = Counter(
+            "visiontower_admission_total",
+            "Batches that took all that waited (whole) or were cut to the memory budget (split); requests of images "
+            "that do not fit it alone (refused).",
+            ["decision"],
+            registry=registry,
+        )
+        self._out_of_memory = Counter(
+            "visiontower_out_of_memory_total",
+            "Forwards the device had no room for, in spite of the plan.",
+            ["model"],
+            registry=registry,
+        )
+        self._forward_bytes = {"activations_predicted": 0, "activations_peak": 0}
+        for decision in ("whole", "split", "refused"):
+            self._admission.labels(decision)
         for reason in refusals:
             self._rejected.labels(reason)
         for model in models:
             padding.labels(model).set(0)
             self._tokens.labels(model)
+            self._out_of_memory.labels(model)
             self._batch_images.labels(model)
 
-    def watch(self, *, snapshot: Snapshot, is_ready: Callable[[str], bool]) -> None:
-        """Read the queue and the models' state whenever the metrics are asked for."""
-        self.registry.register(_Live(self._models, snapshot=snapshot, is_ready=is_ready))
+    def watch(self, *, snapshot: Snapshot, is_ready: Callable[[str], bool], memory: MemoryKinds) -> None:
+        """Read the queue, the models' state and the device's memory whenever the metrics are asked for."""
+
+        def kinds() -> tuple[str, Mapping[str, int]]:
+            device, held = memory()
+            return device, {**held, **self._forward_bytes}
+
+        self.registry.register(_Live(self._models, snapshot=snapshot, is_ready=is_ready, memory=kinds))
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Time spent in one stage."""
@@ -84,6 +115,19 @@ class Metrics:
         if len(seen) < _SIZES_A_MODEL:
             seen.add(size)
         self._images.labels(model, str(size) if size in seen else "other").inc(images)
+
+    def measured(self, model: str, *, predicted: int, peak: int, ratio: float) -> None:
+        """A forward was measured. Called on the device thread."""
+        self._forward_bytes = {"activations_predicted": predicted, "activations_peak": peak}
+        self._ratio.labels(model).set(ratio)
+
+    def admission(self, decision: str) -> None:
+        """A batch was `whole` or `split`, or a request `refused`, by the memory budget."""
+        self._admission.labels(decision).inc()
+
+    def out_of_memory(self, model: str) -> None:
+        """A forward ran out of memory. Called on the device thread."""
+        self._out_of_memory.labels(model).inc()
 
     def answered(self, model: str, tokens: int) -> None:
         """Tokens have been answered."""
@@ -99,8 +143,11 @@ class Metrics:
 
 
 class _Live(Collector):
-    def __init__(self, models: Sequence[str], *, snapshot: Snapshot, is_ready: Callable[[str], bool]) -> None:
+    def __init__(
+        self, models: Sequence[str], *, snapshot: Snapshot, is_ready: Callable[[str], bool], memory: MemoryKinds
+    ) -> None:
         self._models = models
+        self._memory = memory
         self._snapshot = snapshot
         self._is_ready = is_ready
 
@@ -116,4 +163,12 @@ class _Live(Collector):
             images.add_metric([model], waiting)
             oldest.add_metric([model], age_s)
             ready.add_metric([model], float(self._is_ready(model)))
-        return [images, oldest, ready]
+        vram = GaugeMetricFamily(
+            "visiontower_vram_bytes",
+            "Device memory by kind; activations are of the last forward that was measured, at its highest point.",
+            labels=["device", "kind"],
+        )
+        device, kinds = self._memory()
+        for kind, size in kinds.items():
+            vram.add_metric([device, kind], size)
+        return [images, oldest, ready, vram]

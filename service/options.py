@@ -38,20 +38,25 @@ Dtype = Literal["float32", "float16", "bfloat16"]
 
 
 class Options(BaseModel):
-    """What all requests share. In JSON a null means the default."""
+    """What all questions share. In JSON a null means the default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     repeated: ClassVar[dict[str, str]] = {}
     """Names that may be repeated in a query or a form, and the list they make."""
 
     model: str | None = Field(default=None, description="Id of a served encoder; default the first served.")
+
+
+class ImageOptions(Options):
+    """What requests with images share."""
+
     resolution: Resolution = Field(
         default=None, description="N or HxW: run the model at that size. Default: its native size."
     )
     format: Format | None = Field(default=None, description="Overrides the Accept header.")
 
 
-class EmbedOptions(Options):
+class EmbedOptions(ImageOptions):
     """Options of /embed."""
 
     output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="What to give for each image.")
@@ -83,7 +88,7 @@ class EmbedOptions(Options):
         )
 
 
-class SimilarityOptions(Options):
+class SimilarityOptions(ImageOptions):
     """Options of /similarity."""
 
     repeated: ClassVar[dict[str, str]] = {"text": "texts", "template": "templates"}
@@ -95,6 +100,38 @@ class SimilarityOptions(Options):
         description="Each has {} where the text goes; a text's vector is the mean over its templates.",
     )
     heatmap: bool = Field(default=False, description="Add the cosine of every patch with every text.")
+
+
+def _listed(value: object) -> object:
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], BeforeValidator(_listed, json_schema_input_type=str)]
+_Size = Annotated[ImageSize, BeforeValidator(_resolution)]
+_Batch = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class VramOptions(Options):
+    """Options of /vram; lists hold commas."""
+
+    resolution: Listed[_Size] = Field(default=(), description="N or HxW, or several. Default: the native size.")
+    batch: Listed[_Batch] = Field(default=(1,), min_length=1, description="Images in a forward, or several numbers.")
+    dtype: Listed[Dtype] = Field(
+        default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
+    )
+    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="As of /embed.")
+    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(default=None, description="As of /embed.")
+
+    @property
+    def is_table(self) -> bool:
+        """Whether several forwards are asked about."""
+        return max(len(self.resolution), len(self.batch), len(self.dtype)) > 1
+
+    def outputs(self, spec: EncoderSpec) -> Outputs:
+        """What the forward would give. Raises LayerNotFound or OutputNotOffered."""
+        kind = TokenKind.HIDDEN if self.output != "pooled" else None
+        return spec.outputs(pooled=self.output != "tokens", tokens=kind, layer=self.layer)
 
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # one letter, as type variables are

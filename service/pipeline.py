@@ -16,7 +16,7 @@ import numpy as np
 
 from encoders.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
 from encoders.images import decode
-from encoders.types import Encoded, Encoder, Floats, ImageSize, Outputs, Pixels
+from encoders.types import Encoded, Encoder, Floats, ImageSize, Pixels
 from service.batcher import Batcher
 from service.batching import ImageKey, TextKey
 from service.errors import DeadlineExceeded, Unavailable
@@ -79,13 +79,13 @@ class Pipeline:
         self._max_image_pixels = max_image_pixels
 
     async def images(
-        self, sources: Sequence[Source], *, encoder: Encoder, size: ImageSize, outputs: Outputs, deadline: float
+        self, sources: Sequence[Source], *, encoder: Encoder, key: ImageKey, deadline: float
     ) -> list[Outcome]:
         """One outcome an image, in order: a bad one is an error at its index, the others are answered.
 
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
-        one = partial(self._image, encoder=encoder, size=size, outputs=outputs, deadline=deadline)
+        one = partial(self._image, encoder=encoder, key=key, deadline=deadline)
         if len(sources) == 1:
             outcomes = [await one(sources[0])]
         else:
@@ -119,13 +119,10 @@ class Pipeline:
         """Run CPU work off the event loop."""
         return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
 
-    async def _image(
-        self, source: Source, *, encoder: Encoder, size: ImageSize, outputs: Outputs, deadline: float
-    ) -> Outcome:
+    async def _image(self, source: Source, *, encoder: Encoder, key: ImageKey, deadline: float) -> Outcome:
         try:
             image_bytes, fetch_s = await self._bytes(source)
-            pixels, decode_s, preprocess_s = await self.on_pool(self._prepare, image_bytes, encoder, size)
-            key = ImageKey(encoder.spec.id, size, outputs)
+            pixels, decode_s, preprocess_s = await self.on_pool(self._prepare, image_bytes, encoder, key.size)
             answer = await self._batcher.submit(key, pixels, deadline=deadline)
         except VisiontowerError as error:
             return error

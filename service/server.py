@@ -1,17 +1,20 @@
 """The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
 
 import asyncio
+import os
 import socket
 import threading
 from collections.abc import Callable
+from functools import cache
 
 import uvicorn
 
 from encoders import registry
-from encoders.types import Encoder
+from encoders.memory import Memory
+from encoders.types import Placement
 from service import logs
 from service.app import create_app
-from service.core import Load, Service
+from service.core import Backend, Service
 from service.settings import Settings
 
 
@@ -22,13 +25,15 @@ def serve(settings: Settings) -> None:
     """
     logs.configure(settings.log_level)
     lost = threading.Event()
-    server = make_server(settings, load=real_load(settings), on_lost=lost.set)
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # what the plans count on; before torch
+    server = make_server(settings, backend=real_backend(settings), on_lost=lost.set)
     server.run()
     if lost.is_set():
         raise SystemExit(3)
 
 
-def make_server(settings: Settings, *, load: Load, on_lost: Callable[[], None] = lambda: None) -> uvicorn.Server:
+def make_server(settings: Settings, *, backend: Backend, on_lost: Callable[[], None] = lambda: None) -> uvicorn.Server:
     """The server, not yet running. It stops by itself, after on_lost, if the device thread is lost."""
 
     def stop() -> None:
@@ -37,7 +42,7 @@ def make_server(settings: Settings, *, load: Load, on_lost: Callable[[], None] =
 
     server = _Server(
         uvicorn.Config(
-            create_app(settings, load=load, on_lost=stop),
+            create_app(settings, backend=backend, on_lost=stop),
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -48,15 +53,25 @@ def make_server(settings: Settings, *, load: Load, on_lost: Callable[[], None] =
     return server
 
 
-def real_load(settings: Settings) -> Load:
-    """Loads encoders as the settings say. `auto` is resolved once, at the first call: that is where torch is needed."""
+def real_backend(settings: Settings) -> Backend:
+    """Encoders as the settings say. `auto` is resolved when it is first asked for: that is where torch is needed."""
 
-    def load(model: str) -> Encoder:
+    @cache
+    def placement() -> Placement:
         from encoders.device import resolve  # imports torch
 
-        return registry.load(model, resolve(settings.device, settings.dtype))
+        return resolve(settings.device, settings.dtype)
 
-    return load
+    def memory() -> Memory:
+        from encoders.device import memory_of
+
+        return memory_of(placement().device)
+
+    return Backend(
+        load=lambda model: registry.load(model, placement()),
+        blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
+        memory=memory,
+    )
 
 
 class _Server(uvicorn.Server):

@@ -7,7 +7,7 @@ Nothing else reads the environment. A misspelt variable is an error: pydantic-se
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -19,9 +19,14 @@ from pydantic_settings import (
 
 from encoders.images import MAX_PIXELS
 from service.errors import did_you_mean
+from service.sizes import parse_bytes
 
 PREFIX = "VISIONTOWER_"
 _MIB = 1024 * 1024
+
+
+def _bytes(value: object) -> object:
+    return parse_bytes(value) if isinstance(value, str) and value != "auto" else value
 
 
 class Settings(BaseSettings):
@@ -40,7 +45,29 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="What the encoders compute in; auto takes what the device computes natively."
     )
-    max_batch: int = Field(default=32, ge=1, le=4096, description="Images or texts in one forward, at most.")
+    vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
+        default="auto",
+        description="Device memory for everything, such as 6GiB; forwards are planned to stay within it. "
+        "auto takes vram_share of what is free at start.",
+    )
+    vram_share: float = Field(
+        default=0.8, gt=0, le=1, description="Share of the memory free at start, for vram_budget auto."
+    )
+    when_full: Literal["refuse", "evict"] = Field(
+        default="refuse",
+        description="If encoders do not fit the budget together: refuse to start, or load them when they are asked for "
+        "and evict the one idle for longest.",
+    )
+    evict_idle_s: float = Field(
+        default=60.0, ge=0, description="Seconds an encoder must have been idle before another may take its place."
+    )
+    max_batch: int | Literal["auto"] = Field(
+        default="auto",
+        description="Images or texts in one forward, at most; auto: what vram_budget and max_forward_s allow.",
+    )
+    max_forward_s: float = Field(
+        default=2.0, gt=0, description="Seconds one forward should last at most, by the pace of those before it."
+    )
     queue_images: int = Field(
         default=256, ge=1, description="Images admitted and not yet answered, at most; over it requests get 503."
     )
@@ -85,11 +112,11 @@ class Settings(BaseSettings):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
-    @field_validator("preprocess_threads")
+    @field_validator("preprocess_threads", "max_batch", "vram_budget")
     @classmethod
-    def _some_threads(cls, value: int | str) -> int | str:
+    def _at_least_one(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:
-            raise ValueError("at least 1 thread is needed, or auto")
+            raise ValueError("at least 1 is needed, or auto")
         return value
 
     @model_validator(mode="after")

@@ -2,7 +2,27 @@
 
 from dataclasses import asdict
 
+from encoders.planning import Row
 from encoders.types import EncoderSpec
+
+
+def vram_card(row: Row, spec: EncoderSpec) -> dict[str, object]:
+    """One line of a plan, in the names of the contract."""
+    predicted = row.prediction
+    return {
+        "resolution": list(row.size),
+        "grid": list(spec.grid(row.size)),
+        "batch": predicted.batch,
+        "dtype": row.dtype,
+        "weights_bytes": predicted.weights_bytes,
+        "io_bytes": predicted.io_bytes,
+        "activation_bytes": predicted.activation_bytes,
+        "overhead_bytes": predicted.overhead_bytes,
+        "total_bytes": predicted.total_bytes,
+        "tokens": predicted.tokens,
+        "flops": predicted.flops,
+        "max_batch": row.max_batch,
+    }
 
 
 def card(spec: EncoderSpec) -> dict[str, object]:

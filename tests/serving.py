@@ -10,9 +10,11 @@ import numpy as np
 from fastapi import FastAPI
 from PIL import Image
 
-from encoders.fake import FakeEncoder
+from encoders.fake import FakeEncoder, FakeMemory
+from encoders.memory import Memory
 from encoders.types import Encoder
 from service.app import create_app
+from service.core import Backend
 from service.settings import Settings
 
 PNG = {"content-type": "image/png"}
@@ -39,9 +41,23 @@ def noise(seed: int, size: tuple[int, int] = (32, 32)) -> bytes:
     return buffer.getvalue()
 
 
-def app_of(*encoders: Encoder, on_lost: Callable[[], None] = lambda: None, **settings: Any) -> FastAPI:
+def backend_of(
+    *encoders: Encoder, load: Callable[[str], Encoder] | None = None, memory: Memory | None = None
+) -> Backend:
+    """A device with these encoders on call, and room for anything unless `memory` says otherwise."""
     by_id = {encoder.spec.id: encoder for encoder in encoders or (FakeEncoder(),)}
-    return create_app(Settings(model=tuple(by_id), **settings), load=by_id.__getitem__, on_lost=on_lost)
+    return Backend(
+        load=load or by_id.__getitem__,
+        blueprint=lambda model, dtype: by_id[model],
+        memory=lambda: memory or FakeMemory(2**40),
+    )
+
+
+def app_of(
+    *encoders: Encoder, memory: Memory | None = None, on_lost: Callable[[], None] = lambda: None, **settings: Any
+) -> FastAPI:
+    models = tuple(encoder.spec.id for encoder in encoders) or ("fake:vit",)
+    return create_app(Settings(model=models, **settings), backend=backend_of(*encoders, memory=memory), on_lost=on_lost)
 
 
 @asynccontextmanager
@@ -53,9 +69,11 @@ async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def serving(*encoders: Encoder, **settings: Any) -> AsyncIterator[httpx.AsyncClient]:
+async def serving(
+    *encoders: Encoder, memory: Memory | None = None, **settings: Any
+) -> AsyncIterator[httpx.AsyncClient]:
     """A client of a started service; without encoders, of one fake."""
-    async with client_of(app_of(*encoders, **settings)) as client:
+    async with client_of(app_of(*encoders, memory=memory, **settings)) as client:
         yield client
 
 

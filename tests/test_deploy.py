@@ -24,6 +24,7 @@ from service.app import create_app
 from service.metrics import Metrics
 from service.problems import REFUSALS
 from service.settings import PREFIX, Settings
+from tests.serving import backend_of
 
 ROOT = Path(__file__).parent.parent
 DEPLOY = ROOT / "deploy"
@@ -82,14 +83,16 @@ def health_check() -> list[str]:
 
 
 def routes() -> set[str]:
-    app = create_app(Settings(model=("fake:vit",)), load=lambda model: pytest.fail("nothing is loaded"))
+    app = create_app(
+        Settings(model=("fake:vit",)), backend=backend_of(load=lambda model: pytest.fail("nothing is loaded"))
+    )
     return set(app.openapi()["paths"]) | {route.path for route in app.routes if hasattr(route, "path")}
 
 
 def families() -> dict[str, set[str]]:
     """Every series name the service can expose, with its labels."""
     metrics = Metrics(["fake:vit"], refusals=REFUSALS)
-    metrics.watch(snapshot=lambda model: (0, 0.0), is_ready=lambda model: True)
+    metrics.watch(snapshot=lambda model: (0, 0.0), is_ready=lambda model: True, memory=lambda: ("cpu", {}))
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     found: dict[str, set[str]] = {}
     for family in metrics.registry.collect():

@@ -12,10 +12,11 @@ import pytest
 
 from encoders.demo import WEIGHTS
 from encoders.demo.evaluate import table
-from encoders.registry import EncoderId, load, schemes
+from encoders.registry import EncoderId, schemes
 from service.app import create_app
 from service.cli import main
 from service.problems import slugs
+from service.server import real_backend
 from service.settings import Settings, settings_table
 from tests.serving import client_of
 
@@ -46,7 +47,7 @@ async def _answer_to_the_curl() -> dict[str, Any]:
     settings = Settings(model=("demo:vit",))
     example = (ROOT / "encoders" / "demo" / "example.png").read_bytes()
     texts = re.findall(r"-F 'text=([^']+)'", README)
-    app = create_app(settings, load=load)
+    app = create_app(settings, backend=real_backend(settings))
     async with client_of(app) as client:
         response = await client.post("/similarity", files={"image": example}, data={"text": texts})
     answer: dict[str, Any] = response.json()

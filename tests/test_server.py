@@ -12,9 +12,9 @@ import uvicorn
 from encoders.errors import WeightsError
 from encoders.fake import FakeEncoder
 from encoders.types import Encoder
-from service.server import make_server, real_load
+from service.server import make_server, real_backend
 from service.settings import Settings
-from tests.serving import PNG, image_bytes
+from tests.serving import PNG, backend_of, image_bytes
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings(model=("fake:vit",), port=0)
@@ -22,7 +22,7 @@ SETTINGS = Settings(model=("fake:vit",), port=0)
 
 @asynccontextmanager
 async def listening(encoder: Encoder) -> AsyncIterator[tuple[uvicorn.Server, httpx.AsyncClient, asyncio.Task[None]]]:
-    server = make_server(SETTINGS, load=lambda model: encoder)
+    server = make_server(SETTINGS, backend=backend_of(encoder))
     running = asyncio.create_task(server.serve())
     async with asyncio.timeout(30):
         while not server.started:
@@ -102,7 +102,7 @@ async def test_it_does_not_start_without_its_weights(caplog: pytest.LogCaptureFi
     def load(model: str) -> Encoder:
         raise WeightsError("no such file")
 
-    server = make_server(SETTINGS, load=load)
+    server = make_server(SETTINGS, backend=backend_of(load=load))
     with pytest.raises(SystemExit) as exit:
         await server.serve()
     assert exit.value.code == 3
@@ -110,5 +110,6 @@ async def test_it_does_not_start_without_its_weights(caplog: pytest.LogCaptureFi
 
 
 def test_real_encoders_come_from_the_registry_by_their_id() -> None:
-    load = real_load(Settings(model=("fake:a",), device="cpu", dtype="float32"))
-    assert load("fake:a").spec.id == "fake:a"
+    backend = real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32"))
+    assert backend.load("fake:a").spec.id == backend.blueprint("fake:a", None).spec.id == "fake:a"
+    assert backend.memory().device == "cpu"

@@ -18,7 +18,7 @@ from encoders.fake import FakeEncoder, fake_spec
 from encoders.types import Encoder
 from service.app import create_app
 from service.settings import Settings
-from tests.serving import PNG, app_of, assert_problem, client_of, image_bytes, serving
+from tests.serving import PNG, app_of, assert_problem, backend_of, client_of, image_bytes, serving
 
 pytestmark = pytest.mark.anyio
 PICTURE = image_bytes()
@@ -276,7 +276,7 @@ async def test_an_encoder_that_does_not_load_is_fatal(error: Exception) -> None:
     def load(model: str) -> Encoder:
         raise error
 
-    app = create_app(Settings(model=("fake:vit",)), load=load)
+    app = create_app(Settings(model=("fake:vit",)), backend=backend_of(load=load))
     with pytest.raises(type(error)):
         async with app.router.lifespan_context(app):
             pass
@@ -286,7 +286,7 @@ async def test_an_encoder_that_gives_nan_at_its_first_forward_is_fatal() -> None
     def load(model: str) -> Encoder:
         return FakeEncoder(after=lambda e: replace(e, pooled=np.full((1, 6), np.nan, np.float32)))
 
-    app = create_app(Settings(model=("fake:vit",)), load=load)
+    app = create_app(Settings(model=("fake:vit",)), backend=backend_of(load=load))
     with pytest.raises(EncoderFailed):
         async with app.router.lifespan_context(app):
             pass

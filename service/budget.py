@@ -1,0 +1,150 @@
+"""Who has how many bytes of the device, and how large a batch the rest allows. Knows bytes and shapes; runs nothing.
+
+One forward runs at a time, so what forwards take never adds up: the encoders' weights and one forward must fit.
+
+A prediction is corrected by what is measured, upwards only: what a small batch left unused says nothing of a large one.
+A batch that ran out of memory all the same halves its shape's ceiling, which grows again with every few that went well.
+
+Used from the event loop and from the device thread.
+"""
+
+import threading
+from collections import Counter, OrderedDict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from encoders.cost import Cost, Overhead
+from service.batching import BatchKey
+
+_SHAPES = 10_000
+"""Shapes whose costs are kept, the latest used; there are as many as callers can think of."""
+_FORGETS = 0.99
+"""What is left of a correction's excess after another forward that did not need it."""
+_GOOD_BATCHES = 8
+"""Full batches without trouble after which a ceiling lowered by an out-of-memory grows by one."""
+
+
+@dataclass
+class _Shape:
+    """What is known of one key. cap: its ceiling since a batch ran out of memory; good: full batches since."""
+
+    cost: Cost
+    cap: int | None = None
+    good: int = 0
+
+
+class Budget:
+    """limit: bytes for weights and forwards together, the device's context apart."""
+
+    def __init__(self, *, limit: int, overhead: Overhead) -> None:
+        self.limit = limit
+        self.overhead = overhead
+        self._weights: dict[str, int] = {}
+        self._excess: dict[str, float] = {}
+        self._shapes: OrderedDict[BatchKey, _Shape] = OrderedDict()
+        self._inside: Counter[BatchKey] = Counter()
+        self._lock = threading.Lock()
+
+    @property
+    def weights(self) -> int:
+        """Bytes of all weights that are or will be on the device."""
+        return sum(self._weights.values())
+
+    @property
+    def room(self) -> int:
+        """Bytes that a forward may take."""
+        return self.limit - self.weights
+
+    def hold(self, model: str, weights_bytes: int) -> None:
+        """From now on these bytes are an encoder's."""
+        with self._lock:
+            self._weights[model] = weights_bytes
+
+    def drop(self, model: str) -> None:
+        """An encoder's weights are gone."""
+        with self._lock:
+            self._weights.pop(model, None)
+
+    def held(self, model: str) -> int:
+        """Bytes of this encoder's weights; 0 if it is not there."""
+        return self._weights.get(model, 0)
+
+    def learn(self, key: BatchKey, cost: Cost) -> None:
+        """What forwards of this key take; once known, all other questions about it cost microseconds."""
+        with self._lock:
+            self._shapes.setdefault(key, _Shape(cost))
+            while len(self._shapes) > _SHAPES:
+                self._shapes.popitem(last=False)
+
+    def cost(self, key: BatchKey) -> Cost | None:
+        """What was learnt of this key, if anything."""
+        with self._lock:
+            if key not in self._shapes:
+                return None
+            self._shapes.move_to_end(key)
+            return self._shapes[key].cost
+
+    @contextmanager
+    def inside(self, *keys: BatchKey) -> Iterator[None]:
+        """While items of these keys are admitted: room for one forward of each is not given away."""
+        self._inside.update(keys)
+        try:
+            yield
+        finally:
+            self._inside.subtract(keys)
+            self._inside += Counter()  # without the zeros
+
+    @property
+    def spoken_for(self) -> int:
+        """Bytes of the largest forward of one item among what is inside."""
+        return max((self.need(key) for key in list(self._inside)), default=0)
+
+    def need(self, key: BatchKey, batch: int = 1) -> int:
+        """Bytes that must be free for a forward; 0 for a key that was never learnt."""
+        shape = self._shapes.get(key)
+        return 0 if shape is None else int(self.overhead.reserved(shape.cost, batch) * self.correction(key.model))
+
+    def ceiling(self, key: BatchKey) -> int:
+        """The most items that one forward of this key may take: 1 for what has been admitted, however tight it is."""
+        shape = self._shapes.get(key)
+        if shape is None:
+            return 1
+        fits = self.overhead.largest_batch(shape.cost, int(self.room / self.correction(key.model)))
+        return max(1, fits if shape.cap is None else min(fits, shape.cap))
+
+    def predicted(self, key: BatchKey, batch: int) -> int:
+        """Bytes that the allocator is expected to give a forward, uncorrected; 0 for a key that was never learnt."""
+        shape = self._shapes.get(key)
+        return 0 if shape is None else self.overhead.allocated(shape.cost, batch)
+
+    def correction(self, model: str) -> float:
+        """What this model's predictions are multiplied with, at least 1."""
+        return 1.0 + self._excess.get(model, 0.0)
+
+    def measured(self, key: BatchKey, batch: int, peak: int) -> float | None:
+        """Correct by a forward's measured peak; gives it as a ratio to the prediction, None if there was none."""
+        predicted = self.predicted(key, batch)
+        if not predicted:
+            return None
+        ratio = peak / predicted
+        with self._lock:
+            self._excess[key.model] = max(ratio - 1.0, self._excess.get(key.model, 0.0) * _FORGETS)
+        return ratio
+
+    def ran(self, key: BatchKey, batch: int) -> None:
+        """A batch went well."""
+        with self._lock:
+            shape = self._shapes.get(key)
+            if shape is None or shape.cap is None or batch < shape.cap:
+                return
+            shape.good += 1
+            if shape.good >= _GOOD_BATCHES:
+                shape.cap, shape.good = shape.cap + 1, 0
+
+    def ran_out(self, key: BatchKey, batch: int) -> None:
+        """A batch found no room on the device: halve its ceiling, and remember."""
+        with self._lock:
+            shape = self._shapes.get(key)
+            if shape is not None:
+                shape.cap, shape.good = max(1, batch // 2), 0

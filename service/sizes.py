@@ -1,0 +1,27 @@
+"""Amounts of memory as people write them: `24GiB`, `512 MiB`, `1.5G`, or a number of bytes."""
+
+import re
+
+_SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b)?", re.IGNORECASE)
+_UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
+
+
+def parse_bytes(text: str | int) -> int:
+    """Bytes. KiB to TiB count in 1024s, as do K to T alone; KB to TB in 1000s; without a unit it is bytes.
+
+    Raises ValueError, which says what is expected.
+    """
+    found = _SIZE.fullmatch(str(text).strip())
+    if found is None:
+        raise ValueError(f"'{text}' is not an amount of memory: expected for example 24GiB, 1.5GB, 512MiB or bytes")
+    number, letter, rest = found.groups()
+    base = 1000 if (rest or "").lower() == "b" else 1024
+    return round(float(number) * base ** (1 + "kmgt".index(letter.lower()) if letter else 0))
+
+
+def show_bytes(count: int) -> str:
+    """`1.5 GiB`: to a tenth of the largest unit of which there is one; parse_bytes reads it. For 0 and more."""
+    power = 0
+    while power < len(_UNITS) - 1 and round(count / 1024**power, 1) >= 1024:
+        power += 1
+    return f"{count / 1024**power:.1f}".removesuffix(".0") + f" {_UNITS[power]}"
