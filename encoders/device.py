@@ -105,10 +105,9 @@ class CudaMemory:
     reads_freely = True
 
     def __init__(self, device: str) -> None:
-        self.device = device
-        self._device = torch.device(device)
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not type it
-        torch.cuda.mem_get_info(self._device)
+        self._device = torch.device("cuda", torch.device(device).index or 0)
+        self.device = str(self._device)
         self.overhead: Overhead = replace(CUDA, workspace=_workspace(torch.cuda.get_device_capability(self._device)))
 
     def figures(self) -> Figures:

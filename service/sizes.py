@@ -16,7 +16,8 @@ def parse_bytes(text: str | int) -> int:
         raise ValueError(f"'{text}' is not an amount of memory: expected for example 24GiB, 1.5GB, 512MiB or bytes")
     number, letter, rest = found.groups()
     base = 1000 if (rest or "").lower() == "b" else 1024
-    return round(float(number) * base ** (1 + "kmgt".index(letter.lower()) if letter else 0))
+    power = 1 + "kmgt".index(letter.lower()) if letter else 0
+    return round(float(number) * float(base**power))
 
 
 def show_bytes(count: int) -> str:

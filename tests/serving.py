@@ -1,6 +1,8 @@
 """The service in process: real app, real threads, fake encoders, no socket."""
 
+import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -18,6 +20,26 @@ from service.core import Backend
 from service.settings import Settings
 
 PNG = {"content-type": "image/png"}
+
+
+class Gate:
+    """Holds forwards while closed."""
+
+    def __init__(self) -> None:
+        self.is_open = threading.Event()
+        self.is_open.set()
+        self.entered = threading.Event()
+
+    def __call__(self, batch: int) -> None:
+        self.entered.set()
+        assert self.is_open.wait(30)
+
+    def close(self) -> None:
+        self.entered.clear()
+        self.is_open.clear()
+
+    async def someone_inside(self) -> None:
+        assert await asyncio.to_thread(self.entered.wait, 30)
 
 
 def image_bytes(

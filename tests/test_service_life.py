@@ -18,30 +18,10 @@ from encoders.fake import FakeEncoder, fake_spec
 from encoders.types import Encoder
 from service.app import create_app
 from service.settings import Settings
-from tests.serving import PNG, app_of, assert_problem, backend_of, client_of, image_bytes, serving
+from tests.serving import PNG, Gate, app_of, assert_problem, backend_of, client_of, image_bytes, serving
 
 pytestmark = pytest.mark.anyio
 PICTURE = image_bytes()
-
-
-class Gate:
-    """Holds forwards while closed."""
-
-    def __init__(self) -> None:
-        self.is_open = threading.Event()
-        self.is_open.set()
-        self.entered = threading.Event()
-
-    def __call__(self, batch: int) -> None:
-        self.entered.set()
-        assert self.is_open.wait(30)
-
-    def close(self) -> None:
-        self.entered.clear()
-        self.is_open.clear()
-
-    async def someone_inside(self) -> None:
-        assert await asyncio.to_thread(self.entered.wait, 30)
 
 
 async def until(condition: Callable[[], bool]) -> None:
