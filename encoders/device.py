@@ -108,7 +108,12 @@ class CudaMemory:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not type it
         self._device = torch.device("cuda", torch.device(device).index or 0)
         self.device = str(self._device)
-        self.overhead: Overhead = replace(CUDA, workspace=_workspace(torch.cuda.get_device_capability(self._device)))
+        free, total = torch.cuda.mem_get_info(self._device)
+        self.overhead: Overhead = replace(
+            CUDA,
+            context=min(CUDA.context, total - free),  # all that is taken so far, by whomever, bounds it
+            workspace=_workspace(torch.cuda.get_device_capability(self._device)),
+        )
 
     def figures(self) -> Figures:
         """As Memory.figures."""

@@ -16,7 +16,7 @@ from torch.utils.flop_counter import flop_registry
 from encoders.attention import attend
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
-_BATCH_NORM = torch.ops.aten.native_batch_norm.default
+_BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
 
@@ -67,9 +67,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
                 return out
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)}
         out = func(*args, **options)
-        if (
-            func is _BATCH_NORM and self._runs_on == "cpu"
-        ):  # of statistics, at inference, it makes none; on meta it does
+        if func is _BATCH_NORM and self._runs_on == "cpu":  # the batch's statistics are empty there, on meta not
             out = (out[0], *(statistic.new_empty(0) for statistic in out[1:]))
         if formula is not None:
             self.flops += formula(*args, **options, out_val=out)
