@@ -1,4 +1,4 @@
-"""What `embed`, `similarity` and `models` do: an encoder is loaded, run once or often, and shown. No server."""
+"""What `embed`, `similarity`, `models` and `vram` do: an encoder is loaded and run, or only drawn up. No server."""
 
 import argparse
 import json
@@ -6,28 +6,31 @@ import logging
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.console import Console
-from rich.table import Table
+from rich.console import Console, RenderableType
 from tqdm import tqdm
 
 import encoders
-from encoders import Encoder, decode
+from encoders import Encoder, ImageSize, decode
 from encoders.catalog import catalog, listed
+from encoders.cost import overhead_of
 from encoders.errors import EncoderFailed
-from service import bulk, exports, tables
+from encoders.planning import Row, largest_size, plan
+from service import bulk, exports, plots, tables
 from service.batching import ImageKey, TextKey
 from service.forward import Outcome, forward
-from service.options import EmbedOptions, SimilarityOptions, read
+from service.options import EmbedOptions, SimilarityOptions, VramOptions, read
 from service.parts import BulkError
 from service.settings import Settings
 from service.similarity import Prompts, score
+from service.sizes import parse_bytes
 from service.specs import card
-from service.tables import Score
+from service.tables import Card, Forecast, Score
 
 _SHOWN_FAILURES = 20
 
@@ -131,6 +134,94 @@ def models(arguments: argparse.Namespace) -> int:
     return 0
 
 
+def vram(arguments: argparse.Namespace) -> int:
+    """What forwards of an encoder would take, and what of it fits a card. Nothing is loaded and nothing runs."""
+    dtype = arguments.dtype or ("bfloat16" if arguments.device == "cuda" else "float32")
+    query = [(name, getattr(arguments, name)) for name in ("resolution", "batch", "output", "layer")]
+    options = read(VramOptions, query=[("dtype", dtype), *query], body=[])
+    gpu = _card(arguments)
+    if arguments.plot:
+        with _argument("--plot"):
+            plots.check(arguments.plot)
+    forecasts = _forecasts(arguments.id, options, device=arguments.device, gpu=gpu)
+    if arguments.plot:
+        with _argument("--plot"):
+            plots.draw(arguments.plot, forecasts, gpu=gpu)
+    if arguments.json:
+        about = {"model": arguments.id, "device": arguments.device, **options.model_dump(include={"output", "layer"})}
+        _print_json({**about, **tables.vram_json(forecasts, gpu=gpu)})
+    else:
+        _print(*(tables.vram_table(forecast, gpu=gpu) for forecast in forecasts))
+        _print(tables.assumptions(forecasts[0].overhead, gpu=gpu))
+        _print(*(f"\n{tables.verdict(forecast, gpu)}" for forecast in forecasts if gpu))
+    return 0
+
+
+def _card(arguments: argparse.Namespace) -> Card | None:
+    """Of --gpu and --beside."""
+    if arguments.gpu is None:
+        if arguments.beside is not None:
+            raise ArgumentError("--beside is about a card: say with --gpu how large it is.")
+        return None
+    with _argument("--gpu"):
+        total = parse_bytes(arguments.gpu)
+    with _argument("--beside"):
+        beside = parse_bytes(arguments.beside or 0)
+    if beside > total:
+        raise ArgumentError(f"--beside {arguments.beside} is more than --gpu {arguments.gpu}.")
+    return Card(total, beside)
+
+
+def _forecasts(encoder_id: str, options: VramOptions, *, device: str, gpu: Card | None) -> list[Forecast]:
+    """One a dtype; with a bar on a terminal if it takes longer than a second."""
+    from encoders.registry import blueprint  # what it loads imports torch
+
+    blueprints = [blueprint(encoder_id, dtype=dtype) for dtype in dict.fromkeys(options.dtype)]
+    spec = blueprints[0].spec
+    sizes = list(dict.fromkeys(map(spec.size, options.resolution))) or tables.sizes_to_plan(spec)
+    shapes = len(sizes) + (len(set(options.batch)) if gpu else 0)
+    with tqdm(total=len(blueprints) * shapes, unit="shape", disable=None, delay=1, leave=False) as bar:
+        return [_forecast(drawn, options, sizes, device=device, gpu=gpu, done=bar.update) for drawn in blueprints]
+
+
+def _forecast(
+    blueprint: Encoder,
+    options: VramOptions,
+    sizes: Sequence[ImageSize],
+    *,
+    device: str,
+    gpu: Card | None,
+    done: Callable[[], object],
+) -> Forecast:
+    """done: called after each size, and after the largest one has been found for each batch."""
+    spec, overhead, outputs = blueprint.spec, overhead_of(device), options.outputs(blueprint.spec)
+    batches = sorted(set(options.batch))
+    room = gpu.room if gpu else None
+    rows: list[Row] = []
+    for size in sizes:
+        rows += plan(blueprint, [size], batches, outputs, device=device, overhead=overhead, room=room)
+        done()
+    if room is None:
+        return Forecast(spec, overhead, rows, {})
+    free = room - overhead.context - spec.weights_bytes
+    largest = {}
+    for batch in batches:
+        largest[batch] = largest_size(
+            blueprint, outputs, batch=batch, device=device, overhead=overhead, free=free, like=sizes[0]
+        )
+        done()
+    return Forecast(spec, overhead, rows, largest)
+
+
+@contextmanager
+def _argument(flag: str) -> Iterator[None]:
+    """What is wrong with a flag's value is said of the flag."""
+    try:
+        yield
+    except ValueError as error:
+        raise ArgumentError(f"{flag}: {error}.") from error
+
+
 def _load(arguments: argparse.Namespace, encoder_id: str) -> Encoder:
     from encoders.device import resolve  # imports torch
 
@@ -187,7 +278,7 @@ def _say(text: str) -> None:
     print(text, file=sys.stderr)
 
 
-def _print(*shown: Table) -> None:
+def _print(*shown: RenderableType) -> None:
     console = Console(markup=False, highlight=False, emoji=False)
     for each in shown:
         console.print(each)

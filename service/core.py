@@ -256,8 +256,12 @@ class Service:
         self, blueprint: Encoder, sizes: Sequence[ImageSize], batches: Sequence[int], outputs: Outputs, *, room: int
     ) -> list[dict[str, object]]:
         """On the planner's thread."""
-        ask = partial(plan, blueprint, device=self.planner.device, overhead=self.budget.overhead, room=room)
-        return [vram_card(row, blueprint.spec) for row in ask(sizes, batches, outputs)]
+        spec, overhead, device = blueprint.spec, self.budget.overhead, self.planner.device
+        rows = plan(blueprint, sizes, batches, outputs, device=device, overhead=overhead, room=room)
+        free = room - overhead.context - spec.weights_bytes
+        search = partial(largest_size, blueprint, outputs, device=device, overhead=overhead, free=free)
+        largest = {batch: search(batch=batch, like=spec.image_size) for batch in batches}
+        return [vram_card(row, spec, max_resolution=largest[row.prediction.batch]) for row in rows]
 
     @asynccontextmanager
     async def _admitted(self, key: ImageKey, *, images: int, texts: int = 0) -> AsyncIterator[Encoder]:

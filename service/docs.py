@@ -37,9 +37,9 @@ every list, and named in `errors`."""
 
 _VRAM_TEXT = """Bytes of a forward before anything runs, worked out from the model's own code: weights, inputs and
 outputs (`io_bytes`), activations at the highest point, and the overhead of context, workspaces and allocator.
-`max_batch` is the largest that fits the server's budget beside what else is loaded. `resolution`, `batch` and `dtype`
-may each be a list with commas: then `data` has a row for each combination. A shape that was not asked about before
-takes some tenths of a second."""
+`max_batch` and `max_resolution` are the largest, of this resolution and of this batch, that fit the server's budget
+beside what else is loaded; 0 and null where nothing fits. `resolution`, `batch` and `dtype` may each be a list with
+commas: then `data` has a row for each combination. Each resolution takes some tenths of a second."""
 
 _IMAGE = {"type": "string", "format": "binary"}
 _EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
@@ -163,13 +163,14 @@ _VRAM_EXAMPLE = {
     "batch": 8,
     "dtype": "bfloat16",
     "weights_bytes": 3_434_498,
-    "io_bytes": 516_096,
-    "activation_bytes": 1_105_920,
-    "overhead_bytes": 572_522_496,
-    "total_bytes": 577_579_010,
+    "io_bytes": 518_144,
+    "activation_bytes": 1_030_144,
+    "overhead_bytes": 573_770_410,
+    "total_bytes": 578_753_196,
     "tokens": 288,
-    "flops": 666_750_976,
-    "max_batch": 26_834,
+    "flops": 666_619_904,
+    "max_batch": 30_062,
+    "max_resolution": [1024, 1024],
 }
 
 EMBED: dict[str, Any] = {

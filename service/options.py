@@ -115,8 +115,12 @@ _Batch = Annotated[int, Field(ge=1, le=1_000_000)]
 class VramOptions(Options):
     """Options of /vram; lists hold commas."""
 
-    resolution: Listed[_Size] = Field(default=(), description="N or HxW, or several. Default: the native size.")
-    batch: Listed[_Batch] = Field(default=(1,), min_length=1, description="Images in a forward, or several numbers.")
+    resolution: Listed[_Size] = Field(
+        default=(), max_length=16, description="N or HxW, or several. Default: the native size."
+    )
+    batch: Listed[_Batch] = Field(
+        default=(1,), min_length=1, max_length=16, description="Images in a forward, or several numbers."
+    )
     dtype: Listed[Dtype] = Field(
         default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
     )

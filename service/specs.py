@@ -3,11 +3,11 @@
 from dataclasses import asdict
 
 from encoders.planning import Row
-from encoders.types import EncoderSpec
+from encoders.types import EncoderSpec, ImageSize
 
 
-def vram_card(row: Row, spec: EncoderSpec) -> dict[str, object]:
-    """One line of a plan, in the names of the contract."""
+def vram_card(row: Row, spec: EncoderSpec, *, max_resolution: ImageSize | None) -> dict[str, object]:
+    """One line of a plan, in the names of the contract; with the largest resolution for its batch, if any fits."""
     predicted = row.prediction
     return {
         "resolution": list(row.size),
@@ -22,6 +22,7 @@ def vram_card(row: Row, spec: EncoderSpec) -> dict[str, object]:
         "tokens": predicted.tokens,
         "flops": predicted.flops,
         "max_batch": row.max_batch,
+        "max_resolution": None if max_resolution is None else list(max_resolution),
     }
 
 

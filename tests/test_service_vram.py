@@ -275,6 +275,7 @@ async def test_vram_says_what_a_forward_would_take_and_adds_up() -> None:
     assert row["weights_bytes"] == 1000
     assert row["tokens"] == 8 * 64
     assert row["max_batch"] >= 8
+    assert row["max_resolution"] == [136, 136], "8 images of 136 x 136 x 64 bytes fit 10 MB, of 144 x 144 not"
     assert row["budget_bytes"] == table["budget_bytes"] == 10_000_000
     assert [(r["resolution"], r["batch"]) for r in table["data"]] == [
         ([64, 64], 1), ([64, 64], 8), ([96, 32], 1), ([96, 32], 8),
