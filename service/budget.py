@@ -47,6 +47,11 @@ class Budget:
         self._lock = threading.Lock()
 
     @property
+    def total(self) -> int:
+        """The limit and the device's context: what the operator asked for."""
+        return self.limit + self.overhead.context
+
+    @property
     def weights(self) -> int:
         """Bytes of all weights that are or will be on the device."""
         return sum(self._weights.values())

@@ -11,20 +11,18 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, TypeVar
 
 from encoders.errors import VisiontowerError
 from encoders.memory import Memory
-from encoders.planning import largest_size, plan
-from encoders.types import Encoder, ImageSize, Outputs, TokenKind
+from encoders.types import Encoder, TokenKind
 from service import options as opts
 from service import responses, similarity
 from service.batcher import Batcher, Report
 from service.batching import BatchKey, ImageKey, TextKey
 from service.budget import Budget
 from service.door import Door
-from service.errors import HeatmapTooLarge, ImageDoesNotFit, InvalidOption, NoImages, ShuttingDown
+from service.errors import HeatmapTooLarge, InvalidOption, NoImages, ShuttingDown
 from service.fetch import Fetcher
 from service.fleet import Fleet, Load
 from service.metering import Meter
@@ -38,7 +36,6 @@ from service.requests import Body
 from service.responses import Rendered
 from service.settings import Settings
 from service.similarity import Prompts
-from service.specs import vram_card
 from service.tensors import finish
 
 R = TypeVar("R")
@@ -117,7 +114,7 @@ class Service:
         """Load the encoders and try them. Raises what Fleet.start raises: an encoder that does not work is fatal."""
         self.batcher.start()
         await self.fleet.start()
-        self._rehearsal = asyncio.create_task(self._rehearse())
+        self._rehearsal = asyncio.create_task(self.planner.rehearse(self.fleet.specs))
 
     def is_model_ready(self, model: str) -> bool:
         """Whether this model can be asked."""
@@ -241,27 +238,11 @@ class Service:
         model = self.fleet.id_of(options.model)
         spec = self.fleet.specs[model]
         sizes = [spec.size(size) for size in options.resolution] or [spec.image_size]
-        outputs = options.outputs(spec)
-        rows: list[dict[str, object]] = []
-        for dtype in options.dtype or (None,):
-            blueprint = await self.planner.blueprint(model, dtype)
-            room = self.budget.room + self.budget.overhead.context + self.budget.held(model)
-            rows += await self.planner.run(
-                partial(self._vram_rows, blueprint, sizes, options.batch, outputs, room=room)
-            )
-        about = {"model": model, "device": self.memory.device, "budget_bytes": self._budget_bytes}
+        rows = await self.planner.table(
+            model, sizes, options.batch, options.outputs(spec), dtypes=options.dtype or (None,)
+        )
+        about = {"model": model, "device": self.memory.device, "budget_bytes": self.budget.total}
         return {"object": "list", **about, "data": rows} if options.is_table else {**about, **rows[0]}
-
-    def _vram_rows(
-        self, blueprint: Encoder, sizes: Sequence[ImageSize], batches: Sequence[int], outputs: Outputs, *, room: int
-    ) -> list[dict[str, object]]:
-        """On the planner's thread."""
-        spec, overhead, device = blueprint.spec, self.budget.overhead, self.planner.device
-        rows = plan(blueprint, sizes, batches, outputs, device=device, overhead=overhead, room=room)
-        free = room - overhead.context - spec.weights_bytes
-        search = partial(largest_size, blueprint, outputs, device=device, overhead=overhead, free=free)
-        largest = {batch: search(batch=batch, like=spec.image_size) for batch in batches}
-        return [vram_card(row, spec, max_resolution=largest[row.prediction.batch]) for row in rows]
 
     @asynccontextmanager
     async def _admitted(self, key: ImageKey, *, images: int, texts: int = 0) -> AsyncIterator[Encoder]:
@@ -275,50 +256,12 @@ class Service:
                 await self.planner.cost(key)
                 if not await self.fleet.require_room(key):
                     self.metrics.admission("refused")
-                    raise await self._does_not_fit(key)
+                    raise await self.planner.refusal(key)
                 with self.budget.inside(*keys):
                     yield encoder
 
-    async def _does_not_fit(self, key: ImageKey) -> ImageDoesNotFit:
-        """The refusal, with the largest resolution that would have fitted."""
-        blueprint = await self.planner.blueprint(key.model)
-        room = self.budget.room
-        search = partial(
-            largest_size,
-            blueprint,
-            key.outputs,
-            batch=1,
-            device=self.planner.device,
-            overhead=self.budget.overhead,
-            free=int(room / self.budget.correction(key.model)),
-            at_most=key.size,
-        )
-        like_it = await self.planner.run(partial(search, like=key.size))
-        largest = like_it or await self.planner.run(partial(search, like=blueprint.spec.image_size))
-        return ImageDoesNotFit(
-            model=key.model,
-            resolution=key.size,
-            predicted=self.budget.need(key),
-            room=room,
-            budget=self._budget_bytes,
-            largest=largest,
-        )
-
-    async def _rehearse(self) -> None:
-        """Plan what is asked for most, so that not even the first such request waits for it."""
-        for model, spec in self.fleet.specs.items():
-            tokens, both = Outputs(tokens=TokenKind.HIDDEN), Outputs(tokens=TokenKind.HIDDEN, pooled=True)
-            dense = [Outputs(tokens=TokenKind.DENSE, pooled=True)] if spec.dense and spec.has_text else []
-            for outputs in (tokens, both, *dense):
-                await self.planner.cost(ImageKey(model, spec.image_size, outputs))
-
-    @property
-    def _budget_bytes(self) -> int:
-        """The whole budget, the device's context included."""
-        return self.budget.limit + self.budget.overhead.context
-
     def _memory_kinds(self) -> tuple[str, dict[str, int]]:
-        kinds = {"weights": self.budget.weights, "budget": self._budget_bytes, **self.memory.figures()._asdict()}
+        kinds = {"weights": self.budget.weights, "budget": self.budget.total, **self.memory.figures()._asdict()}
         return self.memory.device, kinds
 
     def _ceiling(self, key: BatchKey) -> int:

@@ -5,14 +5,18 @@ Once known it is the budget's, and planning is a look-up.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from functools import partial
+from typing import Any, TypeVar
 
 from encoders.cost import Cost
-from encoders.types import Encoder
+from encoders.planning import largest_size, plan
+from encoders.types import Encoder, EncoderSpec, ImageSize, Outputs, TokenKind
 from service.batching import BatchKey, ImageKey
 from service.budget import Budget
+from service.errors import ImageDoesNotFit
+from service.specs import vram_card
 
 R = TypeVar("R")
 
@@ -47,6 +51,69 @@ class Planner:
         if key not in self._under_way:
             self._under_way[key] = asyncio.create_task(self._learn(key))
         return await asyncio.shield(self._under_way[key])  # who came first may leave; the others go on waiting
+
+    async def rehearse(self, specs: Mapping[str, EncoderSpec]) -> None:
+        """Plan what is asked for most, so that not even the first such request waits for it."""
+        for model, spec in specs.items():
+            tokens, both = Outputs(tokens=TokenKind.HIDDEN), Outputs(tokens=TokenKind.HIDDEN, pooled=True)
+            dense = [Outputs(tokens=TokenKind.DENSE, pooled=True)] if spec.dense and spec.has_text else []
+            for outputs in (tokens, both, *dense):
+                await self.cost(ImageKey(model, spec.image_size, outputs))
+
+    async def table(
+        self,
+        model: str,
+        sizes: Sequence[ImageSize],
+        batches: Sequence[int],
+        outputs: Outputs,
+        *,
+        dtypes: Sequence[str | None],
+    ) -> list[dict[str, object]]:
+        """A row for each dtype, size and batch, with what fits beside the other encoders that are loaded."""
+        room = self._budget.room + self._budget.overhead.context + self._budget.held(model)
+
+        def rows() -> list[dict[str, object]]:
+            found = []
+            for dtype in dtypes:
+                blueprint = self._blueprint(model, dtype)
+                spec = blueprint.spec
+                ask: dict[str, Any] = {"device": self.device, "overhead": self._budget.overhead}
+                free = room - self._budget.overhead.context - spec.weights_bytes
+                search = partial(largest_size, blueprint, outputs, like=spec.image_size, free=free, **ask)
+                largest = {batch: search(batch=batch) for batch in batches}
+                for row in plan(blueprint, sizes, batches, outputs, room=room, **ask):
+                    found.append(vram_card(row, spec, max_resolution=largest[row.prediction.batch]))
+            return found
+
+        return await self.run(rows)
+
+    async def refusal(self, key: ImageKey) -> ImageDoesNotFit:
+        """Of a shape that does not fit: names the largest resolution that does."""
+        room = self._budget.room
+
+        def largest() -> ImageSize | None:
+            """Of the request's proportions, or if there is none, of the model's."""
+            blueprint = self._blueprint(key.model, None)
+            search = partial(
+                largest_size,
+                blueprint,
+                key.outputs,
+                batch=1,
+                device=self.device,
+                overhead=self._budget.overhead,
+                free=int(room / self._budget.correction(key.model)),
+                at_most=key.size,
+            )
+            return search(like=key.size) or search(like=blueprint.spec.image_size)
+
+        return ImageDoesNotFit(
+            model=key.model,
+            resolution=key.size,
+            predicted=self._budget.need(key),
+            room=room,
+            budget=self._budget.total,
+            largest=await self.run(largest),
+        )
 
     def close(self) -> None:
         """End the thread."""

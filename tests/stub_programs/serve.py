@@ -14,6 +14,7 @@ import httpx
 from service.app import create_app
 from service.server import real_backend
 from service.settings import Settings
+from service.sizes import parse_bytes
 from tests.serving import PNG, client_of, image_bytes
 
 MODEL = "openclip:RN50@random"
@@ -38,7 +39,7 @@ async def main(budget: str) -> dict[str, Any]:
         model=(MODEL, "demo:vit", "demo:convnext"),
         device="cuda",
         dtype="float16",
-        vram_budget=budget,
+        vram_budget="auto" if budget == "auto" else parse_bytes(budget),
         max_images=64,
         max_forward_s=1e9,
     )
