@@ -67,9 +67,11 @@ def largest_size(
     aim: float = like.height
     while fit < open_:
         index = min(max(bisect_right(sizes, aim, key=_height) - 1, fit), open_ - 1)
-        needed = overhead.reserved(blueprint.cost(sizes[index], outputs, device=device), batch)
-        fit, open_ = (index + 1, open_) if needed <= free else (fit, index)
-        aim = sizes[index].height * sqrt(max(free, 0) / needed)  # bytes grow about as pixels do
+        cost = blueprint.cost(sizes[index], outputs, device=device)
+        requested, reserved = cost.requested(batch), overhead.reserved(cost, batch)
+        fit, open_ = (index + 1, open_) if reserved <= free else (fit, index)
+        # What is requested grows about as pixels do, and what comes on top hardly.
+        aim = sizes[index].height * sqrt(max(free - (reserved - requested), 0) / requested)
     return sizes[fit - 1] if fit else None
 
 

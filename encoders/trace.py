@@ -5,6 +5,7 @@ it cannot see is what a kernel takes for itself within one operation.
 """
 
 import weakref
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -17,6 +18,13 @@ from encoders.attention import attend
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
+_FORMULAS: dict[Any, Callable[..., int]] = {
+    # as any other kernel's; torch 2.11 has none for it
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
+        torch.ops.aten._scaled_dot_product_flash_attention
+    ],
+    **flop_registry,
+}
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
 
@@ -59,7 +67,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
         if self._runs_on is not None and func is _ATTENTION:
             with self:
                 return attend(self._runs_on, *args, **options)
-        formula = flop_registry.get(func.overloadpacket)
+        formula = _FORMULAS.get(func.overloadpacket)
         if formula is None:
             with self:
                 out = func.decompose(*args, **options)

@@ -2,25 +2,26 @@
 
 One forward runs at a time, so what forwards take never adds up: the encoders' weights and one forward must fit.
 
-A prediction is corrected by what is measured, upwards only: what a small batch left unused says nothing of a large one.
-A batch that ran out of memory all the same halves its shape's ceiling, which grows again with every few that went well.
+A prediction is corrected by what is measured (correction.py). A batch that ran out of memory all the same halves its
+shape's ceiling, which grows again with every few that went well.
 
 Used from the event loop and from the device thread.
 """
 
 import threading
-from collections import Counter, OrderedDict
+from bisect import bisect_right
+from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from encoders.cost import Cost, Overhead
 from service.batching import BatchKey
+from service.correction import Correction
 
 _SHAPES = 10_000
 """Shapes whose costs are kept, the latest used; there are as many as callers can think of."""
-_FORGETS = 0.99
-"""What is left of a correction's excess after another forward that did not need it."""
 _GOOD_BATCHES = 8
 """Full batches without trouble after which a ceiling lowered by an out-of-memory grows by one."""
 
@@ -41,7 +42,7 @@ class Budget:
         self.limit = limit
         self.overhead = overhead
         self._weights: dict[str, int] = {}
-        self._excess: dict[str, float] = {}
+        self._corrections: defaultdict[str, Correction] = defaultdict(Correction)
         self._shapes: OrderedDict[BatchKey, _Shape] = OrderedDict()
         self._inside: Counter[BatchKey] = Counter()
         self._lock = threading.Lock()
@@ -108,34 +109,38 @@ class Budget:
     def need(self, key: BatchKey, batch: int = 1) -> int:
         """Bytes that must be free for a forward; 0 for a key that was never learnt."""
         shape = self._shapes.get(key)
-        return 0 if shape is None else int(self.overhead.reserved(shape.cost, batch) * self.correction(key.model))
+        if shape is None:
+            return 0
+        return self.overhead.reserved(shape.cost, batch) + self.excess(key.model, self.predicted(key, batch))
 
     def ceiling(self, key: BatchKey) -> int:
         """The most items that one forward of this key may take: 1 for what has been admitted, however tight it is."""
         shape = self._shapes.get(key)
         if shape is None:
             return 1
-        fits = self.overhead.largest_batch(shape.cost, int(self.room / self.correction(key.model)))
-        return max(1, fits if shape.cap is None else min(fits, shape.cap))
+        fits = self.overhead.largest_batch(shape.cost, self.room)
+        if shape.cap is not None:
+            fits = min(fits, shape.cap)
+        if self._corrections[key.model]:
+            fits = bisect_right(range(1, fits + 1), self.room, key=partial(self.need, key))
+        return max(1, fits)
 
     def predicted(self, key: BatchKey, batch: int) -> int:
         """Bytes that the allocator is expected to give a forward, uncorrected; 0 for a key that was never learnt."""
         shape = self._shapes.get(key)
         return 0 if shape is None else self.overhead.allocated(shape.cost, batch)
 
-    def correction(self, model: str) -> float:
-        """What this model's predictions are multiplied with, at least 1."""
-        return 1.0 + self._excess.get(model, 0.0)
+    def excess(self, model: str, predicted: int) -> int:
+        """Bytes that a forward of this model is expected to take beyond its prediction."""
+        return self._corrections[model].excess(predicted)
 
     def measured(self, key: BatchKey, batch: int, peak: int) -> float | None:
         """Correct by a forward's measured peak; gives it as a ratio to the prediction, None if there was none."""
         predicted = self.predicted(key, batch)
         if not predicted:
             return None
-        ratio = peak / predicted
-        with self._lock:
-            self._excess[key.model] = max(ratio - 1.0, self._excess.get(key.model, 0.0) * _FORGETS)
-        return ratio
+        self._corrections[key.model].learn(predicted, peak)
+        return peak / predicted
 
     def ran(self, key: BatchKey, batch: int) -> None:
         """A batch went well."""

@@ -101,7 +101,7 @@ class Planner:
                 batch=1,
                 device=self.device,
                 overhead=self._budget.overhead,
-                free=int(room / self._budget.correction(key.model)),
+                free=room - self._budget.excess(key.model, self._budget.predicted(key, 1)),
                 at_most=key.size,
             )
             return search(like=key.size) or search(like=blueprint.spec.image_size)
