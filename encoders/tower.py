@@ -212,8 +212,16 @@ class TorchEncoder:
 
 
 def _is_out_of_memory(error: Exception) -> bool:
-    """Whether an allocation failed: torch's own on the device or the host, or one within cuBLAS or cuDNN."""
-    said = ("ALLOC_FAILED", "can't allocate memory")
+    """Whether an allocation failed: torch's own on the device or the host, or one within cuBLAS or cuDNN.
+
+    cuDNN without room for the workspace of any of its convolutions says that it found none.
+    """
+    said = (
+        "ALLOC_FAILED",
+        "can't allocate memory",
+        "Unable to find a valid cuDNN algorithm",
+        "unable to find an engine",
+    )
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in said)
 
 
