@@ -133,8 +133,8 @@ class FakeEncoder:
         self._stem = rng.standard_normal((3, self.spec.hidden_size)).astype(np.float32)
         self._project = rng.standard_normal((self.spec.hidden_size, _EMBED)).astype(np.float32)
 
-    def preprocess(self, image: Image.Image, size: ImageSize) -> Pixels:
-        """As Encoder.preprocess."""
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+        """As Encoder.preprocess, and always exact."""
         return preprocess(image, self.spec.preprocessing, size)
 
     def tokenize(self, texts: Sequence[str]) -> TokenIds:

@@ -23,8 +23,11 @@ MAX_PIXELS = 64 * 1024 * 1024
 _BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
 
 
-def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
+def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
     """The first frame as an RGB image, upright as a viewer shows it.
+
+    at_least: JPEGs may be decoded at half, a quarter or an eighth of their size as long as both sides keep so many
+        pixels; it saves most of the work on a photograph of many megapixels. None decodes every pixel.
 
     EXIF orientation is applied; transparency is laid over white; 16-bit values are scaled to 8 bits; CMYK and palettes
     are converted. The number of pixels is read from the header and checked before anything is decoded.
@@ -47,6 +50,8 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS) -> Image.Image:
         raise ImageTooLarge(pixels=pixels, limit=max_pixels)
     try:
         image.seek(0)
+        if at_least is not None:
+            image.draft(None, (at_least, at_least))
         image.load()
         upright = ImageOps.exif_transpose(image)
         return _rgb(upright)

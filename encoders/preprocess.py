@@ -4,6 +4,9 @@ Values stay uint8 here: mean and std are applied on the device, so a quarter of 
 """
 
 import math
+from collections.abc import Callable
+from functools import partial
+from typing import TypeAlias
 
 import numpy as np
 from PIL import Image
@@ -21,22 +24,42 @@ _MAX_OVERSIZE = 16
 """A panorama whose resized form would be over this many times the target is cut to the crop's box first."""
 
 
-def preprocess(image: Image.Image, preprocessing: Preprocessing, size: ImageSize) -> Pixels:
+Resize: TypeAlias = Callable[[Image.Image, ImageSize, Image.Resampling], Image.Image]
+"""An RGB image, its new size and the filter -> the image at that size, antialiased."""
+
+
+def resize_exactly(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Image.Image:
+    """With Pillow, as the reference transforms do."""
+    return image.resize((size.width, size.height), resample)
+
+
+def enough(preprocessing: Preprocessing, size: ImageSize) -> int:
+    """Pixels a side that an image may be decoded at, instead of all it has: twice what it is resized to.
+
+    Scaled down by two or more from there it differs from all of it by at most 3 of 255 (tests/test_resampling.py).
+    """
+    return math.ceil(2 * max(size) / preprocessing.crop_pct)
+
+
+def preprocess(
+    image: Image.Image, preprocessing: Preprocessing, size: ImageSize, *, resize: Resize = resize_exactly
+) -> Pixels:
     """Pixels uint8 [height, width, 3], C-contiguous, equal to the pixel to the reference transforms.
 
-    image: mode RGB, any size. size: the target.
+    image: mode RGB, any size. size: the target. resize: another one than Pillow's gives its own rounding.
     """
     resample = _FILTERS[preprocessing.interpolation]
+    resized_to = partial(_resized, resize=resize)
     if preprocessing.resize == "squash":
-        return _pixels(_resize(image, size, resample))
+        return _pixels(resized_to(image, size, resample))
     if preprocessing.resize == "longest" or (preprocessing.resize == "pad" and _is_strip(image)):
         ratio = max(image.height / size.height, image.width / size.width)
         resized = ImageSize(max(1, round(image.height / ratio)), max(1, round(image.width / ratio)))
-        return _pixels(_pad(_resize(image, resized, resample), size, fill=preprocessing.fill))
+        return _pixels(_pad(resized_to(image, resized, resample), size, fill=preprocessing.fill))
     if preprocessing.resize == "pad":
         ratio = max(image.height / size.height, image.width / size.width)
         padded = ImageSize(max(image.height, round(size.height * ratio)), max(image.width, round(size.width * ratio)))
-        return _pixels(_resize(_pad(image, padded, fill=preprocessing.fill), size, resample))
+        return _pixels(resized_to(_pad(image, padded, fill=preprocessing.fill), size, resample))
     resized = _shortest(image, preprocessing, size)
     top = _offset(resized.height - size.height, preprocessing)
     left = _offset(resized.width - size.width, preprocessing)
@@ -45,7 +68,7 @@ def preprocess(image: Image.Image, preprocessing: Preprocessing, size: ImageSize
         scale_y, scale_x = image.height / resized.height, image.width / resized.width
         box = (left * scale_x, top * scale_y, (left + size.width) * scale_x, (top + size.height) * scale_y)
         return _pixels(image.resize((size.width, size.height), resample, box=box))
-    whole = _resize(image, resized, resample)
+    whole = resized_to(image, resized, resample)
     return _pixels(whole.crop((left, top, left + size.width, top + size.height)))
 
 
@@ -70,10 +93,8 @@ def _offset(margin: int, preprocessing: Preprocessing) -> int:
     return round(margin / 2) if preprocessing.crop_offset == "round" else margin // 2
 
 
-def _resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Image.Image:
-    if image.size == (size.width, size.height):
-        return image
-    return image.resize((size.width, size.height), resample)
+def _resized(image: Image.Image, size: ImageSize, resample: Image.Resampling, *, resize: Resize) -> Image.Image:
+    return image if image.size == (size.width, size.height) else resize(image, size, resample)
 
 
 def _pad(image: Image.Image, size: ImageSize, *, fill: int | tuple[int, int, int]) -> Image.Image:

@@ -20,7 +20,8 @@ from torch import Tensor, nn
 from encoders.attention import pin
 from encoders.cost import Cost, Curve
 from encoders.errors import EncoderFailed, OutOfMemory, OutputNotOffered, VisiontowerError, WeightsError
-from encoders.preprocess import preprocess
+from encoders.preprocess import preprocess, resize_exactly
+from encoders.resampling import resize
 from encoders.trace import Trace
 from encoders.types import Encoded, EncoderSpec, Floats, Grid, ImageSize, Outputs, Pixels, Placement, TokenIds
 
@@ -105,9 +106,9 @@ class TorchEncoder:
         self._mean = torch.tensor(spec.preprocessing.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(spec.preprocessing.std, device=self._device).view(3, 1, 1)
 
-    def preprocess(self, image: Image.Image, size: ImageSize) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
         """As Encoder.preprocess."""
-        return preprocess(image, self.spec.preprocessing, size)
+        return preprocess(image, self.spec.preprocessing, size, resize=resize_exactly if exact else resize)
 
     def tokenize(self, texts: Sequence[str]) -> TokenIds:
         """As Encoder.tokenize."""

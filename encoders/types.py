@@ -283,8 +283,11 @@ class Encoder(Protocol):
     def spec(self) -> EncoderSpec:
         """What this encoder is."""
 
-    def preprocess(self, image: Image.Image, size: ImageSize) -> Pixels:
-        """RGB image -> pixels, uint8 [H, W, 3] at `size`. Thread-safe, CPU only."""
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+        """RGB image -> pixels, uint8 [H, W, 3] at `size`. Thread-safe, CPU only.
+
+        exact: equal to the pixel to the model's own transforms; else values may be off by 2 of 255 for speed.
+        """
 
     def tokenize(self, texts: Sequence[str]) -> TokenIds:
         """Texts -> int64 [N, context_length], truncated to it. Thread-safe, CPU only. Raises OutputNotOffered."""

@@ -107,6 +107,7 @@ class Service:
             metrics=metrics,
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
+            exact_pixels=settings.exact_pixels,
         )
         metrics.watch(snapshot=self.batcher.snapshot, is_ready=self.is_model_ready, memory=self._memory_kinds)
 

@@ -16,6 +16,7 @@ import numpy as np
 
 from encoders.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
 from encoders.images import decode
+from encoders.preprocess import enough
 from encoders.types import Encoded, Encoder, Floats, ImageSize, Pixels
 from service.batcher import Batcher
 from service.batching import ImageKey, TextKey
@@ -70,6 +71,7 @@ class Pipeline:
         metrics: Metrics,
         clock: Callable[[], float],
         max_image_pixels: int,
+        exact_pixels: bool,
     ) -> None:
         self._batcher = batcher
         self._fetcher = fetcher
@@ -77,6 +79,7 @@ class Pipeline:
         self._metrics = metrics
         self._clock = clock
         self._max_image_pixels = max_image_pixels
+        self._exact_pixels = exact_pixels
 
     async def images(
         self, sources: Sequence[Source], *, encoder: Encoder, key: ImageKey, deadline: float
@@ -145,10 +148,11 @@ class Pipeline:
     def _prepare(self, image_bytes: bytes, encoder: Encoder, size: ImageSize) -> tuple[Pixels, float, float]:
         """Pixels, and the seconds of decode and of preprocess. On the pool."""
         started = self._clock()
-        image = decode(image_bytes, max_pixels=self._max_image_pixels)
+        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
+        image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
         decoded = self._clock()
         try:
-            pixels = encoder.preprocess(image, size)
+            pixels = encoder.preprocess(image, size, exact=self._exact_pixels)
         except VisiontowerError:
             raise
         except Exception as error:

@@ -84,6 +84,11 @@ class Settings(BaseSettings):
         le=178_956_970,  # Pillow warns from half of its own bomb limit on: stay where it is silent
         description="Pixels in one image, read from its header before it is decoded.",
     )
+    exact_pixels: bool = Field(
+        default=False,
+        description="Decode and resize to the pixel as the model's own transforms do; else several times faster, and "
+        "values may be off by 3 of 255.",
+    )
     max_heatmap_values: int = Field(
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
     )

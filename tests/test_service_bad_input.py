@@ -214,7 +214,7 @@ async def test_a_body_over_the_limit_is_not_read_to_its_end() -> None:
 
 async def test_a_preprocessing_that_breaks_fails_its_image_alone(caplog: pytest.LogCaptureFixture) -> None:
     class Fragile(FakeEncoder):
-        def preprocess(self, image: Any, size: Any) -> Pixels:
+        def preprocess(self, image: Any, size: Any, *, exact: bool = True) -> Pixels:
             if image.width == 7:
                 raise MemoryError
             return super().preprocess(image, size)

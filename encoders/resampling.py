@@ -1,0 +1,27 @@
+"""Resizing with torch's kernels for 8-bit images: the filters of Pillow, several times faster.
+
+Values are rounded between the two passes in another place, so they differ from Pillow's by at most 2 of 255, when an
+image is enlarged, and by at most 1 otherwise (tests/test_resampling.py). Knows torch and Pillow; knows no encoder.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from encoders.types import ImageSize
+
+_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+
+
+def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Image.Image:
+    """The RGB image at `size`, antialiased. Filters that torch does not have are left to Pillow.
+
+    One call runs on one core, whatever torch's threads are set to.
+    """
+    if resample not in _MODES:
+        return image.resize((size.width, size.height), resample)
+    rows = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)  # [1, 3, H, W], channels last in memory
+    resized = F.interpolate(rows, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
+    # Made contiguous by NumPy: torch would wake its threads for it, and they fight with the forward's.
+    return Image.fromarray(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()))
