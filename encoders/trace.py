@@ -75,7 +75,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
                 return out
         given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)}
         out = func(*args, **options)
-        if func is _BATCH_NORM and self._runs_on == "cpu":  # the batch's statistics are empty there, on meta not
+        if func is _BATCH_NORM and self._runs_on is not None and not _keeps_statistics(self._runs_on, args[0]):
             out = (out[0], *(statistic.new_empty(0) for statistic in out[1:]))
         if formula is not None:
             self.flops += formula(*args, **options, out_val=out)
@@ -98,3 +98,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
     def _forget(self, place: int) -> None:
         size, _ = self._bytes.pop(place)
         self._now -= size
+
+
+def _keeps_statistics(device: str, activations: Tensor) -> bool:
+    """Whether batch norm at inference makes room for the batch's mean and deviation, as it does on meta.
+
+    Seen: CPUs never do, CUDA does for half precision (its kernel for mixed types).
+    """
+    return device == "cuda" and activations.dtype != torch.float32

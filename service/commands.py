@@ -174,9 +174,7 @@ def _card(arguments: argparse.Namespace) -> Card | None:
 
 def _forecasts(encoder_id: str, options: VramOptions, *, device: str, gpu: Card | None) -> list[Forecast]:
     """One a dtype; with a bar on a terminal if it takes longer than a second."""
-    from encoders.registry import blueprint  # what it loads imports torch
-
-    blueprints = [blueprint(encoder_id, dtype=dtype) for dtype in dict.fromkeys(options.dtype)]
+    blueprints = [encoders.registry.blueprint(encoder_id, dtype=dtype) for dtype in dict.fromkeys(options.dtype)]
     spec = blueprints[0].spec
     sizes = list(dict.fromkeys(map(spec.size, options.resolution))) or tables.sizes_to_plan(spec)
     shapes = len(sizes) + (len(set(options.batch)) if gpu else 0)

@@ -29,6 +29,15 @@ def _no_bool(value: object) -> object:
     return value
 
 
+V = TypeVar("V", int | None, int | bool | None)
+
+
+def _of_tokens(value: V, info: ValidationInfo) -> V:
+    if value is not None and value is not False and info.data.get("output") == "pooled":
+        raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
+    return value
+
+
 Resolution = Annotated[
     ImageSize | None,
     BeforeValidator(_resolution, json_schema_input_type=int | str | None),
@@ -76,9 +85,7 @@ class EmbedOptions(ImageOptions):
     @field_validator("layer", "prefix", "project")
     @classmethod
     def _about_tokens(cls, value: int | bool | None, info: ValidationInfo) -> int | bool | None:
-        if value is not None and value is not False and info.data.get("output") == "pooled":
-            raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
-        return value
+        return _of_tokens(value, info)
 
     def outputs(self, spec: EncoderSpec) -> Outputs:
         """What the forward must give. Raises LayerNotFound or OutputNotOffered."""
@@ -126,6 +133,11 @@ class VramOptions(Options):
     )
     output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="As of /embed.")
     layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(default=None, description="As of /embed.")
+
+    @field_validator("layer")
+    @classmethod
+    def _about_tokens(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return _of_tokens(value, info)
 
     @property
     def is_table(self) -> bool:

@@ -10,6 +10,7 @@ from functools import cache
 import uvicorn
 
 from encoders import registry
+from encoders.cost import ALLOCATOR
 from encoders.memory import Memory
 from encoders.types import Placement
 from service import logs
@@ -26,7 +27,7 @@ def serve(settings: Settings) -> None:
     logs.configure(settings.log_level)
     lost = threading.Event()
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # what the plans count on; before torch
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # before torch is imported
     server = make_server(settings, backend=real_backend(settings), on_lost=lost.set)
     server.run()
     if lost.is_set():

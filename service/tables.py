@@ -10,7 +10,7 @@ from rich.table import Table
 
 from encoders import EncoderSpec, Grid, ImageSize
 from encoders.catalog import DEMO, Scheme
-from encoders.cost import MIB, Overhead
+from encoders.cost import ALLOCATOR, MIB, Overhead
 from encoders.planning import Row
 from service.sizes import show_bytes
 from service.specs import vram_card
@@ -183,7 +183,7 @@ def assumptions(overhead: Overhead, *, gpu: Card | None) -> str:
         said.append(
             f"Overhead: {show_bytes(overhead.context)} allowed for the CUDA context; {show_bytes(overhead.workspace)} "
             "of workspace during matrix products; what torch's allocator cannot fill of its pages, with "
-            "expandable_segments:True. Workspaces of cuDNN are not known and not counted."
+            f"{ALLOCATOR}. Workspaces of cuDNN are not known and not counted."
         )
     said.append("Attention is linear in the tokens wherever torch has such a kernel.")
     return " ".join(said)
@@ -205,11 +205,12 @@ def verdict(forecast: Forecast, gpu: Card) -> str:
         if (missing := row.prediction.total_bytes - gpu.room) > 0
     ]
     room = f"{show_bytes(gpu.total)} less {show_bytes(gpu.beside)}" if gpu.beside else show_bytes(gpu.total)
-    fixed = spec.weights_bytes + forecast.overhead.context
+    context = forecast.overhead.context
+    fixed = f"weights{' and context' if context else ''} alone take {show_bytes(spec.weights_bytes + context)}"
     holds = f"hold image batches of up to {_enumerated(held)}" if held else "are too few"
     said = [
         f"{answer(forecast, gpu)}, in {spec.dtype}: {room} {holds}",
-        f"weights and context alone take {show_bytes(fixed)}" if fixed > gpu.room else _enumerated(short),
+        fixed if spec.weights_bytes + context > gpu.room else _enumerated(short),
         *_largest(forecast),
     ]
     return " ".join(f"{sentence[0].upper()}{sentence[1:]}." for sentence in said if sentence)
@@ -217,21 +218,18 @@ def verdict(forecast: Forecast, gpu: Card) -> str:
 
 def vram_json(forecasts: Sequence[Forecast], *, gpu: Card | None) -> dict[str, object]:
     """Every row in the names of the contract; with a card, what fits it."""
-    plan = [vram_card(row, forecast.spec) for forecast in forecasts for row in forecast.rows]
+    plan = [
+        vram_card(row, forecast.spec, max_resolution=forecast.largest.get(row.prediction.batch))
+        for forecast in forecasts
+        for row in forecast.rows
+    ]
     if gpu is None:
         return {"plan": plan}
-    fits = [
-        {
-            "dtype": forecast.spec.dtype,
-            "answer": answer(forecast, gpu),
-            "because": verdict(forecast, gpu),
-            "largest_resolution": [
-                {"batch": batch, "resolution": size and list(size)} for batch, size in forecast.largest.items()
-            ],
-        }
+    answers = [
+        {"dtype": forecast.spec.dtype, "answer": answer(forecast, gpu), "because": verdict(forecast, gpu)}
         for forecast in forecasts
     ]
-    return {"gpu_bytes": gpu.total, "beside_bytes": gpu.beside, "room_bytes": gpu.room, "plan": plan, "fits": fits}
+    return {"gpu_bytes": gpu.total, "beside_bytes": gpu.beside, "fits": answers, "plan": plan}
 
 
 def _smallest_batches(forecast: Forecast) -> list[Row]:

@@ -9,11 +9,14 @@ import os
 import shutil
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+
+from encoders.cost import ALLOCATOR
 
 ROOT = Path(__file__).parent.parent
 SOURCE = Path(os.environ.get("CUDASTUB", ROOT.parent / "shared" / "cudastub"))
@@ -40,7 +43,7 @@ def build(folder: Path) -> Path:
     return folder
 
 
-def run(stub: Path, program: str, *arguments: str, gib: int, **environment: str) -> Any:
+def run(stub: Path, program: str, *arguments: str, gib: float, **environment: str) -> Any:
     """What a program of tests/stub_programs prints last, as JSON, on a card of `gib` GiB.
 
     Compute capability 8.0 and expandable segments, unless `environment` says otherwise.
@@ -49,8 +52,9 @@ def run(stub: Path, program: str, *arguments: str, gib: int, **environment: str)
         **os.environ,
         "FAKE_MEM_GB": str(gib),
         "FAKE_CC": "80",
-        "PYTORCH_ALLOC_CONF": "expandable_segments:True",
+        "PYTORCH_ALLOC_CONF": ALLOCATOR,
         "PYTHONPATH": str(ROOT),
+        "HF_HUB_OFFLINE": "1",  # a tokenizer that is not here is missed at once
         **environment,
     }
     command = ["bash", str(SOURCE / "run.sh"), str(stub), sys.executable, str(PROGRAMS / program), *arguments]
@@ -58,3 +62,15 @@ def run(stub: Path, program: str, *arguments: str, gib: int, **environment: str)
     said = [line for line in ran.stderr.splitlines() if "memory mapping failed" not in line]
     assert ran.returncode == 0, "\n".join(said[-30:])
     return json.loads(ran.stdout.splitlines()[-1])
+
+
+@cache
+def _built(factory: pytest.TempPathFactory) -> Path:
+    return build(factory.mktemp("cudastub"))
+
+
+def on_stub_card(
+    factory: pytest.TempPathFactory, program: str, *arguments: str, memory_gb: float, **environment: str
+) -> Any:
+    """As `run`, of `program`.py, on a stub that is built once a session, in a folder of pytest's."""
+    return run(_built(factory), f"{program}.py", *arguments, gib=memory_gb, **environment)

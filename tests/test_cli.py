@@ -20,7 +20,7 @@ from service import cli, server
 from service.cli import main
 from service.settings import PREFIX, Settings
 
-COMMANDS = ("serve", "embed", "similarity", "models")
+COMMANDS = ("serve", "embed", "similarity", "models", "vram")
 
 
 @pytest.fixture(autouse=True)

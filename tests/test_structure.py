@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-TORCH_FREE = ("types", "errors", "cost", "memory", "registry", "images", "preprocess", "fake")
+TORCH_FREE = ("types", "errors", "cost", "memory", "planning", "registry", "images", "preprocess", "fake")
 """Encoder modules that the service may import without paying for torch."""
 HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers"}
 
