@@ -12,7 +12,9 @@ ARGS ?=
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: help setup fmt check test run serve
+PEER := build/peers/fastapi/.made
+
+.PHONY: help setup fmt check test run serve bench
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
@@ -34,6 +36,9 @@ check: setup ## lint, format and types; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
+bench: setup $(PEER) ## a short bench beside a plain FastAPI handler; ARGS="--work small"
+	$(BIN)/python -m benchmarks.serve --quick $(ARGS)
+
 fmt: setup ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
@@ -49,6 +54,10 @@ $(BIN)/python:
 	echo "No usable Python: $(if $(PYTHON),$(PYTHON) is,python3 and python3.11 to python3.14 are) missing, older than 3.11," \
 		"or without venv and ensurepip (Debian and Ubuntu: apt install python3-venv). Elsewhere: make PYTHON=/path/to/python3." >&2; \
 	exit 1
+
+$(PEER): benchmarks/peers/fastapi/requirements.txt | setup
+	$(BIN)/python -m benchmarks.peers fastapi
+	@touch $@
 
 $(STAMP): pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing visiontower and its tools into $(VENV), versions from constraints.txt (PyTorch is large: minutes)"

@@ -9,7 +9,6 @@ import os
 import shutil
 import subprocess
 import sys
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -64,9 +63,10 @@ def run(stub: Path, program: str, *arguments: str, gib: float, **environment: st
     return json.loads(ran.stdout.splitlines()[-1])
 
 
-@cache
 def _built(factory: pytest.TempPathFactory) -> Path:
-    return build(factory.mktemp("cudastub"))
+    """Built once a session."""
+    folder = factory.getbasetemp() / "cudastub"
+    return folder if folder.exists() else build(folder)
 
 
 def on_stub_card(
