@@ -2,14 +2,14 @@
 
 Left to itself torch chooses by device, dtype, shape and flags, and nn.MultiheadAttention has a fast path whose
 memory on CPUs grows with the square of the tokens. `pin` narrows the choice for real forwards; `attend` runs the
-same kernel over tensors on meta, where torch has none to choose.
+same kernel over tensors on meta, where torch has none to choose; `straighten` spares nn.MultiheadAttention a detour.
 """
 
 from enum import StrEnum
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 _aten = torch.ops.aten
@@ -92,3 +92,66 @@ def attend(
     padded = [F.pad(tensor, (0, -width % 8)) if width % 8 else tensor for tensor in (query, key, value)]
     flash: Tensor = _aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, False, scale=scale)[0]
     return flash[..., :width]
+
+
+def straighten(model: nn.Module) -> None:
+    """Makes every nn.MultiheadAttention in the model keep the batch in front; weights and values stay what they are.
+
+    torch's own turns [batch, tokens, width] round before its projections. A product with what has been turned copies
+    the weights once for every token: in bfloat16 that was four fifths of a ViT-B/32's forward on a CPU.
+    """
+    for module in model.modules():
+        if type(module) is nn.MultiheadAttention and module.batch_first:
+            module.__class__ = _BatchFirst
+
+
+class _BatchFirst(nn.MultiheadAttention):
+    """What nn.MultiheadAttention gives at inference, computed in the order the tensors lie in memory."""
+
+    def forward(
+        self,
+        query: Tensor,
+        key: Tensor,
+        value: Tensor,
+        key_padding_mask: Tensor | None = None,
+        need_weights: bool = True,
+        attn_mask: Tensor | None = None,
+        average_attn_weights: bool = True,
+        is_causal: bool = False,
+    ) -> tuple[Tensor, Tensor | None]:
+        """As nn.MultiheadAttention.forward, to which the rarer of its options are left."""
+        if key_padding_mask is not None or need_weights or query.ndim != 3 or self._extends_keys:
+            return super().forward(
+                query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
+            )
+        queries, keys, values = (self._by_head(x) for x in self._projected(query, key, value))
+        mask = self._mask(attn_mask, batch=len(query))
+        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
+        out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
+        return out, None
+
+    @property
+    def _extends_keys(self) -> bool:
+        return self.bias_k is not None or self.add_zero_attn
+
+    def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
+        """Queries, keys and values, each [batch, tokens, width]."""
+        if self.in_proj_weight is not None and query is key is value:
+            return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
+        if self.in_proj_weight is not None:
+            weights = self.in_proj_weight.chunk(3)
+        else:
+            weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
+        biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
+        return tuple(map(F.linear, (query, key, value), weights, biases))
+
+    def _by_head(self, rows: Tensor) -> Tensor:
+        """[batch, tokens, width] -> [batch, heads, tokens, width of a head], not copied."""
+        batch, tokens, width = rows.shape
+        return rows.view(batch, tokens, self.num_heads, width // self.num_heads).transpose(1, 2)
+
+    def _mask(self, mask: Tensor | None, *, batch: int) -> Tensor | None:
+        """As scaled_dot_product_attention takes it: [..., tokens, keys], where True lets through."""
+        if mask is not None and mask.ndim == 3:
+            mask = mask.view(batch, self.num_heads, *mask.shape[1:])
+        return mask.logical_not() if mask is not None and mask.dtype == torch.bool else mask

@@ -17,7 +17,7 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.attention import pin
+from encoders.attention import pin, straighten
 from encoders.cost import Cost, Curve
 from encoders.errors import EncoderFailed, OutOfMemory, OutputNotOffered, VisiontowerError, WeightsError
 from encoders.preprocess import preprocess, resize_exactly
@@ -91,6 +91,7 @@ class TorchEncoder:
         revision = "" if self._device.type == "meta" else fingerprint(parts.state_dict())
         parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
         pin()
+        straighten(parts)
         every = (*parts.parameters(), *parts.buffers())
         unique = {tensor.untyped_storage()._cdata: tensor for tensor in every}.values()
         self.tower = tower
