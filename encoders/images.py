@@ -53,8 +53,8 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         if at_least is not None:
             image.draft(None, (at_least, at_least))
         image.load()
-        upright = ImageOps.exif_transpose(image)
-        return _rgb(upright)
+        ImageOps.exif_transpose(image, in_place=True)  # else a copy, also of what is upright already
+        return _rgb(image)
     except _BROKEN as error:
         raise UndecodableImage(image_format, _reason(error)) from error
 

@@ -21,7 +21,8 @@ def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> I
     """
     if resample not in _MODES:
         return image.resize((size.width, size.height), resample)
-    rows = torch.from_numpy(np.array(image)).permute(2, 0, 1).unsqueeze(0)  # [1, 3, H, W], channels last in memory
-    resized = F.interpolate(rows, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
-    # Made contiguous by NumPy: torch would wake its threads for it, and they fight with the forward's.
-    return Image.fromarray(np.ascontiguousarray(resized[0].permute(1, 2, 0).numpy()))
+    # Channels last, also by its strides: then so is the result, and nothing is left for torch to turn round. That
+    # would wake its threads, and they fight with the forward's.
+    pixels = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
+    resized = F.interpolate(pixels, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
+    return Image.fromarray(resized[0].permute(1, 2, 0).numpy())

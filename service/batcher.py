@@ -10,6 +10,7 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
@@ -47,10 +48,11 @@ class Report:
     forward_s: float
 
 
-@dataclass(frozen=True)
+@dataclass
 class _Item:
     payload: Any
     future: asyncio.Future[Any]
+    ticket: int | None = None  # in the queue; under _wake
 
 
 class Batcher:
@@ -78,7 +80,7 @@ class Batcher:
         self._queue: Queue[_Item] = Queue(ceiling=ceiling)  # under _wake
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
         self._stopping = False  # under _wake
-        self._running: set[asyncio.Future[Any]] = set()  # of the batch and the calls given to the thread; under _wake
+        self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
         self._refusal: VisiontowerError | None = None
         self._thread: threading.Thread | None = None
         self._busy_since: float | None = None
@@ -143,16 +145,51 @@ class Batcher:
         The future ends with an Answer, EncoderFailed, DeadlineExceeded, or whatever `abandon` or the thread's end
         gives. Raises DeviceLost, or what everything was abandoned with.
         """
+        item = _Item(payload, self._promise())
+        item.future.add_done_callback(partial(self._forget, item))
+        self._put(key, item, deadline)
+        return item.future
+
+    def submit_made(
+        self, key: ImageKey, make: Callable[[], Pixels], *, pool: Executor, deadline: float
+    ) -> asyncio.Future[Answer[Encoded]]:
+        """As `submit`, of what `make` gives: it runs on the pool, and its item joins the queue from there.
+
+        What it raises is the future's error. Not called if the future is cancelled before its turn.
+        """
+        item = _Item(None, self._promise())
+        item.future.add_done_callback(partial(self._forget, item))
+
+        def work() -> None:
+            if item.future.done():
+                return
+            try:
+                item.payload = make()
+            except Exception as error:
+                self._tell(_fail, [item.future], error)
+            else:
+                self._put(key, item, deadline)
+
+        pool.submit(work)
+        return item.future
+
+    def _promise(self) -> asyncio.Future[Any]:
+        """A future that `abandon` knows of. Raises DeviceLost, or what everything was abandoned with."""
         if self._refusal is not None:
             raise self._refusal
         if not self.is_alive:
             raise DeviceLost
         future: asyncio.Future[Any] = self._loop.create_future()
-        with self._wake:
-            ticket = self._queue.put(key, _Item(payload, future), now=self._clock(), deadline=deadline)
-            self._wake.notify()
-        future.add_done_callback(partial(self._forget, ticket))
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
         return future
+
+    def _put(self, key: BatchKey, item: _Item, deadline: float) -> None:
+        """Queue the item unless nobody waits for it any more. On any thread."""
+        with self._wake:
+            if not item.future.done():
+                item.ticket = self._queue.put(key, item, now=self._clock(), deadline=deadline)
+                self._wake.notify()
 
     def abandon(self, error: VisiontowerError) -> None:
         """Fail everything that waits or runs, and all that is still to come; what the device gives is dropped.
@@ -160,11 +197,9 @@ class Batcher:
         To come: an image of an admitted request may be on its way through decode and preprocess.
         """
         self._refusal = error
+        _fail(list(self._open), error)
         with self._wake:
-            futures = [waiting.item.future for waiting in self._queue.clear()] + list(self._running)
-        for future in futures:
-            if not future.done():
-                future.set_exception(error)
+            self._queue.clear()
 
     async def stop(self, *, timeout_s: float) -> bool:
         """End the thread after the batch it is in; False if it is stuck there. Waiting work fails with DeviceLost."""
@@ -179,16 +214,15 @@ class Batcher:
             return False
         return True
 
-    def _forget(self, ticket: int, future: asyncio.Future[Any]) -> None:
+    def _forget(self, item: _Item, future: asyncio.Future[Any]) -> None:
         if future.cancelled():
             with self._wake:
-                self._queue.discard(ticket)
+                if item.ticket is not None:
+                    self._queue.discard(item.ticket)
 
     async def call(self, function: Callable[[], R]) -> R:
         """Run a function on the device thread, ahead of the queue and after the batch it is in."""
-        if not self.is_alive:
-            raise DeviceLost
-        future: asyncio.Future[R] = self._loop.create_future()
+        future: asyncio.Future[R] = self._promise()
 
         def run() -> None:
             try:
@@ -199,14 +233,9 @@ class Batcher:
                 self._tell(_resolve, future, result)
 
         with self._wake:
-            self._running.add(future)
             self._calls.append(run)
             self._wake.notify()
-        try:
-            return await future
-        finally:
-            with self._wake:
-                self._running.discard(future)
+        return await future
 
     # From here on: the device thread.
 
@@ -232,7 +261,6 @@ class Batcher:
                 for late in formed.expired:
                     self._tell(_fail, [late.item.future], DeadlineExceeded())
                 if formed.batch:
-                    self._running.update(waiting.item.future for waiting in formed.batch)
                     return partial(self._run, formed)
                 self._wake.wait()
         return None
@@ -249,8 +277,6 @@ class Batcher:
         waits = [started - waiting.since for waiting in batch]
         self._observe(Report(key, len(batch), formed.left, waits, forward_s))
         futures = [waiting.item.future for waiting in batch]
-        with self._wake:
-            self._running.difference_update(futures)
         self._tell(_deliver, futures, outcomes, waits, forward_s)
 
     def _tell(self, function: Callable[..., None], *args: Any) -> None:

@@ -156,7 +156,7 @@ class Service:
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._answer_pool.shutdown(wait=False, cancel_futures=True)
 
-    async def embed(self, body: Body, *, query: opts.Pairs, accept: str, started: float) -> Rendered:
+    async def embed(self, body: Body, *, query: opts.Query, accept: str, started: float) -> Rendered:
         """Images -> tokens and pooled vectors, as the options want them, in the format the caller accepts."""
         options = opts.read(EmbedOptions, query=query, body=body.fields)
         format = _format(options, accept)
@@ -181,7 +181,7 @@ class Service:
         self.metrics.answered(model, tokens)
         return rendered
 
-    async def similarity(self, body: Body, *, query: opts.Pairs, accept: str, started: float) -> Rendered:
+    async def similarity(self, body: Body, *, query: opts.Query, accept: str, started: float) -> Rendered:
         """Images x texts -> cosine, logits and probabilities."""
         options = opts.read(SimilarityOptions, query=query, body=body.fields)
         choose(accept, asked=options.format, offered=("json",))
@@ -233,7 +233,7 @@ class Service:
         self.metrics.stage(model, "serialize", self._clock() - started)
         return result
 
-    async def vram(self, *, query: opts.Pairs) -> dict[str, object]:
+    async def vram(self, *, query: opts.Query) -> dict[str, object]:
         """What forwards would take, and what fits the budget beside what is loaded. Nothing is run."""
         options = opts.read(VramOptions, query=query, body=[])
         model = self.fleet.id_of(options.model)

@@ -1,6 +1,7 @@
 """What the service counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
@@ -31,17 +32,15 @@ class Metrics:
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._models = tuple(models)
         self._sizes: dict[str, set[ImageSize]] = {model: set() for model in models}
-        self.requests = Counter(
-            "visiontower_requests_total", "Requests answered.", ["route", "status"], registry=registry
-        )
-        self.request_seconds = Histogram(
+        requests = Counter("visiontower_requests_total", "Requests answered.", ["route", "status"], registry=registry)
+        request_seconds = Histogram(
             "visiontower_request_seconds",
             "Seconds from the request to its answer.",
             ["route"],
             buckets=_SECONDS,
             registry=registry,
         )
-        self._stage_seconds = Histogram(
+        stage_seconds = Histogram(
             "visiontower_stage_seconds",
             "Seconds in a stage: an image's (fetch, decode, preprocess, queue), a batch's (forward), a request's "
             "(serialize).",
@@ -84,6 +83,10 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        # Looking labels up costs more than counting.
+        self._stage = cache(stage_seconds.labels)
+        self._request = cache(requests.labels)
+        self._duration = cache(request_seconds.labels)
         self._forward_bytes = {"activations_predicted": 0, "activations_peak": 0}
         for decision in ("whole", "split", "refused"):
             self._admission.labels(decision)
@@ -106,7 +109,12 @@ class Metrics:
 
     def stage(self, model: str, stage: str, seconds: float) -> None:
         """Time spent in one stage."""
-        self._stage_seconds.labels(model, stage).observe(seconds)
+        self._stage(model, stage).observe(seconds)
+
+    def request(self, route: str, status: int, seconds: float) -> None:
+        """A request has been answered."""
+        self._request(route, str(status)).inc()
+        self._duration(route).observe(seconds)
 
     def batch(self, model: str, size: ImageSize, images: int) -> None:
         """A forward of images has run. Called on the device thread."""

@@ -50,8 +50,7 @@ class Observe:
         finally:
             seconds = self._clock() - started
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.requests.labels(route, str(status or 499)).inc()
-            self._metrics.request_seconds.labels(route).observe(seconds)
+            self._metrics.request(route, status or 499, seconds)
             _log.info(
                 "%s %s %s",
                 scope["method"],

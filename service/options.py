@@ -1,8 +1,9 @@
 """The options of a request: names, defaults, values. Knows where they may stand, not what they do."""
 
 import re
-from collections.abc import Iterable
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
@@ -152,13 +153,27 @@ class VramOptions(Options):
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # one letter, as type variables are
 Pairs = Iterable[tuple[str, object]]
+Query: TypeAlias = Sequence[tuple[str, str]]
+"""Names and values of a query string, in order."""
 
 
-def read(model: type[O], *, query: Pairs, body: Pairs) -> O:
+def read(model: type[O], *, query: Query, body: Sequence[tuple[str, object]]) -> O:
     """The options out of the query and the body. One may be in both if it says the same.
 
     Raises InvalidOption, which names the option and what would be right.
     """
+    if body:
+        return _read(model, query, body)
+    return cast(O, _read_query(model, tuple(query)))
+
+
+@lru_cache(maxsize=1024)
+def _read_query(model: type[Options], query: tuple[tuple[str, str], ...]) -> Options:
+    """Most callers send the same few queries again and again."""
+    return _read(model, query, ())
+
+
+def _read(model: type[O], query: Pairs, body: Pairs) -> O:
     in_query, in_body = _gather(model, query), _gather(model, body)
     for name in in_query.keys() & in_body.keys():
         if _plain(in_query[name]) != _plain(in_body[name]):

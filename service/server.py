@@ -1,6 +1,7 @@
 """The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
 
 import asyncio
+import gc
 import os
 import socket
 import threading
@@ -77,6 +78,16 @@ def real_backend(settings: Settings) -> Backend:
 
 class _Server(uvicorn.Server):
     """Drains in order: stop listening and admitting, answer what was admitted, then end."""
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """As uvicorn.Server; afterwards what is there is there to stay, and the garbage collector need not look at it.
+
+        It is some hundred thousand objects of torch and the models: looking through them held up all requests for a
+        quarter of a second every few seconds.
+        """
+        await super().startup(sockets)
+        gc.collect()
+        gc.freeze()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""

@@ -94,7 +94,7 @@ def test_query_and_body_may_say_the_same() -> None:
         ([], [("layer", "9" * 5000)]),
     ],
 )
-def test_options_that_cannot_be_are_refused(query: list[tuple[str, object]], body: list[tuple[str, object]]) -> None:
+def test_options_that_cannot_be_are_refused(query: list[tuple[str, str]], body: list[tuple[str, object]]) -> None:
     with pytest.raises(InvalidOption) as caught:
         read(EmbedOptions, query=query, body=body)
     assert len(str(caught.value)) < 10_400
@@ -111,7 +111,7 @@ def test_repeated_names_make_lists() -> None:
     ("value", "size"), [("336", (336, 336)), (224, (224, 224)), ("224x448", (224, 448)), (" 8X16 ", (8, 16))]
 )
 def test_a_resolution_is_n_or_height_x_width(value: object, size: tuple[int, int]) -> None:
-    assert read(EmbedOptions, query=[("resolution", value)], body=[]).resolution == ImageSize(*size)
+    assert read(EmbedOptions, query=[], body=[("resolution", value)]).resolution == ImageSize(*size)
 
 
 @pytest.mark.parametrize(
