@@ -7,7 +7,6 @@ timed. The last line printed is JSON.
 """
 
 import argparse
-import io
 import json
 import multiprocessing
 import os
@@ -18,17 +17,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, dataclass
 from itertools import count
-from math import ceil
 from multiprocessing.synchronize import Barrier
 from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 import torch
-from PIL import Image
 from torch import Tensor
 
 from benchmarks.works import WORKS, Work
 from encoders import decode, load, preprocess
+from encoders.preprocess import enough
+from encoders.resampling import resize
 from encoders.tower import TorchEncoder
 from encoders.types import ImageSize, Pixels, Placement, Preprocessing
 
@@ -121,7 +120,8 @@ _CLIP = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
 def _as_served(side: int) -> Prepare:
     """As the service does by default."""
-    return lambda jpeg: preprocess(decode(jpeg), _CLIP, ImageSize(side, side))
+    size = ImageSize(side, side)
+    return lambda jpeg: preprocess(decode(jpeg, at_least=enough(_CLIP, size)), _CLIP, size, resize=resize)
 
 
 _RGB = 3
@@ -142,22 +142,9 @@ def _torchvision(side: int) -> Prepare:
     return prepare
 
 
-def _draft(side: int) -> Prepare:
-    """Libjpeg decodes at a half, a quarter or an eighth; at twice the target or more the resize hides it."""
-
-    def prepare(jpeg: bytes) -> Pixels:
-        image = Image.open(io.BytesIO(jpeg))
-        scale = 2 * side / min(image.size)
-        image.draft("RGB", (ceil(scale * image.width), ceil(scale * image.height)))
-        return preprocess(image.convert("RGB"), _CLIP, ImageSize(side, side))
-
-    return prepare
-
-
 DECODERS: dict[str, Callable[[int], Prepare]] = {
     "service": _as_served,
     "torchvision": _torchvision,
-    "pil-draft": _draft,
 }
 
 
