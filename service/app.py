@@ -22,6 +22,7 @@ from service.core import Backend, Service
 from service.errors import ClientGone, DeadlineExceeded
 from service.metrics import CONTENT_TYPE, Metrics
 from service.middleware import Observe
+from service.processes import Place
 from service.requests import Body
 from service.responses import Rendered, to_json
 from service.settings import Settings
@@ -39,10 +40,12 @@ def create_app(
     backend: Backend,
     clock: Callable[[], float] = time.monotonic,
     on_lost: Callable[[], None] = lambda: None,
+    place: Place | None = None,
 ) -> FastAPI:
     """The app. Encoders load when it starts up.
 
-    backend: the device and its encoders. on_lost: called if the device thread ends on its own.
+    backend: the device and its encoders. on_lost: called if the device thread ends on its own. place: among other
+    processes behind the same port.
     """
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
 
@@ -96,8 +99,11 @@ def create_app(
         return _json(await _service(request).vram(query=request.query_params.multi_items()))
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
-    async def metrics_page() -> Response:
-        return Response(metrics.exposition(), media_type=CONTENT_TYPE)
+    async def metrics_page(request: Request) -> Response:
+        exposition = metrics.exposition()
+        if place is not None:
+            exposition = await place.exposition(exposition, port=request.scope["server"][1])
+        return Response(exposition, media_type=CONTENT_TYPE)
 
     @app.get("/health/live", summary="Whether the process answers")
     async def live() -> dict[str, str]:

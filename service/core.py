@@ -93,7 +93,9 @@ class Service:
         )
         self._pace = Pace(longest_s=settings.max_forward_s)
         self._clock = clock
-        threads = settings.preprocess_threads if settings.preprocess_threads != "auto" else os.cpu_count() or 1
+        # With one more than that the threads of a forward wait for each other's turn.
+        all_but_one = max(1, (os.cpu_count() or 1) - 1)
+        threads = all_but_one if settings.preprocess_threads == "auto" else settings.preprocess_threads
         self._pool = ThreadPoolExecutor(threads, thread_name_prefix="preprocess")
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
         self._rehearsal: asyncio.Task[None] | None = None

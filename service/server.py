@@ -14,9 +14,10 @@ from encoders import registry
 from encoders.cost import ALLOCATOR
 from encoders.memory import Memory
 from encoders.types import Placement
-from service import logs
+from service import logs, processes
 from service.app import create_app
 from service.core import Backend, Service
+from service.processes import Place
 from service.settings import Settings
 
 
@@ -25,18 +26,29 @@ def serve(settings: Settings) -> None:
 
     Raises SystemExit with a code other than 0 if an encoder cannot be loaded, or the device thread is lost.
     """
+    logs.configure(settings.log_level)
+    if settings.processes == 1:
+        _serve(settings)
+    elif code := processes.run(settings, _serve):
+        raise SystemExit(code)
+
+
+def _serve(settings: Settings, place: Place | None = None, sockets: list[socket.socket] | None = None) -> None:
+    """In this process. sockets: bound already; None to bind what the settings say."""
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     lost = threading.Event()
     if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
         os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # before torch is imported
-    server = make_server(settings, backend=real_backend(settings), on_lost=lost.set)
-    server.run()
+    server = make_server(settings, backend=real_backend(settings), on_lost=lost.set, place=place)
+    server.run(sockets)
     if lost.is_set():
         raise SystemExit(3)
 
 
-def make_server(settings: Settings, *, backend: Backend, on_lost: Callable[[], None] = lambda: None) -> uvicorn.Server:
+def make_server(
+    settings: Settings, *, backend: Backend, on_lost: Callable[[], None] = lambda: None, place: Place | None = None
+) -> uvicorn.Server:
     """The server, not yet running. It stops by itself, after on_lost, if the device thread is lost."""
 
     def stop() -> None:
@@ -45,7 +57,7 @@ def make_server(settings: Settings, *, backend: Backend, on_lost: Callable[[], N
 
     server = _Server(
         uvicorn.Config(
-            create_app(settings, backend=backend, on_lost=stop),
+            create_app(settings, backend=backend, on_lost=stop, place=place),
             host=settings.host,
             port=settings.port,
             log_config=None,

@@ -41,6 +41,12 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    processes: int = Field(
+        default=1,
+        ge=1,
+        description="Server processes behind the port, each with its own copy of the encoders and its part of "
+        "vram_budget, the queue and the cores. More than one pays on CPUs.",
+    )
     device: str = Field(default="auto", description="auto (CUDA where there is one), cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="What the encoders compute in; auto takes what the device computes natively."
@@ -93,7 +99,7 @@ class Settings(BaseSettings):
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
     )
     preprocess_threads: int | Literal["auto"] = Field(
-        default="auto", description="Threads that decode and preprocess; auto takes one a core."
+        default="auto", description="Threads that decode and preprocess; auto leaves one core to the rest."
     )
     request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
     drain_timeout_s: float = Field(

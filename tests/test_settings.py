@@ -75,6 +75,19 @@ def test_the_table_has_every_setting_with_its_meaning() -> None:
 
 @pytest.mark.parametrize("name", Settings.model_fields)
 def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
-    units = ("_s", "_bytes", "_pixels", "_images", "_texts", "_chars", "_values", "_threads", "_share", "batch", "port")
+    units = (
+        "_s",
+        "_bytes",
+        "_pixels",
+        "_images",
+        "_texts",
+        "_chars",
+        "_values",
+        "_threads",
+        "_share",
+        "batch",
+        "port",
+        "processes",
+    )
     if isinstance(Settings.model_fields[name].default, int | float):
         assert name.endswith(units)
