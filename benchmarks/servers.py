@@ -83,8 +83,10 @@ class Server:
 
 
 OURS = "visiontower"
+PROCESSES = {OURS: 1, f"{OURS}-2": 2}
+"""Our own server by name, and how many processes it runs in."""
 SERVERS = {
-    OURS: Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data")),
+    **dict.fromkeys(PROCESSES, Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data"))),
     "fastapi": Server("/embed", _raw, _at("embedding")),
     "litserve": Server("/predict", _multipart("image"), _at("embedding")),
     "rayserve": Server("/embed", _raw, _at("embedding")),
@@ -95,8 +97,9 @@ SERVERS = {
 
 def command(name: str, work: Work, *, port: int, dtype: str, flags: Sequence[str] = ()) -> list[str | Path]:
     """Of the server's process. dtype: auto, float32 or bfloat16; peers take auto for float32, which is their own."""
-    if name == OURS:
+    if name in PROCESSES:
         serve: list[str | Path] = [sys.executable, "-m", "service.cli", "serve", "--model", work.encoder_id]
+        serve += ["--processes", str(PROCESSES[name])]
         return [*serve, "--port", str(port), "--dtype", dtype, "--log-level", "warning", *flags]
     program: list[str | Path] = [peers.python(name), peers.script(name), "--model", work.folder]
     return [*program, "--port", str(port), "--dtype", "float32" if dtype == "auto" else dtype]
