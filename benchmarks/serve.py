@@ -4,7 +4,7 @@
     python -m benchmarks.serve --quick
     python -m benchmarks.serve --work vit-b-32,small,12mp --against limit,visiontower,fastapi --seconds 20 --rounds 3
     python -m benchmarks.serve --curve --work vit-b-32 --plot curve.svg
-    python -m benchmarks.serve --idle | --tokens | --soak 100000
+    python -m benchmarks.serve --idle | --tokens | --mixed | --start | --fidelity | --soak 100000
 
 A server is named NAME or NAME@DTYPE, a limit `limit` or limit@RUNTIME. Run it on an idle machine.
 """
@@ -127,6 +127,19 @@ def main() -> None:
 
         for work in works:
             print(idle.measure(work, flags=a.flags))
+    elif a.mixed:
+        from benchmarks import mixed
+
+        print(mixed.measure(seconds=a.seconds, flags=a.flags))
+    elif a.start:
+        from benchmarks import start
+
+        print(start.measure())
+    elif a.fidelity:
+        from benchmarks import fidelity
+
+        for work in works:
+            print(fidelity.measure(work))
     elif a.soak:
         from benchmarks import soak
 
@@ -170,6 +183,9 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     other.add_argument("--curve", action="store_true", help="latency against load for three batching policies")
     other.add_argument("--idle", action="store_true", help="what an idle server adds to one request")
     other.add_argument("--tokens", action="store_true", help="writing tokens as safetensors against JSON")
+    other.add_argument("--mixed", action="store_true", help="two models and two resolutions at once")
+    other.add_argument("--start", action="store_true", help="from the command to the first answer")
+    other.add_argument("--fidelity", action="store_true", help="how far each fast path is from the reference")
     other.add_argument("--soak", type=int, metavar="N", help="resident memory after 1,000 and after N requests")
     arguments = parser.parse_args(argv)
     if arguments.quick:

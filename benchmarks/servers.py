@@ -122,7 +122,7 @@ def running(
     program: in place of the server's own command up to its flags. Raises RuntimeError, which shows the end of its log,
     if it does not come up.
     """
-    address = Address("127.0.0.1", _free_port())
+    address = Address("127.0.0.1", free_port())
     line = command(name, work, port=address.port, dtype=dtype, flags=flags)
     if program:
         line[: line.index("serve")] = program
@@ -139,7 +139,8 @@ def running(
         _stop(process)
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Of 127.0.0.1; free a moment ago."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         port: int = listening.getsockname()[1]

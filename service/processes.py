@@ -1,13 +1,12 @@
 """Several server processes behind one port, for machines where one interpreter is what holds a small model up.
 
-Each has its own encoders, queue and threads, and its part of the budget and the cores; nothing goes from one to
+Each has its own encoders and queue, and its part of the budget and the cores; nothing goes from one to
 another but counts. The kernel deals connections out to them. Whichever is asked for /metrics asks the others and
 answers for all.
 """
 
 import asyncio
 import logging
-import math
 import multiprocessing
 import os
 import signal
@@ -135,13 +134,14 @@ def run(settings: Settings, serve: Serve) -> int:
 
 
 def share(settings: Settings) -> Settings:
-    """One process' part of the settings: of the budget, the queue and the threads."""
+    """One process' part of the settings: of the budget and the threads.
+
+    The queue is not divided: connections are not dealt out evenly, and one would refuse while another has room.
+    """
     number = settings.processes
     part: dict[str, Any] = {
         "processes": 1,
         "vram_share": settings.vram_share / number,
-        "queue_images": max(settings.max_images, math.ceil(settings.queue_images / number)),
-        "queue_texts": max(settings.max_texts, math.ceil(settings.queue_texts / number)),
     }
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number

@@ -44,8 +44,8 @@ class Settings(BaseSettings):
     processes: int = Field(
         default=1,
         ge=1,
-        description="Server processes behind the port, each with its own copy of the encoders and its part of "
-        "vram_budget, the queue and the cores. More than one pays on CPUs.",
+        description="Server processes behind the port, each with its own queue and copy of the encoders, and its "
+        "part of vram_budget and the cores. More than one pays on CPUs.",
     )
     device: str = Field(default="auto", description="auto (CUDA where there is one), cpu, cuda or cuda:N.")
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(

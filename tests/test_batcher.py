@@ -5,14 +5,16 @@ import logging
 import threading
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
 import pytest
 
-from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput
+from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput, UndecodableImage
 from encoders.fake import FakeEncoder
 from encoders.types import Encoded, ImageSize, Outputs, Pixels
 from service.batcher import Answer, Batcher, Report
@@ -118,6 +120,83 @@ async def test_texts_give_their_own_rows() -> None:
     async with running(encoder) as batcher:
         answers = await asyncio.gather(*(batcher.submit(TextKey(MODEL), row, deadline=NEVER) for row in ids))
     np.testing.assert_allclose(np.stack([answer.row for answer in answers]), encoder.encode_text(ids))
+
+
+class Later(Executor):
+    """A pool whose work the test runs."""
+
+    def __init__(self) -> None:
+        self.work: list[Callable[[], Any]] = []
+
+    def submit(self, fn: Callable[..., Any], /, *args: Any, **kwargs: Any) -> Any:
+        self.work.append(partial(fn, *args, **kwargs))
+
+    def run(self) -> None:
+        for work in self.work:
+            work()
+
+
+async def test_what_is_made_on_a_pool_joins_the_queue_from_there() -> None:
+    encoder = FakeEncoder()
+    with ThreadPoolExecutor(2) as pool:
+        async with running(encoder) as batcher:
+            futures = [
+                batcher.submit_made(KEY, partial(image, value), pool=pool, deadline=NEVER) for value in range(10)
+            ]
+            answers = await asyncio.gather(*futures)
+    for value, answer in enumerate(answers):
+        alone = encoder.encode(image(value)[None], KEY.outputs).row(0)
+        np.testing.assert_allclose(np.asarray(answer.row.pooled), np.asarray(alone.pooled), rtol=1e-6)
+
+
+async def test_what_cannot_be_made_is_its_own_error_only() -> None:
+    def broken() -> Pixels:
+        raise UndecodableImage("PNG", "cut off")
+
+    encoder = FakeEncoder()
+    with ThreadPoolExecutor(1) as pool:
+        async with running(encoder) as batcher:
+            bad = batcher.submit_made(KEY, broken, pool=pool, deadline=NEVER)
+            good = batcher.submit_made(KEY, partial(image, 1), pool=pool, deadline=NEVER)
+            with pytest.raises(UndecodableImage):
+                await bad
+            await good
+    assert encoder.batches == [1]
+
+
+@pytest.mark.parametrize("stage", ["before it is made", "after it is made"])
+async def test_nobody_s_item_is_neither_made_nor_run(stage: str) -> None:
+    made: list[int] = []
+    gate, pool, encoder = Gate(), Later(), FakeEncoder()
+    encoder.before = gate
+
+    def make() -> Pixels:
+        made.append(1)
+        return image(1)
+
+    async with running(encoder) as batcher:
+        first = await gate.shut_with_one_inside(lambda: batcher.submit(KEY, image(0), deadline=NEVER))
+        gone = batcher.submit_made(KEY, make, pool=pool, deadline=NEVER)
+        if stage == "before it is made":
+            gone.cancel()
+        pool.run()
+        gone.cancel()
+        await asyncio.sleep(0)  # done-callbacks run on the next turn of the loop
+        gate.open.set()
+        await first
+    assert made == ([] if stage == "before it is made" else [1])
+    assert encoder.batches == [1]
+
+
+async def test_what_is_being_made_is_abandoned_with_the_rest() -> None:
+    pool, encoder = Later(), FakeEncoder()
+    async with running(encoder) as batcher:
+        future = batcher.submit_made(KEY, partial(image, 1), pool=pool, deadline=NEVER)
+        batcher.abandon(ShuttingDown())
+        with pytest.raises(ShuttingDown):
+            await future
+        pool.run()
+    assert encoder.batches == []
 
 
 async def test_a_cancelled_item_is_not_run() -> None:

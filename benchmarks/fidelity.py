@@ -1,0 +1,61 @@
+"""How far each fast path is from the reference (Pillow, float32), on the bench's photographs. No server."""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from benchmarks.works import Vectors, Work
+from encoders import decode, load
+from encoders.preprocess import enough
+from encoders.types import Encoder, Pixels, Placement
+
+_PATHS = {
+    "exact pixels, float32": (True, "float32"),
+    "fast pixels, float32": (False, "float32"),
+    "exact pixels, bfloat16": (True, "bfloat16"),
+    "fast pixels, bfloat16": (False, "bfloat16"),
+}
+_BATCH = 8
+
+
+@dataclass(frozen=True)
+class Fidelity:
+    """Of one path. pixel: the greatest difference of a value of 255. Cosines of pooled vectors to the reference."""
+
+    name: str
+    pixel: int
+    lowest: float
+    median: float
+
+    def __str__(self) -> str:
+        cosine = f"cosine {self.lowest:.5f} or more, median {self.median:.5f}"
+        return f"{self.name}: pixels within {self.pixel} of 255, {cosine}"
+
+
+def measure(work: Work) -> str:
+    """A line a path. The reference is open_clip's own transform and model."""
+    encoders = {dtype: load(work.encoder_id, Placement(dtype=dtype)) for dtype in ("float32", "bfloat16")}
+    plain = _prepared(encoders["float32"], work, exact=True)
+    lines = [work.name]
+    for name, (exact, dtype) in _PATHS.items():
+        pixels = _prepared(encoders[dtype], work, exact=exact)
+        cosines = (_vectors(encoders[dtype], pixels) * work.references).sum(axis=1)
+        off = int(np.abs(pixels.astype(int) - plain.astype(int)).max())
+        lines.append(f"  {Fidelity(name, off, float(cosines.min()), float(np.median(cosines)))}")
+    return "\n".join(lines)
+
+
+def _prepared(encoder: Encoder, work: Work, *, exact: bool) -> Pixels:
+    size = encoder.spec.image_size
+    at_least = None if exact else enough(encoder.spec.preprocessing, size)
+    images = (decode(jpeg, at_least=at_least) for jpeg in work.pictures)
+    return np.stack([encoder.preprocess(image, size, exact=exact) for image in images])
+
+
+def _vectors(encoder: Encoder, pixels: Pixels) -> Vectors:
+    outputs = encoder.spec.outputs(pooled=True)
+    batches = np.split(pixels, range(_BATCH, len(pixels), _BATCH))
+    rows = [np.asarray(encoder.encode(batch, outputs).pooled, np.float32) for batch in batches]
+    vectors: Vectors = np.concatenate(rows)
+    vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+    return vectors
