@@ -1,11 +1,13 @@
 """The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
 
 import asyncio
+import ctypes
 import gc
 import os
 import socket
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from functools import cache
 
 import uvicorn
@@ -19,6 +21,9 @@ from service.app import create_app
 from service.core import Backend, Service
 from service.processes import Place
 from service.settings import Settings
+
+_M_ARENA_MAX = -8
+"""Of glibc's malloc.h."""
 
 
 def serve(settings: Settings) -> None:
@@ -35,6 +40,7 @@ def serve(settings: Settings) -> None:
 
 def _serve(settings: Settings, place: Place | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind what the settings say."""
+    _share_heaps()
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     lost = threading.Event()
@@ -87,6 +93,15 @@ def real_backend(settings: Settings) -> Backend:
         blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
         memory=memory,
     )
+
+
+def _share_heaps() -> None:
+    """Let glibc's malloc give all threads two heaps together, where it would give each its own.
+
+    Each keeps what was freed in it: the process grew by a twelfth over a hundred thousand requests. Elsewhere nothing.
+    """
+    with suppress(OSError, AttributeError, TypeError):
+        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 class _Server(uvicorn.Server):
