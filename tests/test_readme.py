@@ -25,7 +25,9 @@ README = (ROOT / "README.md").read_text()
 
 
 def block(name: str) -> str:
-    return README.split(f"<!-- {name} -->\n")[1].split(f"<!-- /{name} -->")[0]
+    found, end, _ = README.split(f"<!-- {name} -->\n")[1].partition(f"<!-- /{name} -->")
+    assert end, f"the end marker of {name} is gone"
+    return found
 
 
 def code(language: str) -> list[str]:
@@ -35,6 +37,17 @@ def code(language: str) -> list[str]:
 def test_the_settings_table_is_the_settings() -> None:
     """If this fails, put service.settings.settings_table() between the two markers."""
     assert block("settings").strip() == settings_table().strip()
+
+
+def test_the_memory_shown_is_the_command_s_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this fails, put what the command above it prints between the two markers."""
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = re.findall(r"^visiontower (vram .*--beside .*)$", README, flags=re.MULTILINE)
+    main(shlex.split(line))
+    printed = "\n".join(row.rstrip() for row in capsys.readouterr().out.strip("\n").splitlines())
+    assert block("vram").strip() == f"```text\n{printed}\n```"
 
 
 def test_the_demo_table_is_the_report() -> None:
