@@ -16,9 +16,9 @@ from typing import Any, TypeAlias
 from rich.table import Table
 
 from benchmarks.load import Target, Window, percentiles, wrong
+from benchmarks.servers import OURS
 
 LIMIT = "limit"
-OURS = "visiontower"
 
 
 @dataclass(frozen=True)

@@ -138,7 +138,7 @@ def create_app(
 class _Direct(APIRoute):
     """A route whose endpoint takes the request as it is and gives the response: FastAPI has nothing to resolve.
 
-    Its way there and back costs as much Python as all of ours.
+    So it is spared FastAPI's way to an endpoint and back, which a small model's requests notice.
     """
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
@@ -189,7 +189,7 @@ async def _body(request: Request, settings: Settings) -> Body:
 async def _while_present(request: Request, work: Coroutine[Any, Any, Rendered]) -> Rendered:
     """The work's result; if the client leaves first, the work is cancelled. Raises ClientGone.
 
-    The work stays in the request's own task: another one, and waiting for it, would cost more than the work does.
+    The work stays in the request's own task: a second one, and waiting for two, was a good part of a small request.
     """
     task = asyncio.current_task()
     assert task is not None

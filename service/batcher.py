@@ -145,8 +145,7 @@ class Batcher:
         The future ends with an Answer, EncoderFailed, DeadlineExceeded, or whatever `abandon` or the thread's end
         gives. Raises DeviceLost, or what everything was abandoned with.
         """
-        item = _Item(payload, self._promise())
-        item.future.add_done_callback(partial(self._forget, item))
+        item = self._item(payload)
         self._put(key, item, deadline)
         return item.future
 
@@ -157,8 +156,7 @@ class Batcher:
 
         What it raises is the future's error. Not called if the future is cancelled before its turn.
         """
-        item = _Item(None, self._promise())
-        item.future.add_done_callback(partial(self._forget, item))
+        item = self._item(None)
 
         def work() -> None:
             if item.future.done():
@@ -172,6 +170,12 @@ class Batcher:
 
         pool.submit(work)
         return item.future
+
+    def _item(self, payload: Any) -> _Item:
+        """Not queued yet. Raises as `_promise`."""
+        item = _Item(payload, self._promise())
+        item.future.add_done_callback(partial(self._forget, item))
+        return item
 
     def _promise(self) -> asyncio.Future[Any]:
         """A future that `abandon` knows of. Raises DeviceLost, or what everything was abandoned with."""

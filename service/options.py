@@ -167,9 +167,9 @@ def read(model: type[O], *, query: Query, body: Sequence[tuple[str, object]]) ->
     return cast(O, _read_query(model, tuple(query)))
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=64)
 def _read_query(model: type[Options], query: tuple[tuple[str, str], ...]) -> Options:
-    """Most callers send the same few queries again and again."""
+    """Kept for a few queries: most callers send the same again and again, and a long one is theirs to choose."""
     return _read(model, query, ())
 
 

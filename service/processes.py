@@ -1,8 +1,7 @@
 """Several server processes behind one port, for machines where one interpreter is what holds a small model up.
 
-Each has its own encoders and queue, and its part of the budget and the cores; nothing goes from one to
-another but counts. The kernel deals connections out to them. Whichever is asked for /metrics asks the others and
-answers for all.
+Each has its own encoders and queue, and its part of the budget and the cores; nothing goes from one to another but
+counts. The kernel deals connections out to them. Whichever is asked for /metrics asks the others and answers for all.
 """
 
 import asyncio
@@ -53,7 +52,7 @@ class Place:
             asked = [client.get(f"http://127.0.0.1:{other}/metrics") for other in self.ports if other != self.own]
             answers = await asyncio.gather(*asked, return_exceptions=True)
         texts = [answer.text for answer in answers if isinstance(answer, httpx.Response)]
-        return merged([own.decode(), *texts])
+        return await asyncio.to_thread(merged, [own.decode(), *texts])
 
 
 def merged(expositions: Iterable[str]) -> bytes:
@@ -139,10 +138,7 @@ def share(settings: Settings) -> Settings:
     The queue is not divided: connections are not dealt out evenly, and one would refuse while another has room.
     """
     number = settings.processes
-    part: dict[str, Any] = {
-        "processes": 1,
-        "vram_share": settings.vram_share / number,
-    }
+    part: dict[str, Any] = {"processes": 1, "vram_share": settings.vram_share / number}
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number
     if settings.preprocess_threads == "auto":

@@ -31,10 +31,11 @@ def serve(settings: Settings) -> None:
 
     Raises SystemExit with a code other than 0 if an encoder cannot be loaded, or the device thread is lost.
     """
-    logs.configure(settings.log_level)
     if settings.processes == 1:
         _serve(settings)
-    elif code := processes.run(settings, _serve):
+        return
+    logs.configure(settings.log_level)
+    if code := processes.run(settings, _serve):
         raise SystemExit(code)
 
 

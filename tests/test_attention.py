@@ -31,6 +31,7 @@ def barred() -> Tensor:
     return mask
 
 
+torch.manual_seed(0)
 MASKS = {
     "none": None,
     "additive": torch.randn(TOKENS, KEYS),
