@@ -125,7 +125,7 @@ class _BatchFirst(nn.MultiheadAttention):
                 query, key, value, key_padding_mask, need_weights, attn_mask, average_attn_weights, is_causal
             )
         queries, keys, values = (self._by_head(x) for x in self._projected(query, key, value))
-        mask = self._mask(attn_mask, batch=len(query))
+        mask = self._mask(attn_mask, batch=query.shape[0])
         mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask)
         out: Tensor = self.out_proj(mixed.transpose(1, 2).flatten(2))
         return out, None

@@ -98,7 +98,7 @@ class VitTower(Tower):
         """VisionTransformer._embeds, with the positions of this grid."""
         visual = self.visual
         patches = to_patches(visual.conv1(pixels))
-        classes = visual.class_embedding.to(patches.dtype).expand(len(pixels), 1, -1)
+        classes = visual.class_embedding.to(patches.dtype).expand(pixels.shape[0], 1, -1)
         positions = resample_positions(visual.positional_embedding, Grid(*visual.grid_size), grid)
         embedded: Tensor = visual.ln_pre(torch.cat([classes, patches], dim=1) + positions.to(patches.dtype))
         return embedded
