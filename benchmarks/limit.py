@@ -87,7 +87,7 @@ def limit(work: Work, *, runtime: str, seconds: float, decoder: str | None = Non
     """The best there is. decoder, plan: None to try all. Raises ValueError if a vector is not what it must be."""
     decoder = decoder or fastest_decoder(work)
     if plan is None:
-        tried = plans(os.cpu_count() or 1)
+        tried = [plan for plan in plans(os.cpu_count() or 1) if plan.lanes == 1 or not runtime.startswith(_OPENVINO)]
         rates = _measure(work, runtime, decoder, tried, seconds=_TRIAL_S)
         for each, rate in zip(tried, rates, strict=True):
             print(f"{work.name} {runtime} {decoder} {each}: {rate:.1f} images/s", file=sys.stderr)
@@ -170,10 +170,27 @@ def _inductor(work: Work, dtype: str) -> Forward:
     return compiled
 
 
+def _openvino(work: Work, dtype: str) -> Forward:
+    """With as many threads as torch has now. For one thread to call."""
+    encoder = load(work.encoder_id, Placement(dtype=dtype, runtime=_OPENVINO))
+    if encoder.spec.runtime != _OPENVINO:
+        raise ValueError(f"OpenVINO does not take {work.model}")
+    outputs = encoder.spec.outputs(pooled=True)
+
+    def forward(pixels: Tensor) -> Tensor:
+        pooled = encoder.encode(pixels.numpy(), outputs).pooled
+        assert pooled is not None
+        return torch.from_numpy(pooled)
+
+    return forward
+
+
+_OPENVINO = "openvino"
 RUNTIMES: dict[str, Callable[[Work], Forward]] = {
     "eager-float32": lambda work: _eager(work, "float32"),
     "eager-bfloat16": lambda work: _eager(work, "bfloat16"),
     "inductor-bfloat16": lambda work: _inductor(work, "bfloat16"),
+    "openvino-bfloat16": lambda work: _openvino(work, "bfloat16"),
 }
 
 
@@ -226,11 +243,16 @@ def _worker(
     name: str, runtime: str, decoder: str, same: Sequence[Plan], seconds: float, together: Barrier, answers: Any
 ) -> None:
     work = WORKS[name]
-    prepare, forward = DECODERS[decoder](work.side), RUNTIMES[runtime](work)
-    with torch.inference_mode():
-        _check(work, prepare, forward, batch=same[0].batch)
+    prepare = DECODERS[decoder](work.side)
+    forwards: dict[int, Forward] = {}
     rates = []
     for plan in same:
+        _set_threads(plan.threads)
+        if plan.threads not in forwards:
+            forwards[plan.threads] = RUNTIMES[runtime](work)
+            with torch.inference_mode():
+                _check(work, prepare, forwards[plan.threads], batch=plan.batch)
+        forward = forwards[plan.threads]
         _warm_up(plan, work, forward)
         together.wait()
         rates.append(_rate(_run(plan, work.pictures, prepare, forward, seconds=_WARMUP_S + seconds)))
@@ -249,8 +271,6 @@ def _check(work: Work, prepare: Prepare, forward: Forward, *, batch: int) -> Non
 
 
 def _warm_up(plan: Plan, work: Work, forward: Forward) -> None:
-    """With the plan's threads too: torch.compile compiles anew for another number of them."""
-    _set_threads(plan.threads)
     with torch.inference_mode():
         forward(torch.zeros(plan.batch, work.side, work.side, 3, dtype=torch.uint8))
 

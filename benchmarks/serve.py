@@ -26,12 +26,12 @@ from tqdm import tqdm
 from benchmarks import peers, report
 from benchmarks.load import Target, closed_loop
 from benchmarks.report import LIMIT, Results, Row, Setting
-from benchmarks.servers import PROCESSES, SERVERS, running
+from benchmarks.servers import FLAGS, SERVERS, running
 from benchmarks.works import FOLDER, WORKS, Work
 
 _RUNTIME = "eager-bfloat16"
 _WIDTH = 150
-_QUICK = {"work": ["vit-b-32", "small"], "against": [LIMIT, *PROCESSES, "fastapi"], "seconds": 8.0, "rounds": 1}
+_QUICK = {"work": ["vit-b-32", "small"], "against": [LIMIT, *FLAGS, "fastapi"], "seconds": 8.0, "rounds": 1}
 
 
 @dataclass
@@ -68,7 +68,7 @@ class Bench:
         if server == LIMIT:
             yield self._limit(work, name, variant or _RUNTIME, round)
             return
-        flags = self.flags if server in PROCESSES else ()
+        flags = self.flags if server in FLAGS else ()
         with running(server, work, dtype=variant or "auto", flags=flags) as target:
             for callers in self.concurrency:
                 setting = Setting(work.name, name, " ".join(flags), callers)
@@ -196,7 +196,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _require_peers(against: Sequence[str]) -> None:
     """Ends the program if an environment has not been made."""
-    servers = {name.partition("@")[0] for name in against} - {LIMIT, *PROCESSES}
+    servers = {name.partition("@")[0] for name in against} - {LIMIT, *FLAGS}
     if missing := sorted(name for name in servers if not peers.python(name).exists()):
         sys.exit(f"First make what these need: python -m benchmarks.peers {' '.join(missing)}")
 

@@ -83,10 +83,16 @@ class Server:
 
 
 OURS = "visiontower"
-PROCESSES = {OURS: 1, f"{OURS}-2": 2}
-"""Our own server by name, and how many processes it runs in."""
+_TWO, _OPENVINO = ("--processes", "2"), ("--runtime", "openvino")
+FLAGS: dict[str, tuple[str, ...]] = {
+    OURS: (),
+    f"{OURS}-2": _TWO,
+    f"{OURS}-openvino": _OPENVINO,
+    f"{OURS}-openvino-2": _OPENVINO + _TWO,
+}
+"""Our own server by name, and what it is started with."""
 SERVERS = {
-    **dict.fromkeys(PROCESSES, Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data"))),
+    **dict.fromkeys(FLAGS, Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data"))),
     "fastapi": Server("/embed", _raw, _at("embedding")),
     "litserve": Server("/predict", _multipart("image"), _at("embedding")),
     "rayserve": Server("/embed", _raw, _at("embedding")),
@@ -97,10 +103,9 @@ SERVERS = {
 
 def command(name: str, work: Work, *, port: int, dtype: str, flags: Sequence[str] = ()) -> list[str | Path]:
     """Of the server's process. dtype: auto, float32 or bfloat16; peers take auto for float32, which is their own."""
-    if name in PROCESSES:
+    if name in FLAGS:
         serve: list[str | Path] = [sys.executable, "-m", "service.cli", "serve", "--model", work.encoder_id]
-        serve += ["--processes", str(PROCESSES[name])]
-        return [*serve, "--port", str(port), "--dtype", dtype, "--log-level", "warning", *flags]
+        return [*serve, "--port", str(port), "--dtype", dtype, "--log-level", "warning", *FLAGS[name], *flags]
     program: list[str | Path] = [peers.python(name), peers.script(name), "--model", work.folder]
     return [*program, "--port", str(port), "--dtype", "float32" if dtype == "auto" else dtype]
 

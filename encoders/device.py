@@ -4,6 +4,7 @@ import gc
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import psutil
@@ -15,13 +16,14 @@ from encoders.trace import Trace
 from encoders.types import Placement
 
 
-def resolve(device: str = "auto", dtype: str = "auto") -> Placement:
+def resolve(device: str = "auto", dtype: str = "auto", runtime: str = "torch") -> Placement:
     """Where to run: `auto` takes CUDA where there is one, else the CPU, and the dtype that device computes natively.
 
     On CUDA: bfloat16 from compute capability 8.0 on, float16 before. On a CPU: bfloat16 with AVX-512 BF16 or AMX,
     float32 elsewhere (emulated bfloat16 is several times slower).
 
-    Raises ValueError for a device that is not there or a dtype that is none of float32, float16, bfloat16.
+    Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, or a runtime
+    that is not installed or not for this device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,7 +39,13 @@ def resolve(device: str = "auto", dtype: str = "auto") -> Placement:
         dtype = _native_dtype(found)
     if dtype not in ("float32", "float16", "bfloat16"):
         raise ValueError(f"'{dtype}' is not a dtype: use auto, float32, float16 or bfloat16.")
-    return Placement(device=device, dtype=dtype)
+    if runtime == "openvino" and found.type != "cpu":
+        raise ValueError(
+            f"the runtime openvino is for CPUs, and the device is '{device}': use cpu, or the runtime torch."
+        )
+    if runtime == "openvino" and find_spec("openvino") is None:
+        raise ValueError("the runtime openvino is not installed: pip install 'visiontower[openvino]'.")
+    return Placement(device=device, dtype=dtype, runtime=runtime)
 
 
 def _native_dtype(device: torch.device) -> str:
@@ -77,7 +85,7 @@ class HostMemory:
         reading = Reading()
         with Trace() as trace:
             yield reading
-        reading.peak = trace.peak
+        reading.peak = trace.peak or None  # none if another runtime ran it, whose memory torch does not see
 
     def limit(self, limit: int) -> None:
         """There is no such limit in torch for CPUs."""

@@ -21,7 +21,7 @@ class Figures(NamedTuple):
 
 @dataclass
 class Reading:
-    """What was measured around a forward. peak: bytes allocated for it at the highest point; None before the end."""
+    """What was measured around a forward. peak: bytes allocated for it at the highest point; None if unknown."""
 
     peak: int | None = None
 

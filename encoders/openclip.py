@@ -149,8 +149,11 @@ class ResNetTower(Tower):
         pool = self.visual.attnpool
         side = math.isqrt(len(pool.positional_embedding) - 1)
         positions = resample_positions(pool.positional_embedding, Grid(side, side), Grid(*x.shape[2:]))
-        pooled: Tensor = functional_call(pool, {"positional_embedding": positions}, (x,))
-        return pooled
+        if positions is pool.positional_embedding:
+            own: Tensor = pool(x)
+            return own
+        moved: Tensor = functional_call(pool, {"positional_embedding": positions}, (x,))
+        return moved
 
 
 class OpenClipText(TextTower):

@@ -86,7 +86,12 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
     loader: Loader = getattr(import_module(entry.module), entry.attr)
     placement = placement or Placement()
     with _building_on(placement):
-        return loader(parsed, placement)
+        encoder = loader(parsed, placement)
+    if placement.runtime == "torch" or placement.is_blueprint:
+        return encoder
+    from encoders.openvino import accelerated  # an extra: not everywhere
+
+    return accelerated(encoder)
 
 
 def blueprint(encoder_id: str, *, dtype: str = "float32") -> Encoder:

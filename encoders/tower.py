@@ -118,7 +118,7 @@ class TorchEncoder:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""
-        with self._running():
+        with running(self.spec.id):
             features = self.run(torch.from_numpy(pixels), outputs)
             return Encoded(
                 grid=features.grid,
@@ -129,7 +129,7 @@ class TorchEncoder:
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text."""
-        with self._running():
+        with running(self.spec.id):
             return to_host(self.run_text(torch.from_numpy(ids)))
 
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
@@ -162,7 +162,7 @@ class TorchEncoder:
             given = item.expand(batch, *item.shape[1:])
             if device == "cpu":
                 given = given.to("meta")  # there already; what is left on the host is copied as part of the forward
-            with self._running(), Trace(runs_on=device) as trace:
+            with running(self.spec.id), Trace(runs_on=device) as trace:
                 output_bytes = sum(tensor.nbytes for tensor in run(given)) // batch
             traces.append(trace)
         return Cost(
@@ -202,15 +202,17 @@ class TorchEncoder:
             raise OutputNotOffered(encoder=self.spec.id, output="text embeddings", reason="it has no text tower")
         return self.text
 
-    @contextmanager
-    def _running(self) -> Iterator[None]:
-        try:
-            with torch.inference_mode():
-                yield
-        except (MemoryError, RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
-            if _is_out_of_memory(error):
-                raise OutOfMemory(encoder=self.spec.id) from error
-            raise EncoderFailed(f"The forward of {self.spec.id} failed.", model=self.spec.id) from error
+
+@contextmanager
+def running(encoder_id: str) -> Iterator[None]:
+    """Around a forward: in inference mode, and what it raises translated into EncoderFailed or OutOfMemory."""
+    try:
+        with torch.inference_mode():
+            yield
+    except (MemoryError, RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+        if _is_out_of_memory(error):
+            raise OutOfMemory(encoder=encoder_id) from error
+        raise EncoderFailed(f"The forward of {encoder_id} failed.", model=encoder_id) from error
 
 
 def _is_out_of_memory(error: Exception) -> bool:

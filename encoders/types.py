@@ -194,7 +194,8 @@ class EncoderSpec:
     layer_sizes: width of each layer's tokens where a CNN's stages differ; empty if all are of hidden_size.
     projects, dense: whether the encoder offers projected tokens and dense features.
     scoring, context_length: of the text half; None without one.
-    dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...
+    dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ... runtime: torch, or openvino
+        where that runs final tokens and pooled vectors of native size.
     parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights; empty in a blueprint.
     """
 
@@ -218,6 +219,7 @@ class EncoderSpec:
     context_length: int | None = None
     dtype: str = "float32"
     device: str = "cpu"
+    runtime: str = "torch"
     parameters: int = 0
     weights_bytes: int = 0
     revision: str = ""
@@ -309,12 +311,15 @@ class Encoder(Protocol):
 class Placement:
     """Where an encoder runs: `device` as torch names it; `dtype` float32, float16 or bfloat16. Never auto.
 
+    runtime: torch or openvino; that runs on CPUs what it can take, and leaves the rest to torch.
+
     The device `meta` holds no bytes: an encoder placed there is its own blueprint. It has no weights (none are read or
     downloaded) and cannot encode, but knows its spec and says what its forwards cost.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
+    runtime: str = "torch"
 
     @property
     def is_blueprint(self) -> bool:

@@ -82,7 +82,7 @@ def real_backend(settings: Settings) -> Backend:
     def placement() -> Placement:
         from encoders.device import resolve  # imports torch
 
-        return resolve(settings.device, settings.dtype)
+        return resolve(settings.device, settings.dtype, settings.runtime)
 
     def memory() -> Memory:
         from encoders.device import memory_of

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     dtype: Literal["auto", "float32", "float16", "bfloat16"] = Field(
         default="auto", description="What the encoders compute in; auto takes what the device computes natively."
     )
+    runtime: Literal["torch", "openvino"] = Field(
+        default="torch",
+        description="What runs forwards. openvino is for CPUs: faster for final tokens and pooled vectors at native "
+        "size; all else is PyTorch's still. It needs the extra of that name, and seconds an encoder at start.",
+    )
     vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
         default="auto",
         description="Device memory for everything, such as 6GiB; forwards are planned to stay within it. "

@@ -47,6 +47,7 @@ def card(spec: EncoderSpec) -> dict[str, object]:
         "dense": spec.dense,
         "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
         "dtype": spec.dtype,
+        "runtime": spec.runtime,
         "device": spec.device,
         "parameters": spec.parameters,
         "weights_bytes": spec.weights_bytes,

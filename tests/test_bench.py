@@ -21,7 +21,7 @@ from benchmarks.images import Kind, pictures
 from benchmarks.limit import Plan, plans
 from benchmarks.load import Sample, Target, Usage, Window, closed_loop, open_loop, percentiles, poisson, requests, wrong
 from benchmarks.report import Results, Setting, lines, of_limit, of_window
-from benchmarks.servers import PROCESSES, SERVERS, command
+from benchmarks.servers import FLAGS, SERVERS, command
 from benchmarks.works import WORKS, Work, distinct
 from encoders import decode
 from encoders.fake import FakeEncoder
@@ -181,7 +181,7 @@ def test_decoders_of_the_limit_see_the_same_picture(one: str, other: str, tmp_pa
 
 
 def test_every_peer_has_a_program_and_pins() -> None:
-    assert set(peers.names()) == SERVERS.keys() - PROCESSES.keys()
+    assert set(peers.names()) == SERVERS.keys() - FLAGS.keys()
     for name in peers.names():
         pins = (peers.FOLDER / name / "requirements.txt").read_text().splitlines()
         assert all("==" in pin or pin.startswith("#") for pin in pins)
