@@ -69,6 +69,7 @@ def make_server(
             port=settings.port,
             log_config=None,
             access_log=False,
+            proxy_headers=False,  # whom a proxy speaks for is of no interest here
             timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,  # ours comes first, and answers
         )
     )
@@ -115,9 +116,8 @@ class _Server(uvicorn.Server):
         quarter of a second every few seconds.
         """
         await super().startup(sockets)
-        gc.enable()
-        gc.collect()
         gc.freeze()
+        gc.enable()
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""
