@@ -121,7 +121,7 @@ class _Server(uvicorn.Server):
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""
-        service: Service = self.config.loaded_app.app.state.service
+        service: Service = self.config.loaded_app.state.service
         draining = asyncio.create_task(service.drain())
         await super().shutdown(sockets)
         await draining
