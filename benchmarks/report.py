@@ -92,7 +92,7 @@ def of_limit(setting: Setting, images_per_s: float, *, round: int, seconds: floa
 
 def _row(setting: Setting, *, round: int, seconds: float, warmup_s: float = 0.0, **measured: float | int | str) -> Row:
     rounded = {name: float(f"{value:.5g}") if isinstance(value, float) else value for name, value in measured.items()}
-    known: dict[str, Any] = {**_machine(), **rounded}
+    known: dict[str, Any] = {**machine(), **rounded}
     return Row(
         time=time.strftime("%Y-%m-%dT%H:%M:%S"),
         **known,
@@ -112,7 +112,7 @@ def _four_digits(value: float) -> float:
 
 
 @cache
-def _machine() -> dict[str, str | int]:
+def machine() -> dict[str, Any]:
     """commit: with a + if files differ from it."""
     git = ["git", "describe", "--always", "--dirty=+", "--exclude", "*"]
     commit = subprocess.run(git, capture_output=True, text=True, check=False).stdout.strip()

@@ -332,7 +332,7 @@ def _machine(device: str, *, context: int) -> Machine:
 
     return Machine(
         device=torch.cuda.get_device_name(device),
-        driver=_driver(),
+        driver=driver(),
         torch=torch.__version__,
         cudnn=str(torch.backends.cudnn.version()),  # type: ignore[no-untyped-call]  # torch does not type it
         allocator=os.environ["PYTORCH_ALLOC_CONF"],
@@ -340,7 +340,7 @@ def _machine(device: str, *, context: int) -> Machine:
     )
 
 
-def _driver() -> str:
+def driver() -> str:
     """Its version, from the tool that comes with it."""
     command = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
     try:

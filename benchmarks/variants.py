@@ -1,0 +1,142 @@
+"""Ways to run an encoder's forward, by name: the service's own, and what might be faster. Knows nothing of time."""
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
+from typing import NamedTuple, TypeAlias
+
+import torch
+from torch import Tensor, nn
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+from encoders.tower import TorchEncoder
+from encoders.types import Outputs
+
+POOLED = Outputs(pooled=True)
+"""What every forward here gives."""
+
+Forward: TypeAlias = Callable[[], Tensor]
+"""One forward of a batch that lies on the device already -> [B, E] there. To be called in inference mode."""
+
+_WARM = 3
+
+
+def _same(encoder: TorchEncoder) -> TorchEncoder:
+    return encoder
+
+
+def eager(encoder: TorchEncoder, pixels: Tensor) -> Forward:
+    """As it is served. pixels: uint8 [B, H, W, 3], on the encoder's device."""
+
+    def forward() -> Tensor:
+        return _pooled(encoder.run(pixels, POOLED).pooled)
+
+    return forward
+
+
+def _pooled(pooled: Tensor | None) -> Tensor:
+    assert pooled is not None, "pooled was asked for"
+    return pooled
+
+
+class Variant(NamedTuple):
+    """A way to run a forward. change: gives the encoder another tower, if it needs one. start: for one batch."""
+
+    change: Callable[[TorchEncoder], TorchEncoder] = _same
+    start: Callable[[TorchEncoder, Tensor], Forward] = eager
+
+
+def _with_own_tower(encoder: TorchEncoder) -> TorchEncoder:
+    """The same encoder around a copy of its tower, to be changed."""
+    own = copy.copy(encoder)
+    own.tower = copy.deepcopy(encoder.tower)
+    return own
+
+
+def _channels_last(encoder: TorchEncoder) -> TorchEncoder:
+    """The input is turned in a copy of its own, which is part of the forward."""
+    own = _with_own_tower(encoder)
+    own.tower.to(memory_format=torch.channels_last)
+    own.tower.register_forward_pre_hook(
+        lambda _, given: (given[0].contiguous(memory_format=torch.channels_last), *given[1:])
+    )
+    return own
+
+
+def _folded(encoder: TorchEncoder) -> TorchEncoder:
+    """Raises ValueError if there is no batch norm to fold."""
+    own = _with_own_tower(encoder)
+    if not fold(own.tower):
+        raise ValueError("no batch norm stands behind a convolution")
+    return own
+
+
+def fold(model: nn.Module) -> int:
+    """Folds, in place, every BatchNorm2d into the Conv2d that stands just before it; how many.
+
+    That the one runs just after the other is taken from the order in which their parent lists them. It holds for CLIP's
+    ResNets; the cosine says where it does not. Folded in float32, then rounded once to the convolution's dtype.
+    """
+    folded = 0
+    for parent in list(model.modules()):
+        for (before, conv), (name, norm) in pairwise(list(parent.named_children())):
+            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.out_channels == norm.num_features:
+                dtype = conv.weight.dtype
+                setattr(parent, before, fuse_conv_bn_eval(conv.float(), norm.float()).to(dtype))
+                setattr(parent, name, nn.Identity())
+                folded += 1
+    return folded
+
+
+def _compiled(encoder: TorchEncoder, pixels: Tensor, *, mode: str) -> Forward:
+    """Compiles at the first call, for this shape alone.
+
+    Whole or not at all: torch would otherwise break off at what it cannot trace and run that part eagerly, unsaid. So
+    the packing of the output is left out of it, which asks for the size of a storage.
+    """
+    torch.compiler.reset()  # else the models before count towards torch's limit, after which it runs eagerly, unsaid
+
+    def forward(given: Tensor) -> Tensor:
+        return _pooled(encoder.tower(encoder.normalise(given), POOLED).pooled)
+
+    compiled: Callable[[Tensor], Tensor] = torch.compile(forward, fullgraph=True, dynamic=False, mode=mode)
+    return partial(compiled, pixels)
+
+
+def _captured(encoder: TorchEncoder, pixels: Tensor) -> Forward:
+    """A forward that replays what one did; each writes over the answer of the one before.
+
+    Warmed up on a stream of its own, as https://docs.pytorch.org/docs/stable/notes/cuda.html asks: libraries make their
+    handles and workspaces at the first calls, which must not be captured.
+    """
+    if pixels.device.type != "cuda":
+        raise ValueError("CUDA graphs need a CUDA device")
+    forward = eager(encoder, pixels)
+    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not type it
+    aside.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(aside):
+        for _ in range(_WARM):
+            forward()
+    torch.cuda.current_stream().wait_stream(aside)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        pooled = forward()
+
+    def replay() -> Tensor:
+        graph.replay()
+        return pooled
+
+    return replay
+
+
+VARIANTS = {
+    "eager": Variant(),
+    "channels_last": Variant(change=_channels_last),
+    "folded": Variant(change=_folded),
+    "compile": Variant(start=partial(_compiled, mode="default")),
+    "max-autotune": Variant(start=partial(_compiled, mode="max-autotune-no-cudagraphs")),
+    "cudagraphs": Variant(start=_captured),
+}
+COMPILED = ("compile", "max-autotune")
+DEFAULT = tuple(name for name in VARIANTS if name != "max-autotune")
