@@ -239,6 +239,7 @@ def _parameters(job: Job, encoder: Encoder) -> dict[str, object]:
         "revision": spec.revision,
         "device": spec.device,
         "compute_dtype": spec.dtype,
+        "runtime": spec.runtime,
         "resolution": str(spec.size(options.resolution)),
         **options.model_dump(include={"output", "layer", "prefix", "project", "normalize", "dtype"}),
         "batch_size": job.batch_size,

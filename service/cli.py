@@ -207,6 +207,12 @@ def _add_placement(command: argparse.ArgumentParser) -> None:
         default="auto",
         help="what the encoder computes in [auto]",
     )
+    command.add_argument(
+        "--runtime",
+        choices=("torch", "openvino"),
+        default="torch",
+        help="what runs it; openvino: faster on CPUs, needs the extra of that name [torch]",
+    )
 
 
 def _positive(text: str) -> int:

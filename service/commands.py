@@ -224,7 +224,7 @@ def _load(arguments: argparse.Namespace, encoder_id: str) -> Encoder:
     from encoders.device import resolve  # imports torch
 
     try:
-        placement = resolve(arguments.device, arguments.compute_dtype)
+        placement = resolve(arguments.device, arguments.compute_dtype, arguments.runtime)
     except ValueError as error:
         raise ArgumentError(str(error)) from error
     return encoders.load(encoder_id, placement)
