@@ -85,11 +85,14 @@ class Overhead:
     context: by the driver and the libraries, once a process, outside torch's count.
     workspace: of a BLAS library, for the length of a matrix product.
     page: what the allocator takes of the card at a time.
+    uploads: batches whose pixels, as uint8, lie beside a forward of its size where one is begun behind another: its own
+        from the moment it is begun, and until they have been read, those of the one before. In no measure below.
     """
 
     context: int = 0
     workspace: int = 0
     page: int = 0
+    uploads: int = 0
 
     def allocated(self, cost: Cost, batch: int) -> int:
         """Bytes that the allocator gives a forward at its highest point, weights apart."""
@@ -123,7 +126,7 @@ ALLOCATOR = "expandable_segments:True,large_segment_size_mb:12"
 """PYTORCH_ALLOC_CONF as CUDA plans count on it: segments that grow, by pages of 12 MiB (by default 20; it must be over
 10), so that little is lost to blocks that do not fit between others."""
 
-CUDA = Overhead(context=512 * MIB, workspace=32 * MIB, page=12 * MIB)
+CUDA = Overhead(context=512 * MIB, workspace=32 * MIB, page=12 * MIB, uploads=2)
 """For compute capability 9.0, whose workspace is the largest; the context is an allowance, not a measurement."""
 
 

@@ -172,6 +172,10 @@ class FakeEncoder:
             )
         )
 
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        """As Encoder.begin: all there is to do, at once."""
+        return self.encode(pixels, outputs)
+
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text: from the counts of each text's bytes."""
         self._enter(len(ids), self.text_cost(device="cpu"))

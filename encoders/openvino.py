@@ -7,7 +7,7 @@ OpenVINO, which the extra `openvino` installs.
 import copy
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -79,6 +79,10 @@ class OpenVinoEncoder:
             return self._torch.encode(pixels, outputs)
         with running(self.spec.id):
             return self._graph.encode(pixels, outputs)
+
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        """As Encoder.begin: it is for CPUs, so all there is to do, at once."""
+        return self.encode(pixels, outputs)
 
     def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
         """As Encoder.preprocess."""

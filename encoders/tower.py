@@ -10,6 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import overload
 
 import ml_dtypes
@@ -104,6 +105,7 @@ class TorchEncoder:
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in unique),
             revision=revision,
         )
+        self._uploads = _upload_stream(self._device) if self._device.type == "cuda" else None
         self._mean = torch.tensor(spec.preprocessing.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(spec.preprocessing.std, device=self._device).view(3, 1, 1)
 
@@ -118,14 +120,32 @@ class TorchEncoder:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""
+        begun = self.begin(pixels, outputs)
+        return begun if isinstance(begun, Encoded) else begun()
+
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        """As Encoder.begin: a CPU has done it all when this returns, CUDA has been told all of it.
+
+        Every tensor on a card is made and let go in here, in the order of its stream: forwards begun one behind the
+        other share their memory. So the rows come down on the forward's own stream, though it is held up by some
+        hundredths of a forward, going by their bytes: with a stream to themselves they would lie beside the next one's
+        tensors.
+        """
         with running(self.spec.id):
             features = self.run(torch.from_numpy(pixels), outputs)
-            return Encoded(
-                grid=features.grid,
-                prefix_tokens=features.prefix_tokens,
-                tokens=None if features.tokens is None else to_host(features.tokens),
-                pooled=None if features.pooled is None else to_host(features.pooled),
-            )
+            host = replace(features, tokens=_download(features.tokens), pooled=_download(features.pooled))
+            if self._uploads is None:
+                return _encoded(host)
+            # blocking: whoever waits sleeps, where a core that spins is one less to decode the next images.
+            done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch does not type it
+            done.record(torch.cuda.current_stream(self._device))
+
+        def finish() -> Encoded:
+            with running(self.spec.id):
+                done.synchronize()
+                return _encoded(host)
+
+        return finish
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text."""
@@ -193,9 +213,20 @@ class TorchEncoder:
         # What lives through the forward is made first: made last it would lie behind the hole the others leave.
         given = torch.empty(batch, channels, height, width, dtype=self._dtype, device=self._device)
         values = given if self._dtype == torch.float32 else torch.empty_like(given, dtype=torch.float32)
-        values.copy_(pixels.to(self._device).permute(0, 3, 1, 2))
+        values.copy_(self._upload(pixels).permute(0, 3, 1, 2))
         values.div_(255).sub_(self._mean).div_(self._std)
         return given.copy_(values) if values is not given else given
+
+    def _upload(self, pixels: Tensor) -> Tensor:
+        """The pixels on the device; on CUDA they travel on a stream of their own, beside the forward that runs."""
+        if self._uploads is None:
+            return pixels.to(self._device)
+        forwards = torch.cuda.current_stream(self._device)
+        with torch.cuda.stream(self._uploads):
+            uploaded = pixels.contiguous().pin_memory().to(self._device, non_blocking=True)
+        forwards.wait_stream(self._uploads)
+        uploaded.record_stream(forwards)  # no later upload is given its memory before it has been read
+        return uploaded
 
     def _require_text(self) -> TextTower:
         if self.text is None:
@@ -227,6 +258,26 @@ def _is_out_of_memory(error: Exception) -> bool:
         "unable to find an engine",
     )
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or any(word in str(error) for word in said)
+
+
+@cache
+def _upload_stream(device: torch.device) -> torch.cuda.Stream:
+    """The stream on which pixels travel to a card: one for all encoders, as torch keeps memory for each stream."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch does not type it
+
+
+def _download(values: Tensor | None) -> Tensor | None:
+    """On the host; from a card, the values are there when its stream has come so far, in pinned memory."""
+    return None if values is None else values.detach().to("cpu", non_blocking=True)
+
+
+def _encoded(host: Features) -> Encoded:
+    return Encoded(
+        grid=host.grid,
+        prefix_tokens=host.prefix_tokens,
+        tokens=None if host.tokens is None else to_host(host.tokens),
+        pooled=None if host.pooled is None else to_host(host.pooled),
+    )
 
 
 def to_host(values: Tensor) -> Floats:

@@ -3,7 +3,7 @@
 Sizes are (height, width) and grids (rows, cols), in this order everywhere.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
@@ -279,7 +279,7 @@ class EncoderSpec:
 
 
 class Encoder(Protocol):
-    """What the service sees of a model. `encode` and `encode_text` belong to the one thread that owns the device."""
+    """What the service sees of a model. What encodes belongs to the one thread that owns the device."""
 
     @property
     def spec(self) -> EncoderSpec:
@@ -296,6 +296,14 @@ class Encoder(Protocol):
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """uint8 [B, H, W, 3] -> rows in the order given, on the host. Raises EncoderFailed."""
+
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        """Start `encode`: the rows if they are there already, else what waits for them, to be called once.
+
+        Until then the device is at work, and another may be begun behind; they end in the order they were begun. All
+        that `cost` says is taken, and given back for the next, before this returns. Raises EncoderFailed, as does what
+        waits.
+        """
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """int64 [N, context_length] -> [N, embed_dim], not normalised, on the host. Raises EncoderFailed."""

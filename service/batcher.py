@@ -3,6 +3,9 @@
 The thread takes its next batch itself the moment it is free, under a lock that is held for microseconds: nothing is
 waited for on the way, and whatever arrived during one forward can share the next. Rows go back to the loop in one call
 a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
+
+Where an encoder leaves its device at work (a GPU), the next batch is stacked, sent and begun behind the one that runs,
+if no better one would come of waiting: then the device has no pause between the two. Two at most; on a CPU, one.
 """
 
 import asyncio
@@ -19,7 +22,7 @@ from encoders.errors import EncoderFailed, EncoderIdError, VisiontowerError
 from encoders.types import Encoded, Encoder, Floats, Pixels, TokenIds
 from service.batching import BatchKey, Ceiling, Formed, ImageKey, Queue, TextKey
 from service.errors import DeadlineExceeded, DeviceLost
-from service.forward import Outcome, forward, try_out, works
+from service.forward import Begun, Outcome, begin, try_out, works
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -39,6 +42,8 @@ class Report:
     """What is worth counting about one batch; given to `observe` on the device thread.
 
     left: how many more of its key waited and had to go on waiting, for the batch was at its ceiling.
+    forward_s: from its beginning until its rows were there; of a batch begun behind another, with what was left of that
+        one. It errs to too long: the pace is never taken to be better than it is.
     """
 
     key: BatchKey
@@ -46,6 +51,15 @@ class Report:
     left: int
     queue_s: Sequence[float]
     forward_s: float
+
+
+@dataclass
+class _Running:
+    """A batch that was begun. started: when, on the batcher's clock."""
+
+    formed: Formed["_Item"]
+    started: float
+    begun: Begun
 
 
 @dataclass
@@ -66,12 +80,12 @@ class Batcher:
         *,
         ceiling: Ceiling,
         clock: Callable[[], float],
-        run_forward: Callable[[Encoder, BatchKey, Sequence[Any]], list[Outcome]] = forward,
+        begin: Callable[[Encoder, BatchKey, Sequence[Any]], Begun] = begin,
         observe: Callable[[Report], None] = lambda report: None,
         on_lost: Callable[[], None] = lambda: None,
     ) -> None:
         self._clock = clock
-        self._run_forward = run_forward
+        self._begin_forward = begin
         self._observe = observe
         self._on_lost = on_lost
         self._encoders: dict[str, Encoder] = {}
@@ -206,7 +220,7 @@ class Batcher:
             self._queue.clear()
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """End the thread after the batch it is in; False if it is stuck there. Waiting work fails with DeviceLost."""
+        """End the thread after what it has begun; False if it is stuck there. Waiting work fails with DeviceLost."""
         with self._wake:
             self._stopping = True
             self._wake.notify()
@@ -225,7 +239,7 @@ class Batcher:
                     self._queue.discard(item.ticket)
 
     async def call(self, function: Callable[[], R]) -> R:
-        """Run a function on the device thread, ahead of the queue and after the batch it is in."""
+        """Run a function on the device thread, ahead of the queue and after what it has begun."""
         future: asyncio.Future[R] = self._promise()
 
         def run() -> None:
@@ -261,25 +275,54 @@ class Batcher:
             while not self._stopping:
                 if self._calls:
                     return self._calls.popleft()
-                formed = self._queue.form_batch(self._clock())
-                for late in formed.expired:
-                    self._tell(_fail, [late.item.future], DeadlineExceeded())
+                formed = self._form()
                 if formed.batch:
                     return partial(self._run, formed)
                 self._wake.wait()
         return None
 
+    def _form(self) -> Formed[_Item]:
+        """Under _wake."""
+        formed = self._queue.form_batch(self._clock())
+        for late in formed.expired:
+            self._tell(_fail, [late.item.future], DeadlineExceeded())
+        return formed
+
     def _run(self, formed: Formed[_Item]) -> None:
-        batch = formed.batch
-        key = batch[0].key
-        encoder = self._encoders[key.model]
+        """Run the batch, and those that are begun behind it: nothing is on the device any more when this returns."""
+        running: _Running | None = self._begin(formed)
+        while running is not None:
+            following = self._begin_behind(running)
+            self._finish(running)
+            self._busy_since = self._clock()
+            running = following
+
+    def _begin(self, formed: Formed[_Item]) -> _Running:
+        key = formed.batch[0].key
         started = self._clock()
-        outcomes = self._run_forward(encoder, key, [waiting.item.payload for waiting in batch])
-        forward_s = self._clock() - started
+        begun = self._begin_forward(self._encoders[key.model], key, [waiting.item.payload for waiting in formed.batch])
+        return _Running(formed, started, begun)
+
+    def _begin_behind(self, running: _Running) -> _Running | None:
+        """The next batch, if this one still runs and the next is as large already: a smaller one had better grow."""
+        if isinstance(running.begun, list):
+            return None
+        with self._wake:
+            if self._stopping or self._calls or not self._queue.has_batch_of(len(running.formed.batch)):
+                return None
+            formed = self._form()
+        return self._begin(formed) if formed.batch else None
+
+    def _finish(self, running: _Running) -> None:
+        batch = running.formed.batch
+        key = batch[0].key
+        outcomes = running.begun if isinstance(running.begun, list) else running.begun()
+        forward_s = self._clock() - running.started
         # One bad input must not take the server out of rotation: only if nothing worked is a known good image asked.
-        self._healthy[key.model] = any(not isinstance(o, EncoderFailed) for o in outcomes) or works(encoder)
-        waits = [started - waiting.since for waiting in batch]
-        self._observe(Report(key, len(batch), formed.left, waits, forward_s))
+        worked = any(not isinstance(outcome, EncoderFailed) for outcome in outcomes)
+        self._healthy[key.model] = worked or works(self._encoders[key.model])
+        waits = [running.started - waiting.since for waiting in batch]
+        self._observe(Report(key, len(batch), running.formed.left, waits, forward_s))
         futures = [waiting.item.future for waiting in batch]
         self._tell(_deliver, futures, outcomes, waits, forward_s)
 

@@ -107,6 +107,16 @@ class Queue(Generic[T]):
             left = len(self._lines.get(key, ()))
         return Formed(batch, expired, left)
 
+    def has_batch_of(self, size: int) -> bool:
+        """Whether the next batch is of `size` images already, or of all that its ceiling allows. Texts never are.
+
+        Images past their deadline are counted: they are not known yet.
+        """
+        if not self._keys:
+            return False
+        key = self._oldest_key()
+        return isinstance(key, ImageKey) and len(self._lines[key]) >= min(size, max(1, self._ceiling(key)))
+
     def waiting_images(self, model: str) -> int:
         """How many images wait for this model."""
         return sum(len(line) for key, line in self._lines.items() if isinstance(key, ImageKey) and key.model == model)

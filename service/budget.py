@@ -1,6 +1,9 @@
 """Who has how many bytes of the device, and how large a batch the rest allows. Knows bytes and shapes; runs nothing.
 
-One forward runs at a time, so what forwards take never adds up: the encoders' weights and one forward must fit.
+What forwards take never adds up: the encoders' weights and one forward must fit. For one runs at a time, and where the
+next is begun behind it, on the same stream, it is given the same memory in turn, outputs included. All that comes on
+top are pixels on their way (Overhead.uploads): a ceiling leaves room for them. A single item is admitted without: if
+memory is that tight, the allocator waits until the pixels before have been read, and takes theirs.
 
 A prediction is corrected by what is measured (correction.py). A batch that ran out of memory all the same halves its
 shape's ceiling, which grows again with every few that went well.
@@ -14,10 +17,9 @@ from collections import Counter, OrderedDict, defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import partial
 
 from encoders.cost import Cost, Overhead
-from service.batching import BatchKey
+from service.batching import BatchKey, ImageKey
 from service.correction import Correction
 
 _SHAPES = 10_000
@@ -121,8 +123,11 @@ class Budget:
         fits = self.overhead.largest_batch(shape.cost, self.room)
         if shape.cap is not None:
             fits = min(fits, shape.cap)
-        if self._corrections[key.model]:
-            fits = bisect_right(range(1, fits + 1), self.room, key=partial(self.need, key))
+        uploads = self.overhead.uploads * _pixel_bytes(key)
+        if uploads or self._corrections[key.model]:
+            fits = bisect_right(
+                range(1, fits + 1), self.room, key=lambda batch: self.need(key, batch) + batch * uploads
+            )
         return max(1, fits)
 
     def predicted(self, key: BatchKey, batch: int) -> int:
@@ -158,3 +163,8 @@ class Budget:
             shape = self._shapes.get(key)
             if shape is not None:
                 shape.cap, shape.good = max(1, batch // 2), 0
+
+
+def _pixel_bytes(key: BatchKey) -> int:
+    """Of one item, as it travels to the device beside a forward: uint8; texts do not."""
+    return 3 * key.size.height * key.size.width if isinstance(key, ImageKey) else 0

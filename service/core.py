@@ -75,7 +75,7 @@ class Service:
         self.batcher = Batcher(
             ceiling=self._ceiling,
             clock=clock,
-            run_forward=Meter(self.memory, self.budget, metrics).run,
+            begin=Meter(self.memory, self.budget, metrics).begin,
             observe=self._observe,
             on_lost=on_lost,
         )

@@ -1,12 +1,14 @@
 """One batch through an encoder, with failures kept to the items that cause them. Runs on the device thread.
 
 A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
-So is one the device has no room for. What an encoder raises is translated here; nothing else does.
+So is one the device has no room for. Halves run one after the other, whether the batch failed when it was begun or when
+it was waited for. What an encoder raises is translated here; nothing else does.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias
+from functools import partial
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -14,10 +16,14 @@ from encoders.errors import EncoderFailed, NonFiniteOutput, OutOfMemory
 from encoders.types import Encoded, Encoder, Floats, Outputs
 from service.batching import BatchKey, ImageKey
 
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | Floats | EncoderFailed
 """What became of one item: its row, or why there is none."""
+
+Begun: TypeAlias = list[Outcome] | Callable[[], list[Outcome]]
+"""A batch given to its encoder: one outcome an item, in order, or what waits for them, to be called once."""
 
 
 def forward(
@@ -27,38 +33,63 @@ def forward(
     *,
     on_out_of_memory: Callable[[int], None] = lambda batch: None,
 ) -> list[Outcome]:
-    """One outcome a payload, in order.
+    """As `begin`, and waited for: one outcome a payload, in order."""
+    begun = begin(encoder, key, payloads, on_out_of_memory=on_out_of_memory)
+    return begun if isinstance(begun, list) else begun()
+
+
+def begin(
+    encoder: Encoder,
+    key: BatchKey,
+    payloads: Sequence[Any],
+    *,
+    on_out_of_memory: Callable[[int], None] = lambda batch: None,
+) -> Begun:
+    """Give a batch to its encoder; what the encoder does at once, and every failure met so far, is dealt with.
 
     payloads: each uint8 [H, W, 3] for an ImageKey, int64 [context_length] for a TextKey; all of equal shape.
     on_out_of_memory: told of every batch size there was no room for, before its halves are tried.
     """
-    outcome = _try_forward(encoder, key, payloads)
-    if not isinstance(outcome, EncoderFailed):
-        return outcome
-    # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
-    if isinstance(outcome, OutOfMemory):
-        on_out_of_memory(len(payloads))
-    if len(payloads) == 1:
-        return [outcome]
-    middle = len(payloads) // 2
-    halves = payloads[:middle], payloads[middle:]
-    return [each for half in halves for each in forward(encoder, key, half, on_out_of_memory=on_out_of_memory)]
+
+    def settle(rows: list[Outcome] | EncoderFailed) -> list[Outcome]:
+        if not isinstance(rows, EncoderFailed):
+            return rows
+        # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
+        if isinstance(rows, OutOfMemory):
+            on_out_of_memory(len(payloads))
+        if len(payloads) == 1:
+            return [rows]
+        middle = len(payloads) // 2
+        halves = payloads[:middle], payloads[middle:]
+        return [each for half in halves for each in forward(encoder, key, half, on_out_of_memory=on_out_of_memory)]
+
+    begun = _try(partial(_begin, encoder, key, payloads), key, len(payloads))
+    return (lambda: settle(_try(begun, key, len(payloads)))) if callable(begun) else settle(begun)
 
 
-def _try_forward(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[Outcome] | EncoderFailed:
+def _begin(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> Begun:
+    """Raises what the encoder raises, or EncoderFailed if it does not give a row for each."""
+    stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
+    begun = encoder.begin(stacked, key.outputs) if isinstance(key, ImageKey) else encoder.encode_text(stacked)
+    count = len(payloads)
+    return (lambda: _rows(begun(), key, count)) if callable(begun) else _rows(begun, key, count)
+
+
+def _rows(encoded: Encoded | Floats, key: BatchKey, count: int) -> list[Outcome]:
+    if len(encoded) != count:
+        raise EncoderFailed(f"{key.model} gave {len(encoded)} rows for {count} inputs.", model=key.model)
+    return [encoded.row(index) for index in range(count)] if isinstance(encoded, Encoded) else list(encoded)
+
+
+def _try(step: Callable[[], R], key: BatchKey, count: int) -> R | EncoderFailed:
+    """What one step of a forward of `count` gives, or how it failed."""
     try:
-        stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
-        rows = encoder.encode(stacked, key.outputs) if isinstance(key, ImageKey) else encoder.encode_text(stacked)
-        if len(rows) != len(payloads):
-            raise EncoderFailed(f"{key.model} gave {len(rows)} rows for {len(payloads)} inputs.", model=key.model)
-        if isinstance(rows, Encoded):
-            return [rows.row(index) for index in range(len(payloads))]
-        return list(rows)
+        return step()
     except EncoderFailed as error:
-        _log.warning("a forward of %d failed: %s", len(payloads), error, exc_info=len(payloads) == 1)
+        _log.warning("a forward of %d failed: %s", count, error, exc_info=count == 1)
         return _without_frames(error)
     except Exception as error:
-        _log.error("a forward of %d failed: %s", len(payloads), key.model, exc_info=len(payloads) == 1)
+        _log.error("a forward of %d failed: %s", count, key.model, exc_info=count == 1)
         failed = EncoderFailed(f"{key.model} failed with {type(error).__name__}.", model=key.model)
         failed.__cause__ = error
         return _without_frames(failed)

@@ -2,13 +2,14 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
-from encoders.memory import Memory
+from encoders.memory import Memory, Reading
 from encoders.types import Encoder
 from service.batching import BatchKey
 from service.budget import Budget
-from service.forward import Outcome, forward
+from service.forward import Begun, begin
 from service.metrics import Metrics
 
 _FIRST = 2
@@ -17,7 +18,7 @@ _SHAPES = 10_000
 
 
 class Meter:
-    """Runs batches, and tells the budget and the metrics what they took."""
+    """Begins batches, and tells the budget and the metrics what they took."""
 
     def __init__(self, memory: Memory, budget: Budget, metrics: Metrics) -> None:
         self._memory = memory
@@ -25,34 +26,34 @@ class Meter:
         self._metrics = metrics
         self._forwards: Counter[BatchKey] = Counter()
 
-    def run(self, encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> list[Outcome]:
-        """As forward.forward."""
-        batch = len(payloads)
-        if not self._is_due(key):
-            return self._forward(encoder, key, payloads)[0]
-        with self._memory.reading() as reading:
-            outcomes, went_well = self._forward(encoder, key, payloads)
-        if went_well and reading.peak is not None:
-            predicted = self._budget.predicted(key, batch)
-            ratio = self._budget.measured(key, batch, reading.peak)
-            if ratio is not None:
-                self._metrics.measured(key.model, predicted=predicted, peak=reading.peak, ratio=ratio)
-        return outcomes
+    def begin(self, encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> Begun:
+        """As forward.begin. A reading spans no more than that, as a forward takes all its memory there (Encoder.begin).
 
-    def _forward(self, encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> tuple[list[Outcome], bool]:
-        """The outcomes, and whether there was room for all of it at once."""
+        So it is of one batch, though another may run on the device: what that one took was given back before.
+        """
+        batch = len(payloads)
         refused: list[int] = []
 
-        def on_out_of_memory(batch: int) -> None:
-            refused.append(batch)
-            self._budget.ran_out(key, batch)
+        def on_out_of_memory(size: int) -> None:
+            refused.append(size)
+            self._budget.ran_out(key, size)
             self._metrics.out_of_memory(key.model)
             self._memory.release()
 
-        outcomes = forward(encoder, key, payloads, on_out_of_memory=on_out_of_memory)
+        with self._memory.reading() if self._is_due(key) else nullcontext(Reading()) as reading:
+            begun = begin(encoder, key, payloads, on_out_of_memory=on_out_of_memory)
         if not refused:
-            self._budget.ran(key, len(payloads))
-        return outcomes, not refused
+            self._found_room(key, batch, reading.peak)
+        return begun
+
+    def _found_room(self, key: BatchKey, batch: int, peak: int | None) -> None:
+        self._budget.ran(key, batch)
+        if peak is None:
+            return
+        predicted = self._budget.predicted(key, batch)
+        ratio = self._budget.measured(key, batch, peak)
+        if ratio is not None:
+            self._metrics.measured(key.model, predicted=predicted, peak=peak, ratio=ratio)
 
     def _is_due(self, key: BatchKey) -> bool:
         if self._memory.reads_freely:

@@ -1,11 +1,15 @@
 """The batcher under random submits, cancels, poison, time, held and released forwards, and drains.
 
-Invariants: every submit ends exactly once, and as it should; no batch is above its ceiling or of two keys; within a key
-first in is first run; a failure touches only the items that cause it; draining leaves nothing.
+The encoder does its work at once, as on a CPU, or leaves its device at it, as on a GPU.
+
+Invariants: every submit ends exactly once, and as it should; no batch is above its ceiling or of two keys; no more than
+two are begun at once; within a key first in is first run; a failure touches only the items that cause it; draining
+leaves nothing.
 """
 
 import asyncio
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,8 +34,11 @@ CEILINGS: dict[BatchKey, int] = {KEYS[0]: 1, KEYS[1]: 3, KEYS[2]: 5}
 class Recorder(FakeEncoder):
     """Writes down which items each forward had: an item's number is in its pixels, poison in the third channel."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, leaves_at_work: bool) -> None:
         super().__init__()
+        self.leaves_at_work = leaves_at_work
+        self.at_work = 0
+        self.most_at_work = 0
         self.forwards: list[tuple[int, list[int]]] = []  # rows of the grid, item numbers
         self.permits = threading.Semaphore(0)
         self.is_open = threading.Event()
@@ -39,14 +46,27 @@ class Recorder(FakeEncoder):
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         if pixels[0, 0, 0, 2] == 128:  # the grey image of a probe
             return super().encode(pixels, outputs)
-        if not self.is_open.is_set():
-            assert self.permits.acquire(timeout=30)
+        return self._leave_at_work(pixels, outputs)()
+
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        return self._leave_at_work(pixels, outputs) if self.leaves_at_work else self.encode(pixels, outputs)
+
+    def _leave_at_work(self, pixels: Pixels, outputs: Outputs) -> Callable[[], Encoded]:
         numbers = [int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in pixels]
         self.forwards.append((pixels.shape[1], numbers))
-        if (pixels[:, 0, 0, 2] == 1).any():
-            raise EncoderFailed("poisoned")
-        encoded = super().encode(pixels, outputs)
-        return Encoded(grid=encoded.grid, pooled=np.array(numbers, dtype=np.float32)[:, None])
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+
+        def finish() -> Encoded:
+            if not self.is_open.is_set():
+                assert self.permits.acquire(timeout=30)
+            self.at_work -= 1
+            if (pixels[:, 0, 0, 2] == 1).any():
+                raise EncoderFailed("poisoned")
+            encoded = FakeEncoder.encode(self, pixels, outputs)
+            return Encoded(grid=encoded.grid, pooled=np.array(numbers, dtype=np.float32)[:, None])
+
+        return finish
 
 
 @dataclass
@@ -61,15 +81,15 @@ class Submitted:
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    @initialize()
-    def start(self) -> None:
+    @initialize(leaves_at_work=st.booleans())
+    def start(self, leaves_at_work: bool) -> None:
         self.now = 0.0
         self.is_over = False
         self.items: list[Submitted] = []
         self.loop_errors: list[dict[str, Any]] = []
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda loop, context: self.loop_errors.append(context))
-        self.encoder = Recorder()
+        self.encoder = Recorder(leaves_at_work=leaves_at_work)
         self.batcher = Batcher(ceiling=CEILINGS.__getitem__, clock=lambda: self.now)
         self.loop.run_until_complete(self._start())
 
@@ -152,6 +172,8 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.snapshot(MODEL) == (0, 0.0)
         assert self.loop.run_until_complete(self.batcher.stop(timeout_s=30))
         self.loop.close()
+        assert self.encoder.at_work == 0
+        assert self.encoder.most_at_work <= 1 + self.encoder.leaves_at_work
         self.nothing_went_wrong_on_the_loop()
         self.no_batch_is_above_its_ceiling_or_mixed()
         for number, item in enumerate(self.items):

@@ -57,6 +57,21 @@ def test_a_discarded_item_is_in_no_batch() -> None:
     assert not queue.discard(0)
 
 
+def test_a_batch_is_of_a_size_when_so_many_of_the_oldest_key_wait() -> None:
+    queue = queue_of(SMALL, LARGE, SMALL, LARGE, LARGE)
+    assert queue.has_batch_of(2)
+    assert not queue.has_batch_of(3)
+
+
+def test_a_batch_at_its_ceiling_is_of_any_size() -> None:
+    assert queue_of(SMALL, SMALL, ceiling=2).has_batch_of(100)
+
+
+def test_neither_texts_nor_nothing_are_a_batch_of_any_size() -> None:
+    assert not queue_of(TEXT, TEXT).has_batch_of(1)
+    assert not queue_of().has_batch_of(1)
+
+
 def test_expired_items_are_dropped_and_named_and_do_not_fill_the_batch() -> None:
     queue: Queue[str] = Queue(ceiling=lambda key: 2)
     for name, deadline in (("late", 1.0), ("later", 2.0), ("in time", 9.0), ("also", 9.0), ("next", 9.0)):

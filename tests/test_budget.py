@@ -35,6 +35,22 @@ def test_weights_and_the_largest_batch_fill_the_budget_and_no_more() -> None:
     assert budget.weights + budget.need(KEY, 19) <= 1000 < budget.weights + budget.need(KEY, 20)
 
 
+def test_a_ceiling_leaves_room_for_pixels_on_their_way_but_a_single_item_needs_none() -> None:
+    """Two batches of 3 * 224 * 224 bytes an image beside a forward that takes ten times that of each."""
+    pixels = 3 * 224 * 224
+    budget = budget_of(120 * pixels, linear(10 * pixels), overhead=Overhead(uploads=2))
+    assert budget.ceiling(KEY) == 10
+    assert budget.need(KEY, 1) == 10 * pixels
+    tight = budget_of(10 * pixels, linear(10 * pixels), overhead=Overhead(uploads=2))
+    assert tight.ceiling(KEY) == 1
+
+
+def test_texts_leave_room_for_no_pixels() -> None:
+    budget = budget_of(100, linear(10), overhead=Overhead(uploads=2))
+    budget.learn(TextKey("a"), linear(10))
+    assert budget.ceiling(TextKey("a")) == 10
+
+
 def test_weights_of_another_model_leave_less_room_until_they_are_dropped() -> None:
     budget = budget_of(1000, linear(100))
     budget.hold("b", 500)

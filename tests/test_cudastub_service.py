@@ -28,10 +28,11 @@ def out_of_memory(result: dict[str, Any]) -> float:
 
 
 def test_within_its_budget_it_splits_and_never_runs_out(stub: Path) -> None:
-    """60 images of 448 wait at once on a card of 1 GiB, of which the plan takes 0.8."""
+    """60 images of 448 wait at once on a card of 1 GiB, of which the plan takes 0.8, and follow each other closely."""
     result = cudastub.run(stub, "serve.py", "auto", gib=1)
     assert set(result["waves"]) == set(result["mixed"]) == {200}
     assert result["ready"] == 200
+    assert result["at_work"] == {"now": 0, "most": 2}
     assert out_of_memory(result) == 0
     assert metric(result, 'admission_total{decision="split"}') > 0
     assert metric(result, f'vram_prediction_ratio{{model="{MODEL}"}}') == pytest.approx(1.0, abs=0.01)

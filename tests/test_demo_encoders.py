@@ -8,6 +8,7 @@ from PIL import Image
 from encoders import TokenKind, load
 from encoders.demo import NAMES, WEIGHTS, dense, saved, world
 from encoders.errors import EncoderIdError
+from encoders.types import Encoded
 from tests.closeness import close
 
 
@@ -39,6 +40,14 @@ def test_the_right_caption_wins(name: str) -> None:
     texts = encoder.encode_text(encoder.tokenize(["a tree", "a red circle and a house", "a blue star", "a dog"]))
     scores = texts @ pooled[0] / np.linalg.norm(texts, axis=1)
     assert scores.argmax() == 1
+
+
+def test_on_a_cpu_a_forward_has_ended_when_it_has_begun() -> None:
+    encoder = load("demo:vit")
+    pixels = np.zeros((2, *encoder.spec.size(), 3), np.uint8)
+    begun = encoder.begin(pixels, encoder.spec.outputs(pooled=True))
+    assert isinstance(begun, Encoded)
+    np.testing.assert_array_equal(begun.pooled, encoder.encode(pixels, encoder.spec.outputs(pooled=True)).pooled)
 
 
 @pytest.mark.parametrize("text", ["demo:swin", "demo:vit@openai"])

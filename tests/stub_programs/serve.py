@@ -7,10 +7,14 @@ import asyncio
 import json
 import sys
 import threading
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import httpx
 
+from encoders.tower import TorchEncoder
+from encoders.types import Encoded, Encoder, Outputs, Pixels
 from service.app import create_app
 from service.server import real_backend
 from service.settings import Settings
@@ -19,6 +23,33 @@ from tests.serving import PNG, client_of, image_bytes
 
 MODEL = "openclip:RN50@random"
 PICTURE = image_bytes(size=(64, 48))
+
+
+class AtWork:
+    """How many forwards the card was left with at once, at most."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    def watch(self, encoder: Encoder) -> Encoder:
+        assert isinstance(encoder, TorchEncoder)
+        begin = encoder.begin
+
+        def watched(pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+            finish = begin(pixels, outputs)
+            assert callable(finish)
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+            def watched_finish() -> Encoded:
+                self.now -= 1
+                return finish()
+
+            return watched_finish
+
+        encoder.begin = watched  # type: ignore[method-assign]  # no argument is worth having for this
+        return encoder
 
 
 async def together(client: httpx.AsyncClient, app: Any, *, images: int, query: str) -> int:
@@ -43,7 +74,9 @@ async def main(budget: str) -> dict[str, Any]:
         max_images=64,
         max_forward_s=1e9,
     )
-    app = create_app(settings, backend=real_backend(settings))
+    at_work = AtWork()
+    backend = real_backend(settings)
+    app = create_app(settings, backend=replace(backend, load=lambda model: at_work.watch(backend.load(model))))
     async with client_of(app) as client:
         waves = [await together(client, app, images=60, query="output=pooled&resolution=448") for _ in range(3)]
         large = await client.post(f"/embed?model={MODEL}&resolution=2048", content=PICTURE, headers=PNG)
@@ -61,6 +94,7 @@ async def main(budget: str) -> dict[str, Any]:
             "mixed": [answer.status_code for answer in mixed],
             "ready": (await client.get("/health/ready")).status_code,
             "metrics": (await client.get("/metrics")).text,
+            "at_work": {"now": at_work.now, "most": at_work.most},
         }
 
 
