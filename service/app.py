@@ -55,6 +55,8 @@ def create_app(
         try:
             await service.start()
             app.state.service = service
+            if place is not None:
+                await place.together()
             yield
             await service.drain()
         finally:

@@ -1,17 +1,19 @@
 """Several server processes behind one port, for machines where one interpreter is what holds a small model up.
 
 Each has its own encoders and queue, and its part of the budget and the cores; nothing goes from one to another but
-counts. The kernel deals connections out to them. Whichever is asked for /metrics asks the others and answers for all.
+counts. The kernel deals connections out to those that listen, so they begin to listen together. Whichever is asked for
+/metrics asks the others and answers for all.
 """
 
 import asyncio
+import ctypes
 import logging
 import multiprocessing
 import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass
 from multiprocessing.connection import wait
@@ -28,6 +30,7 @@ from service.settings import Settings
 
 _log = logging.getLogger(__name__)
 _ASK_S = 5.0
+_PAUSE_S = 0.02
 _HIGHEST = ("visiontower_queue_oldest_seconds", "visiontower_vram_prediction_ratio", "visiontower_batch_padding_ratio")
 _LOWEST = ("visiontower_model_ready",)
 _OF_THE_DEVICE = ("free", "total")
@@ -36,10 +39,24 @@ _OF_THE_DEVICE = ("free", "total")
 
 @dataclass(frozen=True)
 class Place:
-    """One process' place among the others. Ports on which each answers for itself alone; `own` is this one's."""
+    """One process' place among the others.
+
+    ports: on which each answers for itself alone; `own` is this one's. started: whether each is ready to listen, in
+    memory that all share.
+    """
 
     ports: tuple[int, ...]
     own: int
+    started: "ctypes.Array[ctypes.c_bool]"
+
+    async def together(self) -> None:
+        """Say that this process is ready to listen, and wait until all are.
+
+        Whoever listens first is given all connections there are, and keeps them for as long as they last.
+        """
+        self.started[self.ports.index(self.own)] = True
+        while not all(self.started):
+            await asyncio.sleep(_PAUSE_S)
 
     async def exposition(self, own: bytes, *, port: int | None) -> bytes:
         """Everybody's metrics; only the own ones if asked on the own port. One that does not answer is left out.
@@ -102,16 +119,23 @@ def run(settings: Settings, serve: Serve) -> int:
     number = settings.processes
     # Read by the numerical libraries when they are imported; what the operator says goes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, _cores() // number)))
+    context = multiprocessing.get_context("spawn")
+    started = context.RawArray(ctypes.c_bool, number)
     children: list[BaseProcess] = []
     asked = threading.Event()
 
+    def end() -> None:
+        started[:] = [True] * number  # nobody waits for one that is gone
+        for child in children:
+            if child.is_alive():
+                child.terminate()
+
     def stop(*_: object) -> None:
         asked.set()
-        _terminate(children)
+        end()
 
     for each in (signal.SIGTERM, signal.SIGINT):
         signal.signal(each, stop)
-    context = multiprocessing.get_context("spawn")
     with ExitStack() as stack:
         try:
             public = [stack.enter_context(_bound(settings.host, settings.port))]
@@ -123,13 +147,20 @@ def run(settings: Settings, serve: Serve) -> int:
         private = [stack.enter_context(_bound("127.0.0.1", 0)) for _ in range(number)]
         ports = tuple(each.getsockname()[1] for each in private)
         for index in range(number):
-            place, sockets = Place(ports, ports[index]), [public[index], private[index]]
+            place, sockets = Place(ports, ports[index], started), [public[index], private[index]]
             children.append(
                 context.Process(target=serve, args=(share(settings), place, sockets), name=f"server {index + 1}")
             )
             children[-1].start()
     _log.info("%d processes serve http://%s:%d", number, settings.host, port)
-    return _until_all_end(children, asked)
+    ended = wait([child.sentinel for child in children])
+    first = next(child for child in children if child.sentinel in ended)
+    if not asked.is_set():
+        _log.critical("%s has ended: stopping the others", first.name)
+    end()
+    for child in children:
+        child.join()
+    return 0 if asked.is_set() else abs(first.exitcode or 3)
 
 
 def share(settings: Settings) -> Settings:
@@ -144,23 +175,6 @@ def share(settings: Settings) -> Settings:
     if settings.preprocess_threads == "auto":
         part["preprocess_threads"] = max(1, _cores() // number)
     return settings.model_copy(update=part)
-
-
-def _until_all_end(children: Sequence[BaseProcess], asked: threading.Event) -> int:
-    ended = wait([child.sentinel for child in children])
-    first = next(child for child in children if child.sentinel in ended)
-    if not asked.is_set():
-        _log.critical("%s has ended: stopping the others", first.name)
-    _terminate(children)
-    for child in children:
-        child.join()
-    return 0 if asked.is_set() else abs(first.exitcode or 3)
-
-
-def _terminate(children: Sequence[BaseProcess]) -> None:
-    for child in children:
-        if child.is_alive():
-            child.terminate()
 
 
 def _bound(host: str, port: int) -> socket.socket:

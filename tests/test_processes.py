@@ -1,6 +1,8 @@
 """Several server processes behind one port: they share the work, are counted as one, and end together."""
 
 import asyncio
+import ctypes
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -14,7 +16,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.metrics import Metrics
-from service.processes import merged, share
+from service.processes import Place, merged, share
 from service.settings import Settings
 from tests.serving import PNG, image_bytes
 
@@ -64,6 +66,20 @@ def test_each_process_has_its_part() -> None:
     assert (part.vram_budget, part.queue_images, part.processes) == (2**30, 300, 1)
     other = share(Settings(processes=4, preprocess_threads=3))
     assert (other.vram_share, other.preprocess_threads) == (0.2, 3)
+
+
+async def test_who_is_ready_waits_for_the_others() -> None:
+    started = multiprocessing.get_context("spawn").RawArray(ctypes.c_bool, 2)
+    waiting = asyncio.create_task(Place((1, 2), 2, started).together())
+    await asyncio.sleep(0)
+    assert (list(started), waiting.done()) == ([False, True], False)
+    started[0] = True
+    await waiting
+
+
+def test_one_that_cannot_start_ends_all_that_wait_for_it() -> None:
+    line = [sys.executable, "-m", "service.cli", "serve", "--model", "nobody:a", "--port", "0", "--processes", "2"]
+    assert subprocess.run(line, stderr=subprocess.DEVNULL, timeout=60).returncode not in (0, None)
 
 
 @asynccontextmanager
