@@ -31,7 +31,8 @@ from benchmarks.works import FOLDER, WORKS, Work
 
 _RUNTIME = "eager-bfloat16"
 _WIDTH = 150
-_QUICK = {"work": ["vit-b-32", "small"], "against": [LIMIT, *FLAGS, "fastapi"], "seconds": 8.0, "rounds": 1}
+_LIMITS = [LIMIT, f"{LIMIT}@openvino-bfloat16"]
+_QUICK = {"work": ["vit-b-32", "small"], "against": [*_LIMITS, *FLAGS, "fastapi"], "seconds": 8.0, "rounds": 1}
 
 
 @dataclass
@@ -168,7 +169,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    servers = [LIMIT, *SERVERS]
+    servers = [*_LIMITS, *SERVERS]
     parser.add_argument("--work", type=_names(WORKS), default=["vit-b-32"], help=f"of {', '.join(WORKS)} [vit-b-32]")
     parser.add_argument("--against", type=_names(servers), default=servers, help=f"of {', '.join(servers)} [all]")
     parser.add_argument("--concurrency", type=_numbers, default=[32], help="callers, such as 32,256 [32]")
