@@ -109,7 +109,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         shutil.copy(PROMETHEUS / name, folder / name)
     with ExitStack() as stack:
         log = folder / "service.log"
-        serve = (sys.executable, "-m", "service.cli", "serve", "--model", "fake:vit", "--port", str(service_port))
+        serve = (sys.executable, "-m", "service.cli", "serve", "--model", "demo:vit", "--port", str(service_port))
         service = stack.enter_context(process(*serve, log=log))
         client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{service_port}", trust_env=False))
         until("the service is ready", lambda: answers(client, "/health/ready"), running=service, log=log)
