@@ -9,11 +9,14 @@ from encoders import decode, load
 from encoders.preprocess import enough
 from encoders.types import Encoder, Pixels, Placement
 
+_FLOAT32, _BFLOAT16 = Placement(dtype="float32"), Placement(dtype="bfloat16")
+_OPENVINO = Placement(dtype="bfloat16", runtime="openvino")
 _PATHS = {
-    "exact pixels, float32": (True, "float32"),
-    "fast pixels, float32": (False, "float32"),
-    "exact pixels, bfloat16": (True, "bfloat16"),
-    "fast pixels, bfloat16": (False, "bfloat16"),
+    "exact pixels, float32": (True, _FLOAT32),
+    "fast pixels, float32": (False, _FLOAT32),
+    "exact pixels, bfloat16": (True, _BFLOAT16),
+    "fast pixels, bfloat16": (False, _BFLOAT16),
+    "fast pixels, bfloat16 in OpenVINO": (False, _OPENVINO),
 }
 _BATCH = 8
 
@@ -34,12 +37,12 @@ class Fidelity:
 
 def measure(work: Work) -> str:
     """A line a path. The reference is open_clip's own transform and model."""
-    encoders = {dtype: load(work.encoder_id, Placement(dtype=dtype)) for dtype in ("float32", "bfloat16")}
-    plain = _prepared(encoders["float32"], work, exact=True)
+    encoders = {place: load(work.encoder_id, place) for place in (_FLOAT32, _BFLOAT16, _OPENVINO)}
+    plain = _prepared(encoders[_FLOAT32], work, exact=True)
     lines = [work.name]
-    for name, (exact, dtype) in _PATHS.items():
-        pixels = _prepared(encoders[dtype], work, exact=exact)
-        cosines = (_vectors(encoders[dtype], pixels) * work.references).sum(axis=1)
+    for name, (exact, place) in _PATHS.items():
+        pixels = _prepared(encoders[place], work, exact=exact)
+        cosines = (_vectors(encoders[place], pixels) * work.references).sum(axis=1)
         off = int(np.abs(pixels.astype(int) - plain.astype(int)).max())
         lines.append(f"  {Fidelity(name, off, float(cosines.min()), float(np.median(cosines)))}")
     return "\n".join(lines)
