@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.packing import PackedLinear
+
 _aten = torch.ops.aten
 
 
@@ -102,11 +104,31 @@ def straighten(model: nn.Module) -> None:
     """
     for module in model.modules():
         if type(module) is nn.MultiheadAttention and module.batch_first:
-            module.__class__ = _BatchFirst
+            module.__class__ = BatchFirst
 
 
-class _BatchFirst(nn.MultiheadAttention):
+class BatchFirst(nn.MultiheadAttention):
     """What nn.MultiheadAttention gives at inference, computed in the order the tensors lie in memory."""
+
+    _packed: "tuple[PackedLinear, PackedLinear] | None" = None
+    """For queries, and for keys and values in one."""
+
+    def pack(self) -> None:
+        """Lay its weights out for CPUs (packing.py). What `forward` leaves to nn.MultiheadAttention is gone then."""
+        width, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
+        assert weight is not None
+        biases = (None, None) if bias is None else (bias[:width], bias[width:])
+        self._packed = PackedLinear(weight[:width], biases[0]), PackedLinear(weight[width:], biases[1])
+        self.in_proj_weight = self.in_proj_bias = None  # type: ignore[assignment]  # they may be, torch says elsewhere
+        self.out_proj = PackedLinear(self.out_proj.weight, self.out_proj.bias)  # type: ignore[assignment]  # it is called
+
+    def values(self, tokens: Tensor) -> Tensor:
+        """The values of [batch, tokens, width] alone, of equal shape."""
+        if self._packed is not None:
+            both: Tensor = self._packed[1](tokens)
+            return both.chunk(2, dim=-1)[1]
+        bias = None if self.in_proj_bias is None else self.in_proj_bias[-self.embed_dim :]
+        return F.linear(tokens, self.in_proj_weight[-self.embed_dim :], bias)
 
     def forward(
         self,
@@ -136,6 +158,10 @@ class _BatchFirst(nn.MultiheadAttention):
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each [batch, tokens, width]."""
+        if self._packed is not None:
+            assert key is value
+            queries, both = self._packed
+            return queries(query), *both(key).chunk(2, dim=-1)
         if self.in_proj_weight is not None and query is key is value:
             return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         if self.in_proj_weight is not None:

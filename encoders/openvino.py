@@ -19,7 +19,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoders.cost import Cost
-from encoders.tower import Features, TorchEncoder, Tower, running
+from encoders.tower import FINAL, TorchEncoder, Tower, running
 from encoders.types import (
     Encoded,
     Encoder,
@@ -35,8 +35,6 @@ from encoders.types import (
 
 _log = logging.getLogger(__name__)
 
-_FINAL = Outputs(tokens=TokenKind.HIDDEN, pooled=True)
-"""What a graph gives. One for both: leaving one out of it saves next to nothing, a graph for each costs the weights."""
 _PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 _ALIKE = 0.999
 """Least cosine to PyTorch's values in float32 with which a graph is used; bfloat16 gives 0.9999."""
@@ -53,6 +51,8 @@ def accelerated(encoder: Encoder) -> Encoder:
         said = str(error).strip().partition("\n")[0]
         _log.warning("%s is run by PyTorch: OpenVINO does not take it: %s", encoder.spec.id, said)
         return encoder
+    finally:
+        encoder.pack()  # not before: a graph is made of plain weights
 
 
 class OpenVinoEncoder:
@@ -106,7 +106,10 @@ class OpenVinoEncoder:
 
 
 class Graph:
-    """The final tokens and pooled vectors of one tower at one size. Belongs to one thread, as the tower does."""
+    """The final tokens and pooled vectors of one tower at one size. Belongs to one thread, as the tower does.
+
+    One graph for both, that is told how many tokens are wanted: a graph for each would hold the weights twice.
+    """
 
     def __init__(self, tower: Tower, size: ImageSize, preprocessing: Preprocessing, *, dtype: str) -> None:
         """Takes as many threads as torch has for forwards.
@@ -114,13 +117,13 @@ class Graph:
         tower: in float32; not needed afterwards. dtype: what the graph computes in.
         """
         final = _Final(tower, preprocessing)
-        # Traced with two, tried with three: a batch size that was taken for a constant shows.
+        # Traced with two images and one token, tried with others: a number that was taken for a constant shows.
         noise = torch.randint(256, (3, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
-            features = final.features(noise)  # not of the trace: there even a grid is made of tensors
+            features = tower(final.normalised(noise), FINAL)  # not of the trace: there even a grid is made of tensors
             wanted = [tensor.numpy() for tensor in (features.tokens, features.pooled) if tensor is not None]
-            model = _converted(final, noise[:2])
-        model.reshape((-1, *size, 3))
+            model = _converted(final, (noise[:2], torch.tensor(1)))
+        model.reshape({model.inputs[0]: (-1, *size, 3)})
         self._size = size
         self._grid = features.grid
         self._prefix_tokens = features.prefix_tokens
@@ -131,8 +134,9 @@ class Graph:
             "ENABLE_CPU_PINNING": False,  # pinned, two processes share one core and leave the other idle
         }
         self._request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
-        for name, ours, theirs in zip(("tokens", "pooled"), self._run(noise.numpy()), wanted, strict=True):
+        for name, ours, theirs in zip(("tokens", "pooled"), self._run(noise.numpy(), tokens=True), wanted, strict=True):
             _require_alike(name, ours, theirs)
+        _require_alike("pooled", self._run(noise.numpy(), tokens=False)[1], wanted[1])
 
     def offers(self, size: ImageSize, outputs: Outputs) -> bool:
         """Whether `encode` gives these outputs for images of this size."""
@@ -140,7 +144,7 @@ class Graph:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode, of what is offered; float32."""
-        tokens, pooled = self._run(pixels)
+        tokens, pooled = self._run(pixels, tokens=outputs.tokens is not None)
         return Encoded(
             grid=self._grid,
             prefix_tokens=self._prefix_tokens if outputs.tokens else 0,
@@ -148,41 +152,39 @@ class Graph:
             pooled=pooled.copy() if outputs.pooled else None,
         )
 
-    def _run(self, pixels: Pixels) -> tuple[Floats, Floats]:
-        """Tokens and pooled, in memory that the next run writes to."""
-        results = self._request.infer({0: pixels}, share_inputs=True, share_outputs=True)
+    def _run(self, pixels: Pixels, *, tokens: bool) -> tuple[Floats, Floats]:
+        """All tokens or just one, and pooled, in memory that the next run writes to."""
+        count = self._prefix_tokens + self._grid.rows * self._grid.cols if tokens else 1
+        results = self._request.infer({0: pixels, 1: np.array(count)}, share_inputs=True, share_outputs=True)
         return results[0], results[1]
 
 
 class _Final(nn.Module):
-    """uint8 [B, H, W, 3] -> final tokens [B, T, C] and pooled vectors [B, E], normalised on the way."""
+    """uint8 [B, H, W, 3], N -> the first N final tokens [B, N, C] and pooled vectors [B, E], normalised on the way."""
 
     def __init__(self, tower: Tower, preprocessing: Preprocessing) -> None:
         super().__init__()
         self.tower = tower
         self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
 
-    def features(self, pixels: Tensor) -> Features:
-        """What the tower gives."""
-        features: Features = self.tower(
-            pixels.permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std), _FINAL
-        )
-        return features
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """As TorchEncoder.normalise, in float32."""
+        return pixels.permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
 
-    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Its tensors, as a graph must give them."""
-        features = self.features(pixels)
+    def forward(self, pixels: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensors only, as a graph must give them."""
+        features = self.tower.final(self.normalised(pixels), count)
         assert features.tokens is not None
         assert features.pooled is not None
         return features.tokens, features.pooled
 
 
-def _converted(module: nn.Module, example: Tensor) -> openvino.Model:
+def _converted(module: nn.Module, example: tuple[Tensor, ...]) -> openvino.Model:
     """By the frontend itself: openvino.convert_model, which wraps it, reports every use to its makers."""
     frontend = FrontEndManager().load_by_framework("pytorch")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # tracing warns of every shape that is looked at; `_require_alike` checks them
-        decoder = TorchScriptPythonDecoder(module, example_input=(example,))
+        decoder = TorchScriptPythonDecoder(module, example_input=example)
     return frontend.convert(frontend.load(decoder))
 
 

@@ -21,10 +21,22 @@ from torch import Tensor, nn
 from encoders.attention import pin, straighten
 from encoders.cost import Cost, Curve
 from encoders.errors import EncoderFailed, OutOfMemory, OutputNotOffered, VisiontowerError, WeightsError
+from encoders.packing import is_packable
 from encoders.preprocess import preprocess, resize_exactly
 from encoders.resampling import resize
 from encoders.trace import Trace
-from encoders.types import Encoded, EncoderSpec, Floats, Grid, ImageSize, Outputs, Pixels, Placement, TokenIds
+from encoders.types import (
+    Encoded,
+    EncoderSpec,
+    Floats,
+    Grid,
+    ImageSize,
+    Outputs,
+    Pixels,
+    Placement,
+    TokenIds,
+    TokenKind,
+)
 
 MAX_GRID = 64
 """Side of the largest patch grid offered: 4096 tokens an image."""
@@ -36,6 +48,10 @@ MAX_SIDE = 2048
 def largest_size(patch_size: ImageSize) -> ImageSize:
     """The largest input offered for a patch size (or CNN stride): MAX_GRID patches a side, MAX_SIDE pixels at most."""
     return ImageSize(*(min(MAX_GRID * patch, MAX_SIDE // patch * patch) for patch in patch_size))
+
+
+FINAL = Outputs(tokens=TokenKind.HIDDEN, pooled=True)
+"""Final tokens and pooled vectors."""
 
 
 @dataclass(frozen=True)
@@ -59,6 +75,18 @@ class Tower(nn.Module, ABC):
         size is one the spec's resolutions allow. Only what `outputs` asks for is computed.
         """
 
+    def final(self, pixels: Tensor, count: Tensor) -> Features:
+        """The first `count` of the final tokens and the pooled vectors, in one graph for any count.
+
+        pixels: as for `forward`. count: int64 scalar from 1. Override it where work is saved by knowing the count.
+        """
+        features: Features = self(pixels, FINAL)
+        assert features.tokens is not None
+        return replace(features, tokens=features.tokens[:, :count])
+
+    def pack(self) -> None:
+        """Lay weights out as the CPU's kernels read them, where the tower knows how (packing.py)."""
+
 
 class TextTower(nn.Module, ABC):
     """A text tower with its tokenizer."""
@@ -70,6 +98,9 @@ class TextTower(nn.Module, ABC):
     @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
         """int64 [N, context_length] -> [N, embed_dim], not normalised."""
+
+    def pack(self) -> None:
+        """As Tower.pack."""
 
 
 def to_patches(feature_map: Tensor) -> Tensor:
@@ -105,9 +136,18 @@ class TorchEncoder:
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in unique),
             revision=revision,
         )
+        if placement.runtime == "torch":
+            self.pack()
         self._uploads = _upload_stream(self._device) if self._device.type == "cuda" else None
         self._mean = torch.tensor(spec.preprocessing.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(spec.preprocessing.std, device=self._device).view(3, 1, 1)
+
+    def pack(self) -> None:
+        """Lay the weights out for the CPU, if that is where they are; what they were is let go of."""
+        if self._device.type == "cpu" and is_packable(self._dtype):
+            for part in (self.tower, self.text):
+                if part is not None:
+                    part.pack()
 
     def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
         """As Encoder.preprocess."""

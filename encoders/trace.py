@@ -73,7 +73,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
                 out = func.decompose(*args, **options)
             if out is not NotImplemented:
                 return out
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, options)) if isinstance(leaf, Tensor)}
+        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, options)) if _has_storage(leaf)}
         out = func(*args, **options)
         if func is _BATCH_NORM and self._runs_on is not None and not _keeps_statistics(self._runs_on, args[0]):
             out = (out[0], *(statistic.new_empty(0) for statistic in out[1:]))
@@ -98,6 +98,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
     def _forget(self, place: int) -> None:
         size, _ = self._bytes.pop(place)
         self._now -= size
+
+
+def _has_storage(leaf: object) -> bool:
+    """Not so what oneDNN has laid out its own way: weights only (packing.py)."""
+    return isinstance(leaf, Tensor) and not leaf.is_mkldnn
 
 
 def _keeps_statistics(device: str, activations: Tensor) -> bool:
