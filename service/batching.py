@@ -10,6 +10,7 @@ The policy, in three rules:
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property, lru_cache
 from typing import Generic, TypeAlias, TypeVar
 
 from encoders.types import ImageSize, Outputs
@@ -24,6 +25,18 @@ class ImageKey:
     model: str
     size: ImageSize
     outputs: Outputs
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    @cached_property
+    def _hash(self) -> int:
+        """A request's key is looked up a dozen times on its way."""
+        return hash((self.model, self.size, self.outputs))
+
+
+image_key = lru_cache(maxsize=1024)(ImageKey)
+"""An ImageKey, the same one for the same values: what is one object is not compared field by field."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from encoders.types import Encoder, TokenKind
 from service import options as opts
 from service import responses, similarity
 from service.batcher import Batcher, Report
-from service.batching import BatchKey, ImageKey, TextKey
+from service.batching import BatchKey, ImageKey, TextKey, image_key
 from service.budget import Budget
 from service.door import Door
 from service.errors import HeatmapTooLarge, InvalidOption, NoImages, ShuttingDown
@@ -164,7 +164,7 @@ class Service:
         format = _format(options, accept)
         model = self.fleet.id_of(options.model)
         spec = self.fleet.specs[model]
-        key = ImageKey(model, spec.size(options.resolution), options.outputs(spec))
+        key = image_key(model, spec.size(options.resolution), options.outputs(spec))
         _require_images(body)
         async with self._admitted(key, images=len(body.images)) as encoder:
             outcomes = await self._pipeline.images(
@@ -191,7 +191,7 @@ class Service:
         spec = self.fleet.specs[model]
         spec.require_text()
         size = spec.size(options.resolution)
-        key = ImageKey(model, size, spec.outputs(pooled=True, tokens=TokenKind.DENSE if options.heatmap else None))
+        key = image_key(model, size, spec.outputs(pooled=True, tokens=TokenKind.DENSE if options.heatmap else None))
         _require_images(body)
         prompts = Prompts.of(
             options.texts,

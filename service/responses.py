@@ -9,6 +9,7 @@ import io
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -34,17 +35,17 @@ class Answered:
     items: Sequence[Item]
     timing_ms: Mapping[str, float]
 
-    @property
+    @cached_property
     def done(self) -> dict[int, Tensors]:
         """The images that were answered, by index."""
         return {index: item for index, item in enumerate(self.items) if isinstance(item, Tensors)}
 
-    @property
+    @cached_property
     def failed(self) -> dict[int, VisiontowerError]:
         """The others."""
         return {index: item for index, item in enumerate(self.items) if isinstance(item, VisiontowerError)}
 
-    @property
+    @cached_property
     def usage(self) -> dict[str, int]:
         """Images and tokens answered."""
         return {"images": len(self.done), "tokens": sum(item.token_count for item in self.done.values())}
@@ -148,11 +149,12 @@ def _json(answered: Answered, *, encoding: str) -> bytes:
 
 
 def _json_tensor(array: Floats, *, encoding: str) -> dict[str, object]:
+    dtype = array.dtype.name
     if encoding == "base64":
         values: object = base64.b64encode(_raw(array)).decode("ascii")
     else:
-        values = array.astype(np.float32) if array.dtype.name == "bfloat16" else array
-    return {"shape": array.shape, "dtype": array.dtype.name, "data": values}
+        values = array.astype(np.float32) if dtype == "bfloat16" else array
+    return {"shape": array.shape, "dtype": dtype, "data": values}
 
 
 def _stack(items: Sequence[Tensors]) -> dict[str, Floats]:
