@@ -19,7 +19,7 @@ class PatientBatcher(Batcher):
     """Batcher, but for when it takes a batch."""
 
     def __init__(self, *, wait_s: float, full: int, **options: Any) -> None:
-        super().__init__(**options)
+        super().__init__(**{**options, "shares_cores": False})
         self._wait_s = wait_s
         self._full = full
 

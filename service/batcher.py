@@ -25,6 +25,8 @@ from service.errors import DeadlineExceeded, DeviceLost
 from service.forward import Begun, Outcome, begin, try_out, works
 
 R = TypeVar("R")
+_PATIENCE = 4
+"""A batch waits for what comes no longer than so many forwards like its model's last one take."""
 _log = logging.getLogger(__name__)
 
 
@@ -83,7 +85,9 @@ class Batcher:
         begin: Callable[[Encoder, BatchKey, Sequence[Any]], Begun] = begin,
         observe: Callable[[Report], None] = lambda report: None,
         on_lost: Callable[[], None] = lambda: None,
+        shares_cores: bool = False,
     ) -> None:
+        """shares_cores: forwards run on the cores that decode, so a batch waits for what comes (batching.py)."""
         self._clock = clock
         self._begin_forward = begin
         self._observe = observe
@@ -91,7 +95,11 @@ class Batcher:
         self._encoders: dict[str, Encoder] = {}
         self._healthy: dict[str, bool] = {}
         self._wake = threading.Condition()
-        self._queue: Queue[_Item] = Queue(ceiling=ceiling)  # under _wake
+        self._took: dict[str, float] = {}  # seconds of each model's last forward
+        patience = _PATIENCE if shares_cores else 0
+        self._queue: Queue[_Item] = Queue(  # under _wake
+            ceiling=ceiling, patience=lambda key: patience * self._took.get(key.model, 0.0)
+        )
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
@@ -173,15 +181,20 @@ class Batcher:
         item = self._item(None)
 
         def work() -> None:
-            if item.future.done():
-                return
             try:
-                item.payload = make()
+                if not item.future.done():
+                    item.payload = make()
             except Exception as error:
                 self._tell(_fail, [item.future], error)
-            else:
-                self._put(key, item, deadline)
+            with self._wake:
+                self._queue.arrived(key)
+                if item.payload is None:
+                    self._notify()
+                else:
+                    self._put(key, item, deadline)
 
+        with self._wake:
+            self._queue.expect(key)
         pool.submit(work)
         return item.future
 
@@ -207,7 +220,12 @@ class Batcher:
         with self._wake:
             if not item.future.done():
                 item.ticket = self._queue.put(key, item, now=self._clock(), deadline=deadline)
-                self._wake.notify()
+            self._notify()
+
+    def _notify(self) -> None:
+        """Wake the thread if there is a batch for it, or the first item of one to wait with. Under _wake."""
+        if len(self._queue) == 1 or self._queue.ripe_in(self._clock()) == 0:
+            self._wake.notify()
 
     def abandon(self, error: VisiontowerError) -> None:
         """Fail everything that waits or runs, and all that is still to come; what the device gives is dropped.
@@ -275,10 +293,13 @@ class Batcher:
             while not self._stopping:
                 if self._calls:
                     return self._calls.popleft()
-                formed = self._form()
-                if formed.batch:
-                    return partial(self._run, formed)
-                self._wake.wait()
+                ripe_in = self._queue.ripe_in(self._clock())
+                if ripe_in == 0:
+                    formed = self._form()
+                    if formed.batch:
+                        return partial(self._run, formed)
+                else:
+                    self._wake.wait(ripe_in)
         return None
 
     def _form(self) -> Formed[_Item]:
@@ -317,7 +338,7 @@ class Batcher:
         batch = running.formed.batch
         key = batch[0].key
         outcomes = running.begun if isinstance(running.begun, list) else running.begun()
-        forward_s = self._clock() - running.started
+        self._took[key.model] = forward_s = self._clock() - running.started
         # One bad input must not take the server out of rotation: only if nothing worked is a known good image asked.
         worked = any(not isinstance(outcome, EncoderFailed) for outcome in outcomes)
         self._healthy[key.model] = worked or works(self._encoders[key.model])

@@ -1,13 +1,15 @@
 """Which waiting items run next, as one batch. Pure: no thread, no clock of its own, no encoder.
 
 The policy, in three rules:
-1. Work-conserving: asked for a batch while anything waits, it gives one. It never waits for company.
+1. Work-conserving: asked for a batch while anything waits, it gives one. It never waits for company that may not come.
+   Images that are being decoded will come, and where that takes the cores which the forward would take (a CPU) they are
+   waited for: until a batch is large enough to be fast, and no longer than a few forwards take.
 2. The oldest waiting item decides the key; all others of that key join, oldest first, up to the key's ceiling.
 3. So an item with n older ones ahead of it is in one of the next n + 1 batches, whatever arrives later: a rare shape
    cannot starve, and equal shapes still find each other in mixed traffic.
 """
 
-from collections import OrderedDict
+from collections import Counter, OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
@@ -48,6 +50,9 @@ class TextKey:
 
 BatchKey: TypeAlias = ImageKey | TextKey
 
+ENOUGH = 16
+"""Images from which on a larger batch is hardly faster on a CPU: four fifths of all there is to win."""
+
 Ceiling: TypeAlias = Callable[[BatchKey], int]
 """The most items of a key that one forward may take, at least 1: where memory and time have their say."""
 
@@ -78,14 +83,38 @@ class Formed(Generic[T]):
 class Queue(Generic[T]):
     """Waiting items by key, each line in order of arrival. Its bound is the door's (door.py)."""
 
-    def __init__(self, *, ceiling: Ceiling) -> None:
+    def __init__(self, *, ceiling: Ceiling, patience: Callable[[BatchKey], float] = lambda key: 0.0) -> None:
+        """patience: for how many seconds an item may wait for others of its key that are on their way."""
         self._ceiling = ceiling
+        self._patience = patience
+        self._coming: Counter[BatchKey] = Counter()
         self._lines: dict[BatchKey, OrderedDict[int, Waiting[T]]] = {}
         self._keys: dict[int, BatchKey] = {}
         self._next_ticket = 0
 
     def __len__(self) -> int:
         return len(self._keys)
+
+    def expect(self, key: BatchKey) -> None:
+        """An item of this key is on its way: `arrived` follows, whether it can be put or not."""
+        self._coming[key] += 1
+
+    def arrived(self, key: BatchKey) -> None:
+        """One that was expected is not on its way any more."""
+        self._coming[key] -= 1
+        if not self._coming[key]:
+            del self._coming[key]
+
+    def ripe_in(self, now: float) -> float | None:
+        """For how many seconds the next batch had better wait for what is on its way; None if nothing waits."""
+        if not self._keys:
+            return None
+        key = self._oldest_key()
+        line = self._lines[key]
+        if not self._coming[key] or len(line) >= min(ENOUGH, self._ceiling(key)):
+            return 0.0
+        oldest = next(iter(line.values()))
+        return max(0.0, oldest.since + self._patience(key) - now)
 
     def put(self, key: BatchKey, item: T, *, now: float, deadline: float) -> int:
         """Queue the item; gives its ticket."""

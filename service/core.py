@@ -78,6 +78,7 @@ class Service:
             begin=Meter(self.memory, self.budget, metrics).begin,
             observe=self._observe,
             on_lost=on_lost,
+            shares_cores=self.memory.device == "cpu",
         )
         self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
         self.fleet = Fleet(

@@ -71,9 +71,12 @@ async def running(
     clock: Callable[[], float] = time.monotonic,
     reports: list[Report] | None = None,
     on_lost: Callable[[], None] = lambda: None,
+    shares_cores: bool = False,
 ) -> AsyncIterator[Batcher]:
     observe = (lambda report: None) if reports is None else reports.append
-    batcher = Batcher(ceiling=lambda key: ceiling, clock=clock, observe=observe, on_lost=on_lost)
+    batcher = Batcher(
+        ceiling=lambda key: ceiling, clock=clock, observe=observe, on_lost=on_lost, shares_cores=shares_cores
+    )
     batcher.start()
     await batcher.add(encoder.spec.id, lambda: encoder)
     encoder.batches.clear()
@@ -132,8 +135,12 @@ class Later(Executor):
         self.work.append(partial(fn, *args, **kwargs))
 
     def run(self) -> None:
-        for work in self.work:
-            work()
+        while self.work:
+            self.step()
+
+    def step(self) -> None:
+        """Only what has waited longest."""
+        self.work.pop(0)()
 
 
 async def test_what_is_made_on_a_pool_joins_the_queue_from_there() -> None:
@@ -197,6 +204,43 @@ async def test_what_is_being_made_is_abandoned_with_the_rest() -> None:
             await future
         pool.run()
     assert encoder.batches == []
+
+
+@pytest.mark.parametrize("last", ["is made", "is broken", "is cancelled", "is abandoned by its caller while made"])
+@pytest.mark.parametrize("shares_cores", [True, False])
+async def test_where_cores_are_shared_a_batch_waits_for_what_is_being_made(shares_cores: bool, last: str) -> None:
+    """The clock runs only in forwards, ten seconds in each: patience is not what ends the wait."""
+    now, pool = [0.0], Later()
+
+    def tick(batch: int) -> None:
+        now[0] += 10
+
+    def make() -> Pixels:
+        if last == "is broken":
+            raise UndecodableImage("JPEG", "it is torn")
+        if last == "is abandoned by its caller while made":
+            third.cancel()
+        return image(3)
+
+    async with running(FakeEncoder(before=tick), clock=lambda: now[0], shares_cores=shares_cores) as batcher:
+        encoder = batcher._encoders[MODEL]
+        assert isinstance(encoder, FakeEncoder)
+        await batcher.submit(KEY, image(0), deadline=NEVER)
+        first, second = (batcher.submit_made(KEY, partial(image, value), pool=pool, deadline=NEVER) for value in (1, 2))
+        third = batcher.submit_made(KEY, make, pool=pool, deadline=NEVER)
+        for _ in range(2):
+            pool.step()
+            await batcher.call(lambda: None)  # the thread has been round: it could have taken what is there
+            await batcher.call(lambda: None)
+        assert encoder.batches == ([1] if shares_cores else [1, 1, 1])
+        if last == "is cancelled":
+            third.cancel()
+        pool.step()
+        answers = await asyncio.gather(first, second, third, return_exceptions=True)
+    together = 3 if last == "is made" else 2
+    assert sum(isinstance(answer, Answer) for answer in answers) == together
+    if shares_cores:
+        assert encoder.batches == [1, together]
 
 
 async def test_a_cancelled_item_is_not_run() -> None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from encoders.types import ImageSize, Outputs, TokenKind
-from service.batching import BatchKey, ImageKey, Queue, TextKey
+from service.batching import ENOUGH, BatchKey, ImageKey, Queue, TextKey, image_key
 
 _POOLED = Outputs(pooled=True)
 SMALL = ImageKey("a", ImageSize(32, 32), _POOLED)
@@ -36,6 +36,48 @@ def test_equal_keys_find_each_other_in_mixed_traffic() -> None:
 
 def test_a_lone_item_does_not_wait_for_company() -> None:
     assert batch(queue_of(SMALL)) == [0]
+
+
+def coming(*keys: BatchKey, waiting: int = 1, ceiling: int = 64) -> Queue[int]:
+    """So many of SMALL wait since 0 s, with two seconds' patience, and one of each of the keys is on its way."""
+    queue: Queue[int] = Queue(ceiling=lambda key: ceiling, patience=lambda key: 2.0)
+    for number in range(waiting):
+        queue.put(SMALL, number, now=0.0, deadline=NEVER)
+    for key in keys:
+        queue.expect(key)
+    return queue
+
+
+def test_what_is_on_its_way_is_waited_for_until_it_has_arrived() -> None:
+    queue = coming(SMALL, SMALL)
+    assert queue.ripe_in(0.5) == 1.5
+    queue.arrived(SMALL)
+    assert queue.ripe_in(0.5) == 1.5
+    queue.arrived(SMALL)
+    assert queue.ripe_in(0.5) == 0
+
+
+def test_patience_ends() -> None:
+    assert coming(SMALL).ripe_in(5.0) == 0
+
+
+def test_others_on_their_way_are_not_waited_for() -> None:
+    assert coming(LARGE, TOKENS, OTHER).ripe_in(0.0) == 0
+
+
+def test_a_batch_that_is_large_enough_or_full_waits_for_nobody() -> None:
+    assert coming(SMALL, waiting=ENOUGH).ripe_in(0.0) == 0
+    assert coming(SMALL, waiting=3, ceiling=3).ripe_in(0.0) == 0
+
+
+def test_nothing_is_ripe_where_nothing_waits() -> None:
+    assert coming(SMALL, waiting=0).ripe_in(0.0) is None
+
+
+def test_equal_keys_are_one_object() -> None:
+    assert image_key("a", ImageSize(32, 32), Outputs(pooled=True)) is image_key("a", ImageSize(32, 32), _POOLED)
+    assert image_key("a", ImageSize(32, 32), _POOLED) == SMALL
+    assert hash(image_key("a", ImageSize(32, 32), _POOLED)) == hash(SMALL)
 
 
 def test_an_empty_queue_gives_an_empty_batch() -> None:
