@@ -1,4 +1,4 @@
-"""Latency against load: Poisson arrivals at shares of what the server can do, under three batching policies."""
+"""Latency against load: Poisson arrivals at shares of what the server can do, by batching policy."""
 
 import asyncio
 import sys
@@ -13,7 +13,7 @@ from benchmarks.servers import OURS, running
 from benchmarks.works import Work
 
 LOADS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
-"""Of what the work-conserving server answers in a closed loop of 32 callers."""
+"""Of what the service answers in a closed loop of 32 callers."""
 _WARMUP_S = 4.0
 _WAIT_MS, _FULL = "10", "32"
 
@@ -28,7 +28,8 @@ class Policy:
 
 
 POLICIES = (
-    Policy("work-conserving"),
+    Policy("the service's"),
+    Policy("no wait at all", program=(sys.executable, "-m", "benchmarks.fixed_wait", "0", _FULL)),
     Policy("fixed wait 10 ms", program=(sys.executable, "-m", "benchmarks.fixed_wait", _WAIT_MS, _FULL)),
     Policy("no batching", flags=("--max-batch", "1")),
 )

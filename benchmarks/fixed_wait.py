@@ -1,8 +1,8 @@
 """visiontower with another batching policy, for comparison: `python -m benchmarks.fixed_wait WAIT_MS FULL serve ...`.
 
 A batch is run when its oldest item has waited WAIT_MS, or when FULL of them are there: what most servers call dynamic
-batching. The service itself has one policy (service/batching.py), so this one lives here, in a Batcher that does not
-take its next batch before it is ripe.
+batching; with a WAIT_MS of 0 it waits for nothing. The service itself has one policy (service/batching.py), so this one
+lives here, in a Batcher that does not take its next batch before it is ripe.
 """
 
 import sys

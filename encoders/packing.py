@@ -12,7 +12,9 @@ _onednn = torch.ops.mkldnn
 
 def is_packable(dtype: torch.dtype) -> bool:
     """Whether this machine has the kernels, and they pay."""
-    return dtype == torch.bfloat16 and torch._C._has_mkldnn and bool(_onednn._is_mkldnn_bf16_supported())
+    if dtype != torch.bfloat16 or not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return bool(_onednn._is_mkldnn_bf16_supported())
 
 
 class PackedLinear(nn.Module):

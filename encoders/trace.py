@@ -18,6 +18,13 @@ from encoders.attention import attend
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
+
+
+def _packed_product(x: Tensor, *_: object, out_val: Tensor) -> int:
+    """2 x multiply-adds of PackedLinear's operation."""
+    return 2 * x.numel() * out_val.shape[-1]
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     # as any other kernel's; torch 2.11 has none for it
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
@@ -25,6 +32,8 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
     ],
     **flop_registry,
 }
+if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch does not type it
+    _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _packed_product
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
 

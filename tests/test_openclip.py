@@ -21,9 +21,9 @@ from torch import Tensor
 from encoders.errors import EncoderIdError, LayerNotFound, UnsupportedResolution, WeightsError
 from encoders.openclip import clip_encoder
 from encoders.openclip import load as load_openclip
-from encoders.registry import EncoderId, load
+from encoders.registry import EncoderId, blueprint, load
 from encoders.tower import TorchEncoder
-from encoders.types import Encoded, ImageSize, Placement, TokenKind
+from encoders.types import Encoded, ImageSize, Outputs, Placement, TokenKind
 from tests.closeness import close
 from tests.photographs import photographs
 
@@ -108,6 +108,7 @@ def test_tokens_and_pooled_equal_open_clips(pair: Pair) -> None:
     assert pair.encoded.tokens is not None
     close(pair.encoded.tokens[:, pair.encoded.prefix_tokens :], pair.tokens)
     close(pair.encoded.pooled, pair.pooled)
+    close(pair.encoder.encode(pair.pixels, Outputs(pooled=True)).pooled, pair.pooled)
 
 
 @pytest.mark.slow
@@ -300,6 +301,20 @@ def test_projected_class_token_is_the_pooled_embedding() -> None:
     """In a ViT that pools by its class token, projecting tokens must give the embedding at index 0."""
     found = run(encoder_of(tiny(TINY_VIT)), ImageSize(64, 64), tokens=TokenKind.PROJECTED, pooled=True)
     close(found.tokens[:, 0], found.pooled)
+
+
+def test_a_pooled_vector_alone_is_the_same_for_a_block_less_but_its_keys_and_values() -> None:
+    encoder = encoder_of(tiny(TINY_VIT))
+    native = encoder.spec.image_size
+    for outputs in ({}, {"tokens": TokenKind.HIDDEN, "layer": 0}, {"tokens": TokenKind.DENSE}):
+        both = run(encoder, native, pooled=True, tokens=TokenKind.HIDDEN)
+        close(run(encoder, native, pooled=True, **outputs).pooled, both.pooled)
+    shape = blueprint("openclip:ViT-B-32@random")
+    pooled, tokens = (
+        shape.cost(shape.spec.image_size, Outputs(pooled=True, tokens=kind), device="cpu").flops
+        for kind in (None, TokenKind.HIDDEN)
+    )
+    assert 0.5 < (tokens - pooled) * shape.spec.layers / tokens < 0.9  # ten twelfths of a block, patches apart
 
 
 def test_dense_features_are_the_last_blocks_values() -> None:
