@@ -123,12 +123,8 @@ class BatchFirst(nn.MultiheadAttention):
         self.out_proj = PackedLinear(self.out_proj.weight, self.out_proj.bias)  # type: ignore[assignment]  # it is called
 
     def values(self, tokens: Tensor) -> Tensor:
-        """The values of [batch, tokens, width] alone, of equal shape."""
-        if self._packed is not None:
-            both: Tensor = self._packed[1](tokens)
-            return both.chunk(2, dim=-1)[1]
-        bias = None if self.in_proj_bias is None else self.in_proj_bias[-self.embed_dim :]
-        return F.linear(tokens, self.in_proj_weight[-self.embed_dim :], bias)
+        """The values of [batch, tokens, width], of equal shape; the keys, one product with them, are computed too."""
+        return self._keys_and_values(tokens)[1]
 
     def forward(
         self,
@@ -160,8 +156,7 @@ class BatchFirst(nn.MultiheadAttention):
         """Queries, keys and values, each [batch, tokens, width]."""
         if self._packed is not None:
             assert key is value
-            queries, both = self._packed
-            return queries(query), *both(key).chunk(2, dim=-1)
+            return self._packed[0](query), *self._keys_and_values(key)
         if self.in_proj_weight is not None and query is key is value:
             return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         if self.in_proj_weight is not None:
@@ -170,6 +165,14 @@ class BatchFirst(nn.MultiheadAttention):
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         return tuple(map(F.linear, (query, key, value), weights, biases))
+
+    def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, ...]:
+        if self._packed is not None:
+            both: Tensor = self._packed[1](tokens)
+        else:
+            bias = None if self.in_proj_bias is None else self.in_proj_bias[self.embed_dim :]
+            both = F.linear(tokens, self.in_proj_weight[self.embed_dim :], bias)
+        return both.chunk(2, dim=-1)
 
     def _by_head(self, rows: Tensor) -> Tensor:
         """[batch, tokens, width] -> [batch, heads, tokens, width of a head], not copied."""
