@@ -25,11 +25,12 @@ import torch
 from torch import Tensor
 
 from benchmarks.works import WORKS, Work
-from encoders import decode, load, preprocess
+from encoders import decode, load, openclip, preprocess
 from encoders.preprocess import enough
+from encoders.registry import EncoderId
 from encoders.resampling import resize
 from encoders.tower import TorchEncoder
-from encoders.types import ImageSize, Pixels, Placement, Preprocessing
+from encoders.types import Encoder, ImageSize, Pixels, Placement, Preprocessing
 
 Prepare: TypeAlias = Callable[[bytes], Pixels]
 """JPEG file -> uint8 [H, W, 3] at the model's size."""
@@ -149,7 +150,11 @@ DECODERS: dict[str, Callable[[int], Prepare]] = {
 
 
 def _eager(work: Work, dtype: str) -> Forward:
-    encoder = load(work.encoder_id, Placement(dtype=dtype))
+    return _forward(load(work.encoder_id, Placement(dtype=dtype)))
+
+
+def _forward(encoder: Encoder) -> Forward:
+    """By PyTorch."""
     assert isinstance(encoder, TorchEncoder)
     outputs = encoder.spec.outputs(pooled=True)
 
@@ -166,7 +171,9 @@ def _inductor(work: Work, dtype: str) -> Forward:
     import torch._inductor.config
 
     torch._inductor.config.freezing = True
-    compiled: Forward = torch.compile(_eager(work, dtype), dynamic=False)
+    # As it is made for OpenVINO: with plain weights, which the compiler lays out itself.
+    plain = openclip.load(EncoderId.parse(work.encoder_id), Placement(dtype=dtype, runtime=_OPENVINO))
+    compiled: Forward = torch.compile(_forward(plain), dynamic=False)
     return compiled
 
 

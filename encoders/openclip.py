@@ -225,9 +225,11 @@ class OpenClipText(TextTower):
 
 def _pack(blocks: Iterable[Any]) -> None:
     for block in blocks:
-        if type(block) is ResidualAttentionBlock and isinstance(block.attn, BatchFirst):
+        if type(block) is not ResidualAttentionBlock:
+            continue
+        pack(block.mlp)
+        if isinstance(block.attn, BatchFirst) and block.attn.in_proj_weight is not None:
             block.attn.pack()
-            pack(block.mlp)
 
 
 def resample_positions(table: Tensor, native: Grid, grid: Grid) -> Tensor:

@@ -204,7 +204,7 @@ async def _answer(request: Request, work: Work, *, clock: Callable[[], float]) -
 @lru_cache(maxsize=64)
 def _query(text: bytes) -> opts.Query:
     """Names and values, in order. Kept for a few: most callers send the same again and again."""
-    return parse_qsl(text.decode("latin-1"), keep_blank_values=True)
+    return tuple(parse_qsl(text.decode("latin-1"), keep_blank_values=True))
 
 
 async def _body(request: Request, settings: Settings) -> Body:
