@@ -1,5 +1,7 @@
 """Weights laid out for CPUs: the same answers, and nothing held twice."""
 
+from functools import cache
+
 import numpy as np
 import pytest
 import torch
@@ -25,6 +27,7 @@ OUTPUTS = {
 }
 
 
+@cache
 def on(dtype: str) -> Encoder:
     return load("demo:vit", Placement(dtype=dtype))
 
