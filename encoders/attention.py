@@ -110,7 +110,7 @@ def straighten(model: nn.Module) -> None:
 class BatchFirst(nn.MultiheadAttention):
     """What nn.MultiheadAttention gives at inference, computed in the order the tensors lie in memory."""
 
-    _packed: "tuple[PackedLinear, PackedLinear] | None" = None
+    _packed: tuple[PackedLinear, PackedLinear] | None = None
     """For queries, and for keys and values in one."""
 
     def pack(self) -> None:

@@ -142,8 +142,8 @@ def create_app(
 class _App(FastAPI):
     """FastAPI's app; its busy routes are reached without the layers that it puts around every one.
 
-    Those layers were a sixth of what a small request cost. The routes stand in FastAPI's table as well: for the schema,
-    and for whoever asks for them by another method.
+    A small model's requests notice them. The routes stand in FastAPI's table as well: for the schema, and for whoever
+    asks for them by another method.
 
     observed: goes around all there is.
     """

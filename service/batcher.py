@@ -253,8 +253,8 @@ class Batcher:
     def _forget(self, item: _Item, future: asyncio.Future[Any]) -> None:
         if future.cancelled():
             with self._wake:
-                if item.ticket is not None:
-                    self._queue.discard(item.ticket)
+                if item.ticket is not None and self._queue.discard(item.ticket):
+                    self._notify()  # it may have been the one that the next batch waited with
 
     async def call(self, function: Callable[[], R]) -> R:
         """Run a function on the device thread, ahead of the queue and after what it has begun."""

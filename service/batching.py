@@ -51,7 +51,7 @@ class TextKey:
 BatchKey: TypeAlias = ImageKey | TextKey
 
 ENOUGH = 16
-"""Images from which on a larger batch is hardly faster on a CPU: four fifths of all there is to win."""
+"""Images from which on a larger batch is hardly faster on a CPU."""
 
 Ceiling: TypeAlias = Callable[[BatchKey], int]
 """The most items of a key that one forward may take, at least 1: where memory and time have their say."""

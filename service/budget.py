@@ -8,7 +8,7 @@ memory is that tight, the allocator waits until the pixels before have been read
 A prediction is corrected by what is measured (correction.py). A batch that ran out of memory all the same halves its
 shape's ceiling, which grows again with every few that went well.
 
-Used from the event loop and from the device thread.
+Used from the event loop, the device thread and the threads that decode.
 """
 
 import threading

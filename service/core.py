@@ -269,7 +269,7 @@ class Service:
         return self.memory.device, kinds
 
     def _ceiling(self, key: BatchKey) -> int:
-        """On the device thread, under the queue's lock."""
+        """On any thread, under the queue's lock."""
         cost = self.budget.cost(key)
         by_time = 1 if cost is None else self._pace.ceiling((type(key), key.model), flops=cost.flops)
         ceiling = min(self.budget.ceiling(key), by_time)

@@ -19,7 +19,8 @@ class Correction:
         """Predictions by powers of two -> the largest prediction in it, and the excess."""
 
     def __bool__(self) -> bool:
-        return any(excess >= 1 for _, excess in self._measured.values())
+        # Of a copy: other threads ask while the device's learns.
+        return any(excess >= 1 for _, excess in list(self._measured.values()))
 
     def learn(self, predicted: int, peak: int) -> None:
         """A forward of so many predicted bytes took `peak`."""

@@ -4,6 +4,8 @@ from typing import Any
 
 import numpy as np
 
+from encoders.types import Floats
+
 
 def close(found: Any, expected: Any) -> None:
     """Asserts equal up to float32 rounding.
@@ -14,3 +16,10 @@ def close(found: Any, expected: Any) -> None:
     """
     a, b = (np.asarray(value, dtype=np.float32) for value in (found, expected))
     np.testing.assert_allclose(a, b, rtol=0, atol=1e-4 * float(np.abs(b).max()))
+
+
+def cosines(a: Floats, b: Floats) -> Floats:
+    """Of each vector [..., width]: what is held where dtypes or runtimes differ."""
+    a, b = a.astype(np.float64), b.astype(np.float64)
+    found: Floats = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
+    return found

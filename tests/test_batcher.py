@@ -16,7 +16,7 @@ import pytest
 
 from encoders.errors import EncoderFailed, EncoderIdError, NonFiniteOutput, UndecodableImage
 from encoders.fake import FakeEncoder
-from encoders.types import Encoded, ImageSize, Outputs, Pixels
+from encoders.types import Encoded, ImageSize, Outputs, Pixels, TokenKind
 from service.batcher import Answer, Batcher, Report
 from service.batching import ImageKey, TextKey
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
@@ -222,14 +222,15 @@ async def test_where_cores_are_shared_a_batch_waits_for_what_is_being_made(share
             third.cancel()
         return image(3)
 
-    async with running(FakeEncoder(before=tick), clock=lambda: now[0], shares_cores=shares_cores) as batcher:
-        encoder = batcher._encoders[MODEL]
-        assert isinstance(encoder, FakeEncoder)
+    encoder = FakeEncoder(before=tick)
+    async with running(encoder, clock=lambda: now[0], shares_cores=shares_cores) as batcher:
         await batcher.submit(KEY, image(0), deadline=NEVER)
         first, second = (batcher.submit_made(KEY, partial(image, value), pool=pool, deadline=NEVER) for value in (1, 2))
         third = batcher.submit_made(KEY, make, pool=pool, deadline=NEVER)
-        for _ in range(2):
+        for future in (first, second):
             pool.step()
+            if not shares_cores:
+                await future
             await batcher.call(lambda: None)  # the thread has been round: it could have taken what is there
             await batcher.call(lambda: None)
         assert encoder.batches == ([1] if shares_cores else [1, 1, 1])
@@ -241,6 +242,28 @@ async def test_where_cores_are_shared_a_batch_waits_for_what_is_being_made(share
     assert sum(isinstance(answer, Answer) for answer in answers) == together
     if shares_cores:
         assert encoder.batches == [1, together]
+
+
+async def test_nobody_waits_with_an_item_that_has_left() -> None:
+    """The one that a batch waited with leaves: another key's, that waits for nothing, runs without its patience."""
+    now, pool = [0.0], Later()
+
+    def tick(batch: int) -> None:
+        now[0] += 10_000
+
+    other = replace(KEY, outputs=Outputs(tokens=TokenKind.HIDDEN))
+    async with running(FakeEncoder(before=tick), clock=lambda: now[0], shares_cores=True) as batcher:
+        await batcher.submit(KEY, image(0), deadline=NEVER)
+        leaves, never_made = (
+            batcher.submit_made(KEY, partial(image, value), pool=pool, deadline=NEVER) for value in (1, 2)
+        )
+        pool.step()
+        stays = batcher.submit(other, image(3), deadline=NEVER)
+        await batcher.call(lambda: None)
+        leaves.cancel()
+        async with asyncio.timeout(30):
+            assert (await stays).row.tokens is not None
+        never_made.cancel()
 
 
 async def test_a_cancelled_item_is_not_run() -> None:

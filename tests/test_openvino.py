@@ -26,6 +26,7 @@ from encoders.types import (
     Resolutions,
     TokenKind,
 )
+from tests.closeness import cosines
 from tests.photographs import photographs
 
 ENCODERS = ["demo:vit", "demo:resnet", "demo:convnext", "timm:vit_tiny_patch16_224@random"]
@@ -45,13 +46,6 @@ def pixels(encoder: Encoder, size: ImageSize | None = None) -> Pixels:
 
 def values(encoded: Encoded) -> list[Floats]:
     return [rows for rows in (encoded.tokens, encoded.pooled) if rows is not None]
-
-
-def cosines(a: Floats, b: Floats) -> Floats:
-    """Of each vector [..., width]."""
-    a, b = a.astype(np.float64), b.astype(np.float64)
-    found: Floats = (a * b).sum(-1) / np.sqrt((a * a).sum(-1) * (b * b).sum(-1))
-    return found
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
