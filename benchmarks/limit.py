@@ -88,7 +88,7 @@ def limit(work: Work, *, runtime: str, seconds: float, decoder: str | None = Non
     """The best there is. decoder, plan: None to try all. Raises ValueError if a vector is not what it must be."""
     decoder = decoder or fastest_decoder(work)
     if plan is None:
-        tried = [plan for plan in plans(os.cpu_count() or 1) if plan.lanes == 1 or not runtime.startswith(_OPENVINO)]
+        tried = plans(os.cpu_count() or 1)
         rates = _measure(work, runtime, decoder, tried, seconds=_TRIAL_S)
         for each, rate in zip(tried, rates, strict=True):
             print(f"{work.name} {runtime} {decoder} {each}: {rate:.1f} images/s", file=sys.stderr)
@@ -177,9 +177,12 @@ def _inductor(work: Work, dtype: str) -> Forward:
     return compiled
 
 
-def _openvino(work: Work, dtype: str) -> Forward:
-    """With as many threads as torch has now. For one thread to call."""
-    encoder = load(work.encoder_id, Placement(dtype=dtype, runtime=_OPENVINO))
+def _openvino(work: Work, dtype: str, lanes: int) -> Forward:
+    """For so many threads to call at once, each with as many of its own as torch has now."""
+    threads = torch.get_num_threads()
+    _set_threads(lanes * threads)
+    encoder = load(work.encoder_id, Placement(dtype=dtype, runtime=_OPENVINO, lanes=lanes))
+    _set_threads(threads)
     if encoder.spec.runtime != _OPENVINO:
         raise ValueError(f"OpenVINO does not take {work.model}")
     outputs = encoder.spec.outputs(pooled=True)
@@ -193,12 +196,13 @@ def _openvino(work: Work, dtype: str) -> Forward:
 
 
 _OPENVINO = "openvino"
-RUNTIMES: dict[str, Callable[[Work], Forward]] = {
-    "eager-float32": lambda work: _eager(work, "float32"),
-    "eager-bfloat16": lambda work: _eager(work, "bfloat16"),
-    "inductor-bfloat16": lambda work: _inductor(work, "bfloat16"),
-    "openvino-bfloat16": lambda work: _openvino(work, "bfloat16"),
+RUNTIMES: dict[str, Callable[[Work, int], Forward]] = {
+    "eager-float32": lambda work, lanes: _eager(work, "float32"),
+    "eager-bfloat16": lambda work, lanes: _eager(work, "bfloat16"),
+    "inductor-bfloat16": lambda work, lanes: _inductor(work, "bfloat16"),
+    "openvino-bfloat16": lambda work, lanes: _openvino(work, "bfloat16", lanes),
 }
+"""By the work and how many lanes will run it."""
 
 
 # The measurement.
@@ -251,15 +255,16 @@ def _worker(
 ) -> None:
     work = WORKS[name]
     prepare = DECODERS[decoder](work.side)
-    forwards: dict[int, Forward] = {}
+    forwards: dict[tuple[int, int], Forward] = {}
     rates = []
     for plan in same:
         _set_threads(plan.threads)
-        if plan.threads not in forwards:
-            forwards[plan.threads] = RUNTIMES[runtime](work)
+        shape = plan.threads, plan.lanes
+        if shape not in forwards:
+            forwards[shape] = RUNTIMES[runtime](work, plan.lanes)
             with torch.inference_mode():
-                _check(work, prepare, forwards[plan.threads], batch=plan.batch)
-        forward = forwards[plan.threads]
+                _check(work, prepare, forwards[shape], batch=plan.batch)
+        forward = forwards[shape]
         _warm_up(plan, work, forward)
         together.wait()
         rates.append(_rate(_run(plan, work.pictures, prepare, forward, seconds=_WARMUP_S + seconds)))

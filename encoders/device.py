@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Literal
 
 import psutil
 import torch
@@ -15,15 +16,21 @@ from encoders.memory import Figures, Memory, Reading
 from encoders.trace import Trace
 from encoders.types import Placement
 
+_CORES = torch.get_num_threads()
+"""As OMP_NUM_THREADS says, or as there are; asked before anybody takes a part of them."""
 
-def resolve(device: str = "auto", dtype: str = "auto", runtime: str = "torch") -> Placement:
+
+def resolve(
+    device: str = "auto", dtype: str = "auto", runtime: str = "torch", lanes: int | Literal["auto"] = 1
+) -> Placement:
     """Where to run: `auto` takes CUDA where there is one, else the CPU, and the dtype that device computes natively.
 
     On CUDA: bfloat16 from compute capability 8.0 on, float16 before. On a CPU: bfloat16 with AVX-512 BF16 or AMX,
     float32 elsewhere (emulated bfloat16 is several times slower).
+    Lanes: two on a CPU with two cores or more, else one.
 
-    Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, or a runtime
-    that is not installed or not for this device.
+    Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, a runtime that
+    is not installed or not for this device, or lanes on a device that has none.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -45,7 +52,11 @@ def resolve(device: str = "auto", dtype: str = "auto", runtime: str = "torch") -
         )
     if runtime == "openvino" and find_spec("openvino") is None:
         raise ValueError("the runtime openvino is not installed: pip install 'visiontower[openvino]'.")
-    return Placement(device=device, dtype=dtype, runtime=runtime)
+    best = min(2, _CORES) if found.type == "cpu" else 1
+    number = best if lanes == "auto" else lanes
+    if number > 1 and found.type != "cpu":
+        raise ValueError(f"{number} lanes are for CPUs, and the device is '{device}': it runs one forward at a time.")
+    return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number)
 
 
 def _native_dtype(device: torch.device) -> str:
@@ -53,6 +64,12 @@ def _native_dtype(device: torch.device) -> str:
         return "bfloat16" if torch.cuda.get_device_capability(device) >= (8, 0) else "float16"
     capabilities = torch.cpu.get_capabilities()
     return "bfloat16" if capabilities.get("avx512_bf16") or capabilities.get("amx_bf16") else "float32"
+
+
+def take_cores(part: int) -> None:
+    """From now on the calling thread computes on this part of the cores, 1 being all of them."""
+    torch.get_num_threads()  # a thread that has never asked would later take what was set last anywhere
+    torch.set_num_threads(max(1, _CORES // part))
 
 
 def memory_of(device: str) -> Memory:

@@ -6,6 +6,7 @@ OpenVINO, which the extra `openvino` installs.
 
 import copy
 import logging
+import threading
 import warnings
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -40,13 +41,16 @@ _ALIKE = 0.999
 """Least cosine to PyTorch's values in float32 with which a graph is used; bfloat16 gives 0.9999."""
 
 
-def accelerated(encoder: Encoder) -> Encoder:
-    """The encoder with OpenVINO in it; as it was, and said so in the log, if OpenVINO does not take its tower."""
+def accelerated(encoder: Encoder, *, lanes: int) -> Encoder:
+    """The encoder with OpenVINO in it; as it was, and said so in the log, if OpenVINO does not take its tower.
+
+    lanes: as Placement's.
+    """
     if not isinstance(encoder, TorchEncoder):
         _log.warning("%s is no PyTorch module: OpenVINO has nothing to take.", encoder.spec.id)
         return encoder
     try:
-        return OpenVinoEncoder(encoder)
+        return OpenVinoEncoder(encoder, lanes=lanes)
     except Exception as error:  # its converters raise their own
         said = str(error).strip().partition("\n")[0]
         _log.warning("%s is run by PyTorch: OpenVINO does not take it: %s", encoder.spec.id, said)
@@ -58,7 +62,7 @@ def accelerated(encoder: Encoder) -> Encoder:
 class OpenVinoEncoder:
     """A TorchEncoder, and the graph that runs what it is asked for most."""
 
-    def __init__(self, encoder: TorchEncoder) -> None:
+    def __init__(self, encoder: TorchEncoder, *, lanes: int) -> None:
         """Takes seconds. Raises whatever OpenVINO does not take, and ValueError if the graph gives other values."""
         self._torch = encoder
         self._graph = Graph(
@@ -66,6 +70,7 @@ class OpenVinoEncoder:
             encoder.spec.image_size,
             encoder.spec.preprocessing,
             dtype=encoder.spec.dtype,
+            lanes=lanes,
         )
         self.spec: EncoderSpec = replace(
             encoder.spec,
@@ -106,15 +111,16 @@ class OpenVinoEncoder:
 
 
 class Graph:
-    """The final tokens and pooled vectors of one tower at one size. Belongs to one thread, as the tower does.
+    """The final tokens and pooled vectors of one tower at one size.
 
     One graph for both, that is told how many tokens are wanted: a graph for each would hold the weights twice.
     """
 
-    def __init__(self, tower: Tower, size: ImageSize, preprocessing: Preprocessing, *, dtype: str) -> None:
-        """Takes as many threads as torch has for forwards.
+    def __init__(self, tower: Tower, size: ImageSize, preprocessing: Preprocessing, *, dtype: str, lanes: int) -> None:
+        """Takes as many threads as torch has for forwards, and divides them among the lanes for good.
 
-        tower: in float32; not needed afterwards. dtype: what the graph computes in.
+        tower: in float32; not needed afterwards. dtype: what the graph computes in. lanes: threads that may `encode`
+        at once without waiting for each other.
         """
         final = _Final(tower, preprocessing)
         # Traced with two images and one token, tried with others: a number that was taken for a constant shows.
@@ -130,10 +136,11 @@ class Graph:
         options = {
             "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
             "INFERENCE_NUM_THREADS": torch.get_num_threads(),
-            "NUM_STREAMS": 1,
+            "NUM_STREAMS": lanes,
             "ENABLE_CPU_PINNING": False,  # pinned, two processes share one core and leave the other idle
         }
-        self._request = openvino.Core().compile_model(model, "CPU", options).create_infer_request()
+        self._compiled = openvino.Core().compile_model(model, "CPU", options)
+        self._requests = threading.local()  # each thread's: a request runs one forward at a time
         for name, ours, theirs in zip(("tokens", "pooled"), self._run(noise.numpy(), tokens=True), wanted, strict=True):
             _require_alike(name, ours, theirs)
         _require_alike("pooled", self._run(noise.numpy(), tokens=False)[1], wanted[1])
@@ -153,9 +160,11 @@ class Graph:
         )
 
     def _run(self, pixels: Pixels, *, tokens: bool) -> tuple[Floats, Floats]:
-        """All tokens or just one, and pooled, in memory that the next run writes to."""
+        """All tokens or just one, and pooled, in memory that this thread's next run writes to."""
         count = self._prefix_tokens + self._grid.rows * self._grid.cols if tokens else 1
-        results = self._request.infer({0: pixels, 1: np.array(count)}, share_inputs=True, share_outputs=True)
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        results = self._requests.own.infer({0: pixels, 1: np.array(count)}, share_inputs=True, share_outputs=True)
         return results[0], results[1]
 
 

@@ -91,7 +91,7 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
         return encoder
     from encoders.openvino import accelerated  # an extra: not everywhere
 
-    return accelerated(encoder)
+    return accelerated(encoder, lanes=placement.lanes)
 
 
 def blueprint(encoder_id: str, *, dtype: str = "float32") -> Encoder:

@@ -279,7 +279,7 @@ class EncoderSpec:
 
 
 class Encoder(Protocol):
-    """What the service sees of a model. What encodes belongs to the one thread that owns the device."""
+    """What the service sees of a model. On a CPU it may encode on several threads at once; on a GPU, on one."""
 
     @property
     def spec(self) -> EncoderSpec:
@@ -319,7 +319,8 @@ class Encoder(Protocol):
 class Placement:
     """Where an encoder runs: `device` as torch names it; `dtype` float32, float16 or bfloat16. Never auto.
 
-    runtime: torch or openvino; that runs on CPUs what it can take, and leaves the rest to torch.
+    runtime: torch or openvino; that runs on CPUs what it can take, and leaves the rest to torch. lanes: forwards that
+    will run side by side, each on its part of a CPU's cores.
 
     The device `meta` holds no bytes: an encoder placed there is its own blueprint. It has no weights (none are read or
     downloaded) and cannot encode, but knows its spec and says what its forwards cost.
@@ -328,6 +329,7 @@ class Placement:
     device: str = "cpu"
     dtype: str = "float32"
     runtime: str = "torch"
+    lanes: int = 1
 
     @property
     def is_blueprint(self) -> bool:

@@ -1,11 +1,15 @@
-"""The one thread that owns the device, and the futures through which the event loop waits for it.
+"""The threads that own the device, one on a GPU, and the futures through which the event loop waits for them.
 
-The thread takes its next batch itself the moment it is free, under a lock that is held for microseconds: nothing is
+A thread takes its next batch itself the moment it is free, under a lock that is held for microseconds: nothing is
 waited for on the way, and whatever arrived during one forward can share the next. Rows go back to the loop in one call
 a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
 
+On a CPU several forwards run side by side, each in a lane of its own with its part of the cores: a forward on all of
+them waits at every product for the core that decodes an image or serves a request. What needs more than a lane's part
+of the memory runs alone, as do calls. A lane with nobody beside it and nothing to come takes all cores.
+
 Where an encoder leaves its device at work (a GPU), the next batch is stacked, sent and begun behind the one that runs,
-if no better one would come of waiting: then the device has no pause between the two. Two at most; on a CPU, one.
+if no better one would come of waiting: then the device has no pause between the two. Two at most.
 """
 
 import asyncio
@@ -72,9 +76,9 @@ class _Item:
 
 
 class Batcher:
-    """Queues work for the encoders and runs it, batch after batch, on its own thread.
+    """Queues work for the encoders and runs it, batch after batch, on its own threads.
 
-    All methods but the thread's own are for the event loop it was started on.
+    All methods but the threads' own are for the event loop it was started on.
     """
 
     def __init__(
@@ -86,8 +90,15 @@ class Batcher:
         observe: Callable[[Report], None] = lambda report: None,
         on_lost: Callable[[], None] = lambda: None,
         shares_cores: bool = False,
+        lanes: int = 1,
+        runs_alone: Callable[[BatchKey], bool] = lambda key: False,
+        take_cores: Callable[[int], None] = lambda part: None,
     ) -> None:
-        """shares_cores: forwards run on the cores that decode, so a batch waits for what comes (batching.py)."""
+        """shares_cores: forwards run on the cores that decode, so a batch waits for what comes (batching.py).
+
+        lanes: forwards that run side by side, at most. runs_alone: what may have nothing beside it. take_cores: called
+        on a lane's thread ahead of a forward; from then on it computes on that part of the cores, 1 being all of them.
+        """
         self._clock = clock
         self._begin_forward = begin
         self._observe = observe
@@ -104,25 +115,31 @@ class Batcher:
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
         self._refusal: VisiontowerError | None = None
-        self._thread: threading.Thread | None = None
-        self._busy_since: float | None = None
+        self._lanes = lanes
+        self._runs_alone = runs_alone
+        self._take_cores = take_cores
+        self._busy: dict[int, float] = {}  # since when each lane at work has been in what it is in; under _wake
+        self._is_alone = False  # whether nothing may begin beside what runs; under _wake
+        self._running_lanes = 0  # of the event loop
         self._ended = asyncio.Event()
 
     def start(self) -> None:
-        """Start the thread."""
+        """Start the threads."""
         self._loop = asyncio.get_running_loop()
-        self._thread = threading.Thread(target=self._main, name="device", daemon=True)
-        self._thread.start()
+        self._running_lanes = self._lanes
+        for lane in range(self._lanes):
+            threading.Thread(target=self._main, args=(lane,), name=f"device {lane}", daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
-        """Whether the device thread runs."""
-        return self._thread is not None and not self._ended.is_set()
+        """Whether all device threads run."""
+        return self._running_lanes == self._lanes
 
     @property
     def busy_s(self) -> float:
-        """For how many seconds the thread has been in the batch or call it is in; 0 when it waits for one."""
-        since = self._busy_since
+        """For how many seconds a thread has been in the batch or call it is in; 0 when all wait for one."""
+        with self._wake:
+            since = min(self._busy.values(), default=None)
         return 0.0 if since is None else max(0.0, self._clock() - since)
 
     def is_healthy(self, model: str) -> bool:
@@ -136,7 +153,7 @@ class Batcher:
             return self._queue.waiting_images(model), 0.0 if since is None else max(0.0, self._clock() - since)
 
     async def add(self, model: str, load: Callable[[], Encoder]) -> Encoder:
-        """Load an encoder on the device thread and try it once with image and text. Raises what either raises."""
+        """Load an encoder on a device thread and try it once with image and text. Raises what either raises."""
         encoder = await self.call(partial(_load_and_try, load))
         if encoder.spec.id != model:
             raise EncoderIdError(f"The loader of '{model}' gave an encoder that calls itself '{encoder.spec.id}'.")
@@ -238,10 +255,10 @@ class Batcher:
             self._queue.clear()
 
     async def stop(self, *, timeout_s: float) -> bool:
-        """End the thread after what it has begun; False if it is stuck there. Waiting work fails with DeviceLost."""
+        """End the threads after what they have begun; False if one is stuck. Waiting work fails with DeviceLost."""
         with self._wake:
             self._stopping = True
-            self._wake.notify()
+            self._wake.notify_all()
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ended.wait()
@@ -257,7 +274,7 @@ class Batcher:
                     self._notify()  # it may have been the one that the next batch waited with
 
     async def call(self, function: Callable[[], R]) -> R:
-        """Run a function on the device thread, ahead of the queue and after what it has begun."""
+        """Run a function on a device thread, ahead of the queue, after what has begun and with nothing beside it."""
         future: asyncio.Future[R] = self._promise()
 
         def run() -> None:
@@ -273,34 +290,56 @@ class Batcher:
             self._wake.notify()
         return await future
 
-    # From here on: the device thread.
+    # From here on: the device threads.
 
-    def _main(self) -> None:
+    def _main(self, lane: int) -> None:
         try:
-            while work := self._next():
-                self._busy_since = self._clock()
+            while work := self._next(lane):
                 work()
-                self._busy_since = None
         except BaseException:
             # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
             _log.critical("the device thread has ended", exc_info=True)
         finally:
             self._tell(self._on_end)
 
-    def _next(self) -> Callable[[], None] | None:
+    def _next(self, lane: int) -> Callable[[], None] | None:
         """The next thing to do, waited for; None when told to stop."""
         with self._wake:
+            if self._busy.pop(lane, None) is not None:
+                self._wake.notify_all()  # who must be alone may have waited for this
             while not self._stopping:
-                if self._calls:
-                    return self._calls.popleft()
-                ripe_in = self._queue.ripe_in(self._clock())
-                if ripe_in == 0:
-                    formed = self._form()
-                    if formed.batch:
-                        return partial(self._run, formed)
-                else:
-                    self._wake.wait(ripe_in)
+                due_in = self._due_in()
+                if due_in != 0:
+                    self._wake.wait(due_in)
+                elif work := self._take(lane):
+                    self._busy[lane] = self._clock()
+                    return work
         return None
+
+    def _due_in(self) -> float | None:
+        """For how many seconds a free lane had better wait; 0 if it may begin, None until woken. Under _wake."""
+        if self._busy and (self._is_alone or self._calls):
+            return None
+        if self._calls:
+            return 0.0
+        ripe_in = self._queue.ripe_in(self._clock())
+        if ripe_in == 0 and self._busy and self._runs_alone(self._queue.next_key):
+            return None
+        return ripe_in
+
+    def _take(self, lane: int) -> Callable[[], None] | None:
+        """What is to be begun now; None if all of the next batch came too late. Under _wake."""
+        if self._calls:
+            self._is_alone = True
+            return self._calls.popleft()
+        self._is_alone = self._runs_alone(self._queue.next_key)
+        formed = self._form()
+        if not formed.batch:
+            return None
+        if len(self._queue):
+            self._wake.notify()  # it is another lane's to wait with
+        has_all = self._is_alone or not (self._busy or len(self._queue) or self._queue.is_expecting)
+        return partial(self._run, lane, formed, 1 if has_all else self._lanes)
 
     def _form(self) -> Formed[_Item]:
         """Under _wake."""
@@ -309,13 +348,15 @@ class Batcher:
             self._tell(_fail, [late.item.future], DeadlineExceeded())
         return formed
 
-    def _run(self, formed: Formed[_Item]) -> None:
-        """Run the batch, and those that are begun behind it: nothing is on the device any more when this returns."""
+    def _run(self, lane: int, formed: Formed[_Item], part: int) -> None:
+        """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""
+        self._take_cores(part)
         running: _Running | None = self._begin(formed)
         while running is not None:
             following = self._begin_behind(running)
             self._finish(running)
-            self._busy_since = self._clock()
+            with self._wake:
+                self._busy[lane] = self._clock()
             running = following
 
     def _begin(self, formed: Formed[_Item]) -> _Running:
@@ -355,9 +396,16 @@ class Batcher:
             _log.debug("the event loop is closed")
 
     def _on_end(self) -> None:
-        self._ended.set()
-        self.abandon(DeviceLost())
-        if not self._stopping:
+        """Of one lane. If nobody told it to, the others end too: what is left of the device is not trusted."""
+        self._running_lanes -= 1
+        with self._wake:
+            told, self._stopping = self._stopping, True
+            self._wake.notify_all()
+        if not self._running_lanes:
+            self._ended.set()
+        if not told or not self._running_lanes:
+            self.abandon(DeviceLost())
+        if not told:
             self._on_lost()
 
 

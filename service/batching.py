@@ -70,7 +70,7 @@ class Waiting(Generic[T]):
 
 @dataclass(frozen=True)
 class Formed(Generic[T]):
-    """What form_batch took out: a batch of one key (empty only if nothing is left), and who came too late.
+    """What form_batch took out: a batch of one key, and of that key who came too late, which may be all.
 
     left: how many of the batch's key the ceiling made wait.
     """
@@ -95,6 +95,11 @@ class Queue(Generic[T]):
     def __len__(self) -> int:
         return len(self._keys)
 
+    @property
+    def is_expecting(self) -> bool:
+        """Whether anything is on its way."""
+        return bool(self._coming)
+
     def expect(self, key: BatchKey) -> None:
         """An item of this key is on its way: `arrived` follows, whether it can be put or not."""
         self._coming[key] += 1
@@ -109,7 +114,7 @@ class Queue(Generic[T]):
         """For how many seconds the next batch had better wait for what is on its way; None if nothing waits."""
         if not self._keys:
             return None
-        key = self._oldest_key()
+        key = self.next_key
         line = self._lines[key]
         if not self._coming[key] or len(line) >= min(ENOUGH, self._ceiling(key)):
             return 0.0
@@ -139,15 +144,14 @@ class Queue(Generic[T]):
         """The next batch, oldest item first, and the items whose deadline was found to have passed."""
         batch: list[Waiting[T]] = []
         expired: list[Waiting[T]] = []
-        left = 0
-        while self._keys and not batch:
-            key = self._oldest_key()
-            ceiling = max(1, self._ceiling(key))
-            while key in self._lines and len(batch) < ceiling:
-                waiting = self._take(next(iter(self._lines[key])))
-                (expired if waiting.deadline <= now else batch).append(waiting)
-            left = len(self._lines.get(key, ()))
-        return Formed(batch, expired, left)
+        if not self._keys:
+            return Formed()
+        key = self.next_key
+        ceiling = max(1, self._ceiling(key))
+        while key in self._lines and len(batch) < ceiling:
+            waiting = self._take(next(iter(self._lines[key])))
+            (expired if waiting.deadline <= now else batch).append(waiting)
+        return Formed(batch, expired, left=len(self._lines.get(key, ())))
 
     def has_batch_of(self, size: int) -> bool:
         """Whether the next batch is of `size` images already, or of all that its ceiling allows. Texts never are.
@@ -156,7 +160,7 @@ class Queue(Generic[T]):
         """
         if not self._keys:
             return False
-        key = self._oldest_key()
+        key = self.next_key
         return isinstance(key, ImageKey) and len(self._lines[key]) >= min(size, max(1, self._ceiling(key)))
 
     def waiting_images(self, model: str) -> int:
@@ -169,7 +173,9 @@ class Queue(Generic[T]):
             (next(iter(line.values())).since for key, line in self._lines.items() if key.model == model), default=None
         )
 
-    def _oldest_key(self) -> BatchKey:
+    @property
+    def next_key(self) -> BatchKey:
+        """The oldest item's, which is the next batch's; for a queue in which something waits."""
         return min(self._lines, key=lambda key: next(iter(self._lines[key])))
 
     def _take(self, ticket: int) -> Waiting[T]:

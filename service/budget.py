@@ -1,9 +1,11 @@
 """Who has how many bytes of the device, and how large a batch the rest allows. Knows bytes and shapes; runs nothing.
 
-What forwards take never adds up: the encoders' weights and one forward must fit. For one runs at a time, and where the
-next is begun behind it, on the same stream, it is given the same memory in turn, outputs included. All that comes on
-top are pixels on their way (Overhead.uploads): a ceiling leaves room for them. A single item is admitted without: if
-memory is that tight, the allocator waits until the pixels before have been read, and takes theirs.
+On a card what forwards take never adds up: the encoders' weights and one forward must fit. For one runs at a time, and
+where the next is begun behind it, on the same stream, it is given the same memory in turn, outputs included. All that
+comes on top are pixels on their way (Overhead.uploads): a ceiling leaves room for them. A single item is admitted
+without: if memory is that tight, the allocator waits until the pixels before have been read, and takes theirs.
+
+Where forwards run side by side (lanes), the room is divided among them. A single item may still take all of it, alone.
 
 A prediction is corrected by what is measured (correction.py). A batch that ran out of memory all the same halves its
 shape's ceiling, which grows again with every few that went well.
@@ -38,10 +40,11 @@ class _Shape:
 
 
 class Budget:
-    """limit: bytes for weights and forwards together, the device's context apart."""
+    """limit: bytes for weights and forwards together, the device's context apart. lanes: forwards side by side."""
 
-    def __init__(self, *, limit: int, overhead: Overhead) -> None:
+    def __init__(self, *, limit: int, overhead: Overhead, lanes: int = 1) -> None:
         self.limit = limit
+        self._lanes = lanes
         self.overhead = overhead
         self._weights: dict[str, int] = {}
         self._corrections: defaultdict[str, Correction] = defaultdict(Correction)
@@ -61,8 +64,13 @@ class Budget:
 
     @property
     def room(self) -> int:
-        """Bytes that a forward may take."""
+        """Bytes that a forward may take, if it has no other beside it."""
         return self.limit - self.weights
+
+    @property
+    def _share(self) -> int:
+        """Bytes that each of the forwards side by side may take."""
+        return self.room // self._lanes
 
     def hold(self, model: str, weights_bytes: int) -> None:
         """From now on these bytes are an encoder's."""
@@ -116,19 +124,22 @@ class Budget:
         return self.overhead.reserved(shape.cost, batch) + self.excess(key.model, self.predicted(key, batch))
 
     def ceiling(self, key: BatchKey) -> int:
-        """The most items that one forward of this key may take: 1 for what has been admitted, however tight it is."""
+        """The most items that one forward of this key may take beside others, or 1, if need be alone."""
         shape = self._shapes.get(key)
         if shape is None:
             return 1
-        fits = self.overhead.largest_batch(shape.cost, self.room)
+        share = self._share
+        fits = self.overhead.largest_batch(shape.cost, share)
         if shape.cap is not None:
             fits = min(fits, shape.cap)
         uploads = self.overhead.uploads * _pixel_bytes(key)
         if uploads or self._corrections[key.model]:
-            fits = bisect_right(
-                range(1, fits + 1), self.room, key=lambda batch: self.need(key, batch) + batch * uploads
-            )
+            fits = bisect_right(range(1, fits + 1), share, key=lambda batch: self.need(key, batch) + batch * uploads)
         return max(1, fits)
+
+    def runs_alone(self, key: BatchKey) -> bool:
+        """Whether even a forward of one item takes more than may be taken beside others."""
+        return self._lanes > 1 and self.need(key) > self._share
 
     def predicted(self, key: BatchKey, batch: int) -> int:
         """Bytes that the allocator is expected to give a forward, uncorrected; 0 for a key that was never learnt."""

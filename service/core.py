@@ -47,11 +47,16 @@ _INLINE_VALUES = 16_384
 
 @dataclass(frozen=True)
 class Backend:
-    """The device, and what brings encoders onto it. memory is called once, before the rest."""
+    """The device, and what brings encoders onto it. memory is called once, before the rest.
+
+    lanes, take_cores: as Batcher's.
+    """
 
     load: Load
     blueprint: Blueprint
     memory: Callable[[], Memory]
+    lanes: Callable[[], int] = lambda: 1
+    take_cores: Callable[[int], None] = lambda part: None
 
 
 class Service:
@@ -69,7 +74,8 @@ class Service:
         self.settings = settings
         self.metrics = metrics
         self.memory = backend.memory()
-        self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead)
+        lanes = backend.lanes()
+        self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead, lanes=lanes)
         self.memory.limit(self.budget.limit)
         self.door = Door(images=settings.queue_images, texts=settings.queue_texts, clock=clock)
         self.batcher = Batcher(
@@ -79,6 +85,9 @@ class Service:
             observe=self._observe,
             on_lost=on_lost,
             shares_cores=self.memory.device == "cpu",
+            lanes=lanes,
+            runs_alone=self.budget.runs_alone,
+            take_cores=backend.take_cores,
         )
         self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
         self.fleet = Fleet(

@@ -15,7 +15,7 @@ import uvicorn
 from encoders import registry
 from encoders.cost import ALLOCATOR
 from encoders.memory import Memory
-from encoders.types import Placement
+from encoders.types import Encoder, Placement
 from service import logs, processes
 from service.app import create_app
 from service.core import Backend, Service
@@ -83,17 +83,28 @@ def real_backend(settings: Settings) -> Backend:
     def placement() -> Placement:
         from encoders.device import resolve  # imports torch
 
-        return resolve(settings.device, settings.dtype, settings.runtime)
+        return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
 
     def memory() -> Memory:
         from encoders.device import memory_of
 
         return memory_of(placement().device)
 
+    def load(model: str) -> Encoder:
+        take_cores(1)  # whatever a lane has taken: torch would give a new thread the same
+        return registry.load(model, placement())
+
+    def take_cores(part: int) -> None:
+        from encoders import device
+
+        device.take_cores(part)
+
     return Backend(
-        load=lambda model: registry.load(model, placement()),
+        load=load,
         blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
         memory=memory,
+        lanes=lambda: placement().lanes,
+        take_cores=take_cores,
     )
 
 

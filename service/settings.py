@@ -79,6 +79,11 @@ class Settings(BaseSettings):
     max_forward_s: float = Field(
         default=2.0, gt=0, description="Seconds one forward should last at most, by the pace of those before it."
     )
+    lanes: int | Literal["auto"] = Field(
+        default="auto",
+        description="Forwards that run side by side on a CPU, each on its part of the cores and of vram_budget; auto: "
+        "two where there are two cores. A GPU runs one at a time.",
+    )
     queue_images: int = Field(
         default=256, ge=1, description="Images admitted and not yet answered, at most; over it requests get 503."
     )
@@ -128,7 +133,7 @@ class Settings(BaseSettings):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
-    @field_validator("preprocess_threads", "max_batch", "vram_budget")
+    @field_validator("preprocess_threads", "max_batch", "vram_budget", "lanes")
     @classmethod
     def _at_least_one(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:

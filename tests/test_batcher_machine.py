@@ -1,10 +1,10 @@
 """The batcher under random submits, cancels, poison, time, held and released forwards, and drains.
 
-The encoder does its work at once, as on a CPU, or leaves its device at it, as on a GPU.
+The encoder does its work at once, as on a CPU with one lane or two, or leaves its device at it, as on a GPU.
 
 Invariants: every submit ends exactly once, and as it should; no batch is above its ceiling or of two keys; no more than
-two are begun at once; within a key first in is first run; a failure touches only the items that cause it; draining
-leaves nothing.
+two are begun at once; what must run alone does; within a key first in is first run; a failure touches only the items
+that cause it; draining leaves nothing.
 """
 
 import asyncio
@@ -29,6 +29,8 @@ from service.errors import DeadlineExceeded, ShuttingDown
 MODEL = "fake:vit"
 KEYS = [ImageKey(MODEL, ImageSize(8 * n, 8), Outputs(pooled=True)) for n in (1, 2, 3)]
 CEILINGS: dict[BatchKey, int] = {KEYS[0]: 1, KEYS[1]: 3, KEYS[2]: 5}
+ALONE = KEYS[0]
+"""Where there are lanes."""
 
 
 class Recorder(FakeEncoder):
@@ -37,8 +39,9 @@ class Recorder(FakeEncoder):
     def __init__(self, *, leaves_at_work: bool) -> None:
         super().__init__()
         self.leaves_at_work = leaves_at_work
-        self.at_work = 0
-        self.most_at_work = 0
+        self.at_work: list[int] = []  # rows of the grid of each
+        self.met: set[tuple[int, ...]] = set()  # what was ever at work together
+        self.lock = threading.Lock()
         self.forwards: list[tuple[int, list[int]]] = []  # rows of the grid, item numbers
         self.permits = threading.Semaphore(0)
         self.is_open = threading.Event()
@@ -53,14 +56,17 @@ class Recorder(FakeEncoder):
 
     def _leave_at_work(self, pixels: Pixels, outputs: Outputs) -> Callable[[], Encoded]:
         numbers = [int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in pixels]
-        self.forwards.append((pixels.shape[1], numbers))
-        self.at_work += 1
-        self.most_at_work = max(self.most_at_work, self.at_work)
+        rows = pixels.shape[1]
+        with self.lock:
+            self.forwards.append((rows, numbers))
+            self.at_work.append(rows)
+            self.met.add(tuple(self.at_work))
 
         def finish() -> Encoded:
             if not self.is_open.is_set():
                 assert self.permits.acquire(timeout=30)
-            self.at_work -= 1
+            with self.lock:
+                self.at_work.remove(rows)
             if (pixels[:, 0, 0, 2] == 1).any():
                 raise EncoderFailed("poisoned")
             encoded = FakeEncoder.encode(self, pixels, outputs)
@@ -81,16 +87,22 @@ class Submitted:
 
 
 class BatcherMachine(RuleBasedStateMachine):
-    @initialize(leaves_at_work=st.booleans())
-    def start(self, leaves_at_work: bool) -> None:
+    @initialize(leaves_at_work=st.booleans(), lanes=st.sampled_from([1, 2]))
+    def start(self, leaves_at_work: bool, lanes: int) -> None:
         self.now = 0.0
         self.is_over = False
         self.items: list[Submitted] = []
         self.loop_errors: list[dict[str, Any]] = []
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda loop, context: self.loop_errors.append(context))
+        self.lanes = 1 if leaves_at_work else lanes
         self.encoder = Recorder(leaves_at_work=leaves_at_work)
-        self.batcher = Batcher(ceiling=CEILINGS.__getitem__, clock=lambda: self.now)
+        self.batcher = Batcher(
+            ceiling=CEILINGS.__getitem__,
+            clock=lambda: self.now,
+            lanes=self.lanes,
+            runs_alone=lambda key: self.lanes > 1 and key == ALONE,
+        )
         self.loop.run_until_complete(self._start())
 
     async def _start(self) -> None:
@@ -172,14 +184,16 @@ class BatcherMachine(RuleBasedStateMachine):
         assert self.batcher.snapshot(MODEL) == (0, 0.0)
         assert self.loop.run_until_complete(self.batcher.stop(timeout_s=30))
         self.loop.close()
-        assert self.encoder.at_work == 0
-        assert self.encoder.most_at_work <= 1 + self.encoder.leaves_at_work
+        assert self.encoder.at_work == []
+        assert all(len(met) <= self.lanes + self.encoder.leaves_at_work for met in self.encoder.met)
+        if self.lanes > 1:
+            assert all(len(met) == 1 for met in self.encoder.met if ALONE.size.height in met)
         self.nothing_went_wrong_on_the_loop()
         self.no_batch_is_above_its_ceiling_or_mixed()
         for number, item in enumerate(self.items):
             assert item.endings == 1
             self._ended_as_it_should(number, item)
-        for key in KEYS:
+        for key in KEYS if self.lanes == 1 else []:  # two lanes may take batches in order and begin them in another
             first_runs = list(
                 dict.fromkeys(n for rows, numbers in self.encoder.forwards if rows == key.size.height for n in numbers)
             )

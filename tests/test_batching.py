@@ -127,6 +127,9 @@ def test_when_a_whole_line_has_expired_the_next_one_is_served() -> None:
     queue: Queue[str] = Queue(ceiling=lambda key: 8)
     queue.put(SMALL, "late", now=0.0, deadline=1.0)
     queue.put(LARGE, "in time", now=0.0, deadline=9.0)
+    nobody = queue.form_batch(5.0)
+    assert [waiting.item for waiting in nobody.expired] == ["late"]
+    assert not nobody.batch
     assert [waiting.item for waiting in queue.form_batch(5.0).batch] == ["in time"]
 
 

@@ -65,6 +65,24 @@ def test_what_was_admitted_runs_alone_however_tight_it_gets() -> None:
     assert budget.ceiling(KEY) == 1
 
 
+def test_forwards_side_by_side_divide_the_room_and_what_needs_more_than_its_share_runs_alone() -> None:
+    budget = Budget(limit=1000, overhead=CPU, lanes=2)
+    budget.hold("a", 200)
+    budget.learn(KEY, linear(100))
+    assert budget.ceiling(KEY) == 4
+    assert not budget.runs_alone(KEY)
+    large = replace(KEY, size=ImageSize(448, 448))
+    budget.learn(large, linear(401))
+    assert budget.ceiling(large) == 1
+    assert budget.runs_alone(large)
+    budget.hold("a", 198)
+    assert not budget.runs_alone(large)
+
+
+def test_the_only_lane_has_nothing_beside_it_anyway() -> None:
+    assert not budget_of(100, linear(90)).runs_alone(KEY)
+
+
 @given(limit=st.integers(10, 10_000), item=st.integers(1, 500), ratio=st.floats(1.0, 3.0), batch=st.integers(1, 50))
 def test_one_forward_that_took_more_than_predicted_lowers_the_ceiling_in_proportion(
     limit: int, item: int, ratio: float, batch: int
