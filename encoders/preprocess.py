@@ -24,13 +24,13 @@ _MAX_OVERSIZE = 16
 """A panorama whose resized form would be over this many times the target is cut to the crop's box first."""
 
 
-Resize: TypeAlias = Callable[[Image.Image, ImageSize, Image.Resampling], Image.Image]
-"""An RGB image, its new size and the filter -> the image at that size, antialiased."""
+Resize: TypeAlias = Callable[[Image.Image, ImageSize, Image.Resampling], Pixels]
+"""An RGB image, its new size and the filter -> its pixels at that size, antialiased."""
 
 
-def resize_exactly(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Image.Image:
+def resize_exactly(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Pixels:
     """With Pillow, as the reference transforms do."""
-    return image.resize((size.width, size.height), resample)
+    return np.array(image.resize((size.width, size.height), resample))
 
 
 def enough(preprocessing: Preprocessing, size: ImageSize) -> int:
@@ -51,15 +51,16 @@ def preprocess(
     resample = _FILTERS[preprocessing.interpolation]
     resized_to = partial(_resized, resize=resize)
     if preprocessing.resize == "squash":
-        return _pixels(resized_to(image, size, resample))
+        return resized_to(image, size, resample)
     if preprocessing.resize == "longest" or (preprocessing.resize == "pad" and _is_strip(image)):
         ratio = max(image.height / size.height, image.width / size.width)
         resized = ImageSize(max(1, round(image.height / ratio)), max(1, round(image.width / ratio)))
-        return _pixels(_pad(resized_to(image, resized, resample), size, fill=preprocessing.fill))
+        return _pad(resized_to(image, resized, resample), size, fill=preprocessing.fill)
     if preprocessing.resize == "pad":
         ratio = max(image.height / size.height, image.width / size.width)
-        padded = ImageSize(max(image.height, round(size.height * ratio)), max(image.width, round(size.width * ratio)))
-        return _pixels(resized_to(_pad(image, padded, fill=preprocessing.fill), size, resample))
+        square = ImageSize(max(image.height, round(size.height * ratio)), max(image.width, round(size.width * ratio)))
+        padded = Image.fromarray(_pad(np.asarray(image), square, fill=preprocessing.fill))
+        return resized_to(padded, size, resample)
     resized = _shortest(image, preprocessing, size)
     top = _offset(resized.height - size.height, preprocessing)
     left = _offset(resized.width - size.width, preprocessing)
@@ -67,9 +68,9 @@ def preprocess(
         # The same filter over the crop's box only: within rounding of resizing all of it, at the target's cost.
         scale_y, scale_x = image.height / resized.height, image.width / resized.width
         box = (left * scale_x, top * scale_y, (left + size.width) * scale_x, (top + size.height) * scale_y)
-        return _pixels(image.resize((size.width, size.height), resample, box=box))
+        return np.array(image.resize((size.width, size.height), resample, box=box))
     whole = resized_to(image, resized, resample)
-    return _pixels(whole.crop((left, top, left + size.width, top + size.height)))
+    return np.ascontiguousarray(whole[top : top + size.height, left : left + size.width])
 
 
 def _is_strip(image: Image.Image) -> bool:
@@ -93,18 +94,15 @@ def _offset(margin: int, preprocessing: Preprocessing) -> int:
     return round(margin / 2) if preprocessing.crop_offset == "round" else margin // 2
 
 
-def _resized(image: Image.Image, size: ImageSize, resample: Image.Resampling, *, resize: Resize) -> Image.Image:
-    return image if image.size == (size.width, size.height) else resize(image, size, resample)
+def _resized(image: Image.Image, size: ImageSize, resample: Image.Resampling, *, resize: Resize) -> Pixels:
+    return np.array(image) if image.size == (size.width, size.height) else resize(image, size, resample)
 
 
-def _pad(image: Image.Image, size: ImageSize, *, fill: int | tuple[int, int, int]) -> Image.Image:
-    if image.size == (size.width, size.height):
-        return image
-    colour = (fill, fill, fill) if isinstance(fill, int) else fill
-    padded = Image.new("RGB", (size.width, size.height), colour)
-    padded.paste(image, ((size.width - image.width) // 2, (size.height - image.height) // 2))
+def _pad(pixels: Pixels, size: ImageSize, *, fill: int | tuple[int, int, int]) -> Pixels:
+    height, width, _ = pixels.shape
+    if (height, width) == size:
+        return pixels
+    padded = np.full((*size, 3), fill, dtype=np.uint8)
+    top, left = (size.height - height) // 2, (size.width - width) // 2
+    padded[top : top + height, left : left + width] = pixels
     return padded
-
-
-def _pixels(image: Image.Image) -> Pixels:
-    return np.array(image, dtype=np.uint8)

@@ -9,20 +9,22 @@ import torch
 from PIL import Image
 from torch.nn import functional as F
 
-from encoders.types import ImageSize
+from encoders.preprocess import resize_exactly
+from encoders.types import ImageSize, Pixels
 
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
 
-def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Image.Image:
-    """The RGB image at `size`, antialiased. Filters that torch does not have are left to Pillow.
+def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Pixels:
+    """The RGB image's pixels at `size`, antialiased. Filters that torch does not have are left to Pillow.
 
     One call runs on one core, whatever torch's threads are set to.
     """
     if resample not in _MODES:
-        return image.resize((size.width, size.height), resample)
+        return resize_exactly(image, size, resample)
     # Channels last, also by its strides: then so is the result, and nothing is left for torch to turn round. That
     # would wake its threads, and they fight with the forward's.
     pixels = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
-    return Image.fromarray(resized[0].permute(1, 2, 0).numpy())
+    resized_pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
+    return resized_pixels

@@ -9,13 +9,13 @@ from PIL import Image
 from encoders.images import decode
 from encoders.preprocess import enough, preprocess
 from encoders.resampling import resize
-from encoders.types import ImageSize, Preprocessing
+from encoders.types import ImageSize, Pixels, Preprocessing
 from tests.photographs import NAMES, photograph
 
 PLAIN = Preprocessing(mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
-def difference(a: Image.Image, b: Image.Image) -> tuple[float, float]:
+def difference(a: Pixels, b: Image.Image) -> tuple[float, float]:
     """Greatest and mean."""
     apart = np.abs(np.asarray(a, dtype=int) - np.asarray(b, dtype=int))
     return apart.max(), apart.mean()
