@@ -6,7 +6,9 @@ a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
 
 On a CPU several forwards run side by side, each in a lane of its own with its part of the cores: a forward on all of
 them waits at every product for the core that decodes an image or serves a request. What needs more than a lane's part
-of the memory runs alone, as do calls. A lane with nobody beside it and nothing to come takes all cores.
+of the memory runs alone, as do calls. With nobody beside it and nothing to come, a forward has all cores. Such a one is
+always the first lane's: GNU's OpenMP keeps a team for every thread that ever had one, and once all teams together are
+larger than the machine it puts their threads to sleep at each barrier, twice in every product.
 
 Where an encoder leaves its device at work (a GPU), the next batch is stacked, sent and begun behind the one that runs,
 if no better one would come of waiting: then the device has no pause between the two. Two at most.
@@ -240,9 +242,9 @@ class Batcher:
             self._notify()
 
     def _notify(self) -> None:
-        """Wake the thread if there is a batch for it, or the first item of one to wait with. Under _wake."""
+        """Wake the threads if there is a batch for one, or the first item of one to wait with. Under _wake."""
         if len(self._queue) == 1 or self._queue.ripe_in(self._clock()) == 0:
-            self._wake.notify()
+            self._wake.notify_all()
 
     def abandon(self, error: VisiontowerError) -> None:
         """Fail everything that waits or runs, and all that is still to come; what the device gives is dropped.
@@ -287,7 +289,7 @@ class Batcher:
 
         with self._wake:
             self._calls.append(run)
-            self._wake.notify()
+            self._wake.notify_all()
         return await future
 
     # From here on: the device threads.
@@ -308,7 +310,7 @@ class Batcher:
             if self._busy.pop(lane, None) is not None:
                 self._wake.notify_all()  # who must be alone may have waited for this
             while not self._stopping:
-                due_in = self._due_in()
+                due_in = self._due_in(lane)
                 if due_in != 0:
                     self._wake.wait(due_in)
                 elif work := self._take(lane):
@@ -316,8 +318,10 @@ class Batcher:
                     return work
         return None
 
-    def _due_in(self) -> float | None:
+    def _due_in(self, lane: int) -> float | None:
         """For how many seconds a free lane had better wait; 0 if it may begin, None until woken. Under _wake."""
+        if lane > len(self._busy):
+            return None  # another is free that comes first, so that what is alone is always on the same thread
         if self._busy and (self._is_alone or self._calls):
             return None
         if self._calls:
@@ -337,7 +341,7 @@ class Batcher:
         if not formed.batch:
             return None
         if len(self._queue):
-            self._wake.notify()  # it is another lane's to wait with
+            self._wake.notify_all()  # it is another lane's to wait with
         has_all = self._is_alone or not (self._busy or len(self._queue) or self._queue.is_expecting)
         return partial(self._run, lane, formed, 1 if has_all else self._lanes)
 

@@ -7,6 +7,7 @@ import os
 import socket
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 
@@ -91,8 +92,9 @@ def real_backend(settings: Settings) -> Backend:
         return memory_of(placement().device)
 
     def load(model: str) -> Encoder:
-        take_cores(1)  # whatever a lane has taken: torch would give a new thread the same
-        return registry.load(model, placement())
+        """On a thread that ends with it: OpenMP's team for it does too, and the lanes' is the only one (batcher.py)."""
+        with ThreadPoolExecutor(1, "load", initializer=take_cores, initargs=(1,)) as thread:
+            return thread.submit(registry.load, model, placement()).result()
 
     def take_cores(part: int) -> None:
         from encoders import device

@@ -138,6 +138,24 @@ async def test_a_lane_takes_all_cores_only_where_nobody_is_beside_it_and_nothing
         assert parts == [2, 1]
 
 
+async def test_all_cores_are_always_taken_by_the_same_thread() -> None:
+    """Each thread that ever takes them keeps a team of threads (OpenMP), and too many teams slow each other down."""
+    taken: list[tuple[int, int]] = []
+    room = Room()
+    async with lanes(room, take_cores=lambda part: taken.append((part, threading.get_ident()))) as batcher:
+        for value in range(10):
+            await batcher.submit(KEY, image(value), deadline=NEVER)
+            room.door.clear()
+            first = batcher.submit(KEY, image(1), deadline=NEVER)
+            await room.holds(1)
+            second = batcher.submit(KEY, image(2), deadline=NEVER)
+            await room.holds(1, 2)
+            room.door.set()
+            await asyncio.gather(first, second)
+    assert {part for part, _ in taken} == {1, 2}
+    assert len({thread for part, thread in taken if part == 1}) == 1
+
+
 async def test_what_must_run_alone_has_nothing_beside_it_and_is_not_passed_over() -> None:
     parts: list[int] = []
     room = Room()
