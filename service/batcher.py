@@ -6,9 +6,9 @@ a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
 
 On a CPU several forwards run side by side, each in a lane of its own with its part of the cores: a forward on all of
 them waits at every product for the core that decodes an image or serves a request. What needs more than a lane's part
-of the memory runs alone, as do calls. With nobody beside it and nothing to come, a forward has all cores. Such a one is
-always the first lane's: GNU's OpenMP keeps a team for every thread that ever had one, and once all teams together are
-larger than the machine it puts their threads to sleep at each barrier, twice in every product.
+of the memory runs alone, as do calls. What waits is divided among the lanes that are free. A single item that is all
+there is runs alone too, on all cores, for its answer comes sooner. That is always in the first lane: GNU's OpenMP keeps
+a team for every thread that ever had one, and once all are larger than the machine their threads sleep at barriers.
 
 Where an encoder leaves its device at work (a GPU), the next batch is stacked, sent and begun behind the one that runs,
 if no better one would come of waiting: then the device has no pause between the two. Two at most.
@@ -336,18 +336,19 @@ class Batcher:
         if self._calls:
             self._is_alone = True
             return self._calls.popleft()
-        self._is_alone = self._runs_alone(self._queue.next_key)
-        formed = self._form()
+        is_all_there_is = not self._busy and len(self._queue) + self._queue.coming == 1
+        is_alone = is_all_there_is or self._runs_alone(self._queue.next_key)
+        formed = self._form(among=self._lanes - len(self._busy))
         if not formed.batch:
             return None
+        self._is_alone = is_alone
         if len(self._queue):
             self._wake.notify_all()  # it is another lane's to wait with
-        has_all = self._is_alone or not (self._busy or len(self._queue) or self._queue.is_expecting)
-        return partial(self._run, lane, formed, 1 if has_all else self._lanes)
+        return partial(self._run, lane, formed, 1 if self._is_alone else self._lanes)
 
-    def _form(self) -> Formed[_Item]:
+    def _form(self, *, among: int = 1) -> Formed[_Item]:
         """Under _wake."""
-        formed = self._queue.form_batch(self._clock())
+        formed = self._queue.form_batch(self._clock(), among=among)
         for late in formed.expired:
             self._tell(_fail, [late.item.future], DeadlineExceeded())
         return formed

@@ -72,7 +72,7 @@ class Waiting(Generic[T]):
 class Formed(Generic[T]):
     """What form_batch took out: a batch of one key, and of that key who came too late, which may be all.
 
-    left: how many of the batch's key the ceiling made wait.
+    left: how many of the batch's key were left waiting.
     """
 
     batch: list[Waiting[T]] = field(default_factory=list)
@@ -96,9 +96,9 @@ class Queue(Generic[T]):
         return len(self._keys)
 
     @property
-    def is_expecting(self) -> bool:
-        """Whether anything is on its way."""
-        return bool(self._coming)
+    def coming(self) -> int:
+        """How many items are on their way."""
+        return self._coming.total()
 
     def expect(self, key: BatchKey) -> None:
         """An item of this key is on its way: `arrived` follows, whether it can be put or not."""
@@ -140,15 +140,21 @@ class Queue(Generic[T]):
         """Take everything out, oldest first."""
         return [self._take(ticket) for ticket in sorted(self._keys)]
 
-    def form_batch(self, now: float) -> Formed[T]:
-        """The next batch, oldest item first, and the items whose deadline was found to have passed."""
+    def form_batch(self, now: float, *, among: int = 1) -> Formed[T]:
+        """The next batch, oldest item first, and the items whose deadline was found to have passed.
+
+        among: how many can take a batch now. Little is divided among them; of much each takes enough, for where there
+        is much there will be more.
+        """
         batch: list[Waiting[T]] = []
         expired: list[Waiting[T]] = []
         if not self._keys:
             return Formed()
         key = self.next_key
-        ceiling = max(1, self._ceiling(key))
-        while key in self._lines and len(batch) < ceiling:
+        waiting_here = len(self._lines[key])
+        share = -(-waiting_here // among)
+        most = max(1, min(self._ceiling(key), share if waiting_here < ENOUGH else max(share, ENOUGH)))
+        while key in self._lines and len(batch) < most:
             waiting = self._take(next(iter(self._lines[key])))
             (expired if waiting.deadline <= now else batch).append(waiting)
         return Formed(batch, expired, left=len(self._lines.get(key, ())))

@@ -65,10 +65,11 @@ async def lanes(
     runs_alone: Callable[[BatchKey], bool] = lambda key: False,
     take_cores: Callable[[int], None] = lambda part: None,
     on_lost: Callable[[], None] = lambda: None,
+    clock: Callable[[], float] = lambda: 0.0,
 ) -> AsyncIterator[Batcher]:
     batcher = Batcher(
         ceiling=lambda key: 4,
-        clock=lambda: 0.0,
+        clock=clock,
         on_lost=on_lost,
         shares_cores=True,
         lanes=number,
@@ -83,17 +84,43 @@ async def lanes(
         await batcher.stop(timeout_s=30)
 
 
-async def test_as_many_forwards_run_side_by_side_as_there_are_lanes() -> None:
+@asynccontextmanager
+async def together(batcher: Batcher) -> AsyncIterator[None]:
+    """What is submitted inside waits together: no lane is free meanwhile."""
+    entered, left = threading.Event(), threading.Event()
+
+    def wait() -> None:
+        entered.set()
+        assert left.wait(30)
+
+    call = asyncio.create_task(batcher.call(wait))
+    assert await asyncio.to_thread(entered.wait, 30)
+    yield
+    left.set()
+    await call
+
+
+async def both_lanes_taken(room: Room, batcher: Batcher) -> list[asyncio.Future[Answer[Encoded]]]:
+    """The images 1 and 2, each inside by itself, with the door shut."""
+    room.door.clear()
+    async with together(batcher):
+        futures = [batcher.submit(KEY, image(value), deadline=NEVER) for value in (1, 2)]
+    await room.holds(1, 2)
+    return futures
+
+
+async def test_what_waits_is_divided_among_the_lanes() -> None:
     room = Room()
     async with lanes(room) as batcher:
-        room.door.clear()
-        futures = [batcher.submit(KEY, image(1), deadline=NEVER)]
-        await room.holds(1)
-        futures.append(batcher.submit(KEY, image(2), deadline=NEVER))
-        await room.holds(1, 2)
+        futures = await both_lanes_taken(room, batcher)
         futures += [batcher.submit(KEY, image(value), deadline=NEVER) for value in (3, 4)]
         room.door.set()
         answers = await asyncio.gather(*futures)
+        room.batches.clear()
+        async with together(batcher):
+            seven = [batcher.submit(KEY, image(value), deadline=NEVER) for value in range(7)]
+        await asyncio.gather(*seven)
+        assert sorted(room.batches) == [3, 4]
     assert 3 not in room.met[1] & room.met[2]
     for value, answer in enumerate(answers, start=1):
         pooled = room.encode(image(value)[None], KEY.outputs).pooled
@@ -110,32 +137,36 @@ async def test_what_another_lane_leaves_behind_is_not_left_waiting() -> None:
         made = [batcher.submit_made(KEY, partial(image, value), pool=pool, deadline=NEVER) for value in (1, 2)]
         pool.step()
         later = batcher.submit(LARGE, image(3, 16), deadline=NEVER)
+        made[1].cancel()
         pool.step()
         await room.holds(1, 3)
         room.door.set()
-        await asyncio.gather(*made, later)
+        await asyncio.gather(made[0], later)
 
 
-async def test_a_lane_takes_all_cores_only_where_nobody_is_beside_it_and_nothing_comes() -> None:
+async def test_all_there_is_takes_all_cores_and_nothing_begins_beside_it() -> None:
     parts: list[int] = []
-    room, pool = Room(), Later()
+    room = Room()
     async with lanes(room, take_cores=parts.append) as batcher:
-        await batcher.submit(KEY, image(1), deadline=NEVER)
-        assert parts == [1]
         room.door.clear()
-        first = batcher.submit(KEY, image(1), deadline=NEVER)
-        await room.holds(1)
-        beside = batcher.submit(KEY, image(2), deadline=NEVER)
-        await room.holds(1, 2)
-        assert parts == [1, 1, 2]
+        futures = [batcher.submit(KEY, image(3), deadline=NEVER)]
+        await room.holds(3)
+        futures += [batcher.submit(KEY, image(value), deadline=NEVER) for value in (4, 5)]
         room.door.set()
-        await asyncio.gather(first, beside)
-        parts.clear()
+        await asyncio.gather(*futures)
+        assert room.met[3] == set()
+        assert parts[:2] == [1, 2]
+
+
+async def test_an_item_is_not_all_there_is_while_another_is_on_its_way() -> None:
+    parts: list[int] = []
+    pool = Later()
+    async with lanes(Room(), take_cores=parts.append) as batcher:
         coming = batcher.submit_made(LARGE, partial(image, 3, 16), pool=pool, deadline=NEVER)
         await batcher.submit(KEY, image(1), deadline=NEVER)
         pool.run()
         await coming
-        assert parts == [2, 1]
+    assert parts == [2, 1]
 
 
 async def test_all_cores_are_always_taken_by_the_same_thread() -> None:
@@ -145,56 +176,43 @@ async def test_all_cores_are_always_taken_by_the_same_thread() -> None:
     async with lanes(room, take_cores=lambda part: taken.append((part, threading.get_ident()))) as batcher:
         for value in range(10):
             await batcher.submit(KEY, image(value), deadline=NEVER)
-            room.door.clear()
-            first = batcher.submit(KEY, image(1), deadline=NEVER)
-            await room.holds(1)
-            second = batcher.submit(KEY, image(2), deadline=NEVER)
-            await room.holds(1, 2)
+            futures = await both_lanes_taken(room, batcher)
             room.door.set()
-            await asyncio.gather(first, second)
+            await asyncio.gather(*futures)
     assert {part for part, _ in taken} == {1, 2}
     assert len({thread for part, thread in taken if part == 1}) == 1
 
 
 async def test_what_must_run_alone_has_nothing_beside_it_and_is_not_passed_over() -> None:
-    parts: list[int] = []
     room = Room()
-    async with lanes(room, runs_alone=lambda key: key == LARGE, take_cores=parts.append) as batcher:
-        room.door.clear()
-        futures = [batcher.submit(KEY, image(1), deadline=NEVER)]
-        await room.holds(1)
-        futures.append(batcher.submit(LARGE, image(2, 16), deadline=NEVER))
-        futures += [batcher.submit(WIDE, image(value, 24), deadline=NEVER) for value in (3, 4)]
+    async with lanes(room, runs_alone=lambda key: key == LARGE) as batcher:
+        futures = await both_lanes_taken(room, batcher)
+        futures.append(batcher.submit(LARGE, image(3, 16), deadline=NEVER))
+        futures += [batcher.submit(WIDE, image(value, 24), deadline=NEVER) for value in (4, 5)]
         room.door.set()
         await asyncio.gather(*futures)
-    assert room.met[2] == set()
-    assert list(room.met) == [128, 1, 2, 3]
-    assert parts[1] == 1
+    assert room.met[3] == set()
+    begun = list(room.met)
+    assert begun.index(3) < min(begun.index(4), begun.index(5))
 
 
 async def test_a_call_has_nothing_beside_it_and_is_not_passed_over() -> None:
     room = Room()
     async with lanes(room) as batcher:
-        room.door.clear()
-        first = batcher.submit(KEY, image(1), deadline=NEVER)
-        await room.holds(1)
-        seen: list[list[int]] = []
-        call = asyncio.create_task(batcher.call(lambda: seen.append([*room.inside, len(room.met)])))
+        futures = await both_lanes_taken(room, batcher)
+        seen: list[tuple[list[int], bool]] = []
+        call = asyncio.create_task(batcher.call(lambda: seen.append((room.inside, 3 in room.met))))
         await asyncio.sleep(0)
-        others = [batcher.submit(key, image(2, key.size.width), deadline=NEVER) for key in (KEY, LARGE)]
+        futures.append(batcher.submit(LARGE, image(3, 16), deadline=NEVER))
         room.door.set()
-        await asyncio.gather(first, call, *others)
-    assert seen == [[2]]  # the grey image of the start and the first: none inside, none begun since
+        await asyncio.gather(call, *futures)
+    assert seen == [([], False)]
 
 
 async def test_stopping_lets_every_lane_finish_what_it_has_begun() -> None:
     room = Room()
     async with lanes(room) as batcher:
-        room.door.clear()
-        first = batcher.submit(KEY, image(1), deadline=NEVER)
-        await room.holds(1)
-        second = batcher.submit(KEY, image(2), deadline=NEVER)
-        await room.holds(1, 2)
+        first, second = await both_lanes_taken(room, batcher)
         stopping = asyncio.create_task(batcher.stop(timeout_s=30))
         await asyncio.sleep(0)
         waiting = batcher.submit(KEY, image(3), deadline=NEVER)
@@ -214,14 +232,10 @@ async def test_if_one_thread_ends_the_others_do_too_and_everyone_is_told() -> No
         raise SystemExit
 
     async with lanes(room, on_lost=lambda: lost.append(True)) as batcher:
-        room.door.clear()
-        first = batcher.submit(KEY, image(1), deadline=NEVER)
-        await room.holds(1)
-        second = batcher.submit(KEY, image(2), deadline=NEVER)
-        await room.holds(1, 2)
+        futures = await both_lanes_taken(room, batcher)
         room.after = end
         room.door.set()
-        for future in (first, second):
+        for future in futures:
             with pytest.raises(DeviceLost):
                 await future
         assert not batcher.is_alive
@@ -231,17 +245,9 @@ async def test_if_one_thread_ends_the_others_do_too_and_everyone_is_told() -> No
 async def test_the_longest_forward_is_what_the_threads_are_at() -> None:
     now = [0.0]
     room = Room()
-    batcher = Batcher(ceiling=lambda key: 4, clock=lambda: now[0], lanes=2)
-    batcher.start()
-    await batcher.add(MODEL, lambda: room)
-    room.door.clear()
-    futures = [batcher.submit(KEY, image(1), deadline=NEVER)]
-    await room.holds(1)
-    now[0] = 5.0
-    futures.append(batcher.submit(KEY, image(2), deadline=NEVER))
-    await room.holds(1, 2)
-    now[0] = 7.0
-    assert batcher.busy_s == 7.0
-    room.door.set()
-    await asyncio.gather(*futures)
-    await batcher.stop(timeout_s=30)
+    async with lanes(room, clock=lambda: now[0]) as batcher:
+        first, second = await both_lanes_taken(room, batcher)
+        now[0] = 7.0
+        assert batcher.busy_s == 7.0
+        room.door.set()
+        await asyncio.gather(first, second)

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -82,6 +83,12 @@ def test_equal_keys_are_one_object() -> None:
 
 def test_an_empty_queue_gives_an_empty_batch() -> None:
     assert batch(queue_of()) == []
+
+
+@pytest.mark.parametrize(("waiting", "taken"), [(1, 1), (7, 4), (15, 8), (16, 16), (20, 16), (40, 20)])
+def test_little_is_divided_among_those_who_can_take_it_and_of_much_each_takes_enough(waiting: int, taken: int) -> None:
+    queue = queue_of(*[SMALL] * waiting, ceiling=64)
+    assert len(queue.form_batch(0.0, among=2).batch) == taken
 
 
 def test_the_ceiling_is_asked_for_each_key() -> None:
