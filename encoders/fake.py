@@ -108,7 +108,7 @@ class FakeMemory:
 class FakeEncoder:
     """Tokens are linear in each patch's mean colour, so an image's row never depends on its batch.
 
-    before: called on the device thread ahead of each forward with its batch size; may block on an event, or raise.
+    before: called on a device thread ahead of each forward with its batch size; may block on an event, or raise.
     after: may replace what the forward gives (wrong length, NaN).
     memory: where forwards take what they cost. true_cost: how many times what `cost` says they really take.
     """

@@ -27,7 +27,7 @@ class Reading:
 
 
 class Memory(Protocol):
-    """One device's memory. All but `figures` belongs to the thread that owns the device."""
+    """One device's memory. All but `figures` belongs to the threads that own the device."""
 
     device: str
     """As torch names it: cpu, cuda, cuda:1."""

@@ -7,6 +7,8 @@ The policy, in three rules:
 2. The oldest waiting item decides the key; all others of that key join, oldest first, up to the key's ceiling.
 3. So an item with n older ones ahead of it is in one of the next n + 1 batches, whatever arrives later: a rare shape
    cannot starve, and equal shapes still find each other in mixed traffic.
+
+Where several can take a batch at once, a line too short to be fast in any case is divided among them.
 """
 
 from collections import Counter, OrderedDict

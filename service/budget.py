@@ -10,7 +10,7 @@ Where forwards run side by side (lanes), the room is divided among them. A singl
 A prediction is corrected by what is measured (correction.py). A batch that ran out of memory all the same halves its
 shape's ceiling, which grows again with every few that went well.
 
-Used from the event loop, the device thread and the threads that decode.
+Used from the event loop, the device threads and the threads that decode.
 """
 
 import threading

@@ -285,7 +285,7 @@ class Service:
         return ceiling if self.settings.max_batch == "auto" else min(ceiling, self.settings.max_batch)
 
     def _observe(self, report: Report) -> None:
-        """On the device thread."""
+        """On a device thread."""
         model = report.key.model
         cost = self.budget.cost(report.key)
         if cost is not None:

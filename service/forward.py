@@ -1,4 +1,4 @@
-"""One batch through an encoder, with failures kept to the items that cause them. Runs on the device thread.
+"""One batch through an encoder, with failures kept to the items that cause them. Runs on a device thread.
 
 A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
 So is one the device has no room for. Halves run one after the other, whether the batch failed when it was begun or when

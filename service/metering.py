@@ -1,4 +1,4 @@
-"""Forwards under measurement: what each took, held against what was predicted. Runs on the device thread."""
+"""Forwards under measurement: what each took, held against what was predicted. Runs on the device threads."""
 
 from collections import Counter
 from collections.abc import Sequence

@@ -117,7 +117,7 @@ class Metrics:
         self._duration(route).observe(seconds)
 
     def batch(self, model: str, size: ImageSize, images: int) -> None:
-        """A forward of images has run. Called on the device thread."""
+        """A forward of images has run. Called on a device thread."""
         self._batch_images.labels(model).observe(images)
         seen = self._sizes[model]
         if len(seen) < _SIZES_A_MODEL:
@@ -125,7 +125,7 @@ class Metrics:
         self._images.labels(model, str(size) if size in seen else "other").inc(images)
 
     def measured(self, model: str, *, predicted: int, peak: int, ratio: float) -> None:
-        """A forward was measured. Called on the device thread."""
+        """A forward was measured. Called on a device thread."""
         self._forward_bytes = {"activations_predicted": predicted, "activations_peak": peak}
         self._ratio.labels(model).set(ratio)
 
@@ -134,7 +134,7 @@ class Metrics:
         self._admission.labels(decision).inc()
 
     def out_of_memory(self, model: str) -> None:
-        """A forward ran out of memory. Called on the device thread."""
+        """A forward ran out of memory. Called on a device thread."""
         self._out_of_memory.labels(model).inc()
 
     def answered(self, model: str, tokens: int) -> None:

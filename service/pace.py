@@ -9,7 +9,7 @@ _FORGETS = 0.9
 
 
 class Pace:
-    """longest_s: seconds a forward may last. It learns on the device thread, and is asked on any."""
+    """longest_s: seconds a forward may last. It learns on the device threads, and is asked on any."""
 
     def __init__(self, *, longest_s: float) -> None:
         self._longest_s = longest_s

@@ -1,6 +1,6 @@
 """One image's way: fetch, decode, preprocess, queue, forward. Knows the order and where each step runs; no HTTP.
 
-Decode, preprocess and tokenise run on the CPU pool, forwards on the device thread, the waiting on the event loop.
+Decode, preprocess and tokenise run on the CPU pool, forwards on the device threads, the waiting on the event loop.
 Everything that depends on one caller's bytes is over before the image can share a batch.
 """
 
