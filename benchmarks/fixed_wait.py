@@ -6,7 +6,6 @@ lives here, in a Batcher that does not take its next batch before it is ripe.
 """
 
 import sys
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -23,18 +22,12 @@ class PatientBatcher(Batcher):
         self._wait_s = wait_s
         self._full = full
 
-    def _next(self) -> Callable[[], None] | None:
-        with self._wake:  # a reentrant lock: the batch is taken before anybody else can come between
-            while not self._stopping and not self._calls and (left := self._left()) > 0:
-                self._wake.wait(None if left == float("inf") else left)
-            return super()._next()
-
-    def _left(self) -> float:
-        """Seconds until a batch is ripe; infinite while nothing waits."""
-        since = [at for model in self._encoders if (at := self._queue.oldest_since(model)) is not None]
-        if not since:
-            return float("inf")
-        return 0.0 if len(self._queue) >= self._full else min(since) + self._wait_s - self._clock()
+    def _due_in(self, lane: int) -> float | None:
+        due_in = super()._due_in(lane)
+        if due_in != 0 or self._calls or len(self._queue) >= self._full:
+            return due_in
+        since = (self._queue.oldest_since(model) for model in self._encoders)
+        return max(0.0, min(at for at in since if at is not None) + self._wait_s - self._clock())
 
 
 if __name__ == "__main__":
