@@ -117,8 +117,11 @@ async def test_what_waits_is_divided_among_the_lanes() -> None:
         room.door.set()
         answers = await asyncio.gather(*futures)
         room.batches.clear()
+        room.door.clear()
         async with together(batcher):
             seven = [batcher.submit(KEY, image(value), deadline=NEVER) for value in range(7)]
+        await room.holds(0, 4)
+        room.door.set()
         await asyncio.gather(*seven)
         assert sorted(room.batches) == [3, 4]
     assert 3 not in room.met[1] & room.met[2]
