@@ -49,7 +49,7 @@ class Answer(Generic[R]):
 class Report:
     """What is worth counting about one batch; given to `observe` on the device thread.
 
-    left: how many more of its key waited and had to go on waiting, for the batch was at its ceiling.
+    left: how many more of its key waited and were left to the next batch or another lane.
     forward_s: from its beginning until its rows were there; of a batch begun behind another, with what was left of that
         one. It errs to too long: the pace is never taken to be better than it is.
     """
