@@ -108,6 +108,7 @@ def test_tokens_and_pooled_equal_open_clips(pair: Pair) -> None:
     assert pair.encoded.tokens is not None
     close(pair.encoded.tokens[:, pair.encoded.prefix_tokens :], pair.tokens)
     close(pair.encoded.pooled, pair.pooled)
+    close(pair.encoder.encode(pair.pixels, Outputs(pooled=True)).pooled, pair.pooled)
 
 
 @pytest.mark.slow
