@@ -163,7 +163,6 @@ class Service:
             await _ended(self._rehearsal)
         await self.batcher.stop(timeout_s=5.0)
         self.planner.close()
-        self.fleet.close()
         await self._fetcher.close()
         self._pool.shutdown(wait=False, cancel_futures=True)
         self._answer_pool.shutdown(wait=False, cancel_futures=True)

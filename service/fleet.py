@@ -13,7 +13,7 @@ from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from functools import partial
-from typing import Literal
+from typing import Literal, TypeVar
 
 from encoders.memory import Memory
 from encoders.types import Encoder, EncoderSpec, Outputs
@@ -24,8 +24,9 @@ from service.errors import ModelDoesNotFit, ModelWaitsForRoom, UnknownModel
 from service.planner import Planner
 from service.sizes import show_bytes
 
+R = TypeVar("R")
 Load = Callable[[str], Encoder]
-"""Encoder id -> the encoder, ready to run. Called on a thread of its own."""
+"""Encoder id -> the encoder, ready to run. Called on a thread that ends with it."""
 
 _log = logging.getLogger(__name__)
 
@@ -62,7 +63,6 @@ class Fleet:
         self._left: dict[str, float] = {}  # when the last user of a loaded model left
         self._changing = asyncio.Lock()  # one load or eviction at a time
         self._loading: dict[str, asyncio.Task[None]] = {}
-        self._loader = ThreadPoolExecutor(1, thread_name_prefix="load")
 
     @property
     def loaded(self) -> list[str]:
@@ -122,10 +122,6 @@ class Fleet:
             return False
         return True
 
-    def close(self) -> None:
-        """End the loading thread."""
-        self._loader.shutdown(wait=False, cancel_futures=True)
-
     async def _put_once(self, model: str) -> None:
         """Load a model; whoever asks meanwhile waits for the same load."""
 
@@ -154,7 +150,7 @@ class Fleet:
         try:
             await self._batcher.call(lambda: None)  # a batch that was planned with more room has ended by now
             started = self._clock()
-            encoder = await asyncio.get_running_loop().run_in_executor(self._loader, self._load, model)
+            encoder = await _on_its_own_thread(partial(self._load, model))
             await self._batcher.add(model, lambda: encoder)
         except BaseException:
             self._budget.drop(model)
@@ -185,6 +181,15 @@ class Fleet:
         await self._batcher.remove(model)
         await self._batcher.call(partial(self._memory.release))
         self._budget.drop(model)
+
+
+async def _on_its_own_thread(function: Callable[[], R]) -> R:
+    """Run it on a thread that ends with it, and OpenMP's team of that thread too: only the first lane's is to stay."""
+    thread = ThreadPoolExecutor(1, thread_name_prefix="load")
+    try:
+        return await asyncio.get_running_loop().run_in_executor(thread, function)
+    finally:
+        thread.shutdown(wait=False, cancel_futures=True)
 
 
 async def _to_its_end(task: asyncio.Task[None]) -> None:

@@ -7,7 +7,6 @@ import os
 import socket
 import threading
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from functools import cache
 
@@ -92,9 +91,8 @@ def real_backend(settings: Settings) -> Backend:
         return memory_of(placement().device)
 
     def load(model: str) -> Encoder:
-        """On a thread that ends with it: OpenMP's team for it does too, and the lanes' is the only one (batcher.py)."""
-        with ThreadPoolExecutor(1, "load", initializer=take_cores, initargs=(1,)) as thread:
-            return thread.submit(registry.load, model, placement()).result()
+        take_cores(1)
+        return registry.load(model, placement())
 
     def take_cores(part: int) -> None:
         from encoders import device

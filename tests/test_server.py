@@ -11,7 +11,7 @@ import uvicorn
 
 from encoders.errors import WeightsError
 from encoders.fake import FakeEncoder
-from encoders.types import Encoder, Placement
+from encoders.types import Encoder
 from service.server import make_server, real_backend
 from service.settings import Settings
 from tests.serving import PNG, backend_of, image_bytes
@@ -115,16 +115,5 @@ def test_real_encoders_come_from_the_registry_by_their_id() -> None:
     assert backend.memory().device == "cpu"
 
 
-def test_an_encoder_is_loaded_on_a_thread_that_ends_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    """As long as it lived, OpenMP would count the team of threads it had against the lanes'."""
-    threads: list[threading.Thread] = []
-
-    def load(model: str, placement: Placement) -> Encoder:
-        threads.append(threading.current_thread())
-        return FakeEncoder()
-
-    monkeypatch.setattr("encoders.registry.load", load)
-    backend = real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32", lanes=2))
-    assert isinstance(backend.load("fake:a"), FakeEncoder)
-    assert not threads[0].is_alive()
-    assert backend.lanes() == 2
+def test_real_encoders_run_in_as_many_lanes_as_the_settings_say() -> None:
+    assert real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32", lanes=2)).lanes() == 2

@@ -262,6 +262,21 @@ async def test_an_encoder_that_does_not_load_is_fatal(error: Exception) -> None:
             pass
 
 
+async def test_an_encoder_is_loaded_on_a_thread_that_ends_with_it() -> None:
+    """As long as it lived, OpenMP would count the team of threads it had against the lanes'."""
+    threads: list[threading.Thread] = []
+
+    def load(model: str) -> Encoder:
+        threads.append(threading.current_thread())
+        return FakeEncoder()
+
+    async with client_of(create_app(Settings(model=("fake:vit",)), backend=backend_of(load=load))) as client:
+        assert (await client.get("/health/ready")).status_code == 200
+        [thread] = threads
+        await asyncio.to_thread(thread.join, 30)
+        assert not thread.is_alive()
+
+
 async def test_an_encoder_that_gives_nan_at_its_first_forward_is_fatal() -> None:
     def load(model: str) -> Encoder:
         return FakeEncoder(after=lambda e: replace(e, pooled=np.full((1, 6), np.nan, np.float32)))
