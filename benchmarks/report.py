@@ -15,6 +15,7 @@ from typing import Any, TypeAlias
 
 from rich.table import Table
 
+from benchmarks import peers
 from benchmarks.load import Target, Window, percentiles, wrong
 from benchmarks.servers import OURS
 
@@ -182,7 +183,7 @@ def lines(rows: Iterable[Row]) -> list[Line]:
 
 
 def _is_peer(row: Row) -> bool:
-    return not row.server.startswith((LIMIT, OURS))
+    return row.server.partition("@")[0] in peers.names()
 
 
 def _rate(row: Row) -> float:

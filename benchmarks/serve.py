@@ -197,8 +197,8 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
 
 def _require_peers(against: Sequence[str]) -> None:
     """Ends the program if an environment has not been made."""
-    servers = {name.partition("@")[0] for name in against} - {LIMIT, *FLAGS}
-    if missing := sorted(name for name in servers if not peers.python(name).exists()):
+    wanted = {name.partition("@")[0] for name in against}.intersection(peers.names())
+    if missing := sorted(name for name in wanted if not peers.python(name).exists()):
         sys.exit(f"First make what these need: python -m benchmarks.peers {' '.join(missing)}")
 
 

@@ -83,6 +83,7 @@ class Server:
 
 
 OURS = "visiontower"
+FLOOR = "floor"
 _TWO, _OPENVINO = ("--processes", "2"), ("--runtime", "openvino")
 FLAGS: dict[str, tuple[str, ...]] = {
     OURS: (),
@@ -93,6 +94,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
 """Our own server by name, and what it is started with."""
 SERVERS = {
     **dict.fromkeys(FLAGS, Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data"))),
+    FLOOR: Server("/", _raw, _at()),
     "fastapi": Server("/embed", _raw, _at("embedding")),
     "litserve": Server("/predict", _multipart("image"), _at("embedding")),
     "rayserve": Server("/embed", _raw, _at("embedding")),
@@ -106,6 +108,8 @@ def command(name: str, work: Work, *, port: int, dtype: str, flags: Sequence[str
     if name in FLAGS:
         serve: list[str | Path] = [sys.executable, "-m", "service.cli", "serve", "--model", work.encoder_id]
         return [*serve, "--port", str(port), "--dtype", dtype, "--log-level", "warning", *FLAGS[name], *flags]
+    if name == FLOOR:
+        return [sys.executable, "-m", "benchmarks.floor", "--work", work.name, "--port", str(port)]
     program: list[str | Path] = [peers.python(name), peers.script(name), "--model", work.folder]
     return [*program, "--port", str(port), "--dtype", "float32" if dtype == "auto" else dtype]
 

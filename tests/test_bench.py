@@ -2,33 +2,40 @@
 
 import asyncio
 import csv
+import ctypes
 import io
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from itertools import combinations
+from multiprocessing import RawArray
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
 from benchmarks import limit, peers, report, serve
+from benchmarks.floor import Floor
 from benchmarks.http1 import Address, Connection, post
 from benchmarks.idle import of_samples
 from benchmarks.images import Kind, pictures
 from benchmarks.limit import Plan, plans
 from benchmarks.load import Sample, Target, Usage, Window, closed_loop, open_loop, percentiles, poisson, requests, wrong
 from benchmarks.report import Results, Setting, lines, of_limit, of_window
-from benchmarks.servers import FLAGS, SERVERS, command
+from benchmarks.servers import FLAGS, FLOOR, SERVERS, command
 from benchmarks.works import WORKS, Work, distinct
 from encoders import decode
 from encoders.fake import FakeEncoder
+from service.processes import Place
 from service.server import make_server
 from service.settings import Settings
 from tests.serving import backend_of, noise
 
+NOBODY = RawArray(ctypes.c_bool, 0)
 NOW = Usage(cpu_s=0.0, rss=0)
 SETTING = Setting("small", "visiontower", "", concurrency=2)
 
@@ -101,8 +108,9 @@ def test_ratios_are_to_the_limit_and_the_best_peer_of_the_same_work() -> None:
         of_limit(Setting("small", "limit", ""), rate, round=round, seconds=1.0)
         for round, rate in enumerate((90.0, 100.0, 500.0))
     ]
-    measured = [("visiontower", "small", 80.0), ("fastapi", "small", 10.0), ("litserve@bfloat16", "small", 20.0)]
-    for server, work, rate in [*measured, ("fastapi", "12mp", 1000.0)]:
+    ours = [("visiontower", "small", 80.0), ("floor", "small", 90.0)]
+    others = [("fastapi", "small", 10.0), ("litserve@bfloat16", "small", 20.0), ("fastapi", "12mp", 1000.0)]
+    for server, work, rate in [*ours, *others]:
         setting = Setting(work, server, "", concurrency=32)
         rows.append(replace(rows[0], work=work, server=setting.server, concurrency=32, images_per_s=rate))
     found = {(line.rows[0].work, line.rows[0].server): (line.of_limit, line.of_peer) for line in lines(rows)}
@@ -181,7 +189,7 @@ def test_decoders_of_the_limit_see_the_same_picture(one: str, other: str, tmp_pa
 
 
 def test_every_peer_has_a_program_and_pins() -> None:
-    assert set(peers.names()) == SERVERS.keys() - FLAGS.keys()
+    assert set(peers.names()) == SERVERS.keys() - FLAGS.keys() - {FLOOR}
     for name in peers.names():
         pins = (peers.FOLDER / name / "requirements.txt").read_text().splitlines()
         assert all("==" in pin or pin.startswith("#") for pin in pins)
@@ -278,6 +286,24 @@ async def test_a_caller_goes_on_after_the_server_hung_up() -> None:
         asked = replace(target([[1.0, 0.0]]), address=address, requests=[request])
         samples = await requests(asked, 3, concurrency=1)
     assert [each.status for each in samples] == [200, 0, 200]
+
+
+# The floor.
+
+
+@pytest.mark.anyio
+async def test_the_floor_answers_each_of_a_batch_with_its_own_vector() -> None:
+    batches: list[int] = []
+
+    def forward(pixels: torch.Tensor) -> torch.Tensor:
+        batches.append(len(pixels))
+        return pixels[:, 0, 0].to(torch.bfloat16)
+
+    floor = Floor(lambda jpeg: np.full((1, 1, 3), jpeg[0], np.uint8), forward, place=Place((), 0, NOBODY))
+    async with httpx.AsyncClient(transport=httpx.ASGITransport(floor), base_url="http://floor") as client:
+        answers = await asyncio.gather(*(client.post("/", content=bytes([value])) for value in range(5)))
+    assert [answer.json() for answer in answers] == [[float(value)] * 3 for value in range(5)]
+    assert batches == [5]
 
 
 # All of it, once.

@@ -1,0 +1,92 @@
+"""The floor: what HTTP alone costs a small model. JPEG files to pooled vectors with nothing of a service around them.
+
+    python -m benchmarks.floor --work small --port 9000
+
+A process a core, and in each one thread for everything: uvicorn and a bare ASGI app, then the limit's decoder and
+forward over all that has come in. No options, limits, metrics or errors, and nobody is heard while it computes. A
+server that does more on the same foundations stays below it.
+"""
+
+import argparse
+import asyncio
+import os
+import socket
+from functools import partial
+
+import numpy as np
+import orjson
+import torch
+import uvicorn
+from starlette.types import Receive, Scope, Send
+
+from benchmarks.limit import DECODERS, RUNTIMES, Forward, Prepare, fastest_decoder
+from benchmarks.works import WORKS
+from service import processes
+from service.processes import Place
+from service.settings import Settings
+
+_GATHER_S = 0.001
+"""From the first image until a batch is begun: its callers were all answered at once, and ask again together."""
+
+
+class Floor:
+    """The ASGI app. POST anything; the answer is a JSON list."""
+
+    def __init__(self, prepare: Prepare, forward: Forward, *, place: Place) -> None:
+        self._prepare = prepare
+        self._forward = forward
+        self._place = place
+        self._waiting: list[tuple[bytes, asyncio.Future[bytes]]] = []
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI."""
+        if scope["type"] == "lifespan":
+            await self._place.together()
+            await send({"type": "lifespan.startup.complete"})
+            return
+        body = b""
+        while True:
+            message = await receive()
+            if message["type"] != "http.request":
+                return
+            body += message["body"]
+            if not message.get("more_body"):
+                break
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[bytes] = loop.create_future()
+        self._waiting.append((body, answer))
+        if len(self._waiting) == 1:
+            loop.call_later(_GATHER_S, self._run)
+        content = await answer
+        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(content)).encode())]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": content})
+
+    def _run(self) -> None:
+        batch, self._waiting = self._waiting, []
+        pixels = np.stack([self._prepare(jpeg) for jpeg, _ in batch])
+        with torch.inference_mode():
+            vectors = self._forward(torch.from_numpy(pixels)).float().numpy()
+        for (_, answer), vector in zip(batch, vectors, strict=True):
+            answer.set_result(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY))
+
+
+def _serve(settings: Settings, place: Place, sockets: list[socket.socket], *, work: str, decoder: str) -> None:
+    torch.set_num_threads(1)
+    app = Floor(DECODERS[decoder](WORKS[work].side), RUNTIMES["eager-bfloat16"](WORKS[work], 1), place=place)
+    uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets)
+
+
+def main() -> None:
+    """Serve until a signal."""
+    parser = argparse.ArgumentParser("python -m benchmarks.floor", description=__doc__)
+    parser.add_argument("--work", choices=WORKS, required=True)
+    parser.add_argument("--port", type=int, required=True)
+    a = parser.parse_args()
+    settings = Settings(model=("fake:none",), port=a.port, processes=os.cpu_count() or 1)
+    serve = partial(_serve, work=a.work, decoder=fastest_decoder(WORKS[a.work]))
+    raise SystemExit(processes.run(settings, serve))
+
+
+if __name__ == "__main__":
+    main()
