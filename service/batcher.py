@@ -111,7 +111,7 @@ class Batcher:
         self._took: dict[str, float] = {}  # seconds of each model's last forward
         patience = _PATIENCE if shares_cores else 0
         self._queue: Queue[_Item] = Queue(  # under _wake
-            ceiling=ceiling, patience=lambda key: patience * self._took.get(key.model, 0.0)
+            ceiling=ceiling, patience=lambda key: patience * self._took.get(key.model, 0.0), takers=lanes
         )
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
         self._stopping = False  # under _wake

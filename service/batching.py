@@ -52,8 +52,8 @@ class TextKey:
 
 BatchKey: TypeAlias = ImageKey | TextKey
 
-ENOUGH = 16
-"""Images from which on a larger batch is hardly faster on a CPU."""
+ENOUGH = 32
+"""Images, in all batches side by side, from which on larger ones are hardly faster on a CPU."""
 
 Ceiling: TypeAlias = Callable[[BatchKey], int]
 """The most items of a key that one forward may take, at least 1: where memory and time have their say."""
@@ -85,10 +85,16 @@ class Formed(Generic[T]):
 class Queue(Generic[T]):
     """Waiting items by key, each line in order of arrival. Its bound is the door's (door.py)."""
 
-    def __init__(self, *, ceiling: Ceiling, patience: Callable[[BatchKey], float] = lambda key: 0.0) -> None:
-        """patience: for how many seconds an item may wait for others of its key that are on their way."""
+    def __init__(
+        self, *, ceiling: Ceiling, patience: Callable[[BatchKey], float] = lambda key: 0.0, takers: int = 1
+    ) -> None:
+        """patience: for how many seconds an item may wait for others of its key that are on their way.
+
+        takers: how many batches there may be side by side.
+        """
         self._ceiling = ceiling
         self._patience = patience
+        self._enough = ENOUGH // takers
         self._coming: Counter[BatchKey] = Counter()
         self._lines: dict[BatchKey, OrderedDict[int, Waiting[T]]] = {}
         self._keys: dict[int, BatchKey] = {}
@@ -118,7 +124,7 @@ class Queue(Generic[T]):
             return None
         key = self.next_key
         line = self._lines[key]
-        if not self._coming[key] or len(line) >= min(ENOUGH, self._ceiling(key)):
+        if not self._coming[key] or len(line) >= min(self._enough, self._ceiling(key)):
             return 0.0
         oldest = next(iter(line.values()))
         return max(0.0, oldest.since + self._patience(key) - now)
@@ -155,7 +161,7 @@ class Queue(Generic[T]):
         key = self.next_key
         waiting_here = len(self._lines[key])
         share = -(-waiting_here // among)
-        most = max(1, min(self._ceiling(key), share if waiting_here < ENOUGH else max(share, ENOUGH)))
+        most = max(1, min(self._ceiling(key), share if waiting_here < self._enough else max(share, self._enough)))
         while key in self._lines and len(batch) < most:
             waiting = self._take(next(iter(self._lines[key])))
             (expired if waiting.deadline <= now else batch).append(waiting)

@@ -19,8 +19,8 @@ KEYS: list[BatchKey] = [SMALL, LARGE, TOKENS, OTHER, TEXT]
 NEVER = float("inf")
 
 
-def queue_of(*keys: BatchKey, ceiling: int = 8, deadline: float = NEVER) -> Queue[int]:
-    queue: Queue[int] = Queue(ceiling=lambda key: ceiling)
+def queue_of(*keys: BatchKey, ceiling: int = 8, deadline: float = NEVER, takers: int = 1) -> Queue[int]:
+    queue: Queue[int] = Queue(ceiling=lambda key: ceiling, takers=takers)
     for number, key in enumerate(keys):
         queue.put(key, number, now=float(number), deadline=deadline)
     return queue
@@ -39,9 +39,9 @@ def test_a_lone_item_does_not_wait_for_company() -> None:
     assert batch(queue_of(SMALL)) == [0]
 
 
-def coming(*keys: BatchKey, waiting: int = 1, ceiling: int = 64) -> Queue[int]:
+def coming(*keys: BatchKey, waiting: int = 1, ceiling: int = 64, takers: int = 1) -> Queue[int]:
     """So many of SMALL wait since 0 s, with two seconds' patience, and one of each of the keys is on its way."""
-    queue: Queue[int] = Queue(ceiling=lambda key: ceiling, patience=lambda key: 2.0)
+    queue: Queue[int] = Queue(ceiling=lambda key: ceiling, patience=lambda key: 2.0, takers=takers)
     for number in range(waiting):
         queue.put(SMALL, number, now=0.0, deadline=NEVER)
     for key in keys:
@@ -67,7 +67,9 @@ def test_others_on_their_way_are_not_waited_for() -> None:
 
 
 def test_a_batch_that_is_large_enough_or_full_waits_for_nobody() -> None:
+    assert coming(SMALL, waiting=ENOUGH - 1).ripe_in(0.0) == 2.0
     assert coming(SMALL, waiting=ENOUGH).ripe_in(0.0) == 0
+    assert coming(SMALL, waiting=ENOUGH // 2, takers=2).ripe_in(0.0) == 0
     assert coming(SMALL, waiting=3, ceiling=3).ripe_in(0.0) == 0
 
 
@@ -87,7 +89,7 @@ def test_an_empty_queue_gives_an_empty_batch() -> None:
 
 @pytest.mark.parametrize(("waiting", "taken"), [(1, 1), (7, 4), (15, 8), (16, 16), (20, 16), (40, 20)])
 def test_little_is_divided_among_those_who_can_take_it_and_of_much_each_takes_enough(waiting: int, taken: int) -> None:
-    queue = queue_of(*[SMALL] * waiting, ceiling=64)
+    queue = queue_of(*[SMALL] * waiting, ceiling=64, takers=2)
     assert len(queue.form_batch(0.0, among=2).batch) == taken
 
 
