@@ -3,8 +3,8 @@
     python -m benchmarks.floor --work small --port 9000
 
 A process a core, and in each one thread for everything: uvicorn and a bare ASGI app, then the limit's decoder and
-forward over all that has come in. No options, limits, metrics or errors, and nobody is heard while it computes. A
-server that does more on the same foundations stays below it.
+forward over all that has come in. No options, limits, metrics or errors, and nobody is heard while it computes. It is
+one such server, not a bound: batches are of what one process' callers send.
 """
 
 import argparse
@@ -71,9 +71,11 @@ class Floor:
             answer.set_result(orjson.dumps(vector, option=orjson.OPT_SERIALIZE_NUMPY))
 
 
-def _serve(settings: Settings, place: Place, sockets: list[socket.socket], *, work: str, decoder: str) -> None:
+def _serve(
+    settings: Settings, place: Place, sockets: list[socket.socket], *, work: str, runtime: str, decoder: str
+) -> None:
     torch.set_num_threads(1)
-    app = Floor(DECODERS[decoder](WORKS[work].side), RUNTIMES["eager-bfloat16"](WORKS[work], 1), place=place)
+    app = Floor(DECODERS[decoder](WORKS[work].side), RUNTIMES[runtime](WORKS[work], 1), place=place)
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets)
 
 
@@ -82,9 +84,10 @@ def main() -> None:
     parser = argparse.ArgumentParser("python -m benchmarks.floor", description=__doc__)
     parser.add_argument("--work", choices=WORKS, required=True)
     parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--runtime", choices=RUNTIMES, default="eager-bfloat16")
     a = parser.parse_args()
     settings = Settings(model=("fake:none",), port=a.port, processes=os.cpu_count() or 1)
-    serve = partial(_serve, work=a.work, decoder=fastest_decoder(WORKS[a.work]))
+    serve = partial(_serve, work=a.work, runtime=a.runtime, decoder=fastest_decoder(WORKS[a.work]))
     raise SystemExit(processes.run(settings, serve))
 
 

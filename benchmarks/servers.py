@@ -109,7 +109,9 @@ def command(name: str, work: Work, *, port: int, dtype: str, flags: Sequence[str
         serve: list[str | Path] = [sys.executable, "-m", "service.cli", "serve", "--model", work.encoder_id]
         return [*serve, "--port", str(port), "--dtype", dtype, "--log-level", "warning", *FLAGS[name], *flags]
     if name == FLOOR:
-        return [sys.executable, "-m", "benchmarks.floor", "--work", work.name, "--port", str(port)]
+        runtime = f"eager-{'bfloat16' if dtype == 'auto' else dtype}"
+        floor = [sys.executable, "-m", "benchmarks.floor", "--work", work.name]
+        return [*floor, "--port", str(port), "--runtime", runtime]
     program: list[str | Path] = [peers.python(name), peers.script(name), "--model", work.folder]
     return [*program, "--port", str(port), "--dtype", "float32" if dtype == "auto" else dtype]
 
