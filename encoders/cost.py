@@ -82,7 +82,7 @@ class Cost:
 class Overhead:
     """What a device takes besides tensors.
 
-    context: by the driver and the libraries, once a process, outside torch's count.
+    context: by the driver and the libraries, once a process, beside all tensors.
     workspace: of a BLAS library, for the length of a matrix product.
     page: what the allocator takes of the card at a time.
     uploads: batches whose pixels, as uint8, lie beside a forward of its size where one is begun behind another: its own
@@ -127,7 +127,7 @@ ALLOCATOR = "expandable_segments:True,large_segment_size_mb:12"
 10), so that little is lost to blocks that do not fit between others."""
 
 CUDA = Overhead(context=512 * MIB, workspace=32 * MIB, page=12 * MIB, uploads=2)
-"""For compute capability 9.0, whose workspace is the largest; the context is an allowance, not a measurement."""
+"""For a card that is not at hand. The workspace is the largest there is; the context is an allowance."""
 
 
 def overhead_of(device: str) -> Overhead:

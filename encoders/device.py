@@ -2,6 +2,7 @@
 
 import gc
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
 from importlib.util import find_spec
@@ -11,7 +12,7 @@ from typing import Literal
 import psutil
 import torch
 
-from encoders.cost import CPU, CUDA, MIB, Overhead
+from encoders.cost import CPU, CUDA, Overhead
 from encoders.memory import Figures, Memory, Reading
 from encoders.trace import Trace
 from encoders.types import Placement
@@ -125,7 +126,7 @@ def _container() -> list[tuple[int, int]]:
 
 
 class CudaMemory:
-    """A card's, as torch's caching allocator counts it. Making one starts CUDA on the device."""
+    """A card's, as torch's caching allocator counts it. Making one starts CUDA and cuBLAS on the device."""
 
     reads_freely = True
 
@@ -133,21 +134,23 @@ class CudaMemory:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not type it
         self._device = torch.device("cuda", torch.device(device).index or 0)
         self.device = str(self._device)
+        with ThreadPoolExecutor(1) as thread:  # one that ends: cuBLAS's handle, and what it keeps, go to the next
+            workspace, self._kept = thread.submit(_workspace, self._device).result()
         free, total = torch.cuda.mem_get_info(self._device)
         self.overhead: Overhead = replace(
             CUDA,
             context=min(CUDA.context, total - free),  # all that is taken so far, by whomever, bounds it
-            workspace=_workspace(torch.cuda.get_device_capability(self._device)),
+            workspace=workspace,
         )
 
     def figures(self) -> Figures:
-        """As Memory.figures."""
+        """As Memory.figures; what cuBLAS keeps of torch's memory is the context's."""
         free, total = torch.cuda.mem_get_info(self._device)
         return Figures(
             total=total,
             free=free,
-            allocated=torch.cuda.memory_allocated(self._device),
-            reserved=torch.cuda.memory_reserved(self._device),
+            allocated=torch.cuda.memory_allocated(self._device) - self._kept,
+            reserved=torch.cuda.memory_reserved(self._device) - self._kept,
         )
 
     @contextmanager
@@ -162,7 +165,7 @@ class CudaMemory:
     def limit(self, limit: int) -> None:
         """As Memory.limit."""
         total = torch.cuda.mem_get_info(self._device)[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, limit / total)), self._device)
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, (limit + self._kept) / total)), self._device)
 
     def release(self) -> None:
         """As Memory.release. Cycles go first: they may hold tensors."""
@@ -170,6 +173,21 @@ class CudaMemory:
         torch.cuda.empty_cache()
 
 
-def _workspace(capability: tuple[int, int]) -> int:
-    """Of cuBLAS by default: 32 MiB on Hopper, else 8.125 MiB (docs.nvidia.com/cuda/cublas, CUBLAS_WORKSPACE_CONFIG)."""
-    return 32 * MIB if capability[0] == 9 else 8 * MIB + MIB // 8
+def _workspace(device: torch.device) -> tuple[int, int]:
+    """Bytes of torch's memory that cuBLAS takes for the length of a matrix product, and those that it keeps.
+
+    Torch is asked, by a product without and one with a bias. It depends on the card (8.125 MiB, or 32 on Hopper and,
+    with torch 2.15, on Blackwell) and on the release: before 2.15 all is kept for good, once for every thread that
+    multiplies, and a product with a bias has one of its own.
+    """
+    before = torch.cuda.memory_allocated(device)
+    factor, product = torch.ones(2, 16, 16, dtype=torch.float16, device=device)
+    tensors = torch.cuda.memory_allocated(device) - before
+    torch.cuda.reset_peak_memory_stats(device)
+    torch.mm(factor, factor, out=product)
+    torch.addmm(factor[0], factor, factor, out=product)
+    peak, after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+    kept = after - before - tensors
+    del factor, product
+    torch.cuda.empty_cache()
+    return peak - after, kept

@@ -160,4 +160,4 @@ def test_the_parts_of_a_prediction_add_up(cost: Cost, batch: int, weights_bytes:
 
 def test_a_device_that_is_not_at_hand_has_its_overhead() -> None:
     assert (overhead_of("cpu"), overhead_of("cuda")) == (CPU, CUDA)
-    assert CUDA.workspace >= 32 * MIB  # Hopper's, the largest that cuBLAS takes by default
+    assert CUDA.workspace >= 32 * MIB  # Hopper's and Blackwell's, the largest that cuBLAS takes by default

@@ -8,8 +8,6 @@ import pytest
 from tests import cudastub
 
 pytestmark = pytest.mark.slow
-WORKSPACE = 8 * 2**20 + 2**17
-"""cuBLAS's on compute capability 8.0."""
 ENCODERS = [
     "openclip:RN50@random",
     "openclip:ViT-B-32@random",
@@ -20,6 +18,10 @@ ENCODERS = [
     "demo:resnet",
     "demo:convnext",
 ]
+
+SPLIT = 2 * 2**20
+"""Bytes for partial sums: over one image, flash attention divides the keys among multiprocessors that would be idle. No
+plan knows how many a card has. A matrix product's workspace hides it, unless torch keeps that (before 2.15)."""
 
 
 @pytest.fixture(scope="module")
@@ -33,13 +35,18 @@ def rows(stub: Path, request: pytest.FixtureRequest) -> list[dict[str, Any]]:
     return found
 
 
+def forwards_of(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [row for row in rows if "at_most" in row]
+
+
 def test_what_tensors_ask_for_is_predicted_to_the_byte(rows: list[dict[str, Any]]) -> None:
     """Or hides under a matrix product's workspace, where a forward has less than that."""
-    forwards = [row for row in rows if "at_most" in row]
+    forwards = forwards_of(rows)
     assert len(forwards) > 150
     for row in forwards:
-        assert row["predicted"] <= row["requested"] <= row["at_most"], row
-        if row["at_most"] == row["predicted"]:
+        split = SPLIT if row["batch"] == 1 else 0
+        assert row["predicted"] <= row["requested"] <= row["at_most"] + split, row
+        if row["at_most"] + split == row["predicted"]:
             assert row["requested"] == row["predicted"], row
     exact = sum(row["requested"] == row["predicted"] for row in forwards)
     assert exact > 0.5 * len(forwards)
@@ -57,6 +64,19 @@ def test_weights_arrive_in_the_precision_they_stay_in(rows: list[dict[str, Any]]
     assert len(loads) == len(ENCODERS)
     for row in loads:
         assert row["peak"] <= row["requested"] + row["largest"], row
+
+
+def test_a_card_with_a_larger_workspace_is_asked_for_it(stub: Path) -> None:
+    """On Blackwell, torch 2.15 gives cuBLAS four times what it has on compute capability 8.0."""
+    for row in forwards_of(cudastub.run(stub, "forwards.py", "float16", "demo:vit", gib=4, FAKE_CC="120")):
+        assert row["predicted"] <= row["requested"] <= row["at_most"], row
+
+
+def test_a_workspace_that_torch_keeps_is_no_forward_s(stub: Path) -> None:
+    """As torch before 2.15 does, and later ones are told to here."""
+    environment = {"TORCH_CUBLAS_WORKSPACE_CACHE": "1"}
+    for row in forwards_of(cudastub.run(stub, "forwards.py", "float16", "demo:vit", gib=4, **environment)):
+        assert row["requested"] == row["predicted"] == row["at_most"], row
 
 
 @pytest.mark.parametrize("gib", [1, 2, 4])

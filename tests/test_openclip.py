@@ -411,7 +411,8 @@ def test_a_local_file_loads(small_architecture: str, tmp_path: Path, suffix: str
         close(pooled_of(encoder), model.visual(normalised(encoder, ImageSize(64, 64))))  # type: ignore[arg-type]
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit.*deprecated:FutureWarning")  # OpenAI's files are what they are
+@pytest.mark.filterwarnings("ignore:.*torch.jit:FutureWarning")  # OpenAI's files are what they are
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # what it was before torch 2.15
 def test_openais_torchscript_file_loads_with_their_activation(small_architecture: str, tmp_path: Path) -> None:
     """Their archives hold half-precision weights, three extra facts, and were trained with QuickGELU."""
 

@@ -76,7 +76,7 @@ def traced(encoder: TorchEncoder, size: ImageSize, outputs: Outputs, batch: int)
 
 def profiled(encoder: TorchEncoder, size: ImageSize, outputs: Outputs, batch: int) -> tuple[Trace, int]:
     """A real forward, counted, and the most bytes that torch's CPU allocator had given out during it."""
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         trace = traced(encoder, size, outputs, batch)
     found: Any = profiler.profiler
     events = [event for event in found.kineto_results.events() if event.name() == "[memory]"]

@@ -17,8 +17,7 @@ from encoders.types import ImageSize, Outputs, Placement, TokenKind
 BATCHES = (1, 2, 8, 32)
 
 
-def rows(encoder_id: str, dtype: str) -> list[dict[str, object]]:
-    memory = CudaMemory("cuda")
+def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, object]]:
     drawn = blueprint(encoder_id, dtype=dtype)
     torch.cuda.reset_peak_memory_stats()
     encoder = load(encoder_id, Placement("cuda", dtype))
@@ -52,6 +51,7 @@ def rows(encoder_id: str, dtype: str) -> list[dict[str, object]]:
                 found.append(
                     {
                         "what": f"{encoder_id} {size} {outputs} x {batch}",
+                        "batch": batch,
                         "predicted": cost.requested(batch),
                         "at_most": memory.overhead.allocated(cost, batch),
                         "requested": after["requested_bytes.all.peak"] - before["requested_bytes.all.current"],
@@ -62,4 +62,5 @@ def rows(encoder_id: str, dtype: str) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([row for encoder_id in sys.argv[2:] for row in rows(encoder_id, sys.argv[1])]))
+    card = CudaMemory("cuda")
+    print(json.dumps([row for encoder_id in sys.argv[2:] for row in rows(card, encoder_id, sys.argv[1])]))

@@ -30,11 +30,10 @@ def runs(encoder: TorchEncoder, size: ImageSize, batch: int) -> bool:
     return False
 
 
-def rows(encoder_id: str, dtype: str) -> list[dict[str, object]]:
-    memory = CudaMemory("cuda")
-    gc.collect()
-    torch.cuda.empty_cache()
-    free = memory.figures().free
+def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, object]]:
+    memory.release()
+    figures = memory.figures()
+    free = figures.free + figures.reserved - figures.allocated
     drawn = blueprint(encoder_id, dtype=dtype)
     encoder = load(encoder_id, Placement("cuda", dtype))
     assert isinstance(encoder, TorchEncoder)
@@ -56,4 +55,5 @@ def rows(encoder_id: str, dtype: str) -> list[dict[str, object]]:
 
 
 if __name__ == "__main__":
-    print(json.dumps([row for encoder_id in sys.argv[2:] for row in rows(encoder_id, sys.argv[1])]))
+    card = CudaMemory("cuda")
+    print(json.dumps([row for encoder_id in sys.argv[2:] for row in rows(card, encoder_id, sys.argv[1])]))

@@ -20,8 +20,7 @@ from encoders.types import Encoded, ImageSize, Outputs, Placement, TokenKind
 BATCH = 4
 
 
-def rows(encoder_id: str, dtype: str) -> list[dict[str, object]]:
-    memory = CudaMemory("cuda")
+def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, object]]:
     encoder = load(encoder_id, Placement("cuda", dtype))
     assert isinstance(encoder, TorchEncoder)
     spec = encoder.spec
@@ -94,4 +93,6 @@ def errors(encoder_id: str, dtype: str) -> dict[str, str]:
 
 if __name__ == "__main__":
     _, dtype, *ids = sys.argv
-    print(json.dumps({"rows": [row for each in ids for row in rows(each, dtype)], "errors": errors(ids[0], dtype)}))
+    card = CudaMemory("cuda")
+    found = [row for each in ids for row in rows(card, each, dtype)]
+    print(json.dumps({"rows": found, "errors": errors(ids[0], dtype)}))
