@@ -7,14 +7,13 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from benchmarks import report
-from benchmarks.load import Target, closed_loop, open_loop
+from benchmarks.load import closed_loop, open_loop
 from benchmarks.report import Row, Setting
 from benchmarks.servers import OURS, running
 from benchmarks.works import Work
 
 LOADS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
 """Of what the service answers in a closed loop of 32 callers."""
-_WARMUP_S = 4.0
 _WAIT_MS, _FULL = "10", "32"
 
 
@@ -35,18 +34,20 @@ POLICIES = (
 )
 
 
-def measure(work: Work, *, seconds: float, flags: Sequence[str]) -> Iterator[Row]:
-    """A row a policy and load. The same arrivals for all; loads rise, so that a backlog does not outlive its row."""
+def measure(work: Work, *, seconds: float, warmup_s: float, rounds: int, flags: Sequence[str]) -> Iterator[Row]:
+    """A row a round, policy and load: the same arrivals for all policies, the policies in alternating order.
+
+    Loads rise, so that a backlog does not outlive its row.
+    """
     capacity: float | None = None
-    for policy in POLICIES:
-        with running(OURS, work, flags=[*flags, *policy.flags], program=policy.program) as target:
-            if capacity is None:
-                capacity = asyncio.run(closed_loop(target, concurrency=32, seconds=seconds, warmup_s=4)).images_per_s
-            for load in LOADS:
-                yield _at(target, work, policy, rate=load * capacity, seconds=seconds)
-
-
-def _at(target: Target, work: Work, policy: Policy, *, rate: float, seconds: float) -> Row:
-    setting = Setting(work.name, policy.name, "", offered=rate)
-    window = asyncio.run(open_loop(target, rate=rate, seconds=seconds, warmup_s=_WARMUP_S))
-    return report.of_window(setting, window, target, round=1, warmup_s=_WARMUP_S)
+    for round in range(1, rounds + 1):
+        for policy in POLICIES if round % 2 else reversed(POLICIES):
+            with running(OURS, work, flags=[*flags, *policy.flags], program=policy.program) as target:
+                if capacity is None:
+                    closed = asyncio.run(closed_loop(target, concurrency=32, seconds=seconds, warmup_s=warmup_s))
+                    capacity = closed.images_per_s
+                for load in LOADS:
+                    rate = load * capacity
+                    window = asyncio.run(open_loop(target, rate=rate, seconds=seconds, warmup_s=warmup_s, seed=round))
+                    setting = Setting(work.name, policy.name, "", offered=rate)
+                    yield report.of_window(setting, window, target, round=round, warmup_s=warmup_s)

@@ -5,7 +5,7 @@ import os
 import platform
 import subprocess
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, fields
 from functools import cache
 from importlib.metadata import version
@@ -263,17 +263,50 @@ def plot(path: Path, rows: Sequence[Row]) -> None:
     figure.savefig(path)
 
 
+@dataclass(frozen=True)
+class Point:
+    """Of a curve: medians over the rounds. load: images a second, offered."""
+
+    load: float
+    p50_ms: float
+    p99_ms: float
+
+
+def curves(rows: Iterable[Row]) -> dict[str, dict[str, list[Point]]]:
+    """By work and policy, in order of appearance; loads rise."""
+    found: dict[str, dict[str, dict[float, list[Row]]]] = {}
+    for row in rows:
+        found.setdefault(row.work, {}).setdefault(row.server, {}).setdefault(row.offered_per_s, []).append(row)
+    return {
+        work: {policy: [_point(load, at) for load, at in sorted(loads.items())] for policy, loads in policies.items()}
+        for work, policies in found.items()
+    }
+
+
+def _point(load: float, rounds: Sequence[Row]) -> Point:
+    return Point(load, median(row.p50_ms for row in rounds), median(row.p99_ms for row in rounds))
+
+
+def curve_tables(rows: Iterable[Row]) -> Iterator[Table]:
+    """For a terminal, one a work: p50 / p99 in milliseconds by policy at each load."""
+    for work, by_policy in curves(rows).items():
+        shown = Table(f"{work}, img/s", *by_policy, box=None, header_style="bold")
+        for points in zip(*by_policy.values(), strict=True):
+            shown.add_row(f"{points[0].load:.4g}", *(f"{point.p50_ms:.0f} / {point.p99_ms:.0f}" for point in points))
+        yield shown
+
+
 def plot_curve(path: Path, rows: Sequence[Row]) -> None:
-    """p50 (solid) and p99 (dashed) against the load offered, a colour a policy. Needs the extra `plot`."""
+    """p50 (solid) and p99 (dashed) against the load, a panel a work, a colour a policy. Needs the extra `plot`."""
     from matplotlib.figure import Figure
 
-    figure = Figure(figsize=(8, 5), layout="constrained")
-    axes = figure.subplots()
-    for index, policy in enumerate(dict.fromkeys(row.server for row in rows)):
-        points = sorted((row for row in rows if row.server == policy), key=lambda row: row.offered_per_s)
-        loads = [row.offered_per_s for row in points]
-        axes.plot(loads, [row.p50_ms for row in points], f"C{index}-o", label=policy)
-        axes.plot(loads, [row.p99_ms for row in points], f"C{index}--")
-    axes.set(xlabel="images/s offered", ylabel="ms, p50 and (dashed) p99", yscale="log", title=rows[0].work)
-    axes.legend()
+    works = curves(rows)
+    figure = Figure(figsize=(8, 5 * len(works)), layout="constrained")
+    for axes, (work, by_policy) in zip(figure.subplots(len(works), squeeze=False)[:, 0], works.items(), strict=True):
+        for index, (policy, points) in enumerate(by_policy.items()):
+            loads = [point.load for point in points]
+            axes.plot(loads, [point.p50_ms for point in points], f"C{index}-o", label=policy)
+            axes.plot(loads, [point.p99_ms for point in points], f"C{index}--")
+        axes.set(xlabel="images/s offered", ylabel="ms, p50 and (dashed) p99", yscale="log", title=work)
+        axes.legend()
     figure.savefig(path)

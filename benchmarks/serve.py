@@ -149,9 +149,10 @@ def main() -> None:
         from benchmarks import curve
 
         for work in works:
-            for row in curve.measure(work, seconds=a.seconds, flags=a.flags):
+            for row in curve.measure(work, seconds=a.seconds, warmup_s=a.warmup, rounds=a.rounds, flags=a.flags):
                 results.add(row)
                 _say(row)
+        Console(width=_WIDTH).print(*report.curve_tables(results.rows), sep="\n\n")
         if a.plot:
             report.plot_curve(a.plot, results.rows)
     else:
@@ -181,7 +182,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--plot", type=Path, metavar="FILE", help=".svg, .png or .pdf")
     parser.add_argument("--quick", action="store_true", help="other defaults: a few minutes, one peer")
     other = parser.add_mutually_exclusive_group()
-    other.add_argument("--curve", action="store_true", help="latency against load for three batching policies")
+    other.add_argument("--curve", action="store_true", help="latency against load for four batching policies")
     other.add_argument("--idle", action="store_true", help="what an idle server adds to one request")
     other.add_argument("--tokens", action="store_true", help="writing tokens as safetensors against JSON")
     other.add_argument("--mixed", action="store_true", help="two models and two resolutions at once")

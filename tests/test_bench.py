@@ -136,6 +136,20 @@ def test_each_row_is_on_disk_when_it_is_added(tmp_path: Path) -> None:
     assert (kept[0]["server"], float(kept[0]["p50_ms"]), float(kept[0]["server_cores"])) == ("visiontower", 100.0, 1.5)
 
 
+def test_a_curve_is_of_medians_over_the_rounds_by_work_policy_and_load() -> None:
+    like = of_limit(SETTING, 50.0, round=1, seconds=1.0)
+    rows = [
+        replace(like, server=policy, offered_per_s=load, p50_ms=load * ms, p99_ms=2 * load * ms)
+        for ms in (1.0, 9.0, 2.0)
+        for policy in ("ours", "no wait")
+        for load in (20.0, 10.0)
+    ]
+    found = report.curves([*rows, replace(like, work="12mp", server="ours", offered_per_s=1.0, p50_ms=7.0)])
+    points = [report.Point(10.0, 20.0, 40.0), report.Point(20.0, 40.0, 80.0)]
+    assert found == {"small": {"ours": points, "no wait": points}, "12mp": {"ours": [report.Point(1.0, 7.0, 0.0)]}}
+    assert [table.row_count for table in report.curve_tables(rows)] == [2]
+
+
 def test_the_plot_is_written(tmp_path: Path) -> None:
     row = of_limit(SETTING, 50.0, round=1, seconds=1.0)
     report.plot(tmp_path / "bars.png", [row, replace(row, server="fastapi")])
