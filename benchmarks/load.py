@@ -13,6 +13,7 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 import numpy as np
+import numpy.typing as npt
 import psutil
 
 from benchmarks.http1 import Address, Connection
@@ -201,13 +202,13 @@ async def open_loop(
     return replace(window, seconds=seconds, samples=due, lost=lost)
 
 
-def poisson(rate: float, seconds: float, *, seed: int) -> Iterator[float]:
-    """Times of arrival from 0 to `seconds`, `rate` of them a second on average."""
-    rng = np.random.default_rng(seed)
-    at = rng.exponential(1 / rate)
-    while at < seconds:
-        yield at
-        at += rng.exponential(1 / rate)
+def poisson(rate: float, seconds: float, *, seed: int) -> npt.NDArray[np.float64]:
+    """Times of arrival from 0 to `seconds`, at random, but `rate` a second in all: a load is what it is said to be.
+
+    A Poisson process whose number of events is known is that many independent times. Left open, the number alone may be
+    a tenth off in a window of 20 s.
+    """
+    return np.sort(np.random.default_rng(seed).uniform(0.0, seconds, round(rate * seconds)))
 
 
 def _until(ends: float, pictures: int) -> Iterator[int]:
