@@ -24,7 +24,7 @@ SIZES = {
     "openclip:RN50@random": (224, 336, 448),
     "openclip:RN101@random": (224, 336, 448),
     "openclip:ViT-B-32@random": (224, 320, 448),
-    "openclip:ViT-L-14-336@random": (224, 336, 448),
+    "openclip:ViT-L-14-336@random": (224, 280, 336),
     "openclip:convnext_base_w@random": (224, 256, 448),
     "openclip:ViT-B-16-SigLIP@random": (224, 336, 448),
     "timm:vit_small_patch14_dinov2@random": (224, 336, 518),
