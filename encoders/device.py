@@ -182,12 +182,11 @@ def _workspace(device: torch.device) -> tuple[int, int]:
     """
     before = torch.cuda.memory_allocated(device)
     factor, product = torch.ones(2, 16, 16, dtype=torch.float16, device=device)
-    tensors = torch.cuda.memory_allocated(device) - before
     torch.cuda.reset_peak_memory_stats(device)
     torch.mm(factor, factor, out=product)
     torch.addmm(factor[0], factor, factor, out=product)
     peak, after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
-    kept = after - before - tensors
     del factor, product
+    kept = torch.cuda.memory_allocated(device) - before
     torch.cuda.empty_cache()
     return peak - after, kept

@@ -76,6 +76,7 @@ def traced(encoder: TorchEncoder, size: ImageSize, outputs: Outputs, batch: int)
 
 def profiled(encoder: TorchEncoder, size: ImageSize, outputs: Outputs, batch: int) -> tuple[Trace, int]:
     """A real forward, counted, and the most bytes that torch's CPU allocator had given out during it."""
+    # acc_events: before torch 2.15 a profile without warns that it keeps one cycle, which is all there is here.
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
         trace = traced(encoder, size, outputs, batch)
     found: Any = profiler.profiler

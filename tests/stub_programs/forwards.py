@@ -52,6 +52,7 @@ def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, obje
                     {
                         "what": f"{encoder_id} {size} {outputs} x {batch}",
                         "batch": batch,
+                        "workspace": memory.overhead.workspace,
                         "predicted": cost.requested(batch),
                         "at_most": memory.overhead.allocated(cost, batch),
                         "requested": after["requested_bytes.all.peak"] - before["requested_bytes.all.current"],
