@@ -9,9 +9,9 @@ import sys
 from functools import partial
 from typing import Any
 
-import service.core
-from service.batcher import Batcher
-from service.cli import main
+import service.engine.engine
+from service.cli.main import main
+from service.scheduling.device_threads import Batcher
 
 
 class PatientBatcher(Batcher):
@@ -33,5 +33,5 @@ class PatientBatcher(Batcher):
 if __name__ == "__main__":
     wait_ms, full, *rest = sys.argv[1:]
     patient = partial(PatientBatcher, wait_s=float(wait_ms) / 1000, full=int(full))
-    setattr(service.core, "Batcher", patient)  # noqa: B010  # mypy would not have it assigned
+    setattr(service.engine.engine, "Batcher", patient)  # noqa: B010  # mypy would not have it assigned
     sys.exit(main(rest))

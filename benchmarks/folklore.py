@@ -8,10 +8,10 @@ All but the claims is worked out anew by each run. No weights are read and no GP
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from encoders.cost import CUDA, Prediction
-from encoders.planning import plan
-from encoders.registry import blueprint
-from encoders.types import ImageSize, TokenKind
+from encoders.adapters.registry import blueprint
+from encoders.contract.values import ImageSize, TokenKind
+from encoders.memory.plan import plan
+from encoders.memory.prediction import CUDA, Prediction
 
 _TOLERANCE = 0.10
 

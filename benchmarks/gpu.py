@@ -57,11 +57,11 @@ from benchmarks.variants import COMPILED, DEFAULT, POOLED, VARIANTS, eager
 from benchmarks.vram import driver
 from benchmarks.works import FOLDER
 from encoders import decode
-from encoders.device import memory_of, resolve
-from encoders.memory import Reading
-from encoders.registry import blueprint, load
-from encoders.tower import TorchEncoder
-from encoders.types import Placement
+from encoders.adapters.registry import blueprint, load
+from encoders.contract.values import Placement
+from encoders.memory.device import Reading
+from encoders.runtime.device import memory_of, resolve
+from encoders.runtime.tower import TorchEncoder
 
 MODELS = (
     "openclip:ViT-L-14@random",

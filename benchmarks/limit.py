@@ -25,12 +25,13 @@ import torch
 from torch import Tensor
 
 from benchmarks.works import WORKS, Work
-from encoders import decode, load, openclip, preprocess
-from encoders.preprocess import enough
-from encoders.registry import EncoderId
-from encoders.resampling import resize
-from encoders.tower import TorchEncoder
-from encoders.types import Encoder, ImageSize, Pixels, Placement, Preprocessing
+from encoders import decode, load
+from encoders.adapters import openclip
+from encoders.adapters.registry import EncoderId
+from encoders.contract.values import Encoder, ImageSize, Pixels, Placement, Preprocessing
+from encoders.images.preprocess import enough, preprocess
+from encoders.images.resample import resize
+from encoders.runtime.tower import TorchEncoder
 
 Prepare: TypeAlias = Callable[[bytes], Pixels]
 """JPEG file -> uint8 [H, W, 3] at the model's size."""

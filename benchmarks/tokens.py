@@ -8,10 +8,10 @@ from typing import TypeVar
 
 import numpy as np
 
-from encoders.types import Encoded, Grid
-from service.options import EmbedOptions
-from service.responses import Answered, Rendered, render
-from service.tensors import finish
+from encoders.contract.values import Encoded, Grid
+from service.engine.postprocess import finish
+from service.http.protocols.native.options import EmbedOptions
+from service.http.protocols.native.responses import Answered, Rendered, render
 
 R = TypeVar("R")
 _ROUNDS = 30

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-from encoders.tower import TorchEncoder
-from encoders.types import Outputs
+from encoders.contract.values import Outputs
+from encoders.runtime.tower import TorchEncoder
 
 POOLED = Outputs(pooled=True)
 """What every forward here gives."""

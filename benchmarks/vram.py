@@ -3,7 +3,7 @@
     python -m benchmarks.vram --device cuda --quick
     python -m benchmarks.vram --device cuda -o benchmarks/results/vram-l4.csv
 
-The path is the service's own: encoders.registry.load, Encoder.encode, CudaMemory. Weights are random. Each row is on
+The path is the service's own: registry.load, Encoder.encode, CudaMemory. Weights are random. Each row is on
 disk as soon as it is measured, so a run that is killed keeps what it had.
 """
 
@@ -22,13 +22,13 @@ from typing import Literal, TextIO
 import numpy as np
 from tqdm import tqdm
 
-from encoders.cost import ALLOCATOR, CUDA, MIB, Cost
-from encoders.errors import EncoderFailed, OutOfMemory, VisiontowerError
-from encoders.memory import Figures, Memory
-from encoders.registry import blueprint, load
-from encoders.types import Encoder, ImageSize, Outputs, Placement, TokenKind
+from encoders.adapters.registry import blueprint, load
+from encoders.contract.errors import EncoderFailed, OutOfMemory, VisiontowerError
+from encoders.contract.values import Encoder, ImageSize, Outputs, Placement, TokenKind
+from encoders.memory.device import Figures, Memory
+from encoders.memory.prediction import ALLOCATOR, CUDA, MIB, Cost
+from service.cli.tables import sizes_to_plan
 from service.sizes import show_bytes
-from service.tables import sizes_to_plan
 
 _RESULTS = Path(__file__).parent / "results"
 _LARGE = 64 * MIB
@@ -154,7 +154,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write, sum up."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # as the service does; before torch
-    from encoders.device import CudaMemory, resolve
+    from encoders.runtime.device import CudaMemory, resolve
 
     try:
         device = resolve(arguments.device).device

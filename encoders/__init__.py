@@ -8,10 +8,8 @@ pixels = encoder.preprocess(decode(open("cat.jpg", "rb").read()), size)
 encoded = encoder.encode(pixels[None], encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
 """
 
-from encoders.images import decode
-from encoders.preprocess import preprocess
-from encoders.registry import EncoderId, load, schemes
-from encoders.types import (
+from encoders.adapters.registry import EncoderId, load, schemes
+from encoders.contract.values import (
     Encoded,
     Encoder,
     EncoderSpec,
@@ -24,6 +22,8 @@ from encoders.types import (
     Scoring,
     TokenKind,
 )
+from encoders.images.decode import decode
+from encoders.images.preprocess import preprocess
 
 __all__ = [
     "Encoded",

@@ -34,8 +34,8 @@ VisiontowerError (encoders/errors.py)
 import difflib
 from collections.abc import Iterable, Sequence
 
-from encoders.errors import ImageError, RequestError, VisiontowerError
-from encoders.types import ImageSize
+from encoders.contract.errors import ImageError, RequestError, VisiontowerError
+from encoders.contract.values import ImageSize
 from service.sizes import show_bytes
 
 

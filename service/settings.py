@@ -17,7 +17,7 @@ from pydantic_settings import (
     SettingsError,
 )
 
-from encoders.images import MAX_PIXELS
+from encoders.images.decode import MAX_PIXELS
 from service.errors import did_you_mean
 from service.sizes import parse_bytes
 

@@ -7,9 +7,9 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from encoders.registry import EncoderId
-from encoders.tower import Features, TorchEncoder, Tower, fitting, load_strictly, to_patches
-from encoders.types import EncoderSpec, Grid, ImageSize, Outputs, Placement, Preprocessing, Resolutions
+from encoders.adapters.registry import EncoderId
+from encoders.contract.values import EncoderSpec, Grid, ImageSize, Outputs, Placement, Preprocessing, Resolutions
+from encoders.runtime.tower import Features, TorchEncoder, Tower, fitting, load_strictly, to_patches
 
 
 class LeNet5(Tower):

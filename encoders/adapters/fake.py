@@ -1,0 +1,226 @@
+"""An encoder without weights or torch, deterministic from its pixels: for tests and demos of the service."""
+
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+
+import numpy as np
+from PIL import Image
+
+from encoders.adapters.registry import EncoderId
+from encoders.contract.errors import EncoderFailed, OutOfMemory
+from encoders.contract.values import (
+    Encoded,
+    EncoderSpec,
+    Floats,
+    Grid,
+    ImageSize,
+    Outputs,
+    Pixels,
+    Placement,
+    Preprocessing,
+    Resolutions,
+    Scoring,
+    TokenIds,
+    TokenKind,
+)
+from encoders.images.preprocess import preprocess
+from encoders.memory.device import Figures, Reading
+from encoders.memory.prediction import CPU, Cost, Curve, Overhead
+
+_PATCH = 8
+_HIDDEN = 12
+_EMBED = 6
+_CONTEXT = 16
+
+
+def fake_spec(encoder_id: str = "fake:vit", **changes: object) -> EncoderSpec:
+    """A 32-pixel tower of 8-pixel patches, 4 layers, hidden size 12, embed dim 6; `changes` replace fields."""
+    spec = EncoderSpec(
+        id=encoder_id,
+        family="fake",
+        image_size=ImageSize(32, 32),
+        patch_size=ImageSize(_PATCH, _PATCH),
+        prefix_tokens=1,
+        hidden_size=_HIDDEN,
+        embed_dim=_EMBED,
+        pooled_size=_EMBED,
+        pooling="mean",
+        layers=4,
+        resolutions=Resolutions(ImageSize(_PATCH, _PATCH), ImageSize(_PATCH, _PATCH), ImageSize(512, 512)),
+        preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear"),
+        projects=True,
+        dense=True,
+        scoring=Scoring("softmax", logit_scale=100.0),
+        context_length=_CONTEXT,
+        revision="fake",
+    )
+    return replace(spec, **changes)  # type: ignore[arg-type]  # test factories pass field names
+
+
+class FakeMemory:
+    """A device of `total` bytes that holds nothing but counts, and refuses what does not fit."""
+
+    reads_freely = True
+
+    def __init__(self, total: int, *, device: str = "cpu", overhead: Overhead = CPU) -> None:
+        self.device = device
+        self.overhead = overhead
+        self.total = total
+        self.allocated = 0
+        self.failures = 0
+        self._limit = total
+        self._peak = 0
+
+    def take(self, size: int, *, by: str) -> None:
+        """Allocate `size` bytes. Raises OutOfMemory."""
+        if self.allocated + size > self._limit:
+            self.failures += 1
+            raise OutOfMemory(encoder=by)
+        self.allocated += size
+        self._peak = max(self._peak, self.allocated)
+
+    def give(self, size: int) -> None:
+        """Free `size` bytes."""
+        self.allocated -= size
+
+    def figures(self) -> Figures:
+        """As Memory.figures."""
+        return Figures(self.total, self.total - self.allocated, self.allocated, self.allocated)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As Memory.reading."""
+        reading = Reading()
+        before = self._peak = self.allocated
+        yield reading
+        reading.peak = self._peak - before
+
+    def limit(self, limit: int) -> None:
+        """As Memory.limit."""
+        self._limit = min(limit, self.total)
+
+    def release(self) -> None:
+        """As Memory.release: nothing is kept."""
+
+
+class FakeEncoder:
+    """Tokens are linear in each patch's mean colour, so an image's row never depends on its batch.
+
+    before: called on a device thread ahead of each forward with its batch size; may block on an event, or raise.
+    after: may replace what the forward gives (wrong length, NaN).
+    memory: where forwards take what they cost. true_cost: how many times what `cost` says they really take.
+    """
+
+    def __init__(
+        self,
+        spec: EncoderSpec | None = None,
+        *,
+        before: Callable[[int], None] = lambda batch: None,
+        after: Callable[[Encoded], Encoded] = lambda encoded: encoded,
+        memory: FakeMemory | None = None,
+        true_cost: float = 1.0,
+    ) -> None:
+        self.spec = spec or fake_spec()
+        self.before = before
+        self.after = after
+        self.memory = memory
+        self.true_cost = true_cost
+        self.batches: list[int] = []
+        self.threads: set[int] = set()
+        rng = np.random.default_rng(0)
+        self._stem = rng.standard_normal((3, self.spec.hidden_size)).astype(np.float32)
+        self._project = rng.standard_normal((self.spec.hidden_size, _EMBED)).astype(np.float32)
+
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+        """As Encoder.preprocess, and always exact."""
+        return preprocess(image, self.spec.preprocessing, size)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+        """One id a UTF-8 byte, cut and padded with 0 to the context length."""
+        self.spec.require_text()
+        ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)
+        for row, text in zip(ids, texts, strict=True):
+            raw = text.encode()[:_CONTEXT]
+            row[: len(raw)] = list(raw)
+        return ids
+
+    def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
+        """As Encoder.encode."""
+        self._enter(len(pixels), self.cost(ImageSize(*pixels.shape[1:3]), outputs, device="cpu"))
+        batch, height, width, _ = pixels.shape
+        grid = Grid(height // _PATCH, width // _PATCH)
+        patches = pixels.reshape(batch, grid.rows, _PATCH, grid.cols, _PATCH, 3).mean(axis=(2, 4))
+        normal = (patches.reshape(batch, -1, 3) / 127.5 - 1).astype(np.float32)
+        hidden = normal @ self._stem  # [B, rows * cols, hidden]
+        tokens, prefix = hidden, 0
+        if outputs.layer is not None:
+            tokens = tokens * np.float32((outputs.layer + 1) / (self.spec.layers + 1))
+        if outputs.tokens in (TokenKind.HIDDEN, TokenKind.PROJECTED) and self.spec.prefix_tokens:
+            prefix = self.spec.prefix_tokens
+            classes = np.repeat(tokens.mean(axis=1, keepdims=True), prefix, axis=1)
+            tokens = np.concatenate([classes, tokens], axis=1)
+        if outputs.tokens in (TokenKind.PROJECTED, TokenKind.DENSE):
+            tokens = tokens @ self._project
+        return self.after(
+            Encoded(
+                grid=grid,
+                prefix_tokens=prefix,
+                tokens=tokens if outputs.tokens else None,
+                pooled=hidden.mean(axis=1) @ self._project if outputs.pooled else None,
+            )
+        )
+
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        """As Encoder.begin: all there is to do, at once."""
+        return self.encode(pixels, outputs)
+
+    def encode_text(self, ids: TokenIds) -> Floats:
+        """As Encoder.encode_text: from the counts of each text's bytes."""
+        self._enter(len(ids), self.text_cost(device="cpu"))
+        angles = np.outer(np.arange(1, 257), np.arange(1, _EMBED + 1)).astype(np.float32)
+        table = np.concatenate([np.zeros((1, _EMBED), np.float32), np.sin(angles)])[:256]
+        rows: Floats = table[ids].sum(axis=1)
+        return rows
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Encoder.cost: 64 bytes a pixel, and the tokens asked for."""
+        rows, cols = self.spec.grid(size)
+        given = 4 * (rows * cols * self.spec.hidden_size * bool(outputs.tokens) + _EMBED * outputs.pooled)
+        pixels = size.height * size.width
+        return _linear(64 * pixels + given, input_bytes=12 * pixels, output_bytes=given, tokens=rows * cols)
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Encoder.text_cost: 256 bytes a token."""
+        return _linear(256 * _CONTEXT, input_bytes=8 * _CONTEXT, output_bytes=4 * _EMBED, tokens=_CONTEXT)
+
+    def _enter(self, batch: int, cost: Cost) -> None:
+        self.batches.append(batch)
+        self.threads.add(threading.get_ident())
+        self.before(batch)
+        if self.memory is not None:
+            taken = int(cost.requested(batch) * self.true_cost)
+            self.memory.take(taken, by=self.spec.id)
+            self.memory.give(taken)
+
+
+def _linear(item: int, *, input_bytes: int, output_bytes: int, tokens: int) -> Cost:
+    return Cost(
+        requested=Curve(item, ((0, item),)),
+        during_products=Curve(item, ((0, item),)),
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
+        flops=1000 * tokens,
+        tokens=tokens,
+    )
+
+
+def load(encoder_id: EncoderId, placement: Placement) -> FakeEncoder:
+    """`fake:NAME`; the name is free. With weights `broken`, every forward fails."""
+
+    def fail(batch: int) -> None:
+        raise EncoderFailed(f"{encoder_id} fails on purpose.", model=str(encoder_id))
+
+    spec = fake_spec(str(encoder_id), device=placement.device, dtype="float32")
+    return FakeEncoder(spec, before=fail) if encoder_id.weights == "broken" else FakeEncoder(spec)

@@ -1,0 +1,189 @@
+"""A checkpoint in transformers' format, in a folder or on the Hub: its configuration, weights, tokenizer, processor.
+
+Knows where things are and whether they fit; knows no architecture.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+import transformers
+from huggingface_hub import hf_hub_download, try_to_load_from_cache
+from huggingface_hub.errors import (
+    EntryNotFoundError,
+    GatedRepoError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+from transformers.utils import logging as transformers_logging
+
+from encoders.adapters.hf.preprocessing import Seen, seen_by
+from encoders.adapters.registry import EncoderId
+from encoders.contract.errors import EncoderIdError, WeightsError
+from encoders.contract.values import Placement
+from encoders.runtime.tower import seeded
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """No bars, and no report of keys: what the report says is raised as WeightsError."""
+    verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
+    transformers_logging.set_verbosity_error()
+    transformers_logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        transformers_logging.set_verbosity(verbosity)
+        if bars:
+            transformers_logging.enable_progress_bar()
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where a checkpoint is, and how its parts are read.
+
+    Methods raise what transformers raises; `fitting` translates.
+    """
+
+    id: str
+    name: str
+    random: bool
+    blueprint: bool
+    options: dict[str, Any] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, encoder_id: EncoderId, placement: Placement) -> "Checkpoint":
+        """Raises EncoderIdError for a folder with a revision, WeightsError for a folder that is not there."""
+        name, weights = encoder_id.name, encoder_id.weights
+        is_folder = Path(name).is_dir()
+        if not is_folder and name.startswith(("/", "./", "../", "~")):
+            raise WeightsError(f"There is no folder {name} for {encoder_id}.", model=str(encoder_id))
+        revision = None if encoder_id.is_random else weights
+        if is_folder and revision is not None:
+            raise EncoderIdError(
+                f"'{encoder_id}': a folder has no revision; only '@random' can follow it.", model=str(encoder_id)
+            )
+        options = {"revision": revision or "main", "local_files_only": is_folder, "trust_remote_code": False}
+        return cls(
+            id=str(encoder_id),
+            name=name,
+            random=encoder_id.is_random,
+            blueprint=placement.is_blueprint,
+            options=options,
+        )
+
+    def has(self, *files: str) -> bool:
+        """Whether it has one of these files; a Hub that cannot be asked is an error, not a no."""
+        if self.options["local_files_only"]:
+            return any(Path(self.name, file).is_file() for file in files)
+        return any(self._is_on_hub(file) for file in files)
+
+    def _is_on_hub(self, file: str) -> bool:
+        """By the cache, which also remembers what was found not to be there, else by asking; a file there is cached."""
+        revision = self.options["revision"]
+        cached = try_to_load_from_cache(self.name, file, revision=revision)
+        if cached is not None:
+            return isinstance(cached, str)
+        try:
+            hf_hub_download(self.name, file, revision=revision)
+        except (LocalEntryNotFoundError, GatedRepoError):
+            raise
+        except EntryNotFoundError:
+            return False
+        except (RepositoryNotFoundError, RevisionNotFoundError) as error:
+            raise EncoderIdError(
+                f"{self.id}: the Hub has no repository {self.name} with a revision {revision}, or keeps it private.",
+                model=self.id,
+            ) from error
+        return True
+
+    def model_type(self) -> str:
+        """What config.json says it is, read before any class is chosen."""
+        if not self.has("config.json"):
+            raise WeightsError(f"{self.name} has no config.json.", model=self.id)
+        found, _ = transformers.PreTrainedConfig.get_config_dict(self.name, **self.options)
+        return str(found.get("model_type"))
+
+    def config(self) -> Any:
+        """Its configuration."""
+        return transformers.AutoConfig.from_pretrained(self.name, **self.options)
+
+    def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "") -> Any:
+        """The architecture with the checkpoint's weights, in float32 whatever they are stored in, so losing nothing.
+
+        unused: a pattern of keys that belong to parts not loaded. optional: a pattern of keys that may be missing all
+        together; their module is then set to None. Raises WeightsError that names the keys that do not fit.
+        """
+        if self.random or self.blueprint:
+            with seeded():
+                return architecture(config).float()
+        model, found = architecture.from_pretrained(
+            self.name,
+            config=config,
+            dtype=torch.float32,
+            weights_only=True,
+            ignore_mismatched_sizes=True,  # they are raised below, with the others
+            output_loading_info=True,
+            **self.options,
+        )
+        missing = set(found["missing_keys"])
+        if optional:
+            mine = {key for key in model.state_dict() if re.match(optional, key)}
+            if mine <= missing:
+                missing -= mine
+                for name in {key.partition(".")[0] for key in mine}:
+                    setattr(model, name, None)
+        ignored = re.compile(rf"(.*\.)?position_ids$|({unused or '$^'})")
+        unexpected = {key for key in found["unexpected_keys"] if not ignored.match(key)}
+        misshapen = {f"{key} is {list(is_)}, must be {list(must)}" for key, is_, must in found["mismatched_keys"]}
+        problems = [
+            f"{what}: {', '.join(sorted(keys)[:8])}" + (f" and {len(keys) - 8} more" if len(keys) > 8 else "")
+            for what, keys in (
+                ("missing", missing),
+                ("unexpected", unexpected),
+                ("shapes", misshapen),
+                ("errors", found["error_msgs"]),
+            )
+            if keys
+        ]
+        if problems:
+            raise WeightsError(
+                f"{self.name} does not fit {architecture.__name__}. {'; '.join(problems)}.",
+                model=self.id,
+                missing=sorted(missing),
+                unexpected=sorted(unexpected),
+            )
+        return model
+
+    def seen(self, default: str) -> Seen:
+        """Its image processor's settings; those of the class named `default` if it has no file of them."""
+        if self.has("preprocessor_config.json", "processor_config.json"):
+            return seen_by(transformers.AutoImageProcessor.from_pretrained(self.name, **self.options), configured=True)
+        return seen_by(getattr(transformers, default)(), configured=False)
+
+    def tokenizer(self, *, vocabulary: int) -> Any | None:
+        """Its own tokenizer; None only for random weights. Raises WeightsError if it has none that fits.
+
+        vocabulary: rows of the text tower's embedding table.
+        """
+        if not self.has("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model"):
+            if self.random:
+                return None
+            # AutoTokenizer would make one of two tokens and say nothing.
+            raise WeightsError(f"{self.name} has no tokenizer files (tokenizer.json, ...) for its text tower.")
+        try:
+            tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, **self.options)
+        except Exception:  # its own class may need sentencepiece, and that a file of its own
+            if not self.has("tokenizer.json"):
+                raise
+            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(self.name, **self.options)
+        if not len(tokenizer.all_special_ids) < len(tokenizer) <= vocabulary:
+            raise WeightsError(
+                f"The tokenizer of {self.name} has {len(tokenizer)} tokens, its text tower {vocabulary}.", model=self.id
+            )
+        return tokenizer

@@ -1,0 +1,30 @@
+"""Resizing with torch's kernels for 8-bit images: the filters of Pillow, several times faster.
+
+Values are rounded between the two passes in another place, so they differ from Pillow's by at most 2 of 255, when an
+image is enlarged, and by at most 1 otherwise (tests/test_resampling.py). Knows torch and Pillow; knows no encoder.
+"""
+
+import numpy as np
+import torch
+from PIL import Image
+from torch.nn import functional as F
+
+from encoders.contract.values import ImageSize, Pixels
+from encoders.images.preprocess import resize_exactly
+
+_MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
+
+
+def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> Pixels:
+    """The RGB image's pixels at `size`, antialiased. Filters that torch does not have are left to Pillow.
+
+    One call runs on one core, whatever torch's threads are set to.
+    """
+    if resample not in _MODES:
+        return resize_exactly(image, size, resample)
+    # Channels last, also by its strides: then so is the result, and nothing is left for torch to turn round. That
+    # would wake its threads, and they fight with the forward's.
+    pixels = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
+    resized = F.interpolate(pixels, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
+    resized_pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
+    return resized_pixels

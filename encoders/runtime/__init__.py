@@ -1,0 +1,1 @@
+"""Models in torch: devices, weights, kernels, forwards. Knows no encoder ids."""

@@ -1,0 +1,209 @@
+"""Final tokens and pooled vectors at native size, run by OpenVINO on CPUs; whatever else is asked for, by PyTorch.
+
+Each size, layer or projection would be a graph of its own: seconds to make, and its own copy of the weights. Knows
+OpenVINO, which the extra `openvino` installs.
+"""
+
+import copy
+import logging
+import threading
+import warnings
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+
+import numpy as np
+import openvino
+import torch
+from openvino.frontend import FrontEndManager
+from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
+from PIL import Image
+from torch import Tensor, nn
+
+from encoders.contract.values import (
+    Encoded,
+    Encoder,
+    EncoderSpec,
+    Floats,
+    ImageSize,
+    Outputs,
+    Pixels,
+    Preprocessing,
+    TokenIds,
+    TokenKind,
+)
+from encoders.memory.prediction import Cost
+from encoders.runtime.tower import FINAL, TorchEncoder, Tower, running
+
+_log = logging.getLogger(__name__)
+
+_PRECISION = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+_ALIKE = 0.999
+"""Least cosine to PyTorch's values in float32 with which a graph is used; bfloat16 gives 0.9999."""
+
+
+def accelerated(encoder: Encoder, *, lanes: int) -> Encoder:
+    """The encoder with OpenVINO in it; as it was, and said so in the log, if OpenVINO does not take its tower.
+
+    lanes: as Placement's.
+    """
+    if not isinstance(encoder, TorchEncoder):
+        _log.warning("%s is no PyTorch module: OpenVINO has nothing to take.", encoder.spec.id)
+        return encoder
+    try:
+        return OpenVinoEncoder(encoder, lanes=lanes)
+    except Exception as error:  # its converters raise their own
+        said = str(error).strip().partition("\n")[0]
+        _log.warning("%s is run by PyTorch: OpenVINO does not take it: %s", encoder.spec.id, said)
+        return encoder
+    finally:
+        encoder.pack()  # not before: a graph is made of plain weights
+
+
+class OpenVinoEncoder:
+    """A TorchEncoder, and the graph that runs what it is asked for most."""
+
+    def __init__(self, encoder: TorchEncoder, *, lanes: int) -> None:
+        """Takes seconds. Raises whatever OpenVINO does not take, and ValueError if the graph gives other values."""
+        self._torch = encoder
+        self._graph = Graph(
+            copy.deepcopy(encoder.tower).float(),
+            encoder.spec.image_size,
+            encoder.spec.preprocessing,
+            dtype=encoder.spec.dtype,
+            lanes=lanes,
+        )
+        self.spec: EncoderSpec = replace(
+            encoder.spec,
+            runtime="openvino",
+            weights_bytes=encoder.spec.weights_bytes + sum(weight.nbytes for weight in encoder.tower.parameters()),
+        )
+
+    def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
+        """As Encoder.encode; what OpenVINO ran is float32, whatever it computes in."""
+        if not self._graph.offers(ImageSize(*pixels.shape[1:3]), outputs):
+            return self._torch.encode(pixels, outputs)
+        with running(self.spec.id):
+            return self._graph.encode(pixels, outputs)
+
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+        """As Encoder.begin: it is for CPUs, so all there is to do, at once."""
+        return self.encode(pixels, outputs)
+
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+        """As Encoder.preprocess."""
+        return self._torch.preprocess(image, size, exact=exact)
+
+    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+        """As Encoder.tokenize."""
+        return self._torch.tokenize(texts)
+
+    def encode_text(self, ids: TokenIds) -> Floats:
+        """As Encoder.encode_text."""
+        return self._torch.encode_text(ids)
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Encoder.cost."""
+        return self._torch.cost(size, outputs, device=device)
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Encoder.text_cost."""
+        return self._torch.text_cost(device=device)
+
+
+class Graph:
+    """The final tokens and pooled vectors of one tower at one size.
+
+    One graph for both, that is told how many tokens are wanted: a graph for each would hold the weights twice.
+    """
+
+    def __init__(self, tower: Tower, size: ImageSize, preprocessing: Preprocessing, *, dtype: str, lanes: int) -> None:
+        """Takes as many threads as torch has for forwards, and divides them among the lanes for good.
+
+        tower: in float32; not needed afterwards. dtype: what the graph computes in. lanes: threads that may `encode`
+        at once without waiting for each other.
+        """
+        final = _Final(tower, preprocessing)
+        # Traced with two images and one token, tried with others: a number that was taken for a constant shows.
+        noise = torch.randint(256, (3, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            features = tower(final.normalised(noise), FINAL)  # not of the trace: there even a grid is made of tensors
+            wanted = [tensor.numpy() for tensor in (features.tokens, features.pooled) if tensor is not None]
+            model = _converted(final, (noise[:2], torch.tensor(1)))
+        model.reshape({model.inputs[0]: (-1, *size, 3)})
+        self._size = size
+        self._grid = features.grid
+        self._prefix_tokens = features.prefix_tokens
+        options = {
+            "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
+            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "NUM_STREAMS": lanes,
+            "ENABLE_CPU_PINNING": False,  # pinned, two processes share one core and leave the other idle
+        }
+        self._compiled = openvino.Core().compile_model(model, "CPU", options)
+        self._requests = threading.local()  # each thread's: a request runs one forward at a time
+        for name, ours, theirs in zip(("tokens", "pooled"), self._run(noise.numpy(), tokens=True), wanted, strict=True):
+            _require_alike(name, ours, theirs)
+        _require_alike("pooled", self._run(noise.numpy(), tokens=False)[1], wanted[1])
+
+    def offers(self, size: ImageSize, outputs: Outputs) -> bool:
+        """Whether `encode` gives these outputs for images of this size."""
+        return size == self._size and outputs.layer is None and outputs.tokens in (None, TokenKind.HIDDEN)
+
+    def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
+        """As Encoder.encode, of what is offered; float32."""
+        tokens, pooled = self._run(pixels, tokens=outputs.tokens is not None)
+        return Encoded(
+            grid=self._grid,
+            prefix_tokens=self._prefix_tokens if outputs.tokens else 0,
+            tokens=tokens.copy() if outputs.tokens else None,
+            pooled=pooled.copy() if outputs.pooled else None,
+        )
+
+    def _run(self, pixels: Pixels, *, tokens: bool) -> tuple[Floats, Floats]:
+        """All tokens or just one, and pooled, in memory that this thread's next run writes to."""
+        count = self._prefix_tokens + self._grid.rows * self._grid.cols if tokens else 1
+        if not hasattr(self._requests, "own"):
+            self._requests.own = self._compiled.create_infer_request()
+        results = self._requests.own.infer({0: pixels, 1: np.array(count)}, share_inputs=True, share_outputs=True)
+        return results[0], results[1]
+
+
+class _Final(nn.Module):
+    """uint8 [B, H, W, 3], N -> the first N final tokens [B, N, C] and pooled vectors [B, E], normalised on the way."""
+
+    def __init__(self, tower: Tower, preprocessing: Preprocessing) -> None:
+        super().__init__()
+        self.tower = tower
+        self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+
+    def normalised(self, pixels: Tensor) -> Tensor:
+        """As TorchEncoder.normalise, in float32."""
+        return pixels.permute(0, 3, 1, 2).float().div(255).sub(self.mean).div(self.std)
+
+    def forward(self, pixels: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
+        """Tensors only, as a graph must give them."""
+        features = self.tower.final(self.normalised(pixels), count)
+        assert features.tokens is not None
+        assert features.pooled is not None
+        return features.tokens, features.pooled
+
+
+def _converted(module: nn.Module, example: tuple[Tensor, ...]) -> openvino.Model:
+    """By the frontend itself: openvino.convert_model, which wraps it, reports every use to its makers."""
+    frontend = FrontEndManager().load_by_framework("pytorch")
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # tracing warns of every shape that is looked at; `_require_alike` checks them
+        decoder = TorchScriptPythonDecoder(module, example_input=example)
+    return frontend.convert(frontend.load(decoder))
+
+
+def _require_alike(name: str, ours: Floats, theirs: Floats) -> None:
+    if ours.shape != theirs.shape:
+        raise ValueError(f"its {name} are {list(ours.shape)}, not {list(theirs.shape)}")
+    cosine = min(_cosine(a.ravel(), b.ravel()) for a, b in zip(ours, theirs, strict=True))
+    if not cosine >= _ALIKE:  # nor NaN
+        raise ValueError(f"its {name} are at cosine {cosine:.4f} to PyTorch's")
+
+
+def _cosine(a: Floats, b: Floats) -> float:
+    return float(a @ b / np.sqrt((a @ a) * (b @ b)))

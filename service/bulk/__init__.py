@@ -1,0 +1,1 @@
+"""Many image files through the engine into one file, resumable."""

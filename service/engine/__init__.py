@@ -1,0 +1,1 @@
+"""Request values in, result values out: embeddings and scores. Knows no protocol."""

@@ -1,0 +1,125 @@
+"""Error class -> HTTP problem (RFC 9457). The only place that knows status codes; knows no route.
+
+The `type` of a problem is /problems/{slug}: a stable name to program against, and a page to read (`page`).
+Facts of an error become members of its problem; anything unforeseen is `internal`, with no detail at all.
+"""
+
+import http
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from encoders.contract import errors as e
+from service import errors as s
+
+MEDIA_TYPE = "application/problem+json"
+
+Problem: TypeAlias = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ProblemType:
+    """How a class of errors looks from outside."""
+
+    status: int
+    slug: str
+    title: str
+
+    @property
+    def uri(self) -> str:
+        """The problem's `type`, relative to the server."""
+        return f"/problems/{self.slug}"
+
+
+TYPES: Mapping[type[BaseException], ProblemType] = {
+    e.VisiontowerError: ProblemType(500, "internal", "Internal error"),
+    e.ImageError: ProblemType(422, "unusable-image", "Unusable image"),
+    e.EmptyImage: ProblemType(422, "empty-image", "Empty image"),
+    e.NotAnImage: ProblemType(415, "not-an-image", "Not an image"),
+    e.UndecodableImage: ProblemType(422, "undecodable-image", "Undecodable image"),
+    e.ImageTooLarge: ProblemType(413, "image-too-large", "Image too large"),
+    e.RequestError: ProblemType(422, "invalid-request", "Invalid request"),
+    e.UnsupportedResolution: ProblemType(422, "unsupported-resolution", "Unsupported resolution"),
+    e.LayerNotFound: ProblemType(422, "layer-not-found", "Layer not found"),
+    e.OutputNotOffered: ProblemType(422, "output-not-offered", "Output not offered"),
+    e.InvalidText: ProblemType(422, "invalid-text", "Invalid text"),
+    e.EncoderIdError: ProblemType(404, "invalid-encoder-id", "Invalid encoder id"),
+    e.WeightsError: ProblemType(500, "weights", "Weights cannot be loaded"),
+    e.EncoderFailed: ProblemType(500, "encoder-failed", "Encoder failed"),
+    e.NonFiniteOutput: ProblemType(500, "non-finite-output", "Non-finite output"),
+    e.OutOfMemory: ProblemType(507, "out-of-memory", "Out of device memory"),
+    s.InvalidBase64: ProblemType(422, "invalid-base64", "Invalid base64"),
+    s.ImageUrlRefused: ProblemType(422, "image-url-refused", "Image URL refused"),
+    s.ImageFetchFailed: ProblemType(422, "image-fetch-failed", "Image could not be fetched"),
+    s.InvalidBody: ProblemType(400, "invalid-body", "Invalid body"),
+    s.InvalidOption: ProblemType(422, "invalid-option", "Invalid option"),
+    s.NoImages: ProblemType(422, "no-images", "No images"),
+    s.NoTexts: ProblemType(422, "no-texts", "No texts"),
+    s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
+    s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
+    s.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),
+    s.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "Unsupported media type"),
+    s.NotAcceptable: ProblemType(406, "not-acceptable", "Not acceptable"),
+    s.LimitExceeded: ProblemType(413, "limit-exceeded", "Limit exceeded"),
+    s.BodyTooLarge: ProblemType(413, "body-too-large", "Body too large"),
+    s.TooManyImages: ProblemType(413, "too-many-images", "Too many images"),
+    s.TooManyTexts: ProblemType(413, "too-many-texts", "Too many texts"),
+    s.HeatmapTooLarge: ProblemType(413, "heatmap-too-large", "Heat map too large"),
+    s.ImageDoesNotFit: ProblemType(413, "image-does-not-fit", "Image does not fit the memory budget"),
+    s.ModelDoesNotFit: ProblemType(507, "model-does-not-fit", "Model does not fit the memory budget"),
+    s.Unavailable: ProblemType(503, "unavailable", "Unavailable"),
+    s.Overloaded: ProblemType(503, "overloaded", "Overloaded"),
+    s.ModelWaitsForRoom: ProblemType(503, "model-waits-for-room", "Model waits for room"),
+    s.ShuttingDown: ProblemType(503, "shutting-down", "Shutting down"),
+    s.DeviceLost: ProblemType(503, "device-lost", "Device lost"),
+    s.DeadlineExceeded: ProblemType(504, "deadline-exceeded", "Deadline exceeded"),
+    s.ClientGone: ProblemType(499, "client-gone", "Client gone"),
+}
+"""Every class of ours. NonFiniteOutput is a 500: the input was sound, the model was not."""
+
+_NEVER_SHOWN = (e.VisiontowerError, e.WeightsError)
+REFUSALS = tuple(sorted(kind.slug for kind in TYPES.values() if kind.status in (413, 503)))
+"""Reasons of the metric rejected_total: limits and overload, found before work was done."""
+
+
+def problem_type(error: BaseException) -> ProblemType:
+    """Of the nearest class in the table; `internal` for anything that is not ours."""
+    for cls in type(error).__mro__:
+        if cls in TYPES:
+            return TYPES[cls]
+    return TYPES[e.VisiontowerError]
+
+
+def problem(error: BaseException) -> Problem:
+    """The problem object: type, title, status, detail, and the error's facts."""
+    kind = problem_type(error)
+    members: Problem = {"type": kind.uri, "title": kind.title, "status": kind.status}
+    if isinstance(error, e.VisiontowerError) and kind.slug not in {TYPES[cls].slug for cls in _NEVER_SHOWN}:
+        members["detail"] = str(error)
+        members.update({name: fact for name, fact in error.facts.items() if name not in members})
+    return members
+
+
+def headers(error: BaseException) -> dict[str, str]:
+    """Headers that go with the problem."""
+    return {"Retry-After": str(error.retry_after_s)} if isinstance(error, s.Unavailable) else {}
+
+
+def of_status(status: int) -> Problem:
+    """For what the framework refuses (no such route, no such method): the type says no more than the status."""
+    return {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status}
+
+
+def slugs() -> list[str]:
+    """All problem types, sorted."""
+    return sorted(kind.slug for kind in TYPES.values())
+
+
+def page(slug: str) -> str:
+    """The page of a problem type, plain text. Raises UnknownProblem."""
+    for cls, kind in TYPES.items():
+        if kind.slug == slug:
+            about = inspect.cleandoc(cls.__doc__ or "")
+            return f"{kind.title}\n\ntype    {kind.uri}\nstatus  {kind.status}\n\n{about}\n"
+    raise s.UnknownProblem(slug)

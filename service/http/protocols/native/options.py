@@ -1,0 +1,216 @@
+"""The options of a request: names, defaults, values. Knows where they may stand, not what they do."""
+
+import re
+from collections.abc import Iterable, Sequence
+from functools import lru_cache
+from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+
+from encoders.contract.values import EncoderSpec, ImageSize, Outputs, TokenKind
+from service.errors import InvalidOption
+
+_RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+
+
+def _resolution(value: object) -> ImageSize | None:
+    """N or HxW, as text or (N) as a number."""
+    if value is None or isinstance(value, ImageSize):
+        return value
+    found = _RESOLUTION.fullmatch(str(value).strip().lower()) if isinstance(value, str | int) else None
+    if found is None or isinstance(value, bool):
+        raise ValueError("expected N or HxW in pixels, for example 336 or 224x448")
+    height, width = found.groups()
+    return ImageSize(int(height), int(width or height))
+
+
+def _no_bool(value: object) -> object:
+    if isinstance(value, bool):
+        raise ValueError("expected an integer")
+    return value
+
+
+V = TypeVar("V", int | None, int | bool | None)
+
+
+def _of_tokens(value: V, info: ValidationInfo) -> V:
+    if value is not None and value is not False and info.data.get("output") == "pooled":
+        raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
+    return value
+
+
+Resolution = Annotated[
+    ImageSize | None,
+    BeforeValidator(_resolution, json_schema_input_type=int | str | None),
+]
+Format = Literal["json", "safetensors", "npy", "raw"]
+Dtype = Literal["float32", "float16", "bfloat16"]
+
+
+class Options(BaseModel):
+    """What all questions share. In JSON a null means the default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    repeated: ClassVar[dict[str, str]] = {}
+    """Names that may be repeated in a query or a form, and the list they make."""
+
+    model: str | None = Field(default=None, description="Id of a served encoder; default the first served.")
+
+
+class ImageOptions(Options):
+    """What requests with images share."""
+
+    resolution: Resolution = Field(
+        default=None, description="N or HxW: run the model at that size. Default: its native size."
+    )
+    format: Format | None = Field(default=None, description="Overrides the Accept header.")
+
+
+class EmbedOptions(ImageOptions):
+    """Options of /embed."""
+
+    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="What to give for each image.")
+    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(
+        default=None,
+        description="Block (for CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end. "
+        "Default: the final tokens, after the final norm.",
+    )
+    prefix: bool = Field(default=False, description="Keep class and register tokens ahead of the patch tokens.")
+    project: bool = Field(default=False, description="Tokens through the model's own (multimodal) projection.")
+    normalize: bool = Field(default=False, description="L2-normalise each vector.")
+    dtype: Dtype = Field(default="float32", description="Of the numbers returned.")
+    encoding_format: Literal["float", "base64"] = Field(
+        default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
+    )
+
+    @field_validator("layer", "prefix", "project")
+    @classmethod
+    def _about_tokens(cls, value: int | bool | None, info: ValidationInfo) -> int | bool | None:
+        return _of_tokens(value, info)
+
+    def outputs(self, spec: EncoderSpec) -> Outputs:
+        """What the forward must give. Raises LayerNotFound or OutputNotOffered."""
+        kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
+        return spec.outputs(
+            pooled=self.output != "tokens", tokens=kind if self.output != "pooled" else None, layer=self.layer
+        )
+
+
+class SimilarityOptions(ImageOptions):
+    """Options of /similarity."""
+
+    repeated: ClassVar[dict[str, str]] = {"text": "texts", "template": "templates"}
+
+    texts: tuple[str, ...] = Field(default=(), description="What to compare the images with.")
+    templates: tuple[str, ...] = Field(
+        default=("{}",),
+        min_length=1,
+        description="Each has {} where the text goes; a text's vector is the mean over its templates.",
+    )
+    heatmap: bool = Field(default=False, description="Add the cosine of every patch with every text.")
+
+
+def _listed(value: object) -> object:
+    return [part for part in value.split(",") if part.strip()] if isinstance(value, str) else value
+
+
+T = TypeVar("T")
+Listed = Annotated[tuple[T, ...], BeforeValidator(_listed, json_schema_input_type=str)]
+_Size = Annotated[ImageSize, BeforeValidator(_resolution)]
+_Batch = Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class VramOptions(Options):
+    """Options of /vram; lists hold commas."""
+
+    resolution: Listed[_Size] = Field(
+        default=(), max_length=16, description="N or HxW, or several. Default: the native size."
+    )
+    batch: Listed[_Batch] = Field(
+        default=(1,), min_length=1, max_length=16, description="Images in a forward, or several numbers."
+    )
+    dtype: Listed[Dtype] = Field(
+        default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
+    )
+    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="As of /embed.")
+    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(default=None, description="As of /embed.")
+
+    @field_validator("layer")
+    @classmethod
+    def _about_tokens(cls, value: int | None, info: ValidationInfo) -> int | None:
+        return _of_tokens(value, info)
+
+    @property
+    def is_table(self) -> bool:
+        """Whether several forwards are asked about."""
+        return max(len(self.resolution), len(self.batch), len(self.dtype)) > 1
+
+    def outputs(self, spec: EncoderSpec) -> Outputs:
+        """What the forward would give. Raises LayerNotFound or OutputNotOffered."""
+        kind = TokenKind.HIDDEN if self.output != "pooled" else None
+        return spec.outputs(pooled=self.output != "tokens", tokens=kind, layer=self.layer)
+
+
+O = TypeVar("O", bound=Options)  # noqa: E741  # one letter, as type variables are
+Pairs = Iterable[tuple[str, object]]
+Query: TypeAlias = Sequence[tuple[str, str]]
+"""Names and values of a query string, in order."""
+
+
+def read(model: type[O], *, query: Query, body: Sequence[tuple[str, object]]) -> O:
+    """The options out of the query and the body. One may be in both if it says the same.
+
+    Raises InvalidOption, which names the option and what would be right.
+    """
+    if body:
+        return _read(model, query, body)
+    return cast(O, _read_query(model, tuple(query)))
+
+
+@lru_cache(maxsize=64)
+def _read_query(model: type[Options], query: tuple[tuple[str, str], ...]) -> Options:
+    """Kept for a few queries: most callers send the same again and again, and a long one is theirs to choose."""
+    return _read(model, query, ())
+
+
+def _read(model: type[O], query: Pairs, body: Pairs) -> O:
+    in_query, in_body = _gather(model, query), _gather(model, body)
+    for name in in_query.keys() & in_body.keys():
+        if _plain(in_query[name]) != _plain(in_body[name]):
+            raise InvalidOption(name, f"'{name}' is {in_query[name]!r} in the query but {in_body[name]!r} in the body.")
+    try:
+        return model.model_validate({**in_query, **in_body})
+    except ValidationError as error:
+        raise _invalid(error) from error
+
+
+def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    lists: dict[str, list[object]] = {}
+    for name, value in pairs:
+        if name in model.repeated:
+            lists.setdefault(model.repeated[name], []).append(value)
+        elif name not in model.model_fields:
+            raise InvalidOption.unknown(name, [*model.model_fields, *model.repeated])
+        elif name in found and _plain(found[name]) != _plain(value):
+            raise InvalidOption(name, f"'{name}' is given twice: {found[name]!r} and {value!r}.")
+        elif value is not None:
+            found[name] = value
+    return {**found, **lists}
+
+
+def _plain(value: object) -> object:
+    """For comparing what a query says in text with what JSON says in types."""
+    return [str(item) for item in value] if isinstance(value, list | tuple) else str(value).strip().lower()
+
+
+def _invalid(error: ValidationError) -> InvalidOption:
+    first = error.errors(include_url=False)[0]
+    name = str(first["loc"][0])
+    message = first["msg"].removeprefix("Value error, ")
+    return InvalidOption(name, f"'{name}' is {_short(first['input'])}: {message[:1].lower()}{message[1:]}.")
+
+
+def _short(value: object) -> str:
+    shown = repr(value)
+    return shown if len(shown) <= 80 else f"{shown[:77]}..."

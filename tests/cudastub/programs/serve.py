@@ -1,0 +1,102 @@
+"""The whole service on the stub card: real allocator, real torch.OutOfMemoryError. Prints what became of it as JSON.
+
+Usage: serve.py VRAM_BUDGET, with FAKE_MEM_GB setting the card's size. Batches are made to form by holding the device.
+"""
+
+import asyncio
+import json
+import sys
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import httpx
+
+from encoders.contract.values import Encoded, Encoder, Outputs, Pixels
+from encoders.runtime.tower import TorchEncoder
+from service.http.app import create_app
+from service.run.server import real_backend
+from service.settings import Settings
+from service.sizes import parse_bytes
+from tests.support.serving import PNG, client_of, image_bytes
+
+MODEL = "openclip:RN50@random"
+PICTURE = image_bytes(size=(64, 48))
+
+
+class AtWork:
+    """How many forwards the card was left with at once, at most."""
+
+    def __init__(self) -> None:
+        self.now = 0
+        self.most = 0
+
+    def watch(self, encoder: Encoder) -> Encoder:
+        assert isinstance(encoder, TorchEncoder)
+        begin = encoder.begin
+
+        def watched(pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+            finish = begin(pixels, outputs)
+            assert callable(finish)
+            self.now += 1
+            self.most = max(self.most, self.now)
+
+            def watched_finish() -> Encoded:
+                self.now -= 1
+                return finish()
+
+            return watched_finish
+
+        encoder.begin = watched  # type: ignore[method-assign]  # no argument is worth having for this
+        return encoder
+
+
+async def together(client: httpx.AsyncClient, app: Any, *, images: int, query: str) -> int:
+    """Answers to one request of `images`, all of which wait when the device gets to them; gives its status."""
+    batcher = app.state.service.batcher
+    release = threading.Event()
+    held = asyncio.create_task(batcher.call(release.wait))
+    posted = asyncio.create_task(client.post(f"/embed?model={MODEL}&{query}", files=[("image", PICTURE)] * images))
+    while batcher.snapshot(MODEL)[0] < images and not posted.done():
+        await asyncio.sleep(0)
+    release.set()
+    await held
+    return (await posted).status_code
+
+
+async def main(budget: str) -> dict[str, Any]:
+    settings = Settings(
+        model=(MODEL, "demo:vit", "demo:convnext"),
+        device="cuda",
+        dtype="float16",
+        vram_budget="auto" if budget == "auto" else parse_bytes(budget),
+        max_images=64,
+        max_forward_s=1e9,
+    )
+    at_work = AtWork()
+    backend = real_backend(settings)
+    app = create_app(settings, backend=replace(backend, load=lambda model: at_work.watch(backend.load(model))))
+    async with client_of(app) as client:
+        waves = [await together(client, app, images=60, query="output=pooled&resolution=448") for _ in range(3)]
+        large = await client.post(f"/embed?model={MODEL}&resolution=2048", content=PICTURE, headers=PNG)
+        mixed = await asyncio.gather(
+            *(
+                client.post(f"/embed?model={model}&resolution={side}", files=[("image", PICTURE)] * 5)
+                for model in settings.model
+                for side in (96, 192, 336 if model == MODEL else 384)
+            ),
+            client.post("/similarity", files={"image": PICTURE}, data={"text": ["a", "b"]}),
+        )
+        return {
+            "waves": waves,
+            "large": large.json() if large.status_code != 200 else {"status": 200},
+            "mixed": [answer.status_code for answer in mixed],
+            "ready": (await client.get("/health/ready")).status_code,
+            "metrics": (await client.get("/metrics")).text,
+            "at_work": {"now": at_work.now, "most": at_work.most},
+        }
+
+
+if __name__ == "__main__":
+    print(json.dumps(asyncio.run(main(sys.argv[1]))))

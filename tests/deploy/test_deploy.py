@@ -1,0 +1,333 @@
+"""What deploy/ names is there: paths, ports, variables, stages, routes, metrics. No container engine is needed."""
+
+import fnmatch
+import json
+import os
+import re
+import shlex
+import subprocess
+import sys
+import threading
+import tomllib
+from collections.abc import Iterator, Mapping
+from functools import cache
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pytest
+import yaml
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from service.http.app import create_app
+from service.http.problems import REFUSALS
+from service.settings import PREFIX, Settings
+from service.telemetry.metrics import Metrics
+from tests.support.paths import ROOT
+from tests.support.serving import backend_of
+
+DEPLOY = ROOT / "deploy"
+COMPOSE_FILES = ("docker-compose.yml", "deploy/compose.gpu.yml")
+DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
+PORT = Settings.model_fields["port"].default
+
+
+class Instruction(NamedTuple):
+    """One of the Dockerfile's; stage: the name of the stage it is in."""
+
+    stage: str
+    keyword: str
+    value: str
+
+
+@cache
+def dockerfile() -> list[Instruction]:
+    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
+    text = "\n".join(line for line in lines if not line.startswith("#")).replace("\\\n", " ")
+    found, stage = [], ""
+    for line in text.splitlines():
+        if line.strip():
+            keyword, value = line.split(maxsplit=1)
+            if keyword == "FROM":
+                stage = value.split()[2]
+            found.append(Instruction(stage, keyword, value))
+    return found
+
+
+def values(keyword: str) -> list[str]:
+    return [each.value for each in dockerfile() if each.keyword == keyword]
+
+
+def loaded(path: str) -> Any:
+    return yaml.safe_load((ROOT / path).read_text())
+
+
+def stages() -> set[str]:
+    return {each.stage for each in dockerfile()}
+
+
+def copied() -> list[str]:
+    """What the image takes from the repository."""
+    words = [shlex.split(value) for value in values("COPY")]
+    return [source for line in words if not line[0].startswith("--from") for source in line[:-1]]
+
+
+def environment() -> dict[str, str]:
+    return dict(pair.split("=", 1) for value in values("ENV") for pair in shlex.split(value))
+
+
+def health_check() -> list[str]:
+    command: list[str] = json.loads(values("HEALTHCHECK")[0].split("CMD", 1)[1])
+    return command
+
+
+def routes() -> set[str]:
+    app = create_app(
+        Settings(model=("fake:vit",)), backend=backend_of(load=lambda model: pytest.fail("nothing is loaded"))
+    )
+    return set(app.openapi()["paths"]) | {route.path for route in app.routes if hasattr(route, "path")}
+
+
+def families() -> dict[str, set[str]]:
+    """Every series name the service can expose, with its labels."""
+    metrics = Metrics(["fake:vit"], refusals=REFUSALS)
+    metrics.watch(snapshot=lambda model: (0, 0.0), is_ready=lambda model: True, memory=lambda: ("cpu", {}))
+    suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
+    found: dict[str, set[str]] = {}
+    for family in metrics.registry.collect():
+        collector = metrics.registry._names_to_collectors.get(family.name)
+        labels = set(getattr(collector, "_labelnames", ())) | {key for s in family.samples for key in s.labels}
+        found.update({family.name + suffix: labels for suffix in suffixes[family.type]})
+    return found
+
+
+def expressions() -> Iterator[str]:
+    for group in loaded("deploy/prometheus/alerts.yml")["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+    for path in DASHBOARDS:
+        board = json.loads(path.read_text())
+        yield from (target["expr"] for panel in board["panels"] for target in panel["targets"])
+        yield from (variable["definition"] for variable in board["templating"]["list"])
+
+
+def selectors(expression: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """(series, label -> matched value) of an expression."""
+    for name, inside in re.findall(r"\b(visiontower_\w+)(?:\{([^}]*)\})?", expression):
+        yield name, dict(re.findall(r'(\w+)[=!~]+"([^"]*)"', inside))
+
+
+def test_every_copied_path_is_there_and_reaches_the_build() -> None:
+    ignored = [line for line in (ROOT / ".dockerignore").read_text().splitlines() if line and line[0] != "#"]
+    assert ignored[0] == "*", "everything is left out unless it is named"
+    for source in copied():
+        assert (ROOT / source).exists(), source
+        assert any(fnmatch.fnmatch(source.rstrip("/"), line[1:]) for line in ignored if line[0] == "!"), source
+
+
+def test_what_the_package_is_built_from_is_copied() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert {project["readme"], *project["license-files"], "pyproject.toml", "encoders/", "service/"} <= set(copied())
+
+
+def test_both_variants_are_stages_and_the_cpu_is_the_default() -> None:
+    assert {"cpu", "cuda"} <= stages()
+    assert dockerfile()[-1].stage == "cpu"
+
+
+def test_the_container_is_not_root_and_keeps_weights_in_a_volume() -> None:
+    assert [each.value for each in dockerfile() if (each.stage, each.keyword) == ("runtime", "USER")] == ["10001:10001"]
+    assert values("VOLUME") == ["/models"]
+    assert {environment()[name].split("/")[1] for name in ("HOME", "HF_HOME", "TORCH_HOME")} == {"models"}
+
+
+def test_the_container_listens_where_the_settings_say() -> None:
+    assert values("EXPOSE") == [str(PORT)]
+    assert environment()["VISIONTOWER_HOST"] == "0.0.0.0"
+
+
+def variables() -> Iterator[tuple[str, str]]:
+    """(where, VISIONTOWER_ variable)."""
+    for path in ("deploy/Dockerfile", "deploy/README.md", *COMPOSE_FILES):
+        for name in re.findall(rf"\b{PREFIX}[A-Z_]+[A-Z]", (ROOT / path).read_text()):
+            yield path, name
+
+
+def test_every_variable_is_a_setting() -> None:
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    found = list(variables())
+    assert found
+    assert [each for each in found if each[1] not in known] == []
+
+
+def test_the_values_of_variables_are_valid() -> None:
+    compose = loaded("docker-compose.yml")["services"]["visiontower"]["environment"]
+    given = {**environment(), **{name: _default(value) for name, value in compose.items()}}
+    settings: dict[str, Any] = {
+        name.removeprefix(PREFIX).lower(): value for name, value in given.items() if name.startswith(PREFIX)
+    }
+    assert Settings(**settings).model == Settings.model_fields["model"].default
+
+
+def _default(value: str) -> str:
+    """`${NAME:-default}` as it is when NAME is not set."""
+    found = re.fullmatch(r"\$\{\w+:-(.*)\}", value)
+    return found.group(1) if found else value
+
+
+def test_the_health_check_asks_for_readiness() -> None:
+    (path,) = re.findall(r"(/health/\w+)", health_check()[2])
+    assert path == "/health/ready"
+    assert path in routes()
+
+
+@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
+def test_the_health_check_follows_the_answer(status: int, healthy: bool) -> None:
+    class Answer(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(status)
+            self.end_headers()
+
+        def log_message(self, format: str, *args: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        code = health_check()[2]
+        env = {**os.environ, "VISIONTOWER_PORT": str(server.server_address[1]), "no_proxy": "127.0.0.1"}
+        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
+        server.shutdown()
+        thread.join()
+    assert (done.returncode == 0) is healthy
+
+
+@pytest.mark.parametrize("path", COMPOSE_FILES)
+def test_compose_builds_from_paths_and_stages_that_are_there(path: str) -> None:
+    for service in loaded(path)["services"].values():
+        build = service.get("build", {})
+        assert build.get("target", "cpu") in stages()
+        assert (ROOT / build.get("context", ".") / build.get("dockerfile", "deploy/Dockerfile")).is_file()
+        declared = {value.split("=")[0] for value in values("ARG")}
+        assert set(build.get("args", {})) <= declared
+
+
+def test_every_mount_is_there() -> None:
+    compose = loaded("docker-compose.yml")
+    for service in compose["services"].values():
+        for mount in service.get("volumes", []):
+            source = mount.split(":")[0]
+            assert (ROOT / source).is_dir() if source.startswith(".") else source in compose["volumes"], mount
+
+
+def test_ports_are_open_to_this_machine_only_and_lead_to_the_services() -> None:
+    services = loaded("docker-compose.yml")["services"]
+    published = {name: service["ports"] for name, service in services.items()}
+    assert published == {
+        "visiontower": [f"127.0.0.1:{PORT}:{PORT}"],
+        "prometheus": ["127.0.0.1:9090:9090"],
+        "grafana": ["127.0.0.1:3000:3000"],
+    }
+
+
+def test_the_gpu_file_changes_services_that_are_there() -> None:
+    assert set(loaded("deploy/compose.gpu.yml")["services"]) <= set(loaded("docker-compose.yml")["services"])
+
+
+def test_a_stop_waits_for_the_drain() -> None:
+    service = loaded("docker-compose.yml")["services"]["visiontower"]
+    drain_s = float(service["environment"]["VISIONTOWER_DRAIN_TIMEOUT_S"])
+    assert float(service["stop_grace_period"].removesuffix("s")) > drain_s + 5
+
+
+def test_images_are_pinned() -> None:
+    images = [value.split()[0] for value in values("FROM") if value.split()[0] not in stages()]
+    images += [service["image"] for service in loaded("docker-compose.yml")["services"].values()]
+    pinned = [image for image in images if not image.startswith("visiontower:")]
+    assert len(pinned) == 4
+    for image in pinned:
+        assert re.search(r":v?\d+\.\d+\.\d+", image), image
+
+
+def test_prometheus_scrapes_the_service() -> None:
+    config = loaded("deploy/prometheus/prometheus.yml")
+    (job,) = config["scrape_configs"]
+    assert job["static_configs"] == [{"targets": [f"visiontower:{PORT}"]}]
+    assert job["metrics_path"] in routes()
+    assert all((DEPLOY / "prometheus" / name).is_file() for name in config["rule_files"])
+
+
+def test_grafana_reads_that_prometheus_and_that_dashboard() -> None:
+    compose = loaded("docker-compose.yml")["services"]
+    (source,) = loaded("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    assert source["url"] == "http://prometheus:9090"
+    assert "prometheus" in compose
+    (provider,) = loaded("deploy/grafana/provisioning/dashboards/visiontower.yml")["providers"]
+    mounts = dict(mount.split(":")[1::-1] for mount in compose["grafana"]["volumes"])
+    folder = ROOT / mounts[provider["options"]["path"]]
+    home = compose["grafana"]["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
+    assert (folder / home.removeprefix(provider["options"]["path"] + "/")).is_file()
+    for path in DASHBOARDS:
+        assert _uids(json.loads(path.read_text())) == {source["uid"]}
+
+
+def _uids(value: object) -> set[str]:
+    """Of every data source below this value."""
+    if isinstance(value, list):
+        return set().union(*map(_uids, value))
+    if not isinstance(value, Mapping):
+        return set()
+    own = {value["datasource"]["uid"]} if "datasource" in value else set()
+    return own.union(*map(_uids, value.values()))
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
+def test_dashboards_use_variables_they_define(path: Path) -> None:
+    board = json.loads(path.read_text())
+    defined = {variable["name"] for variable in board["templating"]["list"]}
+    used = set(re.findall(r"\$(\w+)", " ".join(t["expr"] for panel in board["panels"] for t in panel["targets"])))
+    assert used - {"__rate_interval"} == defined
+    ids = [panel["id"] for panel in board["panels"]]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize("expression", sorted(set(expressions())))
+def test_every_metric_and_label_exists(expression: str) -> None:
+    known = families()
+    for name, matched in selectors(expression):
+        assert name in known, f"no series {name}"
+        assert set(matched) <= known[name] | {"instance", "job"}, name
+        if "reason" in matched:
+            assert matched["reason"] in REFUSALS
+        for route in matched.get("route", "").split("|"):
+            assert not route or route in routes()
+    grouped = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
+    assert grouped <= set().union(*known.values()) | {"instance", "le"}
+
+
+def test_every_metric_of_the_service_is_on_a_dashboard_or_an_alert() -> None:
+    """But for these: a constant, until batches are padded."""
+    shown = {name for expression in expressions() for name, _ in selectors(expression)}
+    unseen = {re.sub(r"_(bucket|sum|count)$", "", name) for name in families()}
+    unseen -= {re.sub(r"_(bucket|sum|count)$", "", name) for name in shown}
+    assert unseen <= {"visiontower_batch_padding_ratio"}
+
+
+def test_constraints_pin_every_direct_dependency_exactly() -> None:
+    lines = [line for line in (ROOT / "constraints.txt").read_text().splitlines() if not line.startswith("#")]
+    assert all(re.fullmatch(r"[\w.-]+==[\w.]+", line) for line in lines)
+    pinned = {canonicalize_name(line.split("==")[0]): line.split("==")[1] for line in lines}
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    for text in [*project["dependencies"], *project["optional-dependencies"]["dev"]]:
+        requirement = Requirement(text)
+        assert requirement.specifier.contains(pinned[canonicalize_name(requirement.name)]), text
+    assert not [name for name in pinned if name.startswith(("nvidia-", "cuda-", "triton", "visiontower"))]
+
+
+def test_the_daily_commands_are_there() -> None:
+    done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    verbs = {line.split()[1] for line in done.stdout.splitlines()}
+    assert verbs >= {"setup", "fmt", "check", "test", "run", "serve", "help"}
+    ci = ROOT / ".ci" / "run"
+    assert os.access(ci, os.X_OK)
+    assert {"make check", "make test"} <= set(ci.read_text().splitlines())

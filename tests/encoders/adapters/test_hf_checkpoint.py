@@ -1,0 +1,276 @@
+"""A checkpoint needs weights that fit, a tokenizer that fits and a supported type; nothing is run or guessed."""
+
+import json
+import pickle
+import shutil
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import open_clip
+import pytest
+import torch
+import transformers
+from safetensors.torch import load_file, save_file
+
+from encoders import ImageSize, TokenKind, load
+from encoders.contract.errors import EncoderIdError, WeightsError
+from encoders.runtime.tower import TorchEncoder
+from tests.support.hf_folders import FAMILIES, TEXTS, Twins, one_thread, write_clip_tokenizer
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    with one_thread():
+        yield Twins(tmp_path_factory.mktemp("hf-checkpoint"))
+
+
+@pytest.fixture
+def folder(twins: Twins, tmp_path: Path) -> Path:
+    """A copy of the CLIP twin, to spoil."""
+    encoder, _ = twins("clip")
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder.spec.id.removeprefix("hf:"), copy)
+    return copy
+
+
+def change(folder: Path, **changes: Any) -> None:
+    """Replaces tensors by name (dots as __); None takes one out."""
+    weights = load_file(folder / "model.safetensors")
+    for name, tensor in changes.items():
+        weights.pop(name.replace("__", "."), None)
+        if tensor is not None:
+            weights[name.replace("__", ".")] = tensor
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def images(size: ImageSize) -> Any:
+    return np.random.default_rng(1).integers(0, 256, (2, *size, 3), dtype=np.uint8)
+
+
+def test_a_missing_key_is_fatal_and_named(folder: Path) -> None:
+    change(folder, visual_projection__weight=None)
+    with pytest.raises(WeightsError, match=r"missing: visual_projection\.weight"):
+        load(f"hf:{folder}")
+
+
+def test_a_renamed_key_is_fatal_and_both_names_are_given(folder: Path) -> None:
+    change(folder, logit_scale=None, logit_scales=torch.tensor(1.0))
+    with pytest.raises(WeightsError, match=r"missing: logit_scale; unexpected: logit_scales") as caught:
+        load(f"hf:{folder}")
+    assert caught.value.facts["missing"] == ["logit_scale"]
+
+
+def test_a_misshapen_key_is_fatal_and_both_shapes_are_given(folder: Path) -> None:
+    change(folder, visual_projection__weight=torch.zeros(24, 30))
+    with pytest.raises(WeightsError, match=r"visual_projection\.weight is \[24, 30\], must be \[24, 32\]"):
+        load(f"hf:{folder}")
+
+
+def test_position_ids_of_old_checkpoints_are_no_misfit(folder: Path, twins: Twins) -> None:
+    change(folder, vision_model__embeddings__position_ids=torch.arange(17)[None])
+    assert load(f"hf:{folder}").spec.revision == twins("clip")[0].spec.revision
+
+
+def test_a_truncated_file_is_a_weights_error(folder: Path) -> None:
+    whole = (folder / "model.safetensors").read_bytes()
+    (folder / "model.safetensors").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(WeightsError):
+        load(f"hf:{folder}")
+
+
+def test_torch_files_load_but_run_nothing(folder: Path, twins: Twins) -> None:
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    torch.save(weights, folder / "pytorch_model.bin")
+    assert load(f"hf:{folder}").spec.revision == twins("clip")[0].spec.revision
+
+    class Attack:
+        def __reduce__(self) -> Any:
+            return Path.touch, (folder / "ran",)
+
+    torch.save({"logit_scale": Attack()}, folder / "pytorch_model.bin", pickle_module=pickle)
+    with pytest.raises(WeightsError):
+        load(f"hf:{folder}")
+    assert not (folder / "ran").exists()
+
+
+def test_code_in_a_checkpoint_is_not_run(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["auto_map"] = {"AutoConfig": "evil.Config", "AutoModel": "evil.Model"}
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "evil.py").write_text(f"open({str(folder / 'ran')!r}, 'w')")
+    load(f"hf:{folder}")
+    assert not (folder / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("config", "error", "words"),
+    [
+        ({"model_type": "bert"}, EncoderIdError, "'bert', which is not supported. Supported: clip, "),
+        ({"model_type": "made_up"}, EncoderIdError, "made_up"),
+        ({}, EncoderIdError, "not supported"),
+        (None, WeightsError, "no config.json"),
+    ],
+)
+def test_an_unsupported_folder_says_why(tmp_path: Path, config: Any, error: type[Exception], words: str) -> None:
+    if config is not None:
+        (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(error, match=words):
+        load(f"hf:{tmp_path}")
+
+
+def test_a_folder_that_is_not_there_is_not_looked_for_on_the_hub(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match="no folder"):
+        load(f"hf:{tmp_path}/absent")
+
+
+def test_a_folder_has_no_revision(folder: Path) -> None:
+    with pytest.raises(EncoderIdError, match="no revision"):
+        load(f"hf:{folder}@main")
+
+
+def test_random_weights_are_seeded_and_not_the_folders(folder: Path, twins: Twins) -> None:
+    torch.manual_seed(99)
+    state = torch.random.get_rng_state()
+    first, second = load(f"hf:{folder}@random"), load(f"hf:{folder}@random")
+    assert torch.equal(torch.random.get_rng_state(), state)  # a caller's randomness is left alone
+    assert first.spec.revision == second.spec.revision != twins("clip")[0].spec.revision
+    assert first.spec.id == f"hf:{folder}@random"
+    assert first.spec.has_text
+    encoded = first.encode(images(first.spec.size()), first.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
+    assert np.isfinite(np.asarray(encoded.pooled)).all()
+
+
+@pytest.mark.parametrize("family", ["siglip2", "dinov3", "resnet", "llava-next"])
+def test_random_weights_need_no_more_than_a_configuration(family: str, tmp_path: Path) -> None:
+    FAMILIES[family][1]().save_pretrained(tmp_path)
+    encoder = load(f"hf:{tmp_path}@random")
+    encoded = encoder.encode(images(ImageSize(64, 64)), encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
+    assert np.isfinite(np.asarray(encoded.tokens)).all()
+    assert not encoder.spec.has_text
+
+
+def test_without_tokenizer_files_a_clip_is_refused(folder: Path) -> None:
+    """transformers 5 would make a tokenizer of two tokens from nothing."""
+    (folder / "vocab.json").unlink()
+    with pytest.raises(WeightsError, match="no tokenizer files"):
+        load(f"hf:{folder}")
+
+
+def test_a_tokenizer_larger_than_the_text_tower_is_refused(folder: Path) -> None:
+    vocabulary = json.loads((folder / "vocab.json").read_text())
+    (folder / "vocab.json").write_text(json.dumps(vocabulary | {"spare": 49408}))
+    with pytest.raises(WeightsError, match="49409 tokens, its text tower 49408"):
+        load(f"hf:{folder}")
+
+
+def test_clip_token_ids_are_open_clips(twins: Twins) -> None:
+    """Up to the end of each text: open_clip pads with 0, OpenAI's checkpoints on the Hub with the end token."""
+    encoder, _ = twins("clip")
+    ours = encoder.tokenize(TEXTS)
+    theirs = open_clip.get_tokenizer("ViT-B-32", context_length=20)(TEXTS).numpy()
+    np.testing.assert_array_equal(ours[theirs != 0], theirs[theirs != 0])
+    assert (ours[theirs == 0] == 49407).all()
+    assert ours.dtype == np.int64
+
+
+def test_many_threads_share_the_tokenizer(twins: Twins) -> None:
+    encoder, _ = twins("clip")
+    expected = [encoder.tokenize(TEXTS[: 1 + k % 3]) for k in range(24)]
+    found: dict[int, Any] = {}
+    threads = [
+        threading.Thread(target=lambda k=k: found.setdefault(k, encoder.tokenize(TEXTS[: 1 + k % 3])))
+        for k in range(24)
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    for k in range(24):
+        np.testing.assert_array_equal(found[k], expected[k])
+
+
+def test_loading_is_quiet_and_leaves_the_librarys_own_loudness(folder: Path, capfd: Any) -> None:
+    before = transformers.utils.logging.get_verbosity()
+    load(f"hf:{folder}")
+    captured = capfd.readouterr()
+    assert captured.out + captured.err == ""
+    assert transformers.utils.logging.get_verbosity() == before
+
+
+def _as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """open_clip's CLIP weights under the names of transformers' CLIPModel: the two are the same network."""
+    renamed: dict[str, torch.Tensor] = {"logit_scale": state["logit_scale"]}
+    names = {
+        "visual.class_embedding": "vision_model.embeddings.class_embedding",
+        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
+        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
+        "visual.ln_pre": "vision_model.pre_layrnorm",
+        "visual.ln_post": "vision_model.post_layernorm",
+        "positional_embedding": "text_model.embeddings.position_embedding.weight",
+        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
+        "ln_final": "text_model.final_layer_norm",
+    }
+    blocks = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
+    for name, tensor in state.items():
+        stem, _, kind = name.rpartition(".")
+        if name in names or stem in names:
+            renamed[names.get(name) or f"{names[stem]}.{kind}"] = tensor
+        elif "resblocks" in name:
+            half = "vision_model" if name.startswith("visual.") else "text_model"
+            index, part = name.split("resblocks.")[1].split(".", 1)
+            layer = f"{half}.encoder.layers.{index}"
+            if "in_proj" in part:
+                for projection, rows in zip("qkv", tensor.chunk(3), strict=True):
+                    renamed[f"{layer}.self_attn.{projection}_proj.{part.rpartition('_')[2]}"] = rows
+            elif "out_proj" in part:
+                renamed[f"{layer}.self_attn.out_proj.{kind}"] = tensor
+            else:
+                renamed[f"{layer}.{blocks[part.rpartition('.')[0]]}.{kind}"] = tensor
+    renamed["visual_projection.weight"] = state["visual.proj"].T
+    renamed["text_projection.weight"] = state["text_projection"].T
+    return {name: tensor.contiguous() for name, tensor in renamed.items()}
+
+
+def test_one_checkpoint_gives_the_same_through_open_clip_and_transformers(tmp_path: Path) -> None:
+    """Final tokens, pooled and text vectors; both are float32 and differ in how attention is fused: 1e-5."""
+    width, heads, layers = 64, 1, 3  # open_clip counts heads of 64
+    torch.manual_seed(4)
+    model: Any = open_clip.CLIP(
+        embed_dim=24,
+        vision_cfg={"image_size": 32, "patch_size": 8, "width": width, "layers": layers, "head_width": width},
+        text_cfg={"context_length": 20, "vocab_size": 49408, "width": width, "heads": heads, "layers": layers},
+    ).eval()
+    half = {
+        "hidden_size": width,
+        "intermediate_size": 4 * width,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
+        "hidden_act": "gelu",
+    }
+    text = {"vocab_size": 49408, "max_position_embeddings": 20, "bos_token_id": 49406, "eos_token_id": 49407}
+    transformers.CLIPConfig(
+        vision_config={**half, "image_size": 32, "patch_size": 8}, text_config={**half, **text}, projection_dim=24
+    ).save_pretrained(tmp_path)
+    save_file(_as_transformers(model.state_dict()), tmp_path / "model.safetensors", {"format": "pt"})
+    write_clip_tokenizer(tmp_path)
+    encoder = load(f"hf:{tmp_path}")
+    assert isinstance(encoder, TorchEncoder)
+
+    batch = images(ImageSize(32, 32))
+    encoded = encoder.encode(batch, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
+    ids = encoder.tokenize(TEXTS)
+    model.visual.output_tokens = True
+    with torch.inference_mode():
+        pooled, patches = model.visual(encoder.normalise(torch.from_numpy(batch)))
+        texts = model.encode_text(torch.from_numpy(ids))
+    assert encoded.tokens is not None
+    assert encoded.pooled is not None
+    np.testing.assert_allclose(encoded.tokens[:, 1:], patches.numpy(), rtol=0, atol=1e-5)
+    np.testing.assert_allclose(encoded.pooled, pooled.numpy(), rtol=0, atol=1e-5)
+    # open_clip reads the text at the largest id, which is the end token in both paddings.
+    np.testing.assert_allclose(encoder.encode_text(ids), texts.numpy(), rtol=0, atol=1e-5)
+    assert encoder.spec.require_text().logit_scale == pytest.approx(model.logit_scale.exp().item())

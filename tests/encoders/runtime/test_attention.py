@@ -1,0 +1,80 @@
+"""The attention that forwards run with against torch's own module."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from encoders.runtime.attention import straighten
+
+BATCH, TOKENS, KEYS, WIDTH, HEADS = 3, 5, 7, 16, 4
+
+
+def module(**options: Any) -> nn.MultiheadAttention:
+    torch.manual_seed(0)
+    attention = nn.MultiheadAttention(WIDTH, HEADS, batch_first=True, **options).eval().requires_grad_(False)
+    for parameter in attention.parameters():
+        parameter.copy_(torch.randn_like(parameter) / 4)
+    return attention
+
+
+def straightened(**options: Any) -> nn.Module:
+    model = nn.Sequential(module(**options))
+    straighten(model)
+    return model[0]
+
+
+def barred() -> Tensor:
+    mask = torch.rand(TOKENS, KEYS) < 0.4
+    mask[:, 0] = False
+    return mask
+
+
+torch.manual_seed(0)
+MASKS = {
+    "none": None,
+    "additive": torch.randn(TOKENS, KEYS),
+    "bool": barred(),
+    "a head": torch.randn(BATCH * HEADS, TOKENS, KEYS),
+}
+
+
+@pytest.mark.parametrize("mask", MASKS)
+@pytest.mark.parametrize(
+    "options", [{}, {"bias": False}, {"kdim": 24, "vdim": 24}], ids=["packed", "no bias", "other widths"]
+)
+def test_queries_of_others_are_answered_as_by_torch(options: dict[str, Any], mask: str) -> None:
+    query, keys = torch.randn(BATCH, TOKENS, WIDTH), torch.randn(BATCH, KEYS, options.get("kdim", WIDTH))
+    expected = module(**options)(query, keys, keys, need_weights=False, attn_mask=MASKS[mask])[0]
+    given = straightened(**options)(query, keys, keys, need_weights=False, attn_mask=MASKS[mask])[0]
+    torch.testing.assert_close(given, expected)
+
+
+def test_tokens_among_themselves_are_answered_as_by_torch() -> None:
+    tokens = torch.randn(BATCH, TOKENS, WIDTH)
+    causal = torch.full((TOKENS, TOKENS), float("-inf")).triu(1)
+    for mask in (None, causal):
+        expected = module()(tokens, tokens, tokens, need_weights=False, attn_mask=mask)[0]
+        given = straightened()(tokens, tokens, tokens, need_weights=False, attn_mask=mask)[0]
+        torch.testing.assert_close(given, expected)
+
+
+@pytest.mark.parametrize("options", [{"add_bias_kv": True}, {"add_zero_attn": True}], ids=["bias_kv", "zero_attn"])
+def test_rarer_options_are_left_to_torch(options: dict[str, Any]) -> None:
+    tokens = torch.randn(BATCH, TOKENS, WIDTH)
+    padding = torch.zeros(BATCH, TOKENS, dtype=torch.bool)
+    padding[:, -1] = True
+    for more in ({"need_weights": False}, {"key_padding_mask": padding}):
+        expected, weights = module(**options)(tokens, tokens, tokens, **more)
+        given, given_weights = straightened(**options)(tokens, tokens, tokens, **more)
+        torch.testing.assert_close(given, expected)
+        torch.testing.assert_close(given_weights, weights)
+
+
+def test_no_product_copies_weights_for_each_token() -> None:
+    tokens = torch.randn(BATCH, TOKENS, WIDTH, dtype=torch.bfloat16)
+    attention = straightened().to(torch.bfloat16)
+    with torch.profiler.profile(acc_events=True) as profile:
+        attention(tokens, tokens, tokens, need_weights=False)
+    assert "aten::bmm" not in {event.key for event in profile.key_averages()}

@@ -1,0 +1,99 @@
+"""A blueprint is an encoder without its weights: the same spec, a cost for whatever it offers, and nothing is held."""
+
+import math
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from encoders.adapters.registry import blueprint, load
+from encoders.contract.values import Encoder, EncoderSpec, ImageSize, Outputs, Scoring, TokenKind
+from encoders.runtime.tower import TorchEncoder
+from tests.support.hf_folders import FAMILIES, one_thread, write
+
+NAMES = [
+    "demo:vit",
+    "demo:resnet",
+    "demo:convnext",
+    "openclip:RN50@random",
+    "timm:resnet18@random",
+    "timm:convnextv2_atto@random",
+    "timm:swin_tiny_patch4_window7_224@random",
+    "timm:vit_tiny_patch16_224@random",
+    "timm:eva02_tiny_patch14_224@random",
+    "timm:mobilenetv3_small_100@random",
+]
+
+
+@pytest.fixture(scope="module")
+def named(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
+    """A family of transformers' as an id of a folder of it; other ids as they are."""
+    folder = tmp_path_factory.mktemp("hf")
+
+    def name(known: str) -> str:
+        if known not in FAMILIES:
+            return known
+        write(known, folder / known)
+        return f"hf:{folder / known}"
+
+    return name
+
+
+def plain(spec: EncoderSpec) -> EncoderSpec:
+    """Without what only weights tell."""
+    scoring = spec.scoring and Scoring(spec.scoring.activation, logit_scale=1.0)
+    if "vit-classifier" in spec.id:  # without a pooler, which its weights alone tell
+        spec = replace(spec, parameters=0, weights_bytes=0)
+    return replace(spec, revision="", device="", scoring=scoring)
+
+
+@pytest.mark.parametrize("known", [*NAMES, *FAMILIES])
+def test_it_says_of_itself_what_the_encoder_does(named: Callable[[str], str], known: str) -> None:
+    with one_thread():
+        encoder_id = named(known)
+        drawn, real = blueprint(encoder_id), load(encoder_id)
+    assert plain(drawn.spec) == plain(real.spec)
+    assert drawn.spec.revision == ""
+    if drawn.spec.scoring is not None:
+        assert math.isnan(drawn.spec.scoring.logit_scale)
+
+
+def offered(encoder: Encoder) -> list[Outputs]:
+    spec = encoder.spec
+    kinds = [TokenKind.HIDDEN, *[TokenKind.PROJECTED] * spec.projects, *[TokenKind.DENSE] * spec.dense]
+    return [
+        Outputs(pooled=True),
+        Outputs(tokens=TokenKind.HIDDEN, layer=0),
+        *(Outputs(pooled=True, tokens=kind) for kind in kinds),
+    ]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("known", [*NAMES, *FAMILIES])
+def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, device: str) -> None:
+    drawn = blueprint(named(known), dtype="bfloat16")
+    spec = drawn.spec
+    other = ImageSize(*(side + step for side, step in zip(spec.image_size, spec.patch_size, strict=True)))
+    sizes = [spec.image_size, *([other] if spec.resolutions.problem(other) is None else [])]
+    for size in sizes:
+        for outputs in offered(drawn):
+            cost = drawn.cost(size, outputs, device=device)
+            assert cost.requested(3) > 3 * (cost.input_bytes + cost.output_bytes) > 0
+            assert cost.flops > 0
+    if spec.has_text:
+        assert drawn.text_cost(device=device).requested(2) > 0
+
+
+@pytest.mark.parametrize("known", NAMES)
+def test_it_holds_nothing(known: str) -> None:
+    drawn = blueprint(known)
+    assert isinstance(drawn, TorchEncoder)
+    assert all(tensor.is_meta for tensor in drawn.tower.state_dict().values())
+
+
+def test_weights_that_are_not_there_are_not_missed(tmp_path: Path) -> None:
+    write("clip", tmp_path / "clip")
+    for file in (tmp_path / "clip").glob("*.safetensors"):
+        file.unlink()
+    assert blueprint(f"hf:{tmp_path / 'clip'}").spec.weights_bytes > 0

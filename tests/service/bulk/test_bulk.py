@@ -1,0 +1,404 @@
+"""Bulk runs: what is written, what is left out, and that an interrupted run ends as an uninterrupted one."""
+
+import json
+from collections.abc import Callable
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+from safetensors import safe_open
+from safetensors.numpy import load_file
+
+from encoders import decode
+from encoders.adapters.fake import FakeEncoder, fake_spec
+from encoders.contract.errors import EncoderFailed, LayerNotFound
+from encoders.contract.values import Encoded
+from service.bulk import sinks as exports
+from service.bulk.resume import BulkError, Failure, opened
+from service.bulk.run import Finished, Job, find_images, run
+from service.http.protocols.native.options import EmbedOptions
+
+FILES = 23
+BAD = {3: b"no image", 11: b"", 22: b"\xff\xd8\xff\xe0 cut"}
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """23 files, three of them broken, the last one among these."""
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(FILES):
+        path = folder / f"{index:02}.png"
+        if index in BAD:
+            path.write_bytes(BAD[index])
+        else:
+            values = np.random.default_rng(index).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+            Image.fromarray(values).save(path)
+    return folder
+
+
+def job_of(folder: Path, out: str, *, batch_size: int = 4, restart: bool = False, **options: Any) -> Job:
+    return Job(
+        out=folder.parent / out,
+        files=find_images([folder]),
+        options=EmbedOptions(**{"output": "pooled", **options}),
+        batch_size=batch_size,
+        workers=2,
+        restart=restart,
+    )
+
+
+def good(folder: Path) -> list[str]:
+    return [str(folder / f"{index:02}.png") for index in range(FILES) if index not in BAD]
+
+
+def expected(path: str, *, name: str, **options: Any) -> np.ndarray[Any, Any]:
+    """The image alone through the encoder, without bulk."""
+    encoder = FakeEncoder()
+    spec = encoder.spec
+    pixels = encoder.preprocess(decode(Path(path).read_bytes()), spec.size())
+    row = encoder.encode(pixels[None], EmbedOptions(**options).outputs(spec)).row(0)
+    array = row.pooled if name == "pooled" else row.tokens
+    assert array is not None
+    return array if name == "pooled" or options.get("prefix") else array[row.prefix_tokens :]
+
+
+def failing_at(forward: int, error: Callable[[], BaseException]) -> FakeEncoder:
+    """An encoder whose n-th forward raises."""
+    forwards = count()
+
+    def before(batch: int) -> None:
+        if next(forwards) == forward:
+            raise error()
+
+    return FakeEncoder(before=before)
+
+
+def content(out: Path) -> dict[str, bytes]:
+    """All files that belong to a run's result."""
+    return {path.name.removeprefix(out.stem): path.read_bytes() for path in out.parent.glob(f"{out.name}*")}
+
+
+def test_safetensors_holds_the_rows_and_their_paths(folder: Path) -> None:
+    job = job_of(folder, "out.safetensors", output="both")
+    run(job, FakeEncoder())
+    arrays = load_file(job.out)
+    with safe_open(job.out, framework="numpy") as file:
+        about = file.metadata()
+    assert json.loads(about["paths"]) == good(folder)
+    assert (json.loads(about["grid"]), about["prefix_tokens"], about["model"]) == ([4, 4], "0", "fake:vit")
+    for row, path in enumerate(good(folder)):
+        for name in ("tokens", "pooled"):
+            np.testing.assert_allclose(arrays[name][row], expected(path, name=name, output="both"), rtol=1e-5)
+
+
+def test_npy_holds_one_array_and_its_neighbour_the_paths(folder: Path) -> None:
+    job = job_of(folder, "out.npy", output="tokens", layer=-2, prefix=True)
+    run(job, FakeEncoder())
+    tokens = np.load(job.out)
+    about = json.loads(job.out.with_name("out.npy.json").read_text())
+    assert about["paths"] == good(folder)
+    assert (tokens.shape, about["prefix_tokens"], about["layer"]) == ((20, 17, 12), 1, -2)
+    reference = expected(good(folder)[7], name="tokens", output="tokens", layer=-2, prefix=True)
+    np.testing.assert_allclose(tokens[7], reference, rtol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_parquet_holds_a_row_an_image(folder: Path, dtype: str) -> None:
+    job = job_of(folder, "out.parquet", output="both", dtype=dtype)
+    run(job, FakeEncoder())
+    table = pq.read_table(job.out)
+    assert table.column_names == ["path", "grid_rows", "grid_cols", "tokens", "pooled"]
+    assert table["path"].to_pylist() == good(folder)
+    assert set(table["grid_rows"].to_pylist()) == set(table["grid_cols"].to_pylist()) == {4}
+    tokens = np.array(table["tokens"].to_pylist())
+    reference = expected(good(folder)[0], name="tokens", output="both")
+    np.testing.assert_allclose(tokens[0], reference, rtol=1e-5 if dtype == "float32" else 1e-2, atol=1e-3)
+    assert table.schema.metadata[b"model"] == b"fake:vit"
+
+
+def test_normalized_vectors_have_length_one(folder: Path) -> None:
+    job = job_of(folder, "out.npy", output="tokens", normalize=True)
+    run(job, FakeEncoder())
+    np.testing.assert_allclose(np.linalg.norm(np.load(job.out), axis=-1), 1, rtol=1e-5)
+
+
+def test_the_grid_of_a_layer_is_the_layers_own(folder: Path) -> None:
+    """A CNN's stage has a grid of its own: it comes from the forward, not from the spec."""
+
+    def coarser(encoded: Encoded) -> Encoded:
+        assert encoded.tokens is not None
+        return Encoded(grid=encoded.grid._replace(rows=2, cols=2), tokens=encoded.tokens[:, 1:5])
+
+    job = job_of(folder, "out.parquet", output="tokens")
+    run(job, FakeEncoder(after=coarser))
+    assert set(pq.read_table(job.out)["grid_rows"].to_pylist()) == {2}
+
+
+def test_bad_files_are_left_out_and_stand_in_the_ledger(folder: Path) -> None:
+    job = job_of(folder, "out.npy")
+    finished = run(job, FakeEncoder())
+    assert finished.ledger is not None
+    ledger = [json.loads(line) for line in finished.ledger.read_text().splitlines()]
+    assert [(entry["path"][-6:], entry["error"]) for entry in ledger] == [
+        ("03.png", "NotAnImage"),
+        ("11.png", "EmptyImage"),
+        ("22.png", "UndecodableImage"),
+    ]
+    assert all(entry["reason"] for entry in ledger)
+    assert len(np.load(job.out)) == finished.images == 20
+
+
+def test_a_file_that_cannot_be_read_is_a_failure_like_any_other(folder: Path) -> None:
+    job = job_of(folder, "out.npy")
+    (folder / "05.png").unlink()
+    reasons = {Path(failure.path).name: failure.reason for failure in run(job, FakeEncoder()).failures}
+    assert reasons["05.png"] == "No such file or directory"
+
+
+def test_forwards_run_in_full_batches_in_spite_of_bad_files(folder: Path) -> None:
+    encoder = FakeEncoder()
+    run(job_of(folder, "out.npy", batch_size=6), encoder)
+    assert encoder.batches == [6, 6, 6, 2]
+
+
+def test_an_image_that_breaks_its_batch_fails_alone(folder: Path) -> None:
+    poison = FakeEncoder().preprocess(decode((folder / "05.png").read_bytes()), fake_spec().image_size)
+
+    class Fragile(FakeEncoder):
+        def encode(self, pixels: Any, outputs: Any) -> Encoded:
+            if any(np.array_equal(each, poison) for each in pixels):
+                raise EncoderFailed("cannot take it", model="fake:vit")
+            return super().encode(pixels, outputs)
+
+    job = job_of(folder, "out.npy")
+    finished = run(job, Fragile())
+    assert [Path(failure.path).name for failure in finished.failures] == ["03.png", "05.png", "11.png", "22.png"]
+    assert finished.images == 19
+
+
+def test_a_row_that_is_not_finite_fails_alone(folder: Path) -> None:
+    def spoil(encoded: Encoded) -> Encoded:
+        assert encoded.pooled is not None
+        encoded.pooled[1] = np.nan
+        return encoded
+
+    finished = run(job_of(folder, "out.npy", batch_size=20), FakeEncoder(after=spoil))
+    errors = {Path(failure.path).name: failure.error for failure in finished.failures}
+    assert errors["01.png"] == "NonFiniteOutput"
+    assert len(errors) == len(finished.failures) == 1 + len(BAD)
+    assert finished.images == 19
+
+
+@pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("odd")])
+def test_an_error_the_encoder_did_not_announce_fails_its_image_alone(folder: Path, error: Exception) -> None:
+    forwards = count()
+
+    def before(batch: int) -> None:
+        if next(forwards) == 0 or batch == 1:
+            raise error
+
+    finished = run(job_of(folder, "out.npy", batch_size=3), FakeEncoder(before=before))
+    assert [failure.error for failure in finished.failures].count("EncoderFailed") == 1
+    assert finished.images == 19
+
+
+def test_a_broken_encoder_stops_the_run_rather_than_blame_every_file(folder: Path) -> None:
+    def fail(batch: int) -> None:
+        raise EncoderFailed("broken", model="fake:vit")
+
+    with pytest.raises(EncoderFailed):
+        run(job_of(folder, "out.npy"), FakeEncoder(before=fail))
+
+
+@pytest.mark.parametrize("suffix", exports.WRITERS)
+@pytest.mark.parametrize("forward", range(5))
+def test_an_interrupted_run_continues_to_the_same_bytes(folder: Path, suffix: str, forward: int) -> None:
+    reference = job_of(folder, f"reference{suffix}")
+    run(reference, FakeEncoder())
+    job = job_of(folder, f"out{suffix}")
+    with pytest.raises(KeyboardInterrupt):
+        run(job, failing_at(forward, KeyboardInterrupt))
+    assert not job.out.exists()
+    again = FakeEncoder()
+    finished = run(job, again)
+    assert len(again.batches) == 5 - forward, "what was done is not done again"
+    assert finished.resumed >= 4 * forward
+    assert content(job.out) == content(reference.out)
+
+
+def test_a_run_interrupted_at_every_batch_ends_the_same(folder: Path) -> None:
+    reference = job_of(folder, "reference.safetensors")
+    run(reference, FakeEncoder())
+    job = job_of(folder, "out.safetensors")
+    for _ in range(4):
+        with pytest.raises(KeyboardInterrupt):
+            run(job, failing_at(1, KeyboardInterrupt))
+    run(job, FakeEncoder())
+    assert content(job.out) == content(reference.out)
+
+
+def test_a_run_killed_while_it_wrote_a_part_continues(folder: Path) -> None:
+    """What a power cut leaves: whole parts, and one under its temporary name."""
+    job = job_of(folder, "out.npy")
+    with pytest.raises(KeyboardInterrupt):
+        run(job, failing_at(2, KeyboardInterrupt))
+    (folder.parent / "out.npy.parts" / "000001.safetensors.new").write_bytes(b"half")
+    assert run(job, FakeEncoder()).images == 20
+    assert content(job.out).keys() == {".npy", ".npy.json", ".npy.errors.jsonl"}
+
+
+def test_a_run_killed_while_it_wrote_its_output_continues(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def die(path: Path, rows: exports.Rows) -> None:
+        path.write_bytes(b"half")
+        raise KeyboardInterrupt
+
+    job = job_of(folder, "out.npy")
+    with monkeypatch.context() as patch:
+        patch.setitem(exports.WRITERS, ".npy", die)
+        with pytest.raises(KeyboardInterrupt):
+            run(job, FakeEncoder())
+    assert not job.out.exists()
+    encoder = FakeEncoder()
+    run(job, encoder)
+    assert (len(np.load(job.out)), encoder.batches) == (20, [])
+
+
+def test_parts_are_written_as_time_passes(folder: Path) -> None:
+    """Every reading of the clock is 20 s later, so a part ends every second batch; the result is the same."""
+    reference, job = job_of(folder, "reference.npy"), job_of(folder, "out.npy")
+    run(reference, FakeEncoder())
+    clock = count(step=20)
+    run(job, FakeEncoder(), clock=lambda: float(next(clock)))
+    assert np.load(job.out).tobytes() == np.load(reference.out).tobytes()
+
+
+def test_progress_starts_with_what_was_done_and_ends_with_all(folder: Path) -> None:
+    job = job_of(folder, "out.npy")
+    with pytest.raises(KeyboardInterrupt):
+        run(job, failing_at(2, KeyboardInterrupt))
+    seen: list[tuple[int, int]] = []
+    run(job, FakeEncoder(), progress=lambda done, failed: seen.append((done, failed)))
+    assert (seen[0], seen[-1]) == ((9, 1), (FILES, 3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "named"),
+    [({"batch_size": 5}, "batch_size was 4, is 5"), ({"normalize": True}, "normalize was False, is True")],
+)
+def test_other_parameters_do_not_continue_a_run(folder: Path, changes: dict[str, Any], named: str) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(job_of(folder, "out.npy"), failing_at(2, KeyboardInterrupt))
+    with pytest.raises(BulkError, match=named):
+        run(job_of(folder, "out.npy", **changes), FakeEncoder())
+    assert run(job_of(folder, "out.npy", restart=True, **changes), FakeEncoder()).resumed == 0
+
+
+def test_another_encoder_does_not_continue_a_run(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(job_of(folder, "out.npy"), failing_at(2, KeyboardInterrupt))
+    with pytest.raises(BulkError, match="revision was fake, is other"):
+        run(job_of(folder, "out.npy"), FakeEncoder(fake_spec(revision="other")))
+
+
+def test_other_files_do_not_continue_a_run(folder: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(job_of(folder, "out.npy"), failing_at(2, KeyboardInterrupt))
+    (folder / "00.png").rename(folder / "99.png")
+    with pytest.raises(BulkError, match=r"the files changed \(1 new, 1 gone\)"):
+        run(job_of(folder, "out.npy"), FakeEncoder())
+
+
+def test_a_finished_output_is_not_overwritten_unasked(folder: Path) -> None:
+    run(job_of(folder, "out.npy"), FakeEncoder())
+    with pytest.raises(BulkError, match="exists already"):
+        run(job_of(folder, "out.npy"), FakeEncoder())
+    run(job_of(folder, "out.npy", restart=True), FakeEncoder())
+
+
+def test_two_processes_do_not_write_one_run(folder: Path) -> None:
+    job = job_of(folder, "out.npy")
+    with (
+        opened(job.out, run={}, files=[], restart=False),
+        pytest.raises(BulkError, match="Another process"),
+        opened(job.out, run={}, files=[], restart=False),
+    ):
+        pass
+
+
+def test_a_missing_part_is_noticed(folder: Path) -> None:
+    job = job_of(folder, "out.npy")
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            run(job, failing_at(1, KeyboardInterrupt))
+    (folder.parent / "out.npy.parts" / "000000.safetensors").unlink()
+    with pytest.raises(BulkError, match="does not follow"):
+        run(job, FakeEncoder())
+
+
+def test_nothing_is_written_when_every_file_is_bad(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    (folder / "a.png").write_bytes(b"text")
+    job = job_of(folder, "out.npy")
+    assert run(job, FakeEncoder()) == Finished(0, 0, run_failures(job), job.out.with_name("out.npy.errors.jsonl"), {})
+    assert not job.out.exists()
+
+
+def run_failures(job: Job) -> list[Failure]:
+    lines = job.out.with_name("out.npy.errors.jsonl").read_text().splitlines()
+    return [Failure(**json.loads(line)) for line in lines]
+
+
+def test_what_the_encoder_does_not_offer_is_said_before_anything_is_written(folder: Path) -> None:
+    job = job_of(folder, "out.npy", output="tokens", layer=9)
+    with pytest.raises(LayerNotFound):
+        run(job, FakeEncoder())
+    assert content(job.out) == {}
+
+
+@pytest.mark.parametrize(
+    ("out", "options", "named"),
+    [("out.txt", {}, "must end in"), ("out.npy", {"output": "both"}, "one array"), ("out", {}, "must end in")],
+)
+def test_an_output_that_cannot_hold_the_arrays_is_refused(
+    folder: Path, out: str, options: dict[str, Any], named: str
+) -> None:
+    with pytest.raises(BulkError, match=named):
+        run(job_of(folder, out, **options), FakeEncoder())
+
+
+def test_folders_are_walked_in_order_and_every_file_comes_once(tmp_path: Path) -> None:
+    for name in ("b/2.JPG", "b/1.png", "a/3.webp", "a/notes.txt", "c.png"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
+        path.touch()
+    found = find_images([tmp_path / "c.png", tmp_path, tmp_path / "a" / "notes.txt"])
+    assert [str(path.relative_to(tmp_path)) for path in found] == [
+        "c.png",
+        "a/3.webp",
+        "b/1.png",
+        "b/2.JPG",
+        "a/notes.txt",
+    ]
+
+
+def test_a_path_that_is_not_there_is_an_error_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(BulkError, match="is not there"):
+        find_images([tmp_path / "nowhere"])
+    with pytest.raises(BulkError, match="no image"):
+        find_images([tmp_path])
+
+
+def test_a_path_that_is_no_utf_8_is_written_escaped(tmp_path: Path) -> None:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
+    Image.new("RGB", (8, 8)).save(folder / name, "PNG")
+    job = job_of(folder, "out.parquet")
+    run(job, FakeEncoder())
+    assert pq.read_table(job.out)["path"].to_pylist() == [f"{folder}/caf\\xe9.png"]

@@ -1,0 +1,280 @@
+"""The command line in process, and once as a process of its own."""
+
+import json
+import os
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+import encoders
+from encoders.adapters.catalog import DEMO
+from encoders.adapters.fake import FakeEncoder
+from encoders.contract.errors import WeightsError
+from service.cli import main as cli
+from service.cli.main import main
+from service.run import server
+from service.settings import PREFIX, Settings
+
+COMMANDS = ("serve", "embed", "similarity", "models", "vram")
+
+
+@pytest.fixture(autouse=True)
+def _no_variables(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith(PREFIX)]:
+        monkeypatch.delenv(name)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    folder = tmp_path / "images"
+    folder.mkdir()
+    for index in range(3):
+        values = np.random.default_rng(index).integers(0, 256, (30, 40, 3), dtype=np.uint8)
+        Image.fromarray(values).save(folder / f"{index}.png")
+    return folder
+
+
+@pytest.fixture
+def served(monkeypatch: pytest.MonkeyPatch) -> list[Settings]:
+    """The settings `serve` would have served."""
+    seen: list[Settings] = []
+    monkeypatch.setattr(server, "serve", seen.append)
+    return seen
+
+
+def help_of(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as ended:
+        main([*argv, "--help"])
+    assert ended.value.code == 0
+    return capsys.readouterr().out
+
+
+@pytest.mark.parametrize("argv", [(), *((command,) for command in COMMANDS)])
+def test_help_fits_80_columns_and_shows_examples(argv: tuple[str, ...], capsys: pytest.CaptureFixture[str]) -> None:
+    text = help_of(*argv, capsys=capsys)
+    assert max(map(len, text.splitlines())) <= 80
+    assert text.count("\n  visiontower ") >= 2
+
+
+def test_the_examples_of_the_help_parse(capsys: pytest.CaptureFixture[str]) -> None:
+    for argv in [(), *((command,) for command in COMMANDS)]:
+        text = help_of(*argv, capsys=capsys).replace("\\\n", " ")
+        for line in text.splitlines():
+            if line.startswith("  visiontower "):
+                words = shlex.split(line.partition("|")[0], comments=True)
+                cli.parser().parse_args(words[1:])
+
+
+def test_every_setting_is_a_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [word.strip(",") for word in help_of("serve", capsys=capsys).split()]
+    assert {f"--{name.replace('_', '-')}" for name in Settings.model_fields} <= set(words)
+
+
+def test_serve_without_flags_has_the_default_settings(served: list[Settings]) -> None:
+    assert main(["serve"]) == 0
+    assert served == [Settings()]
+
+
+def test_serve_takes_flags_over_variables(served: list[Settings], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONTOWER_PORT", "9000")
+    monkeypatch.setenv("VISIONTOWER_MAX_BATCH", "7")
+    main(["serve", "--port", "9001", "--model", "fake:a", "--model", "fake:b", "--image-url-hosts", "example.org"])
+    (settings,) = served
+    assert (settings.port, settings.max_batch) == (9001, 7)
+    assert (settings.model, settings.image_url_hosts) == (("fake:a", "fake:b"), ("example.org",))
+
+
+@pytest.mark.parametrize(
+    ("argv", "named"),
+    [
+        (["serve", "--port", "70000"], "--port (VISIONTOWER_PORT)"),
+        (["serve", "--max-batch", "many"], "--max-batch (VISIONTOWER_MAX_BATCH)"),
+        (["serve", "--model", "fake:a", "--model", "fake:a"], "given twice"),
+        (["models", "nowhere:x"], "Unknown scheme"),
+        (["models", "vit"], "not an encoder id"),
+        (["models", "--scheme", "nowhere"], "Unknown scheme"),
+        (["models", "--scheme", "fake"], "no list"),
+        (["models", "fake:vit", "--device", "tpu"], "tpu"),
+        (["embed", "nowhere", "-o", "out.npy"], "nowhere is not there"),
+        (["embed", "{images}", "-o", "{images}/out.csv"], "must end in"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--output", "both"], "one array"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--layer", "0"], "'layer' is 0: it is about tokens"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--prefix"], "'prefix' is True: it is about tokens"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--resolution", "big"], "resolution"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--resolution", "33", "--model", "fake:v"], "32x32 or 40x40"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--model", "fake:vit@broken"], "fails on purpose"),
+        (["similarity", "{images}/0.png", "cat", "--model", "fake:vit@broken"], "fails on purpose"),
+        (["similarity", "nowhere.png", "a cat"], "nowhere.png: No such file"),
+        (["similarity", "{images}", "a cat"], "directory"),
+        (["similarity", "{images}/0.png", "cat", "--template", "no slot"], "no {}"),
+    ],
+)
+def test_an_error_is_one_line_and_status_2(
+    argv: list[str], named: str, images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([word.replace("{images}", str(images)) for word in argv]) == 2
+    captured = capsys.readouterr()
+    last = captured.err.splitlines()[-1]
+    assert last.startswith(f"visiontower {argv[0]}: ")
+    assert named in last
+    assert "Traceback" not in captured.err
+    assert captured.out == ""
+
+
+def test_a_misspelt_variable_is_an_error(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setenv("VISIONTOWER_PROT", "9000")
+    assert main(["serve"]) == 2
+    assert "VISIONTOWER_PORT" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("argv", [["serve", "--prot", "1"], ["embed"], ["similarity", "a.png"], ["fly"], []])
+def test_flags_that_do_not_exist_or_are_missing_are_status_2(argv: list[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(argv)
+    assert ended.value.code == 2
+
+
+def test_embed_writes_the_file_and_says_what_is_in_it(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = images.parent / "deep" / "out.npy"
+    assert main(["embed", str(images), "-o", str(out), "--model", "fake:vit", "--resolution", "64"]) == 0
+    captured = capsys.readouterr()
+    assert f"{out}: pooled [3, 6]" in captured.out
+    assert "3/3" in captured.err
+    assert "image/s" in captured.err
+    assert np.load(out).shape == (3, 6)
+
+
+def test_embed_lists_what_failed_and_ends_with_status_1(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (images / "bad.jpg").write_text("text")
+    out = images.parent / "out.npy"
+    assert main(["embed", str(images), "-o", str(out), "--model", "fake:vit"]) == 1
+    captured = capsys.readouterr()
+    assert f"{images / 'bad.jpg'}: The bytes are not an image" in captured.err
+    assert f"1 failed: {out}.errors.jsonl" in captured.err
+    assert len(np.load(out)) == 3
+
+
+def test_embed_says_so_when_nothing_could_be_encoded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "bad.jpg").write_text("text")
+    assert main(["embed", str(tmp_path / "bad.jpg"), "-o", str(tmp_path / "out.npy"), "--model", "fake:vit"]) == 1
+    assert "was not written" in capsys.readouterr().err
+
+
+def test_embed_interrupted_says_how_to_go_on_and_goes_on(
+    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = images.parent / "out.npy"
+    argv = ["embed", str(images), "-o", str(out), "--model", "fake:vit", "--batch-size", "1"]
+    forwards: list[int] = []
+
+    def interrupt(batch: int) -> None:
+        forwards.append(batch)
+        if len(forwards) == 2:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoders, "load", lambda encoder_id, placement: FakeEncoder(before=interrupt))
+        assert main(argv) == 130
+    assert f"kept in {out}.parts" in capsys.readouterr().err
+    assert main(argv) == 0
+    assert "continued after 1 files" in capsys.readouterr().out
+    assert len(np.load(out)) == 3
+
+
+def test_similarity_as_json_scores_every_text_in_order(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["similarity", str(images / "0.png"), "a cat", "a dog", "--model", "fake:vit", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert [score["text"] for score in answer["scores"]] == ["a cat", "a dog"]
+    assert sum(score["probability"] for score in answer["scores"]) == pytest.approx(1)
+    assert (answer["activation"], answer["logit_scale"]) == ("softmax", 100)
+
+
+def test_similarity_shows_the_best_text_first(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["similarity", str(images / "0.png"), "[red]cat", "dog", "a photo", "--model", "fake:vit"]
+    assert main(argv) == 0
+    table = capsys.readouterr().out
+    assert "[red]cat" in table, "a text is no markup"
+    assert max(map(len, table.splitlines())) <= 80
+    rows = [line.split("│") for line in table.splitlines() if line.startswith("│")]
+    chances = [float(row[3]) for row in rows]
+    assert chances == sorted(chances, reverse=True)
+
+
+def test_similarity_averages_templates(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def cosine(*templates: str) -> float:
+        flags = [word for template in templates for word in ("--template", template)]
+        main(["similarity", str(images / "0.png"), "cat", "--model", "fake:vit", "--json", *flags])
+        scores: list[dict[str, Any]] = json.loads(capsys.readouterr().out)["scores"]
+        return float(scores[0]["cosine"])
+
+    assert cosine() == cosine("{}")
+    assert cosine("{}", "a drawing of a {}") not in (cosine("{}"), cosine("a drawing of a {}"))
+
+
+def test_models_names_every_scheme_and_the_demo_encoders(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models"]) == 0
+    table = capsys.readouterr().out
+    assert max(map(len, table.splitlines())) <= 80
+    for name in ("openclip:ARCH@TAG", "hf:REPO", "timm:NAME", *DEMO):
+        assert name in table
+
+
+def test_models_as_json_covers_every_scheme_installed(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "--json"])
+    assert {scheme["name"] for scheme in json.loads(capsys.readouterr().out)} == set(encoders.schemes())
+
+
+def test_every_example_of_the_catalog_is_an_id(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "--json"])
+    for scheme in json.loads(capsys.readouterr().out):
+        for example in scheme["examples"]:
+            assert encoders.EncoderId.parse(example).scheme == scheme["name"]
+
+
+def test_models_of_an_id_shows_tokens_by_resolution(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["models", "fake:vit"]) == 0
+    shown = capsys.readouterr().out
+    assert "32x32*" in shown
+    assert "[784, 12]" in shown
+    assert max(map(len, shown.splitlines())) <= 80
+
+
+def test_models_of_an_id_as_json_has_what_the_server_says_of_it(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "fake:vit", "--json"])
+    card = json.loads(capsys.readouterr().out)
+    assert (card["id"], card["tokens"], card["grid"], card["has_text"]) == ("fake:vit", 16, [4, 4], True)
+    assert {"resolution": [224, 224], "grid": [28, 28], "tokens": 784} in card["tokens_by_resolution"]
+
+
+def test_models_of_a_scheme_lists_its_ids(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models", "--scheme", "openclip"])
+    assert "openclip:ViT-L-14-336@openai" in capsys.readouterr().out.splitlines()
+    main(["models", "--scheme", "demo", "--json"])
+    assert json.loads(capsys.readouterr().out) == list(DEMO)
+
+
+def test_weights_that_do_not_load_are_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def load(encoder_id: str, placement: object) -> None:
+        raise WeightsError("missing:\n  a\n  b")
+
+    monkeypatch.setattr(encoders, "load", load)
+    assert main(["models", "fake:vit"]) == 2
+    assert capsys.readouterr().err == "visiontower models: missing: a b\n"
+
+
+def test_the_module_runs_as_a_process_and_its_help_imports_no_torch() -> None:
+    code = "import runpy, sys; sys.argv = ['visiontower', 'embed', '--help']\n"
+    code += "try: runpy.run_module('service.cli.main', run_name='__main__')\n"
+    code += "except SystemExit as end: assert not end.code\n"
+    code += "assert not {'torch', 'pyarrow', 'fastapi', 'transformers'} & set(sys.modules), 'heavy imports'"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert "Its suffix chooses" in done.stdout

@@ -1,0 +1,78 @@
+"""The table of problems is whole, and says nothing that is not for callers."""
+
+import re
+from collections.abc import Iterator
+
+import pytest
+
+from encoders.contract.errors import ImageError, ImageTooLarge, VisiontowerError, WeightsError
+from service import errors
+from service.errors import Overloaded
+from service.http import problems
+
+
+def family(cls: type[BaseException]) -> Iterator[type[BaseException]]:
+    yield cls
+    for child in cls.__subclasses__():
+        if child.__module__ in ("encoders.contract.errors", "service.errors"):
+            yield from family(child)
+
+
+ALL = sorted(set(family(VisiontowerError)), key=lambda cls: cls.__name__)
+
+
+@pytest.mark.parametrize("cls", ALL, ids=lambda cls: cls.__name__)
+def test_every_error_is_in_the_table_and_documented(cls: type[BaseException]) -> None:
+    assert cls in problems.TYPES
+    assert cls.__doc__
+    assert "\n" not in problems.TYPES[cls].title
+
+
+def test_the_table_has_no_slug_twice() -> None:
+    slugs = [kind.slug for kind in problems.TYPES.values()]
+    assert len(set(slugs)) == len(slugs)
+    assert all(re.fullmatch(r"[a-z0-9-]+", slug) for slug in slugs)
+
+
+def test_the_tree_in_the_docstring_names_every_service_error() -> None:
+    own = {cls.__name__ for cls in ALL if cls.__module__ == "service.errors"}
+    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) - {"ImageError", "RequestError"}
+    assert drawn == own
+
+
+def test_facts_are_members() -> None:
+    assert problems.problem(ImageTooLarge(pixels=10, limit=5)) == {
+        "type": "/problems/image-too-large",
+        "title": "Image too large",
+        "status": 413,
+        "detail": "The image has 10 pixels; the limit is 5. Send it smaller.",
+        "actual": 10,
+        "limit": 5,
+    }
+
+
+def test_a_plug_in_s_own_error_is_shown_as_its_nearest_kin() -> None:
+    class Blurred(ImageError):
+        """Of a third party."""
+
+    assert problems.problem(Blurred("too blurred"))["type"] == "/problems/unusable-image"
+
+
+@pytest.mark.parametrize("error", [ValueError("secret"), VisiontowerError("secret"), WeightsError("/secret/path")])
+def test_internals_are_not_shown(error: Exception) -> None:
+    problem = problems.problem(error)
+    assert problem["status"] == 500
+    assert "secret" not in str(problem)
+
+
+def test_a_fact_cannot_replace_a_member() -> None:
+    class Odd(ImageError):
+        """With facts named as the members are."""
+
+    problem = problems.problem(Odd("detail", status=200, type="x"))
+    assert (problem["status"], problem["type"]) == (422, "/problems/unusable-image")
+
+
+def test_overload_says_when_to_come_back() -> None:
+    error = Overloaded(what="images", waiting=5, limit=5, retry_after_s=7)
+    assert problems.headers(error) == {"Retry-After": "7"}

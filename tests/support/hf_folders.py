@@ -1,0 +1,219 @@
+"""Tiny checkpoints in transformers' format, of every supported family: seeded random weights, written to a folder.
+
+Weights are shaken after initialisation, norms and biases too, so that a norm left out or done twice shows.
+"""
+
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import open_clip
+import torch
+import transformers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
+
+from encoders import load
+from encoders.runtime.tower import TorchEncoder
+
+SIDE, PATCH = 32, 8
+TEXTS = [
+    "a red circle",
+    "a photo of a cat",
+    "A Blue SQUARE, left of two cats and a dog! And some more words that do not fit",
+]
+WORDS = sorted({word for text in TEXTS for word in text.lower().replace(",", "").replace("!", "").split()})
+
+_VIT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "patch_size": PATCH}
+_MLP: dict[str, Any] = {"intermediate_size": 64}
+_CLIP = {**_VIT, **_MLP, "image_size": SIDE}
+_TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_MLP}
+_CNN: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_CLIP_TEXT = {
+    **_TEXT,
+    "vocab_size": 49408,
+    "max_position_embeddings": 20,
+    "bos_token_id": 49406,
+    "eos_token_id": 49407,
+    "pad_token_id": 49407,
+}
+_SIGLIP_TEXT = {
+    **_TEXT,
+    "vocab_size": len(WORDS) + 8,
+    "max_position_embeddings": 16,
+    "projection_size": 32,
+    "bos_token_id": None,
+    "eos_token_id": 1,
+    "pad_token_id": 1,
+}
+_NAFLEX = {**_VIT, **_MLP, "num_patches": (SIDE // PATCH) ** 2}
+
+
+def _llava(name: str, vision: str, **options: Any) -> Any:
+    vision_config = {"model_type": vision, **_CLIP} | ({"vision_use_head": False} if "siglip" in vision else {})
+    text_config = {
+        "model_type": "llama",
+        "hidden_size": 48,
+        "intermediate_size": 64,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 4,
+        "vocab_size": 60,
+        "bos_token_id": 1,
+        "eos_token_id": None,
+        "pad_token_id": 0,
+    }
+    config = getattr(transformers, f"{name}Config")
+    return config(vision_config=vision_config, text_config=text_config, image_token_index=59, **options)
+
+
+FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
+    "clip": (
+        "CLIPModel",
+        lambda: transformers.CLIPConfig(vision_config=_CLIP, text_config=_CLIP_TEXT, projection_dim=24),
+    ),
+    "clip-vision": ("CLIPVisionModel", lambda: transformers.CLIPVisionConfig(**_CLIP)),
+    "clip-vision-projected": (
+        "CLIPVisionModelWithProjection",
+        lambda: transformers.CLIPVisionConfig(**_CLIP, projection_dim=24),
+    ),
+    "siglip": ("SiglipModel", lambda: transformers.SiglipConfig(vision_config=_CLIP, text_config=_SIGLIP_TEXT)),
+    "siglip-vision": ("SiglipVisionModel", lambda: transformers.SiglipVisionConfig(**_CLIP)),
+    "siglip2": ("Siglip2Model", lambda: transformers.Siglip2Config(vision_config=_NAFLEX, text_config=_SIGLIP_TEXT)),
+    "siglip2-vision": ("Siglip2VisionModel", lambda: transformers.Siglip2VisionConfig(**_NAFLEX)),
+    "dinov2": ("Dinov2Model", lambda: transformers.Dinov2Config(**_VIT, image_size=SIDE)),
+    "dinov2-registers": (
+        "Dinov2WithRegistersModel",
+        lambda: transformers.Dinov2WithRegistersConfig(**_VIT, image_size=SIDE, num_register_tokens=3),
+    ),
+    "dinov3": ("DINOv3ViTModel", lambda: transformers.DINOv3ViTConfig(**_CLIP, num_register_tokens=4)),
+    "dinov3-convnext": ("DINOv3ConvNextModel", lambda: transformers.DINOv3ConvNextConfig(**_CNN, image_size=64)),
+    "convnext": ("ConvNextModel", lambda: transformers.ConvNextConfig(**_CNN, image_size=64)),
+    "convnextv2": ("ConvNextV2Model", lambda: transformers.ConvNextV2Config(**_CNN, image_size=64)),
+    "vit": ("ViTModel", lambda: transformers.ViTConfig(**_CLIP)),
+    "vit-classifier": ("ViTForImageClassification", lambda: transformers.ViTConfig(**_CLIP)),
+    "resnet": ("ResNetModel", lambda: transformers.ResNetConfig(**_CNN, embedding_size=8)),
+    "llava": ("LlavaForConditionalGeneration", lambda: _llava("Llava", "clip_vision_model", image_seq_length=16)),
+    "llava-layers": (
+        "LlavaForConditionalGeneration",
+        lambda: _llava("Llava", "clip_vision_model", vision_feature_layer=[-2, 0, 3]),
+    ),
+    "llava-full": (
+        "LlavaForConditionalGeneration",
+        lambda: _llava("Llava", "clip_vision_model", vision_feature_select_strategy="full", vision_feature_layer=-1),
+    ),
+    "llava-siglip": (
+        "LlavaForConditionalGeneration",
+        lambda: _llava("Llava", "siglip_vision_model", vision_feature_select_strategy="full"),
+    ),
+    "llava-next": (
+        "LlavaNextForConditionalGeneration",
+        lambda: _llava("LlavaNext", "clip_vision_model", image_grid_pinpoints=[[SIDE, 2 * SIDE]]),
+    ),
+    "llava-onevision": (
+        "LlavaOnevisionForConditionalGeneration",
+        lambda: _llava("LlavaOnevision", "siglip_vision_model", image_grid_pinpoints=[[SIDE, 2 * SIDE]]),
+    ),
+    "vipllava": (
+        "VipLlavaForConditionalGeneration",
+        lambda: _llava("VipLlava", "clip_vision_model", vision_feature_layers=[-2, 2]),
+    ),
+}
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """On tensors this small a second thread only waits for the first: tenfold the time on a busy machine."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
+
+
+class Twins:
+    """An encoder of ours and transformers' model from the same folder, made once for each family."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._made: dict[str, tuple[TorchEncoder, Any]] = {}
+
+    def __call__(self, family: str) -> tuple[TorchEncoder, Any]:
+        if family not in self._made:
+            folder = self._folder / family
+            model = write(family, folder)
+            encoder = load(f"hf:{folder}")
+            assert isinstance(encoder, TorchEncoder)
+            self._made[family] = encoder, model
+        return self._made[family]
+
+
+def write(family: str, folder: Path, *, tokenizer: bool = True) -> Any:
+    """The family's tiny model, saved to `folder` with its tokenizer; returned in eval mode."""
+    transformers.utils.logging.disable_progress_bar()
+    architecture, config = FAMILIES[family]
+    torch.manual_seed(7)
+    model = getattr(transformers, architecture)(config()).eval()
+    generator = torch.Generator().manual_seed(8)
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
+    model.save_pretrained(folder)
+    if tokenizer and family == "clip":
+        write_clip_tokenizer(folder)
+    if tokenizer and family in ("siglip", "siglip2"):
+        write_word_tokenizer(folder)
+    return model
+
+
+@cache
+def _clip_vocabulary() -> tuple[str, str]:
+    own = open_clip.tokenizer.SimpleTokenizer()
+    merges = [" ".join(pair) for pair in sorted(own.bpe_ranks, key=own.bpe_ranks.__getitem__)]
+    names = {"<start_of_text>": "<|startoftext|>", "<end_of_text>": "<|endoftext|>"}  # open_clip's for OpenAI's
+    return json.dumps(
+        {names.get(token, token): index for token, index in own.encoder.items()}
+    ), "#version: 0.2\n" + "\n".join(merges) + "\n"
+
+
+def write_clip_tokenizer(folder: Path) -> None:
+    """CLIP's vocabulary and merges, from open_clip's copy, in the files that OpenAI's checkpoints have."""
+    vocabulary, merges = _clip_vocabulary()
+    (folder / "vocab.json").write_text(vocabulary)
+    (folder / "merges.txt").write_text(merges)
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "CLIPTokenizer",
+                "bos_token": "<|startoftext|>",
+                "eos_token": "<|endoftext|>",
+                "unk_token": "<|endoftext|>",
+                "pad_token": "<|endoftext|>",
+                "model_max_length": 77,
+            }
+        )
+    )
+
+
+def write_word_tokenizer(folder: Path) -> None:
+    """A word-level tokenizer.json that ends and pads as SigLIP's does, under the name of its sentencepiece class."""
+    words = {word: index for index, word in enumerate(["<unk>", "</s>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
+    tokenizer.normalizer = normalizers.Sequence([normalizers.Lowercase(), normalizers.Replace(",", "")])
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
+    tokenizer.post_processor = processors.TemplateProcessing(single="$A </s>", special_tokens=[("</s>", 1)])
+    tokenizer.save(str(folder / "tokenizer.json"))
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps(
+            {
+                "tokenizer_class": "SiglipTokenizer",
+                "eos_token": "</s>",
+                "unk_token": "<unk>",
+                "pad_token": "</s>",
+                "model_input_names": ["input_ids"],
+            }
+        )
+    )

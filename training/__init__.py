@@ -1,0 +1,1 @@
+"""Trains what the package ships. Not in the wheel."""
