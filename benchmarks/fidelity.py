@@ -6,7 +6,8 @@ import numpy as np
 
 from benchmarks.works import Vectors, Work
 from encoders import decode, load
-from encoders.contract.values import Encoder, Pixels, Placement
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.values import Pixels
 from encoders.images.preprocess import enough
 
 _FLOAT32, _BFLOAT16 = Placement(dtype="float32"), Placement(dtype="bfloat16")

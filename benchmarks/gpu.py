@@ -58,10 +58,11 @@ from benchmarks.vram import driver
 from benchmarks.works import FOLDER
 from encoders import decode
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.values import Placement
+from encoders.contract.encoder import Placement
 from encoders.memory.device import Reading
-from encoders.runtime.device import memory_of, resolve
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.device import resolve
+from encoders.runtime.device_memory import memory_of
+from encoders.runtime.torch_encoder import TorchEncoder
 
 MODELS = (
     "openclip:ViT-L-14@random",

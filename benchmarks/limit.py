@@ -28,10 +28,12 @@ from benchmarks.works import WORKS, Work
 from encoders import decode, load
 from encoders.adapters import openclip
 from encoders.adapters.registry import EncoderId
-from encoders.contract.values import Encoder, ImageSize, Pixels, Placement, Preprocessing
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize, Pixels
 from encoders.images.preprocess import enough, preprocess
 from encoders.images.resample import resize
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 
 Prepare: TypeAlias = Callable[[bytes], Pixels]
 """JPEG file -> uint8 [H, W, 3] at the model's size."""

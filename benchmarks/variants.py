@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
 from encoders.contract.values import Outputs
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 
 POOLED = Outputs(pooled=True)
 """What every forward here gives."""

@@ -23,10 +23,12 @@ import numpy as np
 from tqdm import tqdm
 
 from encoders.adapters.registry import blueprint, load
+from encoders.contract.cost import Cost
+from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory, VisiontowerError
-from encoders.contract.values import Encoder, ImageSize, Outputs, Placement, TokenKind
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.device import Figures, Memory
-from encoders.memory.prediction import ALLOCATOR, CUDA, MIB, Cost
+from encoders.memory.prediction import ALLOCATOR, CUDA, MIB
 from service.cli.tables import sizes_to_plan
 from service.sizes import show_bytes
 
@@ -154,7 +156,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Measure, write, sum up."""
     arguments = _parser().parse_args(argv)
     os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # as the service does; before torch
-    from encoders.runtime.device import CudaMemory, resolve
+    from encoders.runtime.device import resolve
+    from encoders.runtime.device_memory import CudaMemory
 
     try:
         device = resolve(arguments.device).device

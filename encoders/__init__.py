@@ -9,19 +9,9 @@ encoded = encoder.encode(pixels[None], encoder.spec.outputs(tokens=TokenKind.HID
 """
 
 from encoders.adapters.registry import EncoderId, load, schemes
-from encoders.contract.values import (
-    Encoded,
-    Encoder,
-    EncoderSpec,
-    Grid,
-    ImageSize,
-    Outputs,
-    Placement,
-    Preprocessing,
-    Resolutions,
-    Scoring,
-    TokenKind,
-)
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring
+from encoders.contract.values import Encoded, Grid, ImageSize, Outputs, TokenKind
 from encoders.images.decode import decode
 from encoders.images.preprocess import preprocess
 

@@ -2,7 +2,8 @@
 
 from dataclasses import asdict
 
-from encoders.contract.values import EncoderSpec, ImageSize
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import ImageSize
 from encoders.memory.plan import Row
 
 

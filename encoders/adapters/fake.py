@@ -9,25 +9,14 @@ import numpy as np
 from PIL import Image
 
 from encoders.adapters.registry import EncoderId
+from encoders.contract.cost import Cost, Curve
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory
-from encoders.contract.values import (
-    Encoded,
-    EncoderSpec,
-    Floats,
-    Grid,
-    ImageSize,
-    Outputs,
-    Pixels,
-    Placement,
-    Preprocessing,
-    Resolutions,
-    Scoring,
-    TokenIds,
-    TokenKind,
-)
+from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds, TokenKind
 from encoders.images.preprocess import preprocess
 from encoders.memory.device import Figures, Reading
-from encoders.memory.prediction import CPU, Cost, Curve, Overhead
+from encoders.memory.prediction import CPU, Overhead
 
 _PATCH = 8
 _HIDDEN = 12

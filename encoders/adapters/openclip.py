@@ -26,33 +26,15 @@ from torch.nn import functional as F
 
 from encoders.adapters.registry import EncoderId
 from encoders.adapters.timm import TimmTower, trunk_spec
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
-from encoders.contract.values import (
-    EncoderSpec,
-    Grid,
-    ImageSize,
-    Outputs,
-    Placement,
-    Preprocessing,
-    Resolutions,
-    Scoring,
-    TokenKind,
-)
+from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
 from encoders.runtime.attention import BatchFirst
 from encoders.runtime.packed_linear import pack
-from encoders.runtime.tower import (
-    FINAL,
-    Features,
-    TextTower,
-    TorchEncoder,
-    Tower,
-    fitting,
-    largest_size,
-    load_strictly,
-    number,
-    seeded,
-    to_patches,
-)
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import FINAL, Features, TextTower, Tower, largest_size, to_patches
+from encoders.runtime.weights import fitting, load_strictly, number, seeded
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeAlias
 
+from encoders.contract.encoder import BLUEPRINT, Encoder, Placement
 from encoders.contract.errors import EncoderIdError
-from encoders.contract.values import BLUEPRINT, Encoder, Placement
 
 ENTRY_POINTS = "visiontower.encoders"
 """Entry-point group of third-party schemes: name = the scheme, object = a Loader."""

@@ -17,27 +17,13 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from encoders.adapters.registry import EncoderId
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
-from encoders.contract.values import (
-    EncoderSpec,
-    Grid,
-    ImageSize,
-    Outputs,
-    Placement,
-    Preprocessing,
-    Resolutions,
-    TokenKind,
-)
-from encoders.runtime.tower import (
-    Features,
-    TorchEncoder,
-    Tower,
-    fitting,
-    largest_size,
-    load_strictly,
-    seeded,
-    to_patches,
-)
+from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import Features, Tower, largest_size, to_patches
+from encoders.runtime.weights import fitting, load_strictly, seeded
 
 
 class TimmTower(Tower):

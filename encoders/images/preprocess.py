@@ -11,7 +11,8 @@ from typing import TypeAlias
 import numpy as np
 from PIL import Image
 
-from encoders.contract.values import ImageSize, Pixels, Preprocessing
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize, Pixels
 
 _FILTERS = {
     "nearest": Image.Resampling.NEAREST,

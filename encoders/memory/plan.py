@@ -5,7 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd, lcm, sqrt
 
-from encoders.contract.values import Encoder, EncoderSpec, ImageSize, Outputs
+from encoders.contract.encoder import Encoder
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import ImageSize, Outputs
 from encoders.memory.prediction import Overhead, Prediction, predict
 
 

@@ -19,20 +19,12 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.contract.values import (
-    Encoded,
-    Encoder,
-    EncoderSpec,
-    Floats,
-    ImageSize,
-    Outputs,
-    Pixels,
-    Preprocessing,
-    TokenIds,
-    TokenKind,
-)
-from encoders.memory.prediction import Cost
-from encoders.runtime.tower import FINAL, TorchEncoder, Tower, running
+from encoders.contract.cost import Cost
+from encoders.contract.encoder import Encoder
+from encoders.contract.spec import EncoderSpec, Preprocessing
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, TokenKind
+from encoders.runtime.torch_encoder import TorchEncoder, running
+from encoders.runtime.tower import FINAL, Tower
 
 _log = logging.getLogger(__name__)
 

@@ -13,8 +13,9 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import VisiontowerError
-from encoders.contract.values import Encoder, TokenKind
+from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
 from service.engine import scoring as similarity
 from service.engine.admission import Door

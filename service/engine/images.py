@@ -14,8 +14,9 @@ from typing import TypeAlias, TypeVar
 
 import numpy as np
 
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
-from encoders.contract.values import Encoded, Encoder, Floats, ImageSize, Pixels
+from encoders.contract.values import Encoded, Floats, ImageSize, Pixels
 from encoders.images.decode import decode
 from encoders.images.preprocess import enough
 from service.engine.fetcher import Fetcher

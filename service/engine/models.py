@@ -15,7 +15,9 @@ from contextlib import asynccontextmanager
 from functools import partial
 from typing import Literal, TypeVar
 
-from encoders.contract.values import Encoder, EncoderSpec, Outputs
+from encoders.contract.encoder import Encoder
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import Outputs
 from encoders.memory.device import Memory
 from service.errors import ModelDoesNotFit, ModelWaitsForRoom, UnknownModel
 from service.memory.budget import Budget

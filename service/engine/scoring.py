@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 
 from encoders.contract.errors import NonFiniteOutput, VisiontowerError
-from encoders.contract.values import Encoded, Floats, Grid, Scoring
+from encoders.contract.spec import Scoring
+from encoders.contract.values import Encoded, Floats, Grid
 from service.engine.postprocess import l2_normalize
 from service.errors import InvalidOption, NoTexts, TooManyTexts
 from service.http.problems import problem

@@ -20,7 +20,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from encoders.memory.prediction import Cost, Overhead
+from encoders.contract.cost import Cost
+from encoders.memory.prediction import Overhead
 from service.memory.correction import Correction
 from service.scheduling.queue import BatchKey, ImageKey
 

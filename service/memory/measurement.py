@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from contextlib import nullcontext
 from typing import Any
 
-from encoders.contract.values import Encoder
+from encoders.contract.encoder import Encoder
 from encoders.memory.device import Memory, Reading
 from service.memory.budget import Budget
 from service.scheduling.batch import Begun, begin

@@ -10,9 +10,11 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from typing import Any, TypeVar
 
-from encoders.contract.values import Encoder, EncoderSpec, ImageSize, Outputs, TokenKind
+from encoders.contract.cost import Cost
+from encoders.contract.encoder import Encoder
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.plan import largest_size, plan
-from encoders.memory.prediction import Cost
 from service.errors import ImageDoesNotFit
 from service.memory.budget import Budget
 from service.scheduling.queue import BatchKey, ImageKey

@@ -13,7 +13,7 @@ from functools import cache
 import uvicorn
 
 from encoders.adapters import registry
-from encoders.contract.values import Encoder, Placement
+from encoders.contract.encoder import Encoder, Placement
 from encoders.memory.device import Memory
 from encoders.memory.prediction import ALLOCATOR
 from service.engine.engine import Backend, Service
@@ -87,7 +87,7 @@ def real_backend(settings: Settings) -> Backend:
         return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
 
     def memory() -> Memory:
-        from encoders.runtime.device import memory_of
+        from encoders.runtime.device_memory import memory_of
 
         return memory_of(placement().device)
 

@@ -12,8 +12,9 @@ from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, OutOfMemory
-from encoders.contract.values import Encoded, Encoder, Floats, Outputs
+from encoders.contract.values import Encoded, Floats, Outputs
 from service.scheduling.queue import BatchKey, ImageKey
 
 R = TypeVar("R")

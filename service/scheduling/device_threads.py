@@ -24,8 +24,9 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar, overload
 
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, EncoderIdError, VisiontowerError
-from encoders.contract.values import Encoded, Encoder, Floats, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, Pixels, TokenIds
 from service.errors import DeadlineExceeded, DeviceLost
 from service.scheduling.batch import Begun, Outcome, begin, try_out, works
 from service.scheduling.queue import BatchKey, Ceiling, Formed, ImageKey, Queue, TextKey

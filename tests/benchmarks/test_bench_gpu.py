@@ -17,8 +17,8 @@ from benchmarks.gpu import Card, Plan, Row, datasheet, kept, measure, median_sec
 from benchmarks.images import Kind, pictures
 from benchmarks.variants import VARIANTS, Variant, fold
 from encoders.adapters.registry import load
-from encoders.contract.values import Placement
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.encoder import Placement
+from encoders.runtime.torch_encoder import TorchEncoder
 
 CARD = Card("abc", "2.15.0", "a CPU", 2, "NVIDIA L4", "570.1", "91000", "bfloat16", peak=100.0, datasheet=121.0)
 FAST = Plan(Placement(), variants=("eager", "channels_last", "folded"), batches=(1, 5), seconds=0.001)

@@ -8,8 +8,12 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from encoders.adapters.registry import EncoderId
-from encoders.contract.values import EncoderSpec, Grid, ImageSize, Outputs, Placement, Preprocessing, Resolutions
-from encoders.runtime.tower import Features, TorchEncoder, Tower, fitting, load_strictly, to_patches
+from encoders.contract.encoder import Placement
+from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
+from encoders.contract.values import Grid, ImageSize, Outputs
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import Features, Tower, to_patches
+from encoders.runtime.weights import fitting, load_strictly
 
 
 class LeNet5(Tower):

@@ -16,7 +16,7 @@ import transformers
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
 
 from encoders import load
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 
 SIDE, PATCH = 32, 8
 TEXTS = [

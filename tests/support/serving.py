@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from PIL import Image
 
 from encoders.adapters.fake import FakeEncoder, FakeMemory
-from encoders.contract.values import Encoder
+from encoders.contract.encoder import Encoder
 from encoders.memory.device import Memory
 from service.engine.engine import Backend
 from service.http.app import create_app

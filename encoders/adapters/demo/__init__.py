@@ -6,9 +6,9 @@ weights/    what they learnt (fp16), how (PROVENANCE.md), and what was measured 
 from pathlib import Path
 
 from encoders.adapters.registry import EncoderId
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError
-from encoders.contract.values import Placement
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 
 NAMES = ("vit", "resnet", "convnext")
 WEIGHTS = Path(__file__).parent / "weights"

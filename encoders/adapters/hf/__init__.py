@@ -31,9 +31,13 @@ from encoders.adapters.hf.towers import (
     VitTower,
 )
 from encoders.adapters.registry import EncoderId
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError
-from encoders.contract.values import EncoderSpec, ImageSize, Placement, Resolutions, Scoring
-from encoders.runtime.tower import TextTower, TorchEncoder, Tower, fitting, largest_size, number
+from encoders.contract.spec import EncoderSpec, Resolutions, Scoring
+from encoders.contract.values import ImageSize
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import TextTower, Tower, largest_size
+from encoders.runtime.weights import fitting, number
 
 
 class Parts(NamedTuple):

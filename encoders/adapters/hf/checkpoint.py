@@ -24,9 +24,9 @@ from transformers.utils import logging as transformers_logging
 
 from encoders.adapters.hf.preprocessing import Seen, seen_by
 from encoders.adapters.registry import EncoderId
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
-from encoders.contract.values import Placement
-from encoders.runtime.tower import seeded
+from encoders.runtime.weights import seeded
 
 
 @contextmanager

@@ -12,7 +12,8 @@ from typing import Any
 
 from PIL import Image
 
-from encoders.contract.values import ImageSize, Preprocessing
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize
 
 _CONVNEXT_SQUASHES_FROM = 384
 """ConvNextImageProcessor.resize: "if shortest_edge < 384: ... resize and crop, else warping (no cropping)"."""

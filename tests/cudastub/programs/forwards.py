@@ -10,9 +10,10 @@ import numpy as np
 import torch
 
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.values import ImageSize, Outputs, Placement, TokenKind
-from encoders.runtime.device import CudaMemory
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.encoder import Placement
+from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.runtime.device_memory import CudaMemory
+from encoders.runtime.torch_encoder import TorchEncoder
 
 BATCHES = (1, 2, 8, 32)
 

@@ -12,10 +12,11 @@ import numpy as np
 import torch
 
 from encoders.adapters.registry import load
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory
-from encoders.contract.values import Encoded, ImageSize, Outputs, Placement, TokenKind
-from encoders.runtime.device import CudaMemory
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.values import Encoded, ImageSize, Outputs, TokenKind
+from encoders.runtime.device_memory import CudaMemory
+from encoders.runtime.torch_encoder import TorchEncoder
 
 BATCH = 4
 

@@ -13,8 +13,9 @@ from typing import Any
 
 import httpx
 
-from encoders.contract.values import Encoded, Encoder, Outputs, Pixels
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.encoder import Encoder
+from encoders.contract.values import Encoded, Outputs, Pixels
+from encoders.runtime.torch_encoder import TorchEncoder
 from service.http.app import create_app
 from service.run.server import real_backend
 from service.settings import Settings

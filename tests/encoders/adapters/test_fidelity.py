@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 
 from encoders import decode, load
-from encoders.contract.values import Encoder, Floats, Placement
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.values import Floats
 from encoders.images.preprocess import enough
 from tests.support.photographs import NAMES, photograph
 

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from encoders import ImageSize, Placement, TokenKind, load
 from encoders.contract.errors import InvalidText, LayerNotFound, OutputNotOffered, UnsupportedResolution
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.hf_folders import FAMILIES, SIDE, TEXTS, Twins, one_thread, write
 
 TOLERANCE = 1e-5

@@ -17,7 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from encoders import ImageSize, TokenKind, load
 from encoders.contract.errors import EncoderIdError, WeightsError
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.hf_folders import FAMILIES, TEXTS, Twins, one_thread, write_clip_tokenizer
 
 

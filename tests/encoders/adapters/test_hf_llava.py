@@ -15,7 +15,7 @@ from torch import Tensor
 
 from encoders import ImageSize, TokenKind, load
 from encoders.contract.errors import EncoderIdError, OutputNotOffered, WeightsError
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.hf_folders import Twins, one_thread, write
 
 TOLERANCE = 1e-5

@@ -18,7 +18,7 @@ from encoders import ImageSize, preprocess
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.preprocessing import Seen, seen_by
 from encoders.adapters.registry import EncoderId
-from encoders.contract.values import Placement
+from encoders.contract.encoder import Placement
 from tests.support.hf_folders import FAMILIES
 from tests.support.photographs import NAMES, photograph
 

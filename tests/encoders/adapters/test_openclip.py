@@ -21,9 +21,10 @@ from torch import Tensor
 from encoders.adapters.openclip import clip_encoder
 from encoders.adapters.openclip import load as load_openclip
 from encoders.adapters.registry import EncoderId, blueprint, load
+from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, LayerNotFound, UnsupportedResolution, WeightsError
-from encoders.contract.values import Encoded, ImageSize, Outputs, Placement, TokenKind
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.values import Encoded, ImageSize, Outputs, TokenKind
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.closeness import close
 from tests.support.photographs import photographs
 

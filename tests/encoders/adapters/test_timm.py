@@ -11,8 +11,9 @@ from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
 from encoders.adapters.registry import load
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderIdError, OutputNotOffered, UnsupportedResolution, WeightsError
-from encoders.contract.values import Encoder, ImageSize, TokenKind
+from encoders.contract.values import ImageSize, TokenKind
 from tests.support.closeness import close
 from tests.support.photographs import photograph, photographs
 

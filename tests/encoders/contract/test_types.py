@@ -6,7 +6,8 @@ from hypothesis import strategies as st
 
 from encoders.adapters.fake import fake_spec
 from encoders.contract.errors import LayerNotFound, OutputNotOffered, UnsupportedResolution
-from encoders.contract.values import ImageSize, Outputs, Resolutions, TokenKind
+from encoders.contract.spec import Resolutions
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 
 sides = st.integers(1, 5000)
 

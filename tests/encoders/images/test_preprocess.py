@@ -5,7 +5,8 @@ import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
 from PIL import Image
 
-from encoders.contract.values import ImageSize, Preprocessing
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize
 from encoders.images.preprocess import preprocess
 from tests.support.photographs import NAMES, photograph
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.contract.values import ImageSize, Pixels, Preprocessing
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize, Pixels
 from encoders.images.decode import decode
 from encoders.images.preprocess import enough, preprocess
 from encoders.images.resample import resize

@@ -5,7 +5,8 @@ import dataclasses
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
-from encoders.memory.prediction import CPU, CUDA, MIB, Cost, Curve, Overhead, overhead_of, predict
+from encoders.contract.cost import Cost, Curve
+from encoders.memory.prediction import CPU, CUDA, MIB, Overhead, overhead_of, predict
 
 Moments = list[tuple[int, int]]
 """Lines (fixed, an item), one for each moment of a forward."""

@@ -5,9 +5,12 @@ from hypothesis import strategies as st
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.adapters.registry import blueprint
-from encoders.contract.values import Encoder, ImageSize, Outputs, Resolutions, TokenKind
+from encoders.contract.cost import Cost
+from encoders.contract.encoder import Encoder
+from encoders.contract.spec import Resolutions
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.plan import largest_size, plan
-from encoders.memory.prediction import CPU, CUDA, MIB, Cost, Overhead, predict
+from encoders.memory.prediction import CPU, CUDA, MIB, Overhead, predict
 
 TOKENS = Outputs(tokens=TokenKind.HIDDEN)
 NATIVE = ImageSize(32, 32)

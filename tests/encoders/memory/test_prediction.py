@@ -14,9 +14,10 @@ from torch.profiler import ProfilerActivity, profile
 
 from encoders.adapters.openclip import clip_encoder
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.values import Encoder, ImageSize, Outputs, Placement, TokenKind
-from encoders.runtime.device import HostMemory
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.runtime.device_memory import HostMemory
+from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.trace import Trace
 
 BOTH = Outputs(pooled=True, tokens=TokenKind.HIDDEN)

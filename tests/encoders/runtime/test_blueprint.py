@@ -8,8 +8,10 @@ from pathlib import Path
 import pytest
 
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.values import Encoder, EncoderSpec, ImageSize, Outputs, Scoring, TokenKind
-from encoders.runtime.tower import TorchEncoder
+from encoders.contract.encoder import Encoder
+from encoders.contract.spec import EncoderSpec, Scoring
+from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.hf_folders import FAMILIES, one_thread, write
 
 NAMES = [

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from encoders import load
-from encoders.contract.values import Encoded, Outputs, Placement, TokenKind
+from encoders.contract.encoder import Placement
+from encoders.contract.values import Encoded, Outputs, TokenKind
 from encoders.runtime import device
 from encoders.runtime.device import resolve, take_cores
 from tests.support.photographs import photographs

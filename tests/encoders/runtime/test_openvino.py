@@ -9,23 +9,14 @@ from torch import Tensor, nn
 
 from encoders import load
 from encoders.adapters.fake import FakeEncoder
-from encoders.contract.values import (
-    Encoded,
-    Encoder,
-    EncoderSpec,
-    Floats,
-    Grid,
-    ImageSize,
-    Outputs,
-    Pixels,
-    Placement,
-    Preprocessing,
-    Resolutions,
-    TokenKind,
-)
-from encoders.runtime.device import HostMemory, resolve
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenKind
+from encoders.runtime.device import resolve
+from encoders.runtime.device_memory import HostMemory
 from encoders.runtime.openvino import accelerated
-from encoders.runtime.tower import Features, TorchEncoder, Tower, to_patches
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import Features, Tower, to_patches
 from tests.support.closeness import cosines
 from tests.support.photographs import photographs
 

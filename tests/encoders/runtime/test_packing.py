@@ -9,10 +9,11 @@ from torch import nn
 
 from encoders import load
 from encoders.adapters.registry import blueprint
-from encoders.contract.values import Encoder, Outputs, Placement, TokenKind
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.values import Outputs, TokenKind
 from encoders.runtime.attention import BatchFirst, straighten
 from encoders.runtime.packed_linear import PackedLinear, is_packable, pack
-from encoders.runtime.tower import TorchEncoder
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.closeness import cosines
 from tests.support.photographs import photographs
 

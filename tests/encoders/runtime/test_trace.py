@@ -14,10 +14,13 @@ from torch import Tensor
 
 from encoders.adapters.fake import fake_spec
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.values import Encoder, EncoderSpec, Grid, ImageSize, Outputs, Placement, TokenKind
-from encoders.memory.prediction import Cost
-from encoders.runtime.device import HostMemory
-from encoders.runtime.tower import Features, TorchEncoder, Tower
+from encoders.contract.cost import Cost
+from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.runtime.device_memory import HostMemory
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import Features, Tower
 from encoders.runtime.trace import Trace
 from tests.support.hf_folders import FAMILIES, one_thread, write
 from tests.support.photographs import photographs

@@ -14,8 +14,8 @@ import pytest
 from fastapi import FastAPI
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, WeightsError
-from encoders.contract.values import Encoder
 from service.http.app import create_app
 from service.settings import Settings
 from tests.support.serving import PNG, Gate, app_of, assert_problem, backend_of, client_of, image_bytes, serving

@@ -9,7 +9,8 @@ import pytest
 from numpy.typing import NDArray
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
-from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Scoring, TokenKind
+from encoders.contract.spec import Scoring
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, TokenKind
 from encoders.images.decode import decode
 from service.engine.postprocess import l2_normalize
 from service.engine.scoring import Prompts, probabilities

@@ -14,8 +14,10 @@ import pytest
 from fastapi import FastAPI
 
 from encoders.adapters.fake import FakeEncoder, FakeMemory, fake_spec
-from encoders.contract.values import Encoder, ImageSize, Outputs
-from encoders.memory.prediction import MIB, Cost
+from encoders.contract.cost import Cost
+from encoders.contract.encoder import Encoder
+from encoders.contract.values import ImageSize, Outputs
+from encoders.memory.prediction import MIB
 from service.engine.engine import Backend
 from service.errors import ModelDoesNotFit
 from service.http.app import create_app

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from encoders.contract.cost import Cost, Curve
 from encoders.contract.values import ImageSize, Outputs, TokenKind
-from encoders.memory.prediction import CPU, CUDA, MIB, Cost, Curve, Overhead
+from encoders.memory.prediction import CPU, CUDA, MIB, Overhead
 from service.memory.budget import Budget
 from service.scheduling.queue import BatchKey, ImageKey, Queue, TextKey
 

@@ -10,8 +10,8 @@ import pytest
 import uvicorn
 
 from encoders.adapters.fake import FakeEncoder
+from encoders.contract.encoder import Encoder
 from encoders.contract.errors import WeightsError
-from encoders.contract.values import Encoder
 from service.run.server import make_server, real_backend
 from service.settings import Settings
 from tests.support.serving import PNG, backend_of, image_bytes

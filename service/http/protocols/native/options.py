@@ -7,7 +7,8 @@ from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
-from encoders.contract.values import EncoderSpec, ImageSize, Outputs, TokenKind
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from service.errors import InvalidOption
 
 _RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")

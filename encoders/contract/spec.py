@@ -1,0 +1,187 @@
+"""What an encoder is, and all that may be asked of it."""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from encoders.contract.errors import LayerNotFound, OutputNotOffered, UnsupportedResolution
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an encoder was trained to see an image; preprocess.py applies it.
+
+    mean, std: per channel, of values in 0..1.
+    interpolation: PIL's filter of that name, antialiased.
+    resize: `shortest` side to the target then centre crop; `longest` side then pad with `fill`; `squash` both; `pad`
+        with `fill` to the target's proportions, then squash.
+    crop_pct: the target is this share of what `shortest` resizes to (timm's term); 1.0 crops only the long side.
+    crop_offset: how a centre crop halves an odd margin: torchvision rounds half to even, transformers floors.
+    """
+
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
+    resize: Literal["shortest", "longest", "squash", "pad"] = "shortest"
+    crop_pct: float = 1.0
+    fill: int | tuple[int, int, int] = 0
+    crop_offset: Literal["round", "floor"] = "round"
+
+
+@dataclass(frozen=True)
+class Resolutions:
+    """The sizes an encoder can run at: each side a multiple of `multiple`, from `minimum` to `maximum` pixels.
+
+    only: set for towers that run at one size alone.
+    """
+
+    multiple: ImageSize
+    minimum: ImageSize
+    maximum: ImageSize
+    only: ImageSize | None = None
+
+    def problem(self, size: ImageSize) -> str | None:
+        """Why `size` cannot be run, or None if it can."""
+        if self.only is not None:
+            return None if size == self.only else "its tower has one fixed size"
+        for name, side, multiple, low, high in zip(
+            ImageSize._fields, size, self.multiple, self.minimum, self.maximum, strict=True
+        ):
+            if side < low:
+                return f"the {name} must be at least {low}"
+            if side > high:
+                return f"the {name} must be at most {high}"
+            if side % multiple:
+                return f"the {name} must be a multiple of {multiple}"
+        return None
+
+    def nearest(self, size: ImageSize) -> list[ImageSize]:
+        """The closest sizes that can be run, at most one below and one above, nearer side by side."""
+        if self.only is not None:
+            return [self.only]
+        below = [
+            _clamp(side // m * m, low, high, m)
+            for side, m, low, high in zip(size, self.multiple, self.minimum, self.maximum, strict=True)
+        ]
+        above = [
+            _clamp(-(-side // m) * m, low, high, m)
+            for side, m, low, high in zip(size, self.multiple, self.minimum, self.maximum, strict=True)
+        ]
+        return sorted({ImageSize(*below), ImageSize(*above)})
+
+
+def _clamp(side: int, low: int, high: int, multiple: int) -> int:
+    lowest = -(-low // multiple) * multiple
+    return max(lowest, min(side, high // multiple * multiple))
+
+
+@dataclass(frozen=True)
+class Scoring:
+    """How the model turns cosine similarity into a probability: `activation(scale * cosine + bias)`.
+
+    softmax runs over the texts (CLIP); sigmoid judges each pair alone (SigLIP).
+    """
+
+    activation: Literal["softmax", "sigmoid"]
+    logit_scale: float
+    logit_bias: float = 0.0
+
+
+@dataclass(frozen=True)
+class EncoderSpec:
+    """What an encoder is. Everything a caller may ask is declared here, nothing is probed.
+
+    id: as asked for, SCHEME:NAME[@WEIGHTS].
+    family: vit, resnet, convnext, ... the architecture's kind.
+    image_size: native input. patch_size: pixels a token covers (a CNN's stride).
+    prefix_tokens: class and register tokens ahead of the patch tokens in the final layer.
+    hidden_size: width of the final tokens. embed_dim: width of the joint image-text space, None without one.
+    pooled_size: width of `pooled`. pooling: class, mean, attention, ... how it is made.
+    layers: blocks of a transformer, stages of a CNN.
+    grid_offset: the grid's side is (side + grid_offset) // patch: 0 rounds down, patch - 1 rounds up; between the two
+        for towers that do both along the way (CLIP's ResNets: 1).
+    layer_sizes: width of each layer's tokens where a CNN's stages differ; empty if all are of hidden_size.
+    projects, dense: whether the encoder offers projected tokens and dense features.
+    scoring, context_length: of the text half; None without one.
+    dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ... runtime: torch, or openvino
+        where that runs final tokens and pooled vectors of native size.
+    parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights; empty in a blueprint.
+    """
+
+    id: str
+    family: str
+    image_size: ImageSize
+    patch_size: ImageSize
+    prefix_tokens: int
+    hidden_size: int
+    embed_dim: int | None
+    pooled_size: int
+    pooling: str
+    layers: int
+    resolutions: Resolutions
+    preprocessing: Preprocessing
+    grid_offset: int = 0
+    layer_sizes: tuple[int, ...] = ()
+    projects: bool = False
+    dense: bool = False
+    scoring: Scoring | None = None
+    context_length: int | None = None
+    dtype: str = "float32"
+    device: str = "cpu"
+    runtime: str = "torch"
+    parameters: int = 0
+    weights_bytes: int = 0
+    revision: str = ""
+
+    @property
+    def has_text(self) -> bool:
+        """Whether it can embed texts and so answer similarity."""
+        return self.scoring is not None
+
+    def grid(self, size: ImageSize | None = None) -> Grid:
+        """The patch grid of the final layer at `size` (native if None)."""
+        size = size or self.image_size
+        return Grid(*((side + self.grid_offset) // patch for side, patch in zip(size, self.patch_size, strict=True)))
+
+    def size(self, resolution: ImageSize | None = None) -> ImageSize:
+        """The input size for a requested resolution (None: native).
+
+        Raises UnsupportedResolution, which names the nearest possible sizes.
+        """
+        if resolution is None or resolution == self.image_size:
+            return self.image_size
+        problem = self.resolutions.problem(resolution)
+        if problem is not None:
+            raise UnsupportedResolution(
+                encoder=self.id, size=resolution, reason=problem, nearest=self.resolutions.nearest(resolution)
+            )
+        return resolution
+
+    def outputs(self, *, pooled: bool = False, tokens: TokenKind | None = None, layer: int | None = None) -> Outputs:
+        """Checked outputs of a forward; a negative layer counts from the end.
+
+        Raises LayerNotFound or OutputNotOffered.
+        """
+        if tokens is TokenKind.PROJECTED and not self.projects:
+            raise OutputNotOffered(encoder=self.id, output="projected tokens", reason="it has no projection")
+        if tokens is TokenKind.DENSE and not self.dense:
+            raise OutputNotOffered(
+                encoder=self.id, output="heat maps", reason="it has no patch features in the joint space"
+            )
+        if layer is not None:
+            if not -self.layers <= layer < self.layers:
+                raise LayerNotFound(encoder=self.id, layer=layer, layers=self.layers)
+            layer %= self.layers
+            if tokens is TokenKind.PROJECTED and self.layer_sizes and self.layer_sizes[layer] != self.hidden_size:
+                raise OutputNotOffered(
+                    encoder=self.id,
+                    output=f"the projection of layer {layer}",
+                    reason=f"it is {self.layer_sizes[layer]} wide and the projection takes {self.hidden_size}",
+                )
+        return Outputs(pooled=pooled, tokens=tokens, layer=layer if tokens else None)
+
+    def require_text(self) -> Scoring:
+        """The scoring rule. Raises OutputNotOffered if there is no text half."""
+        if self.scoring is None:
+            raise OutputNotOffered(encoder=self.id, output="text similarity", reason="it has no text tower")
+        return self.scoring

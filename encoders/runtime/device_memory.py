@@ -1,0 +1,134 @@
+"""The memory of a CPU and of a CUDA card, as torch and the system count it."""
+
+import gc
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import psutil
+import torch
+
+from encoders.memory.device import Figures, Memory, Reading
+from encoders.memory.prediction import CPU, CUDA, Overhead
+from encoders.runtime.trace import Trace
+
+
+def memory_of(device: str) -> Memory:
+    """The memory of a device that `resolve` gave."""
+    return CudaMemory(device) if torch.device(device).type == "cuda" else HostMemory()
+
+
+class HostMemory:
+    """A CPU's: the machine's, or the container's where it has less. Forwards are measured by counting their tensors."""
+
+    device = "cpu"
+    overhead = CPU
+    reads_freely = False
+
+    def __init__(self) -> None:
+        self._process = psutil.Process()
+
+    def figures(self) -> Figures:
+        """As Memory.figures; what is reserved is the process' resident set, of which torch does not say its part."""
+        machine = psutil.virtual_memory()
+        total, free = machine.total, machine.available
+        for limit, used in _container():
+            total, free = min(total, limit), min(free, max(0, limit - used))
+        resident = self._process.memory_info().rss
+        return Figures(total=total, free=free, allocated=resident, reserved=resident)
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As Memory.reading."""
+        reading = Reading()
+        with Trace() as trace:
+            yield reading
+        reading.peak = trace.peak or None  # none if another runtime ran it, whose memory torch does not see
+
+    def limit(self, limit: int) -> None:
+        """There is no such limit in torch for CPUs."""
+
+    def release(self) -> None:
+        """The C library's affair."""
+
+
+def _container() -> list[tuple[int, int]]:
+    """The control group's limit and use in bytes, where it has one (cgroup v2, then v1)."""
+    for folder, limit, used in (
+        ("/sys/fs/cgroup", "memory.max", "memory.current"),
+        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+    ):
+        try:
+            return [(int(Path(folder, limit).read_text()), int(Path(folder, used).read_text()))]
+        except (OSError, ValueError):  # no such group, or "max"
+            continue
+    return []
+
+
+class CudaMemory:
+    """A card's, as torch's caching allocator counts it. Making one starts CUDA and cuBLAS on the device."""
+
+    reads_freely = True
+
+    def __init__(self, device: str) -> None:
+        torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not type it
+        self._device = torch.device("cuda", torch.device(device).index or 0)
+        self.device = str(self._device)
+        with ThreadPoolExecutor(1) as thread:  # one that ends: cuBLAS's handle, and what it keeps, go to the next
+            workspace, self._kept = thread.submit(_workspace, self._device).result()
+        free, total = torch.cuda.mem_get_info(self._device)
+        self.overhead: Overhead = replace(
+            CUDA,
+            context=min(CUDA.context, total - free),  # all that is taken so far, by whomever, bounds it
+            workspace=workspace,
+        )
+
+    def figures(self) -> Figures:
+        """As Memory.figures; what cuBLAS keeps of torch's memory is the context's."""
+        free, total = torch.cuda.mem_get_info(self._device)
+        return Figures(
+            total=total,
+            free=free,
+            allocated=torch.cuda.memory_allocated(self._device) - self._kept,
+            reserved=torch.cuda.memory_reserved(self._device) - self._kept,
+        )
+
+    @contextmanager
+    def reading(self) -> Iterator[Reading]:
+        """As Memory.reading."""
+        reading = Reading()
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        yield reading
+        reading.peak = torch.cuda.max_memory_allocated(self._device) - before
+
+    def limit(self, limit: int) -> None:
+        """As Memory.limit."""
+        total = torch.cuda.mem_get_info(self._device)[1]
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, (limit + self._kept) / total)), self._device)
+
+    def release(self) -> None:
+        """As Memory.release. Cycles go first: they may hold tensors."""
+        gc.collect()
+        torch.cuda.empty_cache()
+
+
+def _workspace(device: torch.device) -> tuple[int, int]:
+    """Bytes of torch's memory that cuBLAS takes for the length of a matrix product, and those that it keeps.
+
+    Torch is asked, by a product without and one with a bias. It depends on the card (8.125 MiB, or 32 on Hopper and,
+    with torch 2.15, on Blackwell) and on the release: before 2.15 all is kept for good, once for every thread that
+    multiplies, and a product with a bias has one of its own.
+    """
+    before = torch.cuda.memory_allocated(device)
+    factor, product = torch.ones(2, 16, 16, dtype=torch.float16, device=device)
+    torch.cuda.reset_peak_memory_stats(device)
+    torch.mm(factor, factor, out=product)
+    torch.addmm(factor[0], factor, factor, out=product)
+    peak, after = torch.cuda.max_memory_allocated(device), torch.cuda.memory_allocated(device)
+    del factor, product
+    kept = torch.cuda.memory_allocated(device) - before
+    torch.cuda.empty_cache()
+    return peak - after, kept
