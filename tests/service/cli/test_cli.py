@@ -272,7 +272,7 @@ def test_weights_that_do_not_load_are_one_line(
 
 def test_the_module_runs_as_a_process_and_its_help_imports_no_torch() -> None:
     code = "import runpy, sys; sys.argv = ['visiontower', 'embed', '--help']\n"
-    code += "try: runpy.run_module('service.cli.main', run_name='__main__')\n"
+    code += "try: runpy.run_module('service.cli', run_name='__main__')\n"
     code += "except SystemExit as end: assert not end.code\n"
     code += "assert not {'torch', 'pyarrow', 'fastapi', 'transformers'} & set(sys.modules), 'heavy imports'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
