@@ -10,7 +10,7 @@ from PIL import Image
 
 from encoders.adapters.registry import EncoderId
 from encoders.contract.cost import Cost, Curve
-from encoders.contract.encoder import Placement
+from encoders.contract.encoder import Finished, Forward, Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring
 from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds, TokenKind
@@ -122,7 +122,7 @@ class FakeEncoder:
         self._stem = rng.standard_normal((3, self.spec.hidden_size)).astype(np.float32)
         self._project = rng.standard_normal((self.spec.hidden_size, _EMBED)).astype(np.float32)
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess, and always exact."""
         return preprocess(image, self.spec.preprocessing, size)
 
@@ -161,9 +161,9 @@ class FakeEncoder:
             )
         )
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
         """As Encoder.begin: all there is to do, at once."""
-        return self.encode(pixels, outputs)
+        return Finished(self.encode(pixels, outputs))
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text: from the counts of each text's bytes."""

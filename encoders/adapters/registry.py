@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import TypeAlias
 
-from encoders.contract.encoder import BLUEPRINT, Encoder, Placement
+from encoders.contract.encoder import BLUEPRINT, Blueprint, Encoder, Placement
 from encoders.contract.errors import EncoderIdError
 
 ENTRY_POINTS = "visiontower.encoders"
@@ -94,12 +94,12 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
     return accelerated(encoder, lanes=placement.lanes)
 
 
-def blueprint(encoder_id: str, *, dtype: str = "float32") -> Encoder:
+def blueprint(encoder_id: str, *, dtype: str = "float32") -> Blueprint:
     """The encoder's shape without its weights: its spec, and what its forwards cost. Takes well under a second.
 
     dtype: what it would compute in. Raises EncoderIdError or WeightsError (a configuration that cannot be had).
     """
-    return load(encoder_id, Placement(BLUEPRINT, dtype))
+    return load(encoder_id, Placement(BLUEPRINT, dtype))  # type: ignore[return-value]
 
 
 @contextmanager

@@ -1,6 +1,6 @@
 """What a caller sees of a model, and where it runs."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,6 +11,29 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds
 
 
+class Forward(Protocol):
+    """A forward that was begun."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the rows are there already, so that nothing can be begun behind it."""
+
+    def wait(self) -> Encoded:
+        """The rows, once they are there. Called once. Raises EncoderFailed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A forward whose rows are there."""
+
+    encoded: Encoded
+    is_done: bool = True
+
+    def wait(self) -> Encoded:
+        """As Forward.wait."""
+        return self.encoded
+
+
 class Encoder(Protocol):
     """What the service sees of a model. On a CPU it may encode on several threads at once; on a GPU, on one."""
 
@@ -18,7 +41,7 @@ class Encoder(Protocol):
     def spec(self) -> EncoderSpec:
         """What this encoder is."""
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """RGB image -> pixels, uint8 [H, W, 3] at `size`. Thread-safe, CPU only.
 
         exact: equal to the pixel to the model's own transforms; else values may be off by 2 of 255 for speed.
@@ -30,8 +53,8 @@ class Encoder(Protocol):
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """uint8 [B, H, W, 3] -> rows in the order given, on the host. Raises EncoderFailed."""
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
-        """Start `encode`: the rows if they are there already, else what waits for them, to be called once.
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
+        """Start `encode`.
 
         Until then the device is at work, and another may be begun behind; they end in the order they were begun. All
         that `cost` says is taken, and given back for the next, before this returns. Raises EncoderFailed, as does what
@@ -40,6 +63,14 @@ class Encoder(Protocol):
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """int64 [N, context_length] -> [N, embed_dim], not normalised, on the host. Raises EncoderFailed."""
+
+
+class Blueprint(Protocol):
+    """The shape of an encoder without its weights."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """What the encoder is."""
 
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
         """What `encode` takes on `device` (cpu or cuda) for such images; of a blueprint. Raises EncoderFailed."""

@@ -8,7 +8,7 @@ import copy
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoders.contract.cost import Cost
-from encoders.contract.encoder import Encoder
+from encoders.contract.encoder import Encoder, Finished, Forward
 from encoders.contract.spec import EncoderSpec, Preprocessing
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, TokenKind
 from encoders.runtime.torch_encoder import TorchEncoder, running
@@ -77,11 +77,11 @@ class OpenVinoEncoder:
         with running(self.spec.id):
             return self._graph.encode(pixels, outputs)
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
         """As Encoder.begin: it is for CPUs, so all there is to do, at once."""
-        return self.encode(pixels, outputs)
+        return Finished(self.encode(pixels, outputs))
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
         return self._torch.preprocess(image, size, exact=exact)
 

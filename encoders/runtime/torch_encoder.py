@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import cache
 from typing import overload
 
@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoders.contract.cost import Cost, Curve
-from encoders.contract.encoder import Placement
+from encoders.contract.encoder import Finished, Forward, Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory, OutputNotOffered
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds
@@ -66,7 +66,7 @@ class TorchEncoder:
                 if part is not None:
                     part.pack()
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
         return preprocess(image, self.spec.preprocessing, size, resize=resize_exactly if exact else resize)
 
@@ -77,10 +77,9 @@ class TorchEncoder:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""
-        begun = self.begin(pixels, outputs)
-        return begun if isinstance(begun, Encoded) else begun()
+        return self.begin(pixels, outputs).wait()
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
         """As Encoder.begin: a CPU has done it all when this returns, CUDA has been told all of it.
 
         Every tensor on a card is made and let go in here, in the order of its stream: forwards begun one behind the
@@ -92,17 +91,12 @@ class TorchEncoder:
             features = self.run(torch.from_numpy(pixels), outputs)
             host = replace(features, tokens=_download(features.tokens), pooled=_download(features.pooled))
             if self._uploads is None:
-                return _encoded(host)
+                return Finished(_encoded(host))
             # blocking: whoever waits sleeps, where a core that spins is one less to decode the next images.
             done = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]  # torch does not type it
             done.record(torch.cuda.current_stream(self._device))
 
-        def finish() -> Encoded:
-            with running(self.spec.id):
-                done.synchronize()
-                return _encoded(host)
-
-        return finish
+        return _OnDevice(self.spec.id, host, done)
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text."""
@@ -189,6 +183,22 @@ class TorchEncoder:
         if self.text is None:
             raise OutputNotOffered(encoder=self.spec.id, output="text embeddings", reason="it has no text tower")
         return self.text
+
+
+@dataclass
+class _OnDevice:
+    """A forward that a card works on."""
+
+    encoder_id: str
+    host: Features
+    done: "torch.cuda.Event"
+    is_done: bool = False
+
+    def wait(self) -> Encoded:
+        """As Forward.wait."""
+        with running(self.encoder_id):
+            self.done.synchronize()
+            return _encoded(self.host)
 
 
 @contextmanager
