@@ -1,21 +1,21 @@
-"""One batch through an encoder, with failures kept to the items that cause them. Runs on a device thread.
+"""One batch through an encoder. A failure is kept to the items that cause it. Runs on a device thread.
 
-A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
-So is one the device has no room for. Halves run one after the other, whether the batch failed when it was begun or when
-it was waited for. What an encoder raises is translated here; nothing else does.
+A forward that failed is split in halves until the items that cause the failure stand alone: they fail, their neighbours
+are answered. So is a forward that the device has no room for. Halves run one after the other. This module translates
+all that an encoder raises into EncoderFailed.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
-from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput, OutOfMemory
-from encoders.contract.values import Encoded, Floats, Outputs
-from service.scheduling.queue import BatchKey, ImageKey
+from encoders.contract.encoder import Encoder, Forward
+from encoders.contract.errors import EncoderFailed, OutOfMemory
+from encoders.contract.values import Encoded, Floats
+from service.memory.measurement import Measurement
+from service.memory.shape import ImageShape, Shape
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -23,77 +23,89 @@ _log = logging.getLogger(__name__)
 Outcome: TypeAlias = Encoded | Floats | EncoderFailed
 """What became of one item: its row, or why there is none."""
 
-Begun: TypeAlias = list[Outcome] | Callable[[], list[Outcome]]
-"""A batch given to its encoder: one outcome an item, in order, or what waits for them, to be called once."""
 
+class Batch:
+    """Items of one shape at their encoder. Made by `begin`.
 
-def forward(
-    encoder: Encoder,
-    key: BatchKey,
-    payloads: Sequence[Any],
-    *,
-    on_out_of_memory: Callable[[int], None] = lambda batch: None,
-) -> list[Outcome]:
-    """As `begin`, and waited for: one outcome a payload, in order."""
-    begun = begin(encoder, key, payloads, on_out_of_memory=on_out_of_memory)
-    return begun if isinstance(begun, list) else begun()
-
-
-def begin(
-    encoder: Encoder,
-    key: BatchKey,
-    payloads: Sequence[Any],
-    *,
-    on_out_of_memory: Callable[[int], None] = lambda batch: None,
-) -> Begun:
-    """Give a batch to its encoder; what the encoder does at once, and every failure met so far, is dealt with.
-
-    payloads: each uint8 [H, W, 3] for an ImageKey, int64 [context_length] for a TextKey; all of equal shape.
-    on_out_of_memory: told of every batch size there was no room for, before its halves are tried.
+    is_done: the device has finished with them, or never began: nothing can be begun behind.
     """
 
-    def settle(rows: list[Outcome] | EncoderFailed) -> list[Outcome]:
+    def __init__(self, encoder: Encoder, shape: Shape, payloads: Sequence[Any], measurement: Measurement) -> None:
+        self._encoder = encoder
+        self._shape = shape
+        self._payloads = payloads
+        self._measurement = measurement
+        self._begun: Forward | _Texts | EncoderFailed = self._try(self._begin)
+        self.is_done = isinstance(self._begun, EncoderFailed) or self._begun.is_done
+
+    def wait(self) -> list[Outcome]:
+        """One outcome an item, in order. Called once."""
+        begun = self._begun
+        rows = begun if isinstance(begun, EncoderFailed) else self._try(self._rows)
         if not isinstance(rows, EncoderFailed):
             return rows
         # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
+        count = len(self._payloads)
         if isinstance(rows, OutOfMemory):
-            on_out_of_memory(len(payloads))
-        if len(payloads) == 1:
+            self._measurement.ran_out(self._shape, count)
+        if count == 1:
             return [rows]
-        middle = len(payloads) // 2
-        halves = payloads[:middle], payloads[middle:]
-        return [each for half in halves for each in forward(encoder, key, half, on_out_of_memory=on_out_of_memory)]
+        self._begun = rows  # and the forward's own
+        first, second = self._payloads[: count // 2], self._payloads[count // 2 :]
+        return [
+            outcome
+            for half in (first, second)
+            for outcome in Batch(self._encoder, self._shape, half, self._measurement).wait()
+        ]
 
-    begun = _try(partial(_begin, encoder, key, payloads), key, len(payloads))
-    return (lambda: settle(_try(begun, key, len(payloads)))) if callable(begun) else settle(begun)
+    def _begin(self) -> "Forward | _Texts":
+        payloads, shape = self._payloads, self._shape
+        stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
+        with self._measurement.reading(shape) as reading:
+            if isinstance(shape, ImageShape):
+                forward: Forward | _Texts = self._encoder.begin(stacked, shape.outputs)
+            else:
+                forward = _Texts(self._encoder.encode_text(stacked))
+        self._measurement.ran(shape, len(payloads), reading.peak)
+        return forward
+
+    def _rows(self) -> list[Outcome]:
+        assert not isinstance(self._begun, EncoderFailed)
+        rows = self._begun.wait()
+        count = len(self._payloads)
+        if len(rows) != count:
+            raise EncoderFailed(
+                f"{self._shape.model} gave {len(rows)} rows for {count} inputs.", model=self._shape.model
+            )
+        if not isinstance(rows, Encoded):
+            return list(rows)
+        return [rows.row(index) for index in range(count)]
+
+    def _try(self, step: Callable[[], R]) -> R | EncoderFailed:
+        """What a step gives, or how it failed."""
+        count, model = len(self._payloads), self._shape.model
+        try:
+            return step()
+        except EncoderFailed as error:
+            _log.warning("a forward of %d failed: %s", count, error, exc_info=count == 1)
+            return _without_frames(error)
+        except Exception as error:
+            _log.error("a forward of %d failed: %s", count, model, exc_info=count == 1)
+            failed = EncoderFailed(f"{model} failed with {type(error).__name__}.", model=model)
+            failed.__cause__ = error
+            return _without_frames(failed)
 
 
-def _begin(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> Begun:
-    """Raises what the encoder raises, or EncoderFailed if it does not give a row for each."""
-    stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
-    begun = encoder.begin(stacked, key.outputs) if isinstance(key, ImageKey) else encoder.encode_text(stacked)
-    count = len(payloads)
-    return (lambda: _rows(begun(), key, count)) if callable(begun) else _rows(begun, key, count)
+class _Texts:
+    """A forward of texts: done when it returns."""
 
+    is_done = True
 
-def _rows(encoded: Encoded | Floats, key: BatchKey, count: int) -> list[Outcome]:
-    if len(encoded) != count:
-        raise EncoderFailed(f"{key.model} gave {len(encoded)} rows for {count} inputs.", model=key.model)
-    return [encoded.row(index) for index in range(count)] if isinstance(encoded, Encoded) else list(encoded)
+    def __init__(self, rows: Floats) -> None:
+        self._rows = rows
 
-
-def _try(step: Callable[[], R], key: BatchKey, count: int) -> R | EncoderFailed:
-    """What one step of a forward of `count` gives, or how it failed."""
-    try:
-        return step()
-    except EncoderFailed as error:
-        _log.warning("a forward of %d failed: %s", count, error, exc_info=count == 1)
-        return _without_frames(error)
-    except Exception as error:
-        _log.error("a forward of %d failed: %s", count, key.model, exc_info=count == 1)
-        failed = EncoderFailed(f"{key.model} failed with {type(error).__name__}.", model=key.model)
-        failed.__cause__ = error
-        return _without_frames(failed)
+    def wait(self) -> Floats:
+        return self._rows
 
 
 def _without_frames(error: EncoderFailed) -> EncoderFailed:
@@ -105,35 +117,3 @@ def _without_frames(error: EncoderFailed) -> EncoderFailed:
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
     return error
-
-
-def try_out(encoder: Encoder) -> None:
-    """One real forward of each half. Raises EncoderFailed or whatever the encoder raises."""
-    spec = encoder.spec
-    grey = np.full((1, *spec.image_size, 3), 128, dtype=np.uint8)
-    results = [encoder.encode(grey, Outputs(pooled=True)).pooled]
-    if spec.has_text:
-        results.append(encoder.encode_text(encoder.tokenize(["a warm-up"])))
-    for result in results:
-        if result is None or len(result) != 1:
-            raise EncoderFailed(f"{spec.id} did not answer a plain grey image with one row.", model=spec.id)
-        if not is_finite(result):
-            raise NonFiniteOutput(encoder=spec.id)
-
-
-def works(encoder: Encoder) -> bool:
-    """Whether `try_out` succeeds; a failure is logged."""
-    try:
-        try_out(encoder)
-    except Exception:
-        _log.exception("%s fails on a plain grey image", encoder.spec.id)
-        return False
-    return True
-
-
-def is_finite(values: Floats) -> bool:
-    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
-    with np.errstate(all="ignore"):
-        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
-            return True
-        return bool(np.isfinite(values).all())  # finite values can also overflow the sum

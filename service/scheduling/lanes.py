@@ -1,0 +1,72 @@
+"""Policy: on a CPU several forwards run side by side, each in a lane with its part of the cores. Pure.
+
+A forward on all cores waits at every product for the core that decodes an image or serves a request. So each lane
+computes on its part. A forward that needs more than a lane's part of the memory runs alone, and so do calls. A single
+item that is all there is runs alone too, on all cores, for its answer comes sooner. It always runs in the first lane:
+GNU's OpenMP keeps a team for every thread that ever had one, and once all teams together are larger than the machine,
+their threads sleep at barriers.
+
+A GPU has one lane, and the rules come to nothing.
+"""
+
+from collections.abc import Callable
+
+ENOUGH = 32
+"""Images, in all batches side by side, from which on larger batches are hardly faster on a CPU."""
+
+
+class Lanes:
+    """The lanes and who is in them. Used under the device threads' lock.
+
+    number: forwards side by side, at most. take_cores: called on a lane's thread before a forward; from then on the
+    thread computes on that part of the cores, 1 being all of them.
+    """
+
+    def __init__(self, number: int = 1, *, take_cores: Callable[[int], None] = lambda part: None) -> None:
+        self.number = number
+        self.take_cores = take_cores
+        self._entered: dict[int, float] = {}
+        self.is_alone = False
+        """Whether nothing may begin beside the work that runs."""
+
+    @property
+    def are_free(self) -> bool:
+        """Whether no lane is at work."""
+        return not self._entered
+
+    def is_first(self, lane: int) -> bool:
+        """Whether this lane is the first of the free ones: it is the one to take the next work."""
+        return lane <= len(self._entered)
+
+    def enter(self, lane: int, *, now: float, alone: bool) -> int:
+        """The lane begins work; gives the part of the cores it is to take."""
+        self._entered[lane] = now
+        self.is_alone = alone
+        return 1 if alone else self.number
+
+    def go_on(self, lane: int, *, now: float) -> None:
+        """The lane begins the next work without a pause."""
+        self._entered[lane] = now
+
+    def leave(self, lane: int) -> bool:
+        """The lane is free again; False if it was free already."""
+        return self._entered.pop(lane, None) is not None
+
+    def busy_since(self) -> float | None:
+        """When the lane that is longest at its work entered; None if all are free."""
+        return min(self._entered.values(), default=None)
+
+    def share(self, waiting: int) -> int:
+        """How many of a line's items one free lane takes.
+
+        A line too short to be fast in any case is divided among the free lanes. Of a long line each lane takes enough:
+        where there is much, there will be more.
+        """
+        free = self.number - len(self._entered)
+        divided = -(-waiting // free)
+        return divided if waiting < self.enough else max(divided, self.enough)
+
+    @property
+    def enough(self) -> int:
+        """Items from which on one lane's batch is hardly faster for being larger."""
+        return ENOUGH // self.number
