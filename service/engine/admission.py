@@ -1,7 +1,7 @@
-"""Who may come in: counts the images and texts admitted and not yet answered. Knows no batch and no device.
+"""Bounds the work inside: counts the images and texts that are admitted and not yet answered.
 
-A request is refused here, at once and before any of its bytes are decoded, so everything behind the door is bounded.
-Lives on the event loop; takes no lock.
+A request is refused here at once, before any of its bytes are decoded. So everything behind is bounded. Lives on the
+event loop; takes no lock.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _HISTORY = 64
 _LONGEST_RETRY_S = 60
 
 
-class Door:
+class Admission:
     """Permits for images and texts. `admit` takes them all or none; they come back when the request ends."""
 
     def __init__(self, *, images: int, texts: int, clock: Callable[[], float]) -> None:
@@ -34,12 +34,12 @@ class Door:
         """False once the server drains."""
         return not self._closed
 
-    def inside(self, what: str) -> int:
+    def inside(self, kind: str) -> int:
         """How many `images` or `texts` are admitted now."""
-        return self._inside[what]
+        return self._inside[kind]
 
     def check(self) -> None:
-        """Refuse at once what could not be admitted anyway. Raises Overloaded or ShuttingDown."""
+        """Refuse at once a request that could not be admitted anyway. Raises Overloaded or ShuttingDown."""
         self._require(images=1, texts=0)
 
     @contextmanager
@@ -55,7 +55,7 @@ class Door:
             self._inside["images"] -= images
             self._inside["texts"] -= texts
             self._left.append((self._clock(), images))
-            if not any(self._inside.values()):
+            if not self._inside["images"] and not self._inside["texts"]:
                 self._empty.set()
 
     def close(self) -> None:
@@ -69,17 +69,17 @@ class Door:
     def _require(self, **wanted: int) -> None:
         if self._closed:
             raise ShuttingDown
-        for what, count in wanted.items():
-            if count and self._inside[what] + count > self._limits[what]:
+        for kind, count in wanted.items():
+            if count and self._inside[kind] + count > self._limits[kind]:
                 raise Overloaded(
-                    what=what,
-                    waiting=self._inside[what],
-                    limit=self._limits[what],
+                    what=kind,
+                    waiting=self._inside[kind],
+                    limit=self._limits[kind],
                     retry_after_s=self._retry_after_s(),
                 )
 
     def _retry_after_s(self) -> int:
-        """Whole seconds until what is inside now has left, at the recent pace; 1 if there is no history."""
+        """Whole seconds until the work inside now has left, at the recent pace; 1 if there is no history."""
         if not self._left:
             return 1
         elapsed = self._clock() - self._left[0][0]

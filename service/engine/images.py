@@ -1,74 +1,62 @@
-"""One image's way: fetch, decode, preprocess, queue, forward. Knows the order and where each step runs; no HTTP.
+"""One image's way to its row: fetch or read, decode, preprocess, queue, forward.
 
-Decode, preprocess and tokenise run on the CPU pool, forwards on the device threads, the waiting on the event loop.
+Fetching is done on the event loop, reading, decoding and preprocessing on the CPU pool, forwards on the device threads.
 Everything that depends on one caller's bytes is over before the image can share a batch.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from functools import partial
-from typing import TypeAlias, TypeVar
-
-import numpy as np
+from pathlib import Path
+from typing import TypeAlias
 
 from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
-from encoders.contract.values import Encoded, Floats, ImageSize, Pixels
+from encoders.contract.errors import EncoderFailed, VisiontowerError
+from encoders.contract.values import Encoded, ImageSize, Pixels
 from encoders.images.decode import decode
 from encoders.images.preprocess import enough
 from service.engine.fetcher import Fetcher
-from service.errors import DeadlineExceeded, Unavailable
-from service.http.request import Source
-from service.scheduling.batch import is_finite
-from service.scheduling.device_threads import Batcher
-from service.scheduling.queue import ImageKey, TextKey
+from service.engine.values import ImageUrl, Source, Timing
+from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
+from service.memory.shape import ImageShape
+from service.scheduling.device_threads import Answer, DeviceThreads
+from service.scheduling.resident import Resident
 from service.telemetry.metrics import Metrics
 
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Stages:
-    """Seconds an image spent on its way."""
-
-    fetch: float = 0.0
-    decode: float = 0.0
-    preprocess: float = 0.0
-    queue: float = 0.0
-    forward: float = 0.0
-
-    @classmethod
-    def slowest(cls, all_stages: Iterable["Stages"]) -> "Stages":
-        """Stage by stage, the longest of several images that travelled side by side."""
-        listed = list(all_stages)
-        if len(listed) == 1:
-            return listed[0]
-        return cls(**{f.name: max((getattr(s, f.name) for s in listed), default=0.0) for f in fields(cls)})
-
-
-@dataclass(frozen=True)
 class EncodedImage:
-    """A row, and how long it took."""
+    """An image's row, and the seconds it spent in each stage."""
 
     row: Encoded
-    stages: Stages
+    timing: Timing
 
 
 Outcome: TypeAlias = EncodedImage | VisiontowerError
 """What became of one image of a request."""
 
 
-class Pipeline:
-    """Takes images and texts through their stages."""
+@dataclass
+class _Spent:
+    """Seconds of the stages before the queue. Written on the pool."""
+
+    fetch: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+
+
+class Images:
+    """Takes images through their stages."""
 
     def __init__(
         self,
         *,
-        batcher: Batcher,
+        threads: DeviceThreads,
         fetcher: Fetcher,
         pool: Executor,
         metrics: Metrics,
@@ -76,7 +64,7 @@ class Pipeline:
         max_image_pixels: int,
         exact_pixels: bool,
     ) -> None:
-        self._batcher = batcher
+        self._threads = threads
         self._fetcher = fetcher
         self._pool = pool
         self._metrics = metrics
@@ -84,78 +72,94 @@ class Pipeline:
         self._max_image_pixels = max_image_pixels
         self._exact_pixels = exact_pixels
 
-    async def images(
-        self, sources: Sequence[Source], *, encoder: Encoder, key: ImageKey, deadline: float
+    async def encode(
+        self, sources: Sequence[Source], *, resident: Resident, shape: ImageShape, deadline: float, is_set: bool = False
     ) -> list[Outcome]:
-        """One outcome an image, in order: a bad one is an error at its index, the others are answered.
+        """One outcome an image, in order: a bad image is an error at its index, the others are answered.
 
+        is_set: the images share their forwards with nobody else, in order; they are all decoded first.
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
-        one = partial(self._image, encoder=encoder, key=key, deadline=deadline)
-        if len(sources) == 1:
-            outcomes = [await one(sources[0])]
+        if is_set:
+            outcomes = await self._encode_set(sources, resident=resident, shape=shape, deadline=deadline)
+        elif len(sources) == 1:
+            outcomes = [await self._encode_one(sources[0], resident, shape, deadline)]
         else:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(source)) for source in sources]
+                tasks = [group.create_task(self._encode_one(source, resident, shape, deadline)) for source in sources]
             outcomes = [task.result() for task in tasks]
         for outcome in outcomes:
             if isinstance(outcome, Unavailable | DeadlineExceeded):
                 raise outcome
         return outcomes
 
-    async def texts(self, texts: Sequence[str], *, encoder: Encoder, deadline: float) -> Floats:
-        """Embeddings float32 [N, embed_dim], not normalised.
-
-        Raises OutputNotOffered, InvalidText, EncoderFailed, Unavailable or DeadlineExceeded.
-        """
-        ids = await self.on_pool(encoder.tokenize, texts)
-        key = TextKey(encoder.spec.id)
-        futures = [self._batcher.submit(key, row, deadline=deadline) for row in ids]
+    async def _encode_one(self, source: Source, resident: Resident, shape: ImageShape, deadline: float) -> Outcome:
+        spent = _Spent()
         try:
-            answers = await asyncio.gather(*futures)
-        finally:
-            for future in futures:
-                future.cancel()
-        rows: Floats = np.stack([answer.row for answer in answers]).astype(np.float32)
-        if not is_finite(rows):
-            raise NonFiniteOutput(encoder=encoder.spec.id)
-        return rows
-
-    async def on_pool(self, function: Callable[..., R], *args: object) -> R:
-        """Run CPU work off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-
-    async def _image(self, source: Source, *, encoder: Encoder, key: ImageKey, deadline: float) -> Outcome:
-        try:
-            image_bytes, fetch_s = await self._bytes(source)
-            spent: list[float] = []
-            make = partial(self._prepare, image_bytes, encoder, key.size, spent)
-            answer = await self._batcher.submit_made(key, make, pool=self._pool, deadline=deadline)
+            if isinstance(source, VisiontowerError):
+                raise source
+            if isinstance(source, ImageUrl):
+                source = await self._fetch(source, spent)
+            make = partial(self._pixels, source, resident.encoder, shape.size, spent)
+            answer = await self._threads.submit_made(resident, shape, make, pool=self._pool, deadline=deadline)
         except VisiontowerError as error:
             return error
-        decode_s, preprocess_s = spent
-        stages = Stages(fetch_s, decode_s, preprocess_s, answer.queue_s, answer.forward_s)
-        if fetch_s:
-            self._metrics.stage(encoder.spec.id, "fetch", fetch_s)
-        self._metrics.stage(encoder.spec.id, "decode", decode_s)
-        self._metrics.stage(encoder.spec.id, "preprocess", preprocess_s)
-        return EncodedImage(answer.row, stages)
+        return self._encoded(answer, spent, shape.model)
 
-    async def _bytes(self, source: Source) -> tuple[bytes, float]:
-        """The image's bytes, and the seconds of fetching them."""
-        if isinstance(source, VisiontowerError):
-            raise source
-        if isinstance(source, bytes):
-            return source, 0.0
-        started = self._clock()
-        return await self._fetcher.fetch(source.url), self._clock() - started
+    async def _encode_set(
+        self, sources: Sequence[Source], *, resident: Resident, shape: ImageShape, deadline: float
+    ) -> list[Outcome]:
+        spent = [_Spent() for _ in sources]
+        async with asyncio.TaskGroup() as group:
+            made = [
+                group.create_task(self._made(source, resident.encoder, shape.size, seconds))
+                for source, seconds in zip(sources, spent, strict=True)
+            ]
+        pixels = [task.result() for task in made]
+        sound = {index: each for index, each in enumerate(pixels) if not isinstance(each, VisiontowerError)}
+        futures = self._threads.submit_set(resident, shape, list(sound.values()), deadline=deadline)
+        answers = dict(zip(sound, await _gathered(futures), strict=True))
+        outcomes: list[Outcome] = []
+        for index, each in enumerate(pixels):
+            answer = each if isinstance(each, VisiontowerError) else answers[index]
+            if isinstance(answer, Answer):
+                outcomes.append(self._encoded(answer, spent[index], shape.model))
+            else:
+                outcomes.append(answer)
+        return outcomes
 
-    def _prepare(self, image_bytes: bytes, encoder: Encoder, size: ImageSize, spent: list[float]) -> Pixels:
-        """Pixels. spent: takes the seconds of decode and of preprocess. On the pool."""
+    async def _made(
+        self, source: Source, encoder: Encoder, size: ImageSize, spent: _Spent
+    ) -> Pixels | VisiontowerError:
+        try:
+            if isinstance(source, VisiontowerError):
+                raise source
+            if isinstance(source, ImageUrl):
+                source = await self._fetch(source, spent)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._pixels, source, encoder, size, spent)
+        except VisiontowerError as error:
+            return error
+
+    def _encoded(self, answer: Answer[Encoded], spent: _Spent, model: str) -> EncodedImage:
+        self._metrics.image(model, fetch_s=spent.fetch, decode_s=spent.decode, preprocess_s=spent.preprocess)
+        timing = Timing(spent.fetch, spent.decode, spent.preprocess, answer.queue_s, answer.forward_s)
+        return EncodedImage(answer.row, timing)
+
+    async def _fetch(self, source: ImageUrl, spent: _Spent) -> bytes:
         started = self._clock()
+        fetched = await self._fetcher.fetch(source.url)
+        spent.fetch = self._clock() - started
+        return fetched
+
+    def _pixels(self, source: bytes | Path, encoder: Encoder, size: ImageSize, spent: _Spent) -> Pixels:
+        """Decode and preprocess. On the pool."""
+        started = self._clock()
+        image_bytes = source if isinstance(source, bytes) else _read(source)
         at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
         image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
         decoded = self._clock()
+        spent.decode = decoded - started
         try:
             pixels = encoder.preprocess(image, size, exact=self._exact_pixels)
         except VisiontowerError:
@@ -163,5 +167,33 @@ class Pipeline:
         except Exception as error:
             _log.exception("preprocessing a %dx%d image failed", image.height, image.width)
             raise EncoderFailed(f"{encoder.spec.id} could not preprocess the image.", model=encoder.spec.id) from error
-        spent += decoded - started, self._clock() - decoded
+        spent.preprocess = self._clock() - decoded
         return pixels
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageUnreadable(path, reason=error.strerror or type(error).__name__) from error
+
+
+async def _gathered(futures: Sequence["asyncio.Future[Answer[Encoded]]"]) -> list[Answer[Encoded] | VisiontowerError]:
+    """Every future's answer or error, in order; if the wait is cancelled, so are they."""
+    if not futures:
+        return []
+    try:
+        await asyncio.wait(futures)
+    finally:
+        for future in futures:
+            future.cancel()
+    answers: list[Answer[Encoded] | VisiontowerError] = []
+    for future in futures:
+        error = future.exception()
+        if error is None:
+            answers.append(future.result())
+        elif isinstance(error, VisiontowerError):
+            answers.append(error)
+        else:
+            raise error
+    return answers

@@ -95,6 +95,8 @@ class DeviceThreads:
         self._refusal: VisiontowerError | None = None
         self._running_lanes = 0  # of the event loop
         self._ended = asyncio.Event()
+        self.is_lost = False
+        """Whether a thread has ended that nobody told to."""
 
     def start(self) -> None:
         """Start the threads."""
@@ -266,8 +268,11 @@ class DeviceThreads:
 
     def _main(self, lane: int) -> None:
         try:
-            while work := self._next(lane):
+            work = self._next(lane)
+            while work is not None:
                 work()
+                del work  # it holds the encoder, which may be let go of while this lane waits
+                work = self._next(lane)
         except BaseException:
             # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
             _log.critical("the device thread has ended", exc_info=True)
@@ -396,6 +401,7 @@ class DeviceThreads:
         with self._wake:
             told, self._stopping = self._stopping, True
             self._wake.notify_all()
+        self.is_lost = self.is_lost or not told
         if not self._running_lanes:
             self._ended.set()
         if not told or not self._running_lanes:

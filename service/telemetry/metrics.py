@@ -42,7 +42,7 @@ class Now:
 class Metrics:
     """One registry and what is in it; one per app, so that two apps in a process do not share counts."""
 
-    def __init__(self, models: Sequence[str], *, refusals: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], *, refusals: Sequence[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, that nobody asked for
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._models = tuple(models)

@@ -12,9 +12,9 @@ import pytest
 from encoders.adapters.demo import WEIGHTS
 from encoders.adapters.registry import EncoderId, schemes
 from service.cli.main import main
+from service.engine.backend import real_backend
 from service.http.app import create_app
 from service.http.problems import slugs
-from service.run.server import real_backend
 from service.settings import Settings, settings_table
 from tests.support.paths import ROOT
 from tests.support.serving import client_of

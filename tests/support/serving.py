@@ -15,7 +15,7 @@ from PIL import Image
 from encoders.adapters.fake import FakeEncoder, FakeMemory
 from encoders.contract.encoder import Encoder
 from encoders.memory.device import Memory
-from service.engine.engine import Backend
+from service.engine.backend import Backend
 from service.http.app import create_app
 from service.settings import Settings
 
@@ -75,11 +75,9 @@ def backend_of(
     )
 
 
-def app_of(
-    *encoders: Encoder, memory: Memory | None = None, on_lost: Callable[[], None] = lambda: None, **settings: Any
-) -> FastAPI:
+def app_of(*encoders: Encoder, memory: Memory | None = None, **settings: Any) -> FastAPI:
     models = tuple(encoder.spec.id for encoder in encoders) or ("fake:vit",)
-    return create_app(Settings(model=models, **settings), backend=backend_of(*encoders, memory=memory), on_lost=on_lost)
+    return create_app(Settings(model=models, **settings), backend=backend_of(*encoders, memory=memory))
 
 
 @asynccontextmanager

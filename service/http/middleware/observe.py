@@ -8,8 +8,8 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
+from service.http.json import to_json
 from service.http.problems import MEDIA_TYPE, problem
-from service.http.protocols.native.responses import to_json
 from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("visiontower.requests")

@@ -36,7 +36,7 @@ def post(client: httpx.AsyncClient, query: str = "output=pooled") -> asyncio.Tas
 
 
 def inside(app: FastAPI) -> int:
-    count: int = app.state.service.door.inside("images")
+    count: int = app.state.engine.admission.inside("images")
     return count
 
 
@@ -99,7 +99,7 @@ async def test_a_request_not_answered_in_time_is_a_504_and_frees_its_place() -> 
         gate.close()
         assert_problem(await post(client), 504, "deadline-exceeded")
         assert inside(app) == 0
-        await until(lambda: app.state.service.batcher.busy_s > 0.05)
+        await until(lambda: app.state.engine.threads.busy_s > 0.05)
         ready = await client.get("/health/ready")
         gate.is_open.set()
     assert ready.json()["reason"] == "the device is stuck in a forward"
@@ -139,7 +139,7 @@ async def test_a_departed_client_s_waiting_image_is_not_run() -> None:
             "server": ("service", 80),
         }
         departing = asyncio.create_task(app(scope, receive, send))
-        batcher = app.state.service.batcher
+        batcher = app.state.engine.threads
         await until(lambda: batcher.snapshot("fake:vit")[0] == 1)
         leave.set()
         await departing
@@ -173,8 +173,8 @@ async def test_draining_finishes_what_was_admitted_and_takes_nothing_new() -> No
         gate.close()
         admitted = post(client)
         await gate.someone_inside()
-        draining = asyncio.create_task(app.state.service.drain())
-        await until(lambda: not app.state.service.door.is_open)
+        draining = asyncio.create_task(app.state.engine.drain())
+        await until(lambda: not app.state.engine.admission.is_open)
         assert_problem(await post(client), 503, "shutting-down")
         assert (await client.get("/health/ready")).status_code == 503
         assert (await client.get("/health/live")).status_code == 200
@@ -191,7 +191,7 @@ async def test_at_the_drain_deadline_the_rest_fails_by_name_and_whole(images: in
         gate.close()
         admitted = asyncio.create_task(client.post("/embed", files=[("image", PICTURE)] * images))
         await gate.someone_inside()
-        await app.state.service.drain()
+        await app.state.engine.drain()
         assert_problem(await admitted, 503, "shutting-down")
         gate.is_open.set()
 
@@ -303,7 +303,7 @@ async def test_concurrent_requests_share_batches_and_get_their_own_answers() -> 
         ]
         await gate.someone_inside()
         first = encoder.batches[0]
-        await until(lambda: app.state.service.batcher.snapshot("fake:vit")[0] == 20 - first)
+        await until(lambda: app.state.engine.threads.snapshot("fake:vit")[0] == 20 - first)
         gate.is_open.set()
         together = [await task for task in tasks]
     assert len(encoder.batches) <= 4

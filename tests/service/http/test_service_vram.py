@@ -18,7 +18,7 @@ from encoders.contract.cost import Cost
 from encoders.contract.encoder import Encoder
 from encoders.contract.values import ImageSize, Outputs
 from encoders.memory.prediction import MIB
-from service.engine.engine import Backend
+from service.engine.backend import Backend
 from service.errors import ModelDoesNotFit
 from service.http.app import create_app
 from service.settings import Settings

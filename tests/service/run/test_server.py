@@ -12,7 +12,8 @@ import uvicorn
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import WeightsError
-from service.run.server import make_server, real_backend
+from service.engine.backend import real_backend
+from service.run.server import make_server
 from service.settings import Settings
 from tests.support.serving import PNG, backend_of, image_bytes
 
@@ -55,7 +56,7 @@ async def test_told_to_stop_it_first_answers_what_it_has_admitted() -> None:
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
         server.should_exit = True
-        service = server.config.loaded_app.state.service
+        service = server.config.loaded_app.state.engine
         async with asyncio.timeout(30):
             while service.engine.admission.is_open:
                 await asyncio.sleep(0)
@@ -77,7 +78,7 @@ async def test_a_client_that_hangs_up_frees_its_place() -> None:
         encoder.before = hold
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
-        door = server.config.loaded_app.state.service.door
+        door = server.config.loaded_app.state.engine.admission
         assert door.inside("images") == 1
         request.cancel()
         async with asyncio.timeout(30):

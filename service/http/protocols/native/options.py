@@ -1,28 +1,25 @@
-"""The options of a request: names, defaults, values. Knows where they may stand, not what they do."""
+"""The options of the native routes: names, defaults, values. Knows where they may stand."""
 
-import re
 from collections.abc import Iterable, Sequence
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.contract.values import ImageSize
+from service.engine.values import Dtype, Output
 from service.errors import InvalidOption
-
-_RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+from service.sizes import parse_image_size
 
 
 def _resolution(value: object) -> ImageSize | None:
     """N or HxW, as text or (N) as a number."""
     if value is None or isinstance(value, ImageSize):
         return value
-    found = _RESOLUTION.fullmatch(str(value).strip().lower()) if isinstance(value, str | int) else None
-    if found is None or isinstance(value, bool):
-        raise ValueError("expected N or HxW in pixels, for example 336 or 224x448")
-    height, width = found.groups()
-    return ImageSize(int(height), int(width or height))
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        value = ""
+    return parse_image_size(value)
 
 
 def _no_bool(value: object) -> object:
@@ -31,25 +28,16 @@ def _no_bool(value: object) -> object:
     return value
 
 
-V = TypeVar("V", int | None, int | bool | None)
-
-
-def _of_tokens(value: V, info: ValidationInfo) -> V:
-    if value is not None and value is not False and info.data.get("output") == "pooled":
-        raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
-    return value
-
-
 Resolution = Annotated[
     ImageSize | None,
     BeforeValidator(_resolution, json_schema_input_type=int | str | None),
 ]
 Format = Literal["json", "safetensors", "npy", "raw"]
-Dtype = Literal["float32", "float16", "bfloat16"]
+Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=-10_000, le=10_000)]
 
 
 class Options(BaseModel):
-    """What all questions share. In JSON a null means the default."""
+    """The options that all routes share. In JSON a null means the default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     repeated: ClassVar[dict[str, str]] = {}
@@ -59,7 +47,7 @@ class Options(BaseModel):
 
 
 class ImageOptions(Options):
-    """What requests with images share."""
+    """The options of requests with images."""
 
     resolution: Resolution = Field(
         default=None, description="N or HxW: run the model at that size. Default: its native size."
@@ -70,8 +58,8 @@ class ImageOptions(Options):
 class EmbedOptions(ImageOptions):
     """Options of /embed."""
 
-    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="What to give for each image.")
-    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(
+    output: Output = Field(default="tokens", description="What to give for each image.")
+    layer: Layer | None = Field(
         default=None,
         description="Block (for CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end. "
         "Default: the final tokens, after the final norm.",
@@ -83,18 +71,6 @@ class EmbedOptions(ImageOptions):
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
-
-    @field_validator("layer", "prefix", "project")
-    @classmethod
-    def _about_tokens(cls, value: int | bool | None, info: ValidationInfo) -> int | bool | None:
-        return _of_tokens(value, info)
-
-    def outputs(self, spec: EncoderSpec) -> Outputs:
-        """What the forward must give. Raises LayerNotFound or OutputNotOffered."""
-        kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
-        return spec.outputs(
-            pooled=self.output != "tokens", tokens=kind if self.output != "pooled" else None, layer=self.layer
-        )
 
 
 class SimilarityOptions(ImageOptions):
@@ -133,45 +109,38 @@ class VramOptions(Options):
     dtype: Listed[Dtype] = Field(
         default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
     )
-    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="As of /embed.")
-    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(default=None, description="As of /embed.")
-
-    @field_validator("layer")
-    @classmethod
-    def _about_tokens(cls, value: int | None, info: ValidationInfo) -> int | None:
-        return _of_tokens(value, info)
+    output: Output = Field(default="tokens", description="As of /embed.")
+    layer: Layer | None = Field(default=None, description="As of /embed.")
 
     @property
     def is_table(self) -> bool:
         """Whether several forwards are asked about."""
         return max(len(self.resolution), len(self.batch), len(self.dtype)) > 1
 
-    def outputs(self, spec: EncoderSpec) -> Outputs:
-        """What the forward would give. Raises LayerNotFound or OutputNotOffered."""
-        kind = TokenKind.HIDDEN if self.output != "pooled" else None
-        return spec.outputs(pooled=self.output != "tokens", tokens=kind, layer=self.layer)
-
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # one letter, as type variables are
 Pairs = Iterable[tuple[str, object]]
-Query: TypeAlias = Sequence[tuple[str, str]]
-"""Names and values of a query string, in order."""
 
 
-def read(model: type[O], *, query: Query, body: Sequence[tuple[str, object]]) -> O:
-    """The options out of the query and the body. One may be in both if it says the same.
+def read(model: type[O], *, query: bytes, body: Sequence[tuple[str, object]]) -> O:
+    """The options out of the query (percent-encoded) and the body. One may be in both if it says the same.
 
     Raises InvalidOption, which names the option and what would be right.
     """
     if body:
-        return _read(model, query, body)
-    return cast(O, _read_query(model, tuple(query)))
+        return _read(model, _pairs(query), body)
+    return cast(O, _read_query(model, query))
 
 
 @lru_cache(maxsize=64)
-def _read_query(model: type[Options], query: tuple[tuple[str, str], ...]) -> Options:
-    """Kept for a few queries: most callers send the same again and again, and a long one is theirs to choose."""
-    return _read(model, query, ())
+def _read_query(model: type[Options], query: bytes) -> Options:
+    """Kept for a few queries: most callers send the same again and again."""
+    return _read(model, _pairs(query), ())
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    """Names and values, in order."""
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
 def _read(model: type[O], query: Pairs, body: Pairs) -> O:
