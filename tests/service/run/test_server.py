@@ -56,9 +56,9 @@ async def test_told_to_stop_it_first_answers_what_it_has_admitted() -> None:
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
         server.should_exit = True
-        service = server.config.loaded_app.state.engine
+        engine = server.engine
         async with asyncio.timeout(30):
-            while service.engine.admission.is_open:
+            while engine.admission.is_open:
                 await asyncio.sleep(0)
         assert not running.done()
         gate.set()
@@ -78,7 +78,7 @@ async def test_a_client_that_hangs_up_frees_its_place() -> None:
         encoder.before = hold
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
-        door = server.config.loaded_app.state.engine.admission
+        door = server.engine.admission
         assert door.inside("images") == 1
         request.cancel()
         async with asyncio.timeout(30):
