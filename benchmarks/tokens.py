@@ -12,7 +12,8 @@ from encoders.contract.values import Encoded, Grid
 from service.engine.postprocess import embedding
 from service.engine.values import EmbedRequest, EmbedResult, Timing
 from service.http.protocol import Answer
-from service.http.protocols.native.formats import write
+from service.http.protocols.native.answers import write_embed
+from service.http.protocols.native.requests import EmbedReply
 
 R = TypeVar("R")
 _ROUNDS = 30
@@ -42,9 +43,9 @@ def measure() -> Tokens:
     row = Encoded(Grid(24, 24), prefix_tokens=1, tokens=values)
     request = EmbedRequest((), dtype="float16")
     finish_s, finished = _timed(lambda: embedding(row, request, model="bench"))
-    result = EmbedResult("bench", [finished], Timing(), values=values.size)
-    binary_s, binary = _timed(lambda: write(result, format="safetensors"))
-    json_s, text = _timed(lambda: write(result, format="json"))
+    result = EmbedResult("bench", [finished], Timing(), tokens=576, values=values.size)
+    binary_s, binary = _timed(lambda: write_embed(result, EmbedReply("safetensors", "float")))
+    json_s, text = _timed(lambda: write_embed(result, EmbedReply("json", "float")))
     return Tokens(1000 * finish_s, 1000 * binary_s, 1000 * json_s, _size(binary), _size(text))
 
 

@@ -149,7 +149,7 @@ def _with_batch(job: Job, part: Part, files: Sequence[str], first: int, result: 
         raise broken[0]
     arrays = {}
     if good:
-        arrays = {name: np.stack([item.arrays[name] for item in good]) for name in job.arrays}
+        arrays = {name: np.stack([getattr(item, name) for item in good]) for name in job.arrays}
         arrays[GRID] = np.array([item.grid for item in good], np.int32)  # a CNN's stage has a grid of its own
     return part.and_then(stop=first + len(result.items), rows=rows, arrays=arrays, failures=failures)
 

@@ -29,6 +29,9 @@ class Admission:
         self._empty = asyncio.Event()
         self._empty.set()
 
+        self.is_full = False
+        """Whether `check` refuses. A look at it is cheaper than the call."""
+
     @property
     def is_open(self) -> bool:
         """False once the server drains."""
@@ -46,21 +49,24 @@ class Admission:
     def admit(self, *, images: int, texts: int = 0) -> Iterator[None]:
         """Hold permits for the block. Raises Overloaded or ShuttingDown."""
         self._require(images=images, texts=texts)
-        self._inside["images"] += images
-        self._inside["texts"] += texts
+        inside, most = self._inside, self._limits["images"]
+        inside["images"] += images
+        inside["texts"] += texts
+        self.is_full = self._closed or inside["images"] >= most
         self._empty.clear()
         try:
             yield
         finally:
-            self._inside["images"] -= images
-            self._inside["texts"] -= texts
+            inside["images"] -= images
+            inside["texts"] -= texts
+            self.is_full = self._closed or inside["images"] >= most
             self._left.append((self._clock(), images))
-            if not self._inside["images"] and not self._inside["texts"]:
+            if not inside["images"] and not inside["texts"]:
                 self._empty.set()
 
     def close(self) -> None:
         """Admit nobody from now on."""
-        self._closed = True
+        self._closed = self.is_full = True
 
     async def empty(self) -> None:
         """Wait until all that was admitted has left."""

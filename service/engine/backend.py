@@ -9,18 +9,18 @@ from encoders.contract.encoder import Encoder, Placement
 from encoders.memory.device import Memory
 from service.engine.models import Load
 from service.memory.planner import MakeBlueprint
+from service.scheduling.lanes import Lanes
 from service.settings import Settings
 
 
 @dataclass(frozen=True)
 class Backend:
-    """memory is called once, before the rest. lanes: forwards side by side, and take_cores: as of Lanes."""
+    """memory is called once, before the rest."""
 
     load: Load
     blueprint: MakeBlueprint
     memory: Callable[[], Memory]
-    lanes: Callable[[], int] = lambda: 1
-    take_cores: Callable[[int], None] = lambda part: None
+    lanes: Callable[[], Lanes] = Lanes
 
 
 def real_backend(settings: Settings) -> Backend:
@@ -37,19 +37,20 @@ def real_backend(settings: Settings) -> Backend:
 
         return memory_of(placement().device)
 
-    def take_cores(part: int) -> None:
-        from encoders.runtime import device
+    def lanes() -> Lanes:
+        from encoders.runtime.device import take_cores
 
-        device.take_cores(part)
+        return Lanes(placement().lanes, take_cores=take_cores)
 
     def load(model: str) -> Encoder:
-        take_cores(1)
+        from encoders.runtime.device import take_cores
+
+        take_cores(1)  # of the loading thread
         return registry.load(model, placement())
 
     return Backend(
         load=load,
         blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
         memory=memory,
-        lanes=lambda: placement().lanes,
-        take_cores=take_cores,
+        lanes=lanes,
     )

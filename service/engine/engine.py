@@ -10,25 +10,22 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
-from dataclasses import replace
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from encoders.contract.errors import VisiontowerError
-from encoders.contract.values import Encoded, TokenKind
+from encoders.contract.values import TokenKind
 from encoders.memory.cores import available_cores
 from encoders.memory.device import Memory
-from service.engine import scoring
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
 from service.engine.fetcher import Fetcher
-from service.engine.images import EncodedImage, Images, Outcome
+from service.engine.images import Images
 from service.engine.models import Models
-from service.engine.postprocess import as_asked, embedding
-from service.engine.scoring import Prompts
+from service.engine.postprocess import as_asked, embeddings
+from service.engine.scoring import Prompts, similarities
 from service.engine.texts import Texts
 from service.engine.values import (
     EmbedRequest,
@@ -44,25 +41,24 @@ from service.engine.values import (
     SimilarityResult,
     Timing,
 )
-from service.errors import DeadlineExceeded, HeatmapTooLarge, ImageDoesNotFit, NoImages, ShuttingDown
+from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.planner import Planner
-from service.memory.shape import Shape
+from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads
-from service.scheduling.lanes import Lanes
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
-from service.scheduling.resident import Resident
-from service.scheduling.throughput import Throughput
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 
 R = TypeVar("R")
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
-_INLINE_VALUES = 16_384
-"""Up to so many numbers are worked on by the event loop: cheaper than the way to another thread and back."""
+INLINE_VALUES = 16_384
+"""Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
+_SHAPES = 1000
+"""Questions whose shape is kept."""
 
 
 class Engine:
@@ -82,14 +78,14 @@ class Engine:
         self.metrics = metrics or Metrics(settings.model)
         self.clock = clock
         self.memory = backend.memory()
-        lanes = Lanes(backend.lanes(), take_cores=backend.take_cores)
+        lanes = backend.lanes()
         self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead, lanes=lanes.number)
         self.memory.limit(self.budget.limit)
         self.admission = Admission(images=settings.queue_images, texts=settings.queue_texts, clock=clock)
         self.threads = DeviceThreads(
             limits=BatchLimits(
                 self.budget,
-                Throughput(longest_s=settings.max_forward_s),
+                longest_s=settings.max_forward_s,
                 most=None if settings.max_batch == "auto" else settings.max_batch,
             ),
             measurement=Measurement(self.memory, self.budget, self.metrics),
@@ -106,6 +102,7 @@ class Engine:
             budget=self.budget,
             planner=self.planner,
             threads=self.threads,
+            metrics=self.metrics,
             clock=clock,
             when_full=settings.when_full,
             evict_idle_s=settings.evict_idle_s,
@@ -124,11 +121,11 @@ class Engine:
             threads=self.threads,
             fetcher=self._fetcher,
             pool=self._pool,
-            metrics=self.metrics,
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
             exact_pixels=settings.exact_pixels,
         )
+        self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
         self._texts = Texts(threads=self.threads, pool=self._pool)
 
     async def __aenter__(self) -> "Engine":
@@ -195,84 +192,101 @@ class Engine:
 
         Raises RequestError, UnknownModel, LimitExceeded, Unavailable, DeadlineExceeded, ModelDoesNotFit, EncoderFailed.
         """
-        started = self.clock()
-        model = self.models.id_of(request.model)
-        _require_images(request.sources)
-        spec = self.models.specs[model]
-        size, outputs = spec.size(request.resolution), request.outputs(spec)
-        async with self._admitted(images=len(request.sources), timeout_s=request.timeout_s) as deadline:
-            shape = await self.planner.image_shape(model, size, outputs)
-            async with self._using(model, shape) as resident:
-                outcomes = await self._images.encode(
-                    request.sources, resident=resident, shape=shape, deadline=deadline, is_set=request.is_set
-                )
-
-                values = _values(outcomes)
-
-                def postprocess() -> EmbedResult:
-                    items = _map(outcomes, lambda row: embedding(row, request, model=model))
-                    return EmbedResult(model, items, self._timing(outcomes, started), values)
-
-                result = await self.beside(postprocess, values=values)
-        self.metrics.answered(model, result.tokens)
-        return result
+        return await self._in_time(request.timeout_s, partial(self._embed, request))
 
     async def embed_texts(self, request: EmbedTextsRequest) -> EmbedTextsResult:
         """Texts -> vectors. Raises as `embed`, and NoTexts or TooManyTexts."""
+        return await self._in_time(request.timeout_s, partial(self._embed_texts, request))
+
+    async def similarity(self, request: SimilarityRequest) -> SimilarityResult:
+        """Images x texts -> scores, one item an image. Raises as `embed_texts`, and HeatmapTooLarge."""
+        return await self._in_time(request.timeout_s, partial(self._similarity, request))
+
+    async def _in_time(self, timeout_s: float | None, work: Callable[[float, float], Coroutine[Any, Any, R]]) -> R:
+        """The work's result; it is told when it started and its deadline, on the clock. Raises DeadlineExceeded."""
         started = self.clock()
+        timeout_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
+        try:
+            async with asyncio.timeout(timeout_s if timeout_s < math.inf else None):
+                return await work(started, started + timeout_s)
+        except TimeoutError as error:
+            raise DeadlineExceeded from error
+
+    async def _embed(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
+        if not request.sources:
+            raise NoImages
+        asked = (request.model, request.resolution, request.output, request.layer, request.project, request.prefix)
+        shape = self._shapes.get(asked)
+        with self.admission.admit(images=len(request.sources)):
+            if shape is None:
+                spec = self.models.specs[self.models.id_of(request.model)]
+                shape = await self.planner.image_shape(spec.id, spec.size(request.resolution), request.outputs(spec))
+                if len(self._shapes) > _SHAPES:
+                    self._shapes.clear()
+                self._shapes[asked] = shape
+            async with self.models.using(shape.model, shape) as resident:
+                images = await self._images.encode(
+                    request.sources,
+                    resident=resident,
+                    shape=shape,
+                    started=started,
+                    deadline=deadline,
+                    is_set=request.is_set,
+                )
+                finish = partial(embeddings, images, request, model=shape.model)
+                result = finish() if images.values <= INLINE_VALUES else await self.on_pool(finish)
+        self.metrics.answered(shape.model, tokens=result.tokens, all_stages=images.stages)
+        return result
+
+    async def _embed_texts(self, request: EmbedTextsRequest, started: float, deadline: float) -> EmbedTextsResult:
         model = self.models.id_of(request.model)
         self.models.specs[model].require_text()
         prompts = self._prompts(request.texts, ("{}",))
-        async with self._admitted(texts=len(prompts.unique), timeout_s=request.timeout_s) as deadline:
+        with self.admission.admit(images=0, texts=len(prompts.unique)):
             shape = await self.planner.text_shape(model)
-            async with self._using(model, shape) as resident:
+            async with self.models.using(model, shape) as resident:
                 unique = await self._texts.encode(prompts.unique, resident=resident, shape=shape, deadline=deadline)
         rows = unique[[places[0] for places in prompts.place]]
         vectors = as_asked(rows, normalize=request.normalize, dtype=request.dtype)
         return EmbedTextsResult(model, vectors, Timing(total=self.clock() - started), vectors.size)
 
-    async def similarity(self, request: SimilarityRequest) -> SimilarityResult:
-        """Images x texts -> scores, one item an image. Raises as `embed_texts`, and HeatmapTooLarge."""
-        started = self.clock()
+    async def _similarity(self, request: SimilarityRequest, started: float, deadline: float) -> SimilarityResult:
+        if not request.sources:
+            raise NoImages
         model = self.models.id_of(request.model)
         spec = self.models.specs[model]
-        rule = spec.require_text()
+        spec.require_text()
         size = spec.size(request.resolution)
         outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if request.heatmap else None)
-        _require_images(request.sources)
         prompts = self._prompts(request.texts, request.templates)
         if request.heatmap:
             rows, cols = spec.grid(size)
             values = len(request.sources) * len(request.texts) * rows * cols
             if values > self.settings.max_heatmap_values:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
-        images, texts = len(request.sources), len(prompts.unique)
-        async with self._admitted(images=images, texts=texts, timeout_s=request.timeout_s) as deadline:
+        with self.admission.admit(images=len(request.sources), texts=len(prompts.unique)):
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
-            async with self._using(model, shape, text_shape) as resident:
-                rule = resident.spec.require_text()  # a blueprint knows no logit scale
-                embedding_texts = asyncio.create_task(
+            async with self.models.using(model, shape, text_shape) as resident:
+                embedding = asyncio.create_task(
                     self._texts.encode(prompts.unique, resident=resident, shape=text_shape, deadline=deadline)
                 )
                 try:
-                    outcomes = await self._images.encode(
-                        request.sources, resident=resident, shape=shape, deadline=deadline
+                    images = await self._images.encode(
+                        request.sources, resident=resident, shape=shape, started=started, deadline=deadline
                     )
-                    embedded = await embedding_texts
+                    embedded = await embedding
                 finally:
-                    await _ended(embedding_texts)
+                    await _ended(embedding)
 
-                values = _values(outcomes)
-
-                def scored() -> SimilarityResult:
+                def finish() -> SimilarityResult:
                     vectors = prompts.vectors(embedded)
-                    items = _map(outcomes, lambda row: scoring.score(row, vectors, rule, model=model))
-                    return SimilarityResult(
-                        model, items, rule, self._timing(outcomes, started), values, has_heatmaps=request.heatmap
-                    )
+                    rule = resident.spec.require_text()  # a blueprint's has no logit scale
+                    return similarities(images, vectors, rule, model=model, has_heatmaps=request.heatmap)
 
-                return await self.beside(scored, values=values)
+                result = finish() if images.values <= INLINE_VALUES else await self.on_pool(finish)
+        self.metrics.answered(model, tokens=0, all_stages=images.stages)
+        return result
 
     async def plan(self, request: PlanRequest) -> PlanResult:
         """What forwards would take, and what fits the budget beside the other models. Nothing is run.
@@ -307,44 +321,13 @@ class Engine:
         kinds = {"weights": self.budget.weights, "budget": self.budget.total, **self.memory.figures()._asdict()}
         return Now(models, self.memory.device, kinds)
 
-    async def beside(self, function: Callable[[], R], *, values: int) -> R:
-        """Run a function over so many numbers: at once if they are few, else on a thread, so that the loop goes on."""
-        if values <= _INLINE_VALUES:
-            return function()
+    async def on_pool(self, function: Callable[[], R]) -> R:
+        """Run a function over many numbers on a thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._answer_pool, function)
-
-    @asynccontextmanager
-    async def _admitted(self, *, images: int = 0, texts: int = 0, timeout_s: float | None) -> AsyncIterator[float]:
-        """Permits for the block, and its deadline. Raises Overloaded, ShuttingDown or DeadlineExceeded."""
-        timeout_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
-        with self.admission.admit(images=images, texts=texts):
-            try:
-                async with asyncio.timeout(timeout_s if timeout_s < math.inf else None):
-                    yield self.clock() + timeout_s
-            except TimeoutError as error:
-                raise DeadlineExceeded from error
-
-    @asynccontextmanager
-    async def _using(self, model: str, *shapes: Shape) -> AsyncIterator[Resident]:
-        """As Models.using; an image that does not fit is counted."""
-        try:
-            async with self.models.using(model, *shapes) as resident:
-                yield resident
-        except ImageDoesNotFit:
-            self.metrics.refused()
-            raise
 
     def _prompts(self, texts: Sequence[str], templates: Sequence[str]) -> Prompts:
         limits = self.settings
         return Prompts.of(texts, templates, max_texts=limits.max_texts, max_chars=limits.max_text_chars)
-
-    def _timing(self, outcomes: Sequence[Outcome], started: float) -> Timing:
-        """Of the slowest image, stage by stage."""
-        slowest = Timing()
-        for outcome in outcomes:
-            if isinstance(outcome, EncodedImage):
-                slowest = outcome.timing if len(outcomes) == 1 else slowest.slower(outcome.timing)
-        return replace(slowest, total=self.clock() - started)
 
 
 def _limit(settings: Settings, memory: Memory) -> int:
@@ -352,32 +335,6 @@ def _limit(settings: Settings, memory: Memory) -> int:
     if settings.vram_budget == "auto":
         return int(settings.vram_share * memory.figures().free)
     return settings.vram_budget - memory.overhead.context
-
-
-def _require_images(sources: Sequence[object]) -> None:
-    if not sources:
-        raise NoImages
-
-
-def _map(outcomes: Sequence[Outcome], function: Callable[[Encoded], T]) -> list[T | VisiontowerError]:
-    """`function` of each encoded image's row; its error is that image's."""
-    items: list[T | VisiontowerError] = []
-    for outcome in outcomes:
-        try:
-            items.append(function(outcome.row) if isinstance(outcome, EncodedImage) else outcome)
-        except VisiontowerError as error:
-            items.append(error)
-    return items
-
-
-def _values(outcomes: Sequence[Outcome]) -> int:
-    """Numbers in all rows."""
-    values = 0
-    for outcome in outcomes:
-        if isinstance(outcome, EncodedImage):
-            for array in (outcome.row.tokens, outcome.row.pooled):
-                values += 0 if array is None else array.size
-    return values
 
 
 def _log_rehearsal(done: asyncio.Task[None]) -> None:

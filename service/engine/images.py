@@ -1,4 +1,4 @@
-"""One image's way to its row: fetch or read, decode, preprocess, queue, forward.
+"""An image's way to its row: fetch or read, decode, preprocess, queue, forward.
 
 Fetching is done on the event loop, reading, decoding and preprocessing on the CPU pool, forwards on the device threads.
 Everything that depends on one caller's bytes is over before the image can share a batch.
@@ -15,7 +15,7 @@ from typing import TypeAlias
 
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
-from encoders.contract.values import Encoded, ImageSize, Pixels
+from encoders.contract.values import Encoded, Pixels
 from encoders.images.decode import decode
 from encoders.images.preprocess import enough
 from service.engine.fetcher import Fetcher
@@ -24,30 +24,22 @@ from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
 from service.memory.shape import ImageShape
 from service.scheduling.device_threads import Answer, DeviceThreads
 from service.scheduling.resident import Resident
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import ImageStages
 
 _log = logging.getLogger(__name__)
 
+Outcome: TypeAlias = Encoded | VisiontowerError
+"""What became of one image: its row, or why there is none."""
+
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """An image's row, and the seconds it spent in each stage."""
+class EncodedImages:
+    """One outcome and its stages an image, in order; timing: of the slowest. values: how many numbers the rows hold."""
 
-    row: Encoded
+    outcomes: Sequence[Outcome]
+    stages: Sequence[ImageStages]
     timing: Timing
-
-
-Outcome: TypeAlias = EncodedImage | VisiontowerError
-"""What became of one image of a request."""
-
-
-@dataclass
-class _Spent:
-    """Seconds of the stages before the queue. Written on the pool."""
-
-    fetch: float = 0.0
-    decode: float = 0.0
-    preprocess: float = 0.0
+    values: int
 
 
 class Images:
@@ -59,7 +51,6 @@ class Images:
         threads: DeviceThreads,
         fetcher: Fetcher,
         pool: Executor,
-        metrics: Metrics,
         clock: Callable[[], float],
         max_image_pixels: int,
         exact_pixels: bool,
@@ -67,69 +58,99 @@ class Images:
         self._threads = threads
         self._fetcher = fetcher
         self._pool = pool
-        self._metrics = metrics
         self._clock = clock
         self._max_image_pixels = max_image_pixels
         self._exact_pixels = exact_pixels
 
     async def encode(
-        self, sources: Sequence[Source], *, resident: Resident, shape: ImageShape, deadline: float, is_set: bool = False
-    ) -> list[Outcome]:
-        """One outcome an image, in order: a bad image is an error at its index, the others are answered.
+        self,
+        sources: Sequence[Source],
+        *,
+        resident: Resident,
+        shape: ImageShape,
+        started: float,
+        deadline: float,
+        is_set: bool = False,
+    ) -> EncodedImages:
+        """A bad image is an error at its index, the others are answered.
 
-        is_set: the images share their forwards with nobody else, in order; they are all decoded first.
+        started, deadline: on the clock. is_set: the images share their forwards with nobody else, in order; they are
+        all decoded first.
+
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
+        stages = [ImageStages() for _ in sources]
         if is_set:
-            outcomes = await self._encode_set(sources, resident=resident, shape=shape, deadline=deadline)
+            answers = await self._encode_set(sources, resident, shape, deadline, stages)
         elif len(sources) == 1:
-            outcomes = [await self._encode_one(sources[0], resident, shape, deadline)]
+            answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0])]
         else:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(self._encode_one(source, resident, shape, deadline)) for source in sources]
-            outcomes = [task.result() for task in tasks]
-        for outcome in outcomes:
-            if isinstance(outcome, Unavailable | DeadlineExceeded):
-                raise outcome
-        return outcomes
+                tasks = [
+                    group.create_task(self._encode_one(source, resident, shape, deadline, spent))
+                    for source, spent in zip(sources, stages, strict=True)
+                ]
+            answers = [task.result() for task in tasks]
+        outcomes: list[Outcome] = []
+        values = 0
+        for answer, spent in zip(answers, stages, strict=True):
+            if isinstance(answer, Unavailable | DeadlineExceeded):
+                raise answer
+            if isinstance(answer, VisiontowerError):
+                outcomes.append(answer)
+                continue
+            row = answer.row
+            spent.queue, spent.forward = answer.queue_s, answer.forward_s
+            outcomes.append(row)
+            values += 0 if row.tokens is None else row.tokens.size
+            values += 0 if row.pooled is None else row.pooled.size
+        slowest = stages[0]
+        if len(stages) > 1:
+            slowest = ImageStages(*(max(spent) for spent in zip(*(each.seconds for each in stages), strict=True)))
+        timing = Timing(
+            slowest.fetch,
+            slowest.decode,
+            slowest.preprocess,
+            slowest.queue,
+            slowest.forward,
+            total=self._clock() - started,
+        )
+        return EncodedImages(outcomes, stages, timing, values)
 
-    async def _encode_one(self, source: Source, resident: Resident, shape: ImageShape, deadline: float) -> Outcome:
-        spent = _Spent()
+    async def _encode_one(
+        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages
+    ) -> Answer[Encoded] | VisiontowerError:
         try:
             if isinstance(source, VisiontowerError):
                 raise source
             if isinstance(source, ImageUrl):
                 source = await self._fetch(source, spent)
-            make = partial(self._pixels, source, resident.encoder, shape.size, spent)
-            answer = await self._threads.submit_made(resident, shape, make, pool=self._pool, deadline=deadline)
+            make = partial(self._pixels, source, resident.encoder, shape, spent)
+            return await self._threads.submit_made(resident, shape, make, pool=self._pool, deadline=deadline)
         except VisiontowerError as error:
             return error
-        return self._encoded(answer, spent, shape.model)
 
     async def _encode_set(
-        self, sources: Sequence[Source], *, resident: Resident, shape: ImageShape, deadline: float
-    ) -> list[Outcome]:
-        spent = [_Spent() for _ in sources]
+        self,
+        sources: Sequence[Source],
+        resident: Resident,
+        shape: ImageShape,
+        deadline: float,
+        stages: Sequence[ImageStages],
+    ) -> list[Answer[Encoded] | VisiontowerError]:
         async with asyncio.TaskGroup() as group:
-            made = [
-                group.create_task(self._made(source, resident.encoder, shape.size, seconds))
-                for source, seconds in zip(sources, spent, strict=True)
+            tasks = [
+                group.create_task(self._make(source, resident.encoder, shape, spent))
+                for source, spent in zip(sources, stages, strict=True)
             ]
-        pixels = [task.result() for task in made]
-        sound = {index: each for index, each in enumerate(pixels) if not isinstance(each, VisiontowerError)}
+        made = [task.result() for task in tasks]
+        sound = {index: each for index, each in enumerate(made) if not isinstance(each, VisiontowerError)}
         futures = self._threads.submit_set(resident, shape, list(sound.values()), deadline=deadline)
         answers = dict(zip(sound, await _gathered(futures), strict=True))
-        outcomes: list[Outcome] = []
-        for index, each in enumerate(pixels):
-            answer = each if isinstance(each, VisiontowerError) else answers[index]
-            if isinstance(answer, Answer):
-                outcomes.append(self._encoded(answer, spent[index], shape.model))
-            else:
-                outcomes.append(answer)
-        return outcomes
+        return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
-    async def _made(
-        self, source: Source, encoder: Encoder, size: ImageSize, spent: _Spent
+    async def _make(
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages
     ) -> Pixels | VisiontowerError:
         try:
             if isinstance(source, VisiontowerError):
@@ -137,36 +158,31 @@ class Images:
             if isinstance(source, ImageUrl):
                 source = await self._fetch(source, spent)
             loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._pixels, source, encoder, size, spent)
+            return await loop.run_in_executor(self._pool, self._pixels, source, encoder, shape, spent)
         except VisiontowerError as error:
             return error
 
-    def _encoded(self, answer: Answer[Encoded], spent: _Spent, model: str) -> EncodedImage:
-        self._metrics.image(model, fetch_s=spent.fetch, decode_s=spent.decode, preprocess_s=spent.preprocess)
-        timing = Timing(spent.fetch, spent.decode, spent.preprocess, answer.queue_s, answer.forward_s)
-        return EncodedImage(answer.row, timing)
-
-    async def _fetch(self, source: ImageUrl, spent: _Spent) -> bytes:
+    async def _fetch(self, source: ImageUrl, spent: ImageStages) -> bytes:
         started = self._clock()
         fetched = await self._fetcher.fetch(source.url)
         spent.fetch = self._clock() - started
         return fetched
 
-    def _pixels(self, source: bytes | Path, encoder: Encoder, size: ImageSize, spent: _Spent) -> Pixels:
+    def _pixels(self, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages) -> Pixels:
         """Decode and preprocess. On the pool."""
         started = self._clock()
         image_bytes = source if isinstance(source, bytes) else _read(source)
-        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
+        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, shape.size)
         image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
         decoded = self._clock()
         spent.decode = decoded - started
         try:
-            pixels = encoder.preprocess(image, size, exact=self._exact_pixels)
+            pixels = encoder.preprocess(image, shape.size, exact=self._exact_pixels)
         except VisiontowerError:
             raise
         except Exception as error:
             _log.exception("preprocessing a %dx%d image failed", image.height, image.width)
-            raise EncoderFailed(f"{encoder.spec.id} could not preprocess the image.", model=encoder.spec.id) from error
+            raise EncoderFailed(f"{shape.model} could not preprocess the image.", model=shape.model) from error
         spent.preprocess = self._clock() - decoded
         return pixels
 

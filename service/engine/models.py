@@ -31,6 +31,7 @@ from service.memory.shape import ImageShape, Shape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
 from service.sizes import show_bytes
+from service.telemetry.metrics import Metrics
 
 R = TypeVar("R")
 Load = Callable[[str], Encoder]
@@ -39,6 +40,7 @@ Load = Callable[[str], Encoder]
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 30.0
 _LONGEST_RETRY_S = 960.0
+_SHAPES = 10_000
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ class Models:
         budget: Budget,
         planner: Planner,
         threads: DeviceThreads,
+        metrics: Metrics,
         clock: Callable[[], float],
         when_full: Literal["refuse", "evict"],
         evict_idle_s: float,
@@ -87,6 +90,7 @@ class Models:
         self._budget = budget
         self._planner = planner
         self._threads = threads
+        self._metrics = metrics
         self._clock = clock
         self._when_full = when_full
         self._evict_idle_s = evict_idle_s
@@ -94,6 +98,7 @@ class Models:
         self._failures: dict[str, _Failure] = {}
         self._users: Counter[str] = Counter()
         self._in_use: Counter[Shape] = Counter()
+        self._fits: dict[Shape, int] = {}  # shapes of which one item fits, as of a state of the budget
         self._left: dict[str, float] = {}  # when the last user of a loaded model left
         self._changing = asyncio.Lock()  # one load or eviction at a time
         self._loading: dict[str, asyncio.Task[None]] = {}
@@ -150,22 +155,33 @@ class Models:
         Raises ModelFailed, ModelDoesNotFit, ModelWaitsForRoom, ImageDoesNotFit, or the error of a load that fails now.
         """
         self._users[model] += 1
-        self._in_use.update(shapes)
+        for shape in shapes:
+            self._in_use[shape] += 1
         try:
             while model not in self._residents:
                 await self._put_once(model)
             for shape in shapes:
-                if not self._budget.fits(shape):
+                if self._fits.get(shape) != self._budget.state:
                     await self._require_room(shape)
             yield self._residents[model]
         finally:
             self._users[model] -= 1
-            self._in_use.subtract(shapes)
-            self._in_use += Counter()  # without the zeros
+            for shape in shapes:
+                self._in_use[shape] -= 1
+                if not self._in_use[shape]:
+                    del self._in_use[shape]
             self._left[model] = self._clock()
 
     async def _require_room(self, shape: Shape) -> None:
-        """With `evict`, let idle models make room for one item. Raises ImageDoesNotFit or ModelDoesNotFit."""
+        """See that one item of this shape fits; with `evict`, let idle models make room for it.
+
+        Raises ImageDoesNotFit or ModelDoesNotFit.
+        """
+        if self._budget.allowance(shape).fits:
+            if len(self._fits) > _SHAPES:
+                self._fits.clear()
+            self._fits[shape] = self._budget.state
+            return
 
         async def evict() -> None:
             async with self._changing:
@@ -176,6 +192,7 @@ class Models:
                 await _to_its_end(asyncio.create_task(evict()))
                 return
         if isinstance(shape, ImageShape):
+            self._metrics.refused()
             raise await self._planner.refusal(shape)
         needed, room = self._budget.need(shape), self._budget.room
         raise ModelDoesNotFit(shape.model, needed=needed, limit=self._budget.limit, room=room)

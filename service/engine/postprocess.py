@@ -1,12 +1,30 @@
-"""A row as computed -> the arrays as asked for: prefix, norm, dtype."""
+"""Rows as computed -> the arrays as asked for: prefix, norm, dtype."""
 
 import numpy as np
 
-from encoders.contract.errors import NonFiniteOutput
+from encoders.contract.errors import NonFiniteOutput, VisiontowerError
 from encoders.contract.values import Encoded, Floats
-from service.engine.values import DTYPES, Dtype, Embedding, EmbedRequest
+from service.engine.images import EncodedImages
+from service.engine.values import DTYPES, Dtype, Embedding, EmbedRequest, EmbedResult
 from service.errors import NumbersDoNotFit
-from service.scheduling.resident import is_finite
+
+
+def embeddings(images: EncodedImages, request: EmbedRequest, *, model: str) -> EmbedResult:
+    """The images' arrays as the request wants them; one that cannot be had is an error at its place."""
+    items: list[Embedding | VisiontowerError] = []
+    tokens = 0
+    for outcome in images.outcomes:
+        if isinstance(outcome, VisiontowerError):
+            items.append(outcome)
+            continue
+        try:
+            item = embedding(outcome, request, model=model)
+        except VisiontowerError as error:
+            items.append(error)
+        else:
+            items.append(item)
+            tokens += item.prefix_tokens + item.grid.rows * item.grid.cols
+    return EmbedResult(model, items, images.timing, tokens, images.values)
 
 
 def embedding(row: Encoded, request: EmbedRequest, *, model: str) -> Embedding:
@@ -43,6 +61,14 @@ def l2_normalize(vectors: Floats) -> Floats:
     norms: Floats = np.linalg.norm(wide, axis=-1, keepdims=True)
     unit: Floats = wide / np.maximum(norms, np.finfo(np.float32).tiny)
     return unit
+
+
+def is_finite(values: Floats) -> bool:
+    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
+            return True
+        return bool(np.isfinite(values).all())  # finite values can also overflow the sum
 
 
 def require_finite(array: Floats, *, model: str) -> None:

@@ -5,10 +5,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Encoded, Floats
+from service.engine.images import EncodedImages
 from service.engine.postprocess import l2_normalize, require_finite
-from service.engine.values import Scores
+from service.engine.values import Scores, SimilarityResult
 from service.errors import InvalidOption, NoTexts, TooManyTexts
 
 _SLOT = "{}"
@@ -51,6 +53,21 @@ class Prompts:
         """
         unit = l2_normalize(embedded)
         return l2_normalize(np.stack([unit[list(places)].mean(axis=0) for places in self.place]))
+
+
+def similarities(
+    images: EncodedImages, texts: Floats, scoring: Scoring, *, model: str, has_heatmaps: bool
+) -> SimilarityResult:
+    """The images' scores; texts: unit vectors [texts, D]. An image that cannot be scored is an error at its place."""
+    items: list[Scores | VisiontowerError] = []
+    for outcome in images.outcomes:
+        try:
+            if isinstance(outcome, VisiontowerError):
+                raise outcome
+            items.append(score(outcome, texts, scoring, model=model))
+        except VisiontowerError as error:
+            items.append(error)
+    return SimilarityResult(model, items, scoring, images.timing, images.values, has_heatmaps=has_heatmaps)
 
 
 def score(row: Encoded, texts: Floats, scoring: Scoring, *, model: str) -> Scores:

@@ -50,8 +50,6 @@ class EmbedRequest:
     prefix: keep class and register tokens. normalize: vectors of length 1. dtype: of the arrays given.
     is_set: the images share their forwards with nobody else, in order. So their numbers do not depend on other traffic.
     timeout_s: seconds until DeadlineExceeded; None for the engine's setting.
-
-    Raises InvalidOption where the fields contradict each other.
     """
 
     sources: Sequence[Source]
@@ -66,11 +64,9 @@ class EmbedRequest:
     is_set: bool = False
     timeout_s: float | None = None
 
-    def __post_init__(self) -> None:
-        require_tokens(self.output, layer=self.layer, prefix=self.prefix, project=self.project)
-
     def outputs(self, spec: EncoderSpec) -> Outputs:
-        """What the forward must give. Raises LayerNotFound or OutputNotOffered."""
+        """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
+        require_tokens(self.output, layer=self.layer, prefix=self.prefix, project=self.project)
         kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
         tokens = None if self.output == "pooled" else kind
         return spec.outputs(pooled=self.output != "tokens", tokens=tokens, layer=self.layer)
@@ -115,11 +111,9 @@ class PlanRequest:
     output: Output = "tokens"
     layer: int | None = None
 
-    def __post_init__(self) -> None:
-        require_tokens(self.output, layer=self.layer)
-
     def outputs(self, spec: EncoderSpec) -> Outputs:
-        """What the forwards would give. Raises LayerNotFound or OutputNotOffered."""
+        """What the forwards would give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
+        require_tokens(self.output, layer=self.layer)
         tokens = TokenKind.HIDDEN if self.output != "pooled" else None
         return spec.outputs(pooled=self.output != "tokens", tokens=tokens, layer=self.layer)
 
@@ -167,39 +161,19 @@ class Embedding:
     tokens: Floats | None
     pooled: Floats | None
 
-    @property
-    def arrays(self) -> dict[str, Floats]:
-        """The arrays that were asked for, by name."""
-        arrays: dict[str, Floats] = {}
-        if self.tokens is not None:
-            arrays["tokens"] = self.tokens
-        if self.pooled is not None:
-            arrays["pooled"] = self.pooled
-        return arrays
-
-    @property
-    def token_count(self) -> int:
-        """Tokens that this image is answered with, or was pooled from."""
-        return self.prefix_tokens + self.grid.rows * self.grid.cols
-
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """One item an image, in the order of the request. values: how many numbers the items hold."""
+    """One item an image, in the order of the request.
+
+    tokens: that the images are answered with, or were pooled from. values: how many numbers the items hold.
+    """
 
     model: str
     items: Sequence[Embedding | VisiontowerError]
     timing: Timing
+    tokens: int
     values: int
-
-    @property
-    def tokens(self) -> int:
-        """Tokens that the images are answered with, or were pooled from."""
-        count = 0
-        for item in self.items:
-            if isinstance(item, Embedding):
-                count += item.token_count
-        return count
 
 
 @dataclass(frozen=True)

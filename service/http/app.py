@@ -10,14 +10,13 @@ from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
 
-from fastapi import FastAPI, Request
-from starlette.routing import BaseRoute
-from starlette.types import ASGIApp, Receive, Scope, Send
+from fastapi import FastAPI
+from starlette.types import ASGIApp
 
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http import openapi, problems, routes
-from service.http.exchange import Exchange
+from service.http.exchange import Dispatch, Exchange
 from service.http.middleware import middleware
 from service.http.protocol import Protocol
 from service.http.protocols import PROTOCOLS
@@ -69,31 +68,19 @@ class _App(FastAPI):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        self.protocol_routes: dict[tuple[str, str], tuple[BaseRoute, Exchange]] = {}
+        self._exchanges: dict[tuple[str, str], Exchange] = {}
 
     def add_protocol(self, protocol: Protocol) -> None:
         """Add its routes, to FastAPI's table too: for the schema, and for whoever asks for them by another method."""
         for route in protocol.routes:
-            exchange = Exchange(protocol, route)
+            exchange = self._exchanges[route.method, route.path] = Exchange(protocol, route)
             self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
-            self.protocol_routes[route.method, route.path] = self.routes[-1], exchange
 
     def build_middleware_stack(self) -> ASGIApp:
-        """As Starlette's: called once, before the first request."""
+        """As Starlette's: called once, before the first request. The whole of the list goes around everything."""
         around, self.user_middleware = self.user_middleware, []
-        self._others = super().build_middleware_stack()
+        app: ASGIApp = Dispatch(self._exchanges, others=super().build_middleware_stack())
         self.user_middleware = around
-        app: ASGIApp = self._dispatch
         for each in reversed(around):
             app = each.cls(app, *each.args, **each.kwargs)
         return app
-
-    async def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http":
-            found = self.protocol_routes.get((scope["method"], scope["path"]))
-            if found is not None:
-                scope["route"], exchange = found
-                response = await exchange.respond(Request(scope, receive, send))
-                await response(scope, receive, send)
-                return
-        await self._others(scope, receive, send)

@@ -37,8 +37,12 @@ class _Cap:
 
 
 @dataclass(frozen=True)
-class _Allowance:
-    """The budget's answers about one shape. They hold until weights, corrections or caps change (`state`)."""
+class Allowance:
+    """The budget's answers about one shape. They hold until weights, corrections or caps change (`Budget.state`).
+
+    fits: one item can run at all beside the weights. runs_alone: a forward of even one item takes more than its share
+    beside others. ceiling: the most items that one forward may take beside others; at least 1, which may run alone.
+    """
 
     state: int
     fits: bool
@@ -55,9 +59,10 @@ class Budget:
         self._lanes = lanes
         self._weights: dict[str, int] = {}
         self._corrections: defaultdict[str, Correction] = defaultdict(Correction)
-        self._caps: dict[Shape, _Cap] = {}
-        self._allowances: dict[Shape, _Allowance] = {}
-        self._state = 0
+        self.caps: dict[Shape, _Cap] = {}
+        """Shapes that ran out of memory."""
+        self.state = 0
+        """Counts the changes of weights, corrections and caps."""
         self._lock = threading.Lock()
 
     @property
@@ -79,33 +84,28 @@ class Budget:
         """These bytes belong to an encoder's weights from now on."""
         with self._lock:
             self._weights[model] = weights_bytes
-            self._state += 1
+            self.state += 1
 
     def drop(self, model: str) -> None:
         """An encoder's weights are gone."""
         with self._lock:
             self._weights.pop(model, None)
-            self._state += 1
+            self.state += 1
 
     def held(self, model: str) -> int:
         """Bytes of this encoder's weights; 0 if it is not on the device."""
         return self._weights.get(model, 0)
 
+    def allowance(self, shape: Shape) -> Allowance:
+        """The answers about this shape, to be kept for as long as `state` is theirs."""
+        state, room = self.state, self.room  # the state first: a change meanwhile makes the answers old
+        share = room // self._lanes
+        need = self.need(shape)
+        return Allowance(state, need <= room, self._lanes > 1 and need > share, self._ceiling(shape, share))
+
     def need(self, shape: Shape, batch: int = 1) -> int:
         """Bytes that must be free for a forward."""
         return self.overhead.reserved(shape.cost, batch) + self.excess(shape.model, self.predicted(shape, batch))
-
-    def fits(self, shape: Shape) -> bool:
-        """Whether one item of this shape can run at all beside the weights."""
-        return self._allowance(shape).fits
-
-    def ceiling(self, shape: Shape) -> int:
-        """The most items that one forward of this shape may take beside others; at least 1, which may run alone."""
-        return self._allowance(shape).ceiling
-
-    def runs_alone(self, shape: Shape) -> bool:
-        """Whether a forward of even one item takes more than its share beside others."""
-        return self._allowance(shape).runs_alone
 
     def predicted(self, shape: Shape, batch: int) -> int:
         """Bytes that the allocator is expected to give a forward, uncorrected."""
@@ -115,52 +115,33 @@ class Budget:
         """Bytes that a forward of this model is expected to take beyond its prediction."""
         return self._corrections[model].excess(predicted)
 
-    def measured(self, shape: Shape, batch: int, peak: int) -> float | None:
-        """Correct by a forward's measured peak. Gives peak / prediction, None if nothing was predicted."""
+    def measured(self, shape: Shape, batch: int, peak: int) -> float:
+        """Correct by a forward's measured peak. Gives peak / prediction, which must not be 0."""
         predicted = self.predicted(shape, batch)
-        if not predicted:
-            return None
         with self._lock:
-            self._state += self._corrections[shape.model].learn(predicted, peak)
+            self.state += self._corrections[shape.model].learn(predicted, peak)
         return peak / predicted
 
     def ran(self, shape: Shape, batch: int) -> None:
-        """A batch went well."""
-        if shape not in self._caps:
-            return
+        """A batch of a shape that once ran out of memory went well."""
         with self._lock:
-            cap = self._caps[shape]
+            cap = self.caps[shape]
             cap.good += batch >= cap.batch
             if cap.good >= _GOOD_BATCHES:
-                self._caps[shape] = _Cap(cap.batch + 1)
-                self._state += 1
+                self.caps[shape] = _Cap(cap.batch + 1)
+                self.state += 1
 
     def ran_out(self, shape: Shape, batch: int) -> None:
         """A batch found no room on the device: halve its shape's ceiling, and remember it."""
         with self._lock:
-            self._caps[shape] = _Cap(max(1, batch // 2))
-            while len(self._caps) > _SHAPES:
-                del self._caps[next(iter(self._caps))]
-            self._state += 1
-
-    def _allowance(self, shape: Shape) -> _Allowance:
-        known = self._allowances.get(shape)
-        if known is not None and known.state == self._state:
-            return known
-        state, room = self._state, self.room  # the state first: what changes meanwhile is worked out again
-        share = room // self._lanes
-        need = self.need(shape)
-        ceiling = self._ceiling(shape, share)
-        allowance = _Allowance(state, need <= room, self._lanes > 1 and need > share, ceiling)
-        with self._lock:
-            self._allowances[shape] = allowance
-            while len(self._allowances) > _SHAPES:
-                del self._allowances[next(iter(self._allowances))]
-        return allowance
+            self.caps[shape] = _Cap(max(1, batch // 2))
+            while len(self.caps) > _SHAPES:
+                del self.caps[next(iter(self.caps))]
+            self.state += 1
 
     def _ceiling(self, shape: Shape, share: int) -> int:
         fits = self.overhead.largest_batch(shape.cost, share)
-        cap = self._caps.get(shape)
+        cap = self.caps.get(shape)
         if cap is not None:
             fits = min(fits, cap.batch)
         uploads = self.overhead.uploads * shape.upload_bytes

@@ -1,7 +1,8 @@
 """Measures what forwards take and holds it against what was predicted. Runs on the device threads."""
 
 from collections import Counter
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
 from encoders.memory.device import Memory, Reading
 from service.memory.budget import Budget
@@ -21,32 +22,39 @@ class Measurement:
         self._budget = budget
         self._metrics = metrics
         self._forwards: Counter[Shape] = Counter()
+        self.settled: set[Shape] = set()
+        """Shapes whose forwards need not be measured any more."""
 
-    def reading(self, shape: Shape) -> AbstractContextManager[Reading]:
-        """A reading of the block in which a forward is begun; its peak is None where this forward is not measured.
+    @contextmanager
+    def forward(self, shape: Shape, batch: int) -> Iterator[None]:
+        """Measures the block in which a forward is begun. A forward takes all its memory there (Encoder.begin).
 
-        A forward takes all its memory while it is begun (Encoder.begin). So the reading is of one batch, though another
-        may run on the device: the memory of that one was given back before.
+        So the reading is of one batch, though another may run on the device: the memory of that one was given back.
         """
-        if self._memory.reads_freely:
-            return self._memory.reading()
-        if len(self._forwards) > _SHAPES:
-            self._forwards.clear()
-        self._forwards[shape] += 1
-        return self._memory.reading() if self._forwards[shape] <= _FIRST else nullcontext(Reading())
-
-    def ran(self, shape: Shape, batch: int, peak: int | None) -> None:
-        """A forward found room and took `peak` bytes, if that was measured."""
-        self._budget.ran(shape, batch)
-        if peak is None:
-            return
+        is_due = self._memory.reads_freely or self._forwards[shape] < _FIRST
+        with self._memory.reading() if is_due else nullcontext(Reading()) as reading:
+            yield
         predicted = self._budget.predicted(shape, batch)
-        ratio = self._budget.measured(shape, batch, peak)
-        if ratio is not None:
-            self._metrics.measured(shape.model, predicted=predicted, peak=peak, ratio=ratio)
+        if reading.peak is not None and predicted:
+            ratio = self._budget.measured(shape, batch, reading.peak)
+            self._metrics.measured(shape.model, predicted=predicted, peak=reading.peak, ratio=ratio)
+        has_cap = shape in self._budget.caps
+        if has_cap:
+            self._budget.ran(shape, batch)
+        if not self._memory.reads_freely:
+            self._forwards[shape] += 1
+            if self._forwards[shape] >= _FIRST and not has_cap:
+                self._settle(shape)
 
     def ran_out(self, shape: Shape, batch: int) -> None:
-        """A forward found no room."""
+        """A forward found no room. From now on this shape's forwards are watched until its ceiling is forgotten."""
+        self.settled.discard(shape)
         self._budget.ran_out(shape, batch)
         self._metrics.out_of_memory(shape.model)
         self._memory.release()
+
+    def _settle(self, shape: Shape) -> None:
+        if len(self.settled) > _SHAPES:
+            self.settled.clear()
+            self._forwards.clear()
+        self.settled.add(shape)

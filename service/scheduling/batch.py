@@ -7,7 +7,9 @@ all that an encoder raises into EncoderFailed.
 
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any, TypeAlias, TypeVar
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -17,7 +19,6 @@ from encoders.contract.values import Encoded, Floats
 from service.memory.measurement import Measurement
 from service.memory.shape import ImageShape, Shape
 
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | Floats | EncoderFailed
@@ -25,9 +26,10 @@ Outcome: TypeAlias = Encoded | Floats | EncoderFailed
 
 
 class Batch:
-    """Items of one shape at their encoder. Made by `begin`.
+    """Items of one shape, given to their encoder when the batch is made.
 
-    is_done: the device has finished with them, or never began: nothing can be begun behind.
+    is_done: the device has finished with them: nothing can be begun behind. outcomes: one an item, in order, once they
+    are known. worked: whether any item has a row.
     """
 
     def __init__(self, encoder: Encoder, shape: Shape, payloads: Sequence[Any], measurement: Measurement) -> None:
@@ -35,77 +37,94 @@ class Batch:
         self._shape = shape
         self._payloads = payloads
         self._measurement = measurement
-        self._begun: Forward | _Texts | EncoderFailed = self._try(self._begin)
-        self.is_done = isinstance(self._begun, EncoderFailed) or self._begun.is_done
+        self.outcomes: list[Outcome] | None = None
+        self.worked = False
+        self._failure: EncoderFailed | None = None
+        self._forward: Forward | _Texts | None = None
+        self._try(self._begin)
+        self.is_done = self._forward is None or self._forward.is_done
 
     def wait(self) -> list[Outcome]:
-        """One outcome an item, in order. Called once."""
-        begun = self._begun
-        rows = begun if isinstance(begun, EncoderFailed) else self._try(self._rows)
-        if not isinstance(rows, EncoderFailed):
-            return rows
+        """The outcomes, once they are there."""
+        if self._failure is None and self.outcomes is None:
+            self._try(self._take_rows)
+        if self.outcomes is not None:
+            return self.outcomes
         # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
-        count = len(self._payloads)
-        if isinstance(rows, OutOfMemory):
+        failure, count = self._failure, len(self._payloads)
+        assert failure is not None
+        if isinstance(failure, OutOfMemory):
             self._measurement.ran_out(self._shape, count)
-        if count == 1:
-            return [rows]
-        self._begun = rows  # and the forward's own
-        first, second = self._payloads[: count // 2], self._payloads[count // 2 :]
-        return [
-            outcome
-            for half in (first, second)
-            for outcome in Batch(self._encoder, self._shape, half, self._measurement).wait()
-        ]
+        outcomes: list[Outcome] = [failure]
+        if count > 1:
+            outcomes = []
+            for half in (self._payloads[: count // 2], self._payloads[count // 2 :]):
+                batch = Batch(self._encoder, self._shape, half, self._measurement)
+                outcomes += batch.wait()
+                self.worked = self.worked or batch.worked
+        self.outcomes = outcomes
+        return outcomes
 
-    def _begin(self) -> "Forward | _Texts":
+    def _begin(self) -> None:
+        """Give the items to the encoder; take the rows if they are there already."""
         payloads, shape = self._payloads, self._shape
         stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
-        with self._measurement.reading(shape) as reading:
+        is_settled = shape in self._measurement.settled
+        with nullcontext() if is_settled else self._measurement.forward(shape, len(payloads)):
             if isinstance(shape, ImageShape):
-                forward: Forward | _Texts = self._encoder.begin(stacked, shape.outputs)
+                self._forward = self._encoder.begin(stacked, shape.outputs)
             else:
-                forward = _Texts(self._encoder.encode_text(stacked))
-        self._measurement.ran(shape, len(payloads), reading.peak)
-        return forward
+                self._forward = _Texts(self._encoder.encode_text(stacked))
+        if self._forward.is_done:
+            self._take_rows()
 
-    def _rows(self) -> list[Outcome]:
-        assert not isinstance(self._begun, EncoderFailed)
-        rows = self._begun.wait()
-        count = len(self._payloads)
-        if len(rows) != count:
-            raise EncoderFailed(
-                f"{self._shape.model} gave {len(rows)} rows for {count} inputs.", model=self._shape.model
-            )
-        if not isinstance(rows, Encoded):
-            return list(rows)
-        return [rows.row(index) for index in range(count)]
+    def _take_rows(self) -> None:
+        """Raises what the encoder raises, or EncoderFailed if it does not give a row for each item."""
+        assert self._forward is not None
+        rows, model, count = self._forward.wait(), self._shape.model, len(self._payloads)
+        outcomes: list[Outcome] = []
+        if isinstance(rows, Encoded):
+            given = rows.pooled if rows.tokens is None else rows.tokens
+            if given is None or len(given) != count:
+                raise EncoderFailed(
+                    f"{model} gave {0 if given is None else len(given)} rows for {count} inputs.", model=model
+                )
+            for index in range(count):
+                tokens = None if rows.tokens is None else rows.tokens[index]
+                pooled = None if rows.pooled is None else rows.pooled[index]
+                outcomes.append(Encoded(rows.grid, rows.prefix_tokens, tokens, pooled))
+        elif len(rows) == count:
+            outcomes += list(rows)
+        else:
+            raise EncoderFailed(f"{model} gave {len(rows)} rows for {count} texts.", model=model)
+        self.outcomes, self.worked = outcomes, True
 
-    def _try(self, step: Callable[[], R]) -> R | EncoderFailed:
-        """What a step gives, or how it failed."""
+    def _try(self, step: Callable[[], None]) -> None:
+        """Take a step, or keep how it failed."""
         count, model = len(self._payloads), self._shape.model
         try:
-            return step()
+            step()
+            return
         except EncoderFailed as error:
             _log.warning("a forward of %d failed: %s", count, error, exc_info=count == 1)
-            return _without_frames(error)
+            failure = error
         except Exception as error:
             _log.error("a forward of %d failed: %s", count, model, exc_info=count == 1)
-            failed = EncoderFailed(f"{model} failed with {type(error).__name__}.", model=model)
-            failed.__cause__ = error
-            return _without_frames(failed)
+            failure = EncoderFailed(f"{model} failed with {type(error).__name__}.", model=model)
+            failure.__cause__ = error
+        self._failure = _without_frames(failure)
+        self._forward = None
 
 
+@dataclass(frozen=True)
 class _Texts:
     """A forward of texts: done when it returns."""
 
-    is_done = True
-
-    def __init__(self, rows: Floats) -> None:
-        self._rows = rows
+    rows: Floats
+    is_done: bool = True
 
     def wait(self) -> Floats:
-        return self._rows
+        return self.rows
 
 
 def _without_frames(error: EncoderFailed) -> EncoderFailed:

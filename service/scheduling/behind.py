@@ -13,4 +13,4 @@ def may_follow(line: Line[T], *, running: int, ceiling: int) -> bool:
     It must be as large already, or as large as it may be. A smaller one had better grow meanwhile. Texts never follow:
     their forwards are waited for at once. Images past their deadline are counted, as nobody has looked at them yet.
     """
-    return isinstance(line.shape, ImageShape) and len(line) >= min(running, ceiling)
+    return isinstance(line.shape, ImageShape) and len(line.waiting) >= min(running, ceiling)

@@ -27,7 +27,7 @@ from service.scheduling.behind import may_follow
 from service.scheduling.lanes import Lanes
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
-from service.scheduling.queue import Line, Queue, Taken
+from service.scheduling.queue import Queue, Taken
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import Metrics
 
@@ -90,6 +90,8 @@ class DeviceThreads:
         self._patience = patience  # under _wake
         self._queue: Queue[_Item] = Queue()  # under _wake
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
+        self._wanted = 0  # items with which a batch that waits for others is begun; under _wake
+        self._parts: dict[int, int] = {}  # of the cores, by lane
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
         self._refusal: VisiontowerError | None = None
@@ -134,7 +136,8 @@ class DeviceThreads:
         """
         item = self._item(resident, payload)
         with self._wake:
-            self._put(shape, item, deadline)
+            item.ticket, _ = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
+            self._wake.notify_all()
         return item.future
 
     def submit_set(
@@ -164,13 +167,14 @@ class DeviceThreads:
                     item.payload = make()
             except Exception as error:
                 self._tell(_fail, [item.future], error)
+            patience = self._patience
             with self._wake:
-                if self._patience is not None:
-                    self._patience.arrived(shape)
-                if item.payload is None:
-                    self._notify()  # a batch may have waited with it
-                else:
-                    self._put(shape, item, deadline)
+                is_last = patience is None or patience.arrived(shape)
+                if item.payload is not None and not item.future.done():
+                    item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
+                    is_last = is_last or self._queue.size == 1 or in_line >= self._wanted
+                if is_last:
+                    self._wake.notify_all()
 
         if self._patience is not None:
             with self._wake:
@@ -230,39 +234,17 @@ class DeviceThreads:
         """A future that `abandon` knows of. Raises DeviceLost, or the error that everything was abandoned with."""
         if self._refusal is not None:
             raise self._refusal
-        if not self.is_alive:
-            raise DeviceLost
         future: asyncio.Future[Any] = self._loop.create_future()
         self._open.add(future)
+        future.add_done_callback(self._open.discard)
         return future
 
     def _forget(self, item: _Item, future: asyncio.Future[Any]) -> None:
-        self._open.discard(future)
+        """Nobody waits for a cancelled item: take it out of the queue."""
         if future.cancelled():
             with self._wake:
                 if item.ticket is not None and self._queue.discard(item.ticket):
-                    self._notify()  # the next batch may have waited with it
-
-    def _put(self, shape: Shape, item: _Item, deadline: float) -> None:
-        """Queue the item unless nobody waits for it any more. On any thread, under _wake."""
-        if not item.future.done():
-            item.ticket = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
-        self._notify()
-
-    def _notify(self) -> None:
-        """Wake the threads if there is a batch for one, or the first item of one to wait with. Under _wake."""
-        line = self._queue.next_line
-        if line is not None and (len(self._queue) == 1 or self._wait_s(line) == 0):
-            self._wake.notify_all()
-
-    def _wait_s(self, line: Line[_Item]) -> float:
-        """Seconds that the line's batch had better wait for what is on its way. Under _wake."""
-        if self._patience is None or line.is_set:
-            return 0.0
-        ceiling = self._limits.ceiling(line.shape)
-        return self._patience.wait_s(
-            line.shape, waiting=len(line), ceiling=ceiling, since=line.oldest.since, now=self._clock()
-        )
+                    self._wake.notify_all()  # the next batch may have waited with it
 
     # From here on: the device threads.
 
@@ -281,63 +263,70 @@ class DeviceThreads:
 
     def _next(self, lane: int) -> Callable[[], None] | None:
         """The next thing to do, waited for; None when told to stop."""
+        lanes = self._lanes
         with self._wake:
-            if self._lanes.leave(lane):
+            if lanes.leave(lane):
                 self._wake.notify_all()  # who must be alone may have waited for this
             while not self._stopping:
-                work, wait_s = self._work(lane)
-                if work is not None:
-                    return work
+                wait_s = None
+                if lane > lanes.busy or lanes.is_alone:
+                    pass  # it is for a free lane before this one, or for nobody yet
+                elif self._calls:
+                    if not lanes.busy:
+                        lanes.enter(lane, now=self._clock(), alone=True)
+                        return self._calls.popleft()
+                elif self._queue.size:
+                    work, wait_s = self._take_work(lane)
+                    if work is not None:
+                        return work
                 self._wake.wait(wait_s)
         return None
 
-    def _work(self, lane: int) -> tuple[Callable[[], None] | None, float | None]:
-        """Work for a free lane; if there is none, the seconds after which there may be, None until woken. Under _wake.
-
-        A lane leaves work to the free lanes before it, so that work that is alone is always on the same thread.
-        """
-        lanes = self._lanes
-        if not lanes.is_first(lane):
+    def _take_work(self, lane: int) -> tuple[Callable[[], None] | None, float | None]:
+        """The next batch for a free lane, or the seconds that it had better wait, None until woken. Under _wake."""
+        lanes, patience = self._lanes, self._patience
+        line = self._queue.next_line()
+        assert line is not None
+        limit = self._limits.of(line.shape)
+        waiting, is_free = len(line.waiting), not lanes.busy
+        is_alone = limit.runs_alone
+        if is_alone and not is_free:
             return None, None
-        if self._calls:
-            if not lanes.are_free:
-                return None, None
-            lanes.enter(lane, now=self._clock(), alone=True)
-            return self._calls.popleft(), None
-        line = self._queue.next_line
-        if line is None or (lanes.is_alone and not lanes.are_free):
-            return None, None
-        wait_s = self._wait_s(line)
-        if wait_s > 0:
-            return None, wait_s
-        alone = self._limits.runs_alone(line.shape)
-        if alone and not lanes.are_free:
-            return None, None
-        if lanes.are_free and not line.is_set:
-            coming = 0 if self._patience is None else self._patience.coming
-            alone = alone or len(self._queue) + coming == 1
-        most = self._limits.ceiling(line.shape)
-        taken = self._take(line, most if line.is_set else min(most, lanes.share(len(line))))
+        if not line.is_set:
+            if patience is not None and patience.coming:
+                wait_s = patience.wait_s(
+                    line.shape, waiting=waiting, limit=limit, since=line.oldest.since, now=self._clock()
+                )
+                if wait_s > 0:
+                    self._wanted = min(patience.enough, limit.ceiling)
+                    return None, wait_s
+            elif is_free and self._queue.size == 1:
+                is_alone = True
+        most = limit.ceiling
+        if lanes.number > 1 and waiting > 1 and not line.is_set:
+            most = min(most, lanes.share(waiting))
+        taken = self._queue.take(line, most=most, now=self._clock())
+        if taken.expired:
+            self._tell_expired(taken)
         if not taken.batch:
             return None, 0.0
-        part = lanes.enter(lane, now=self._clock(), alone=alone)
-        if len(self._queue):
+        part = lanes.enter(lane, now=self._clock(), alone=is_alone)
+        if self._queue.size:
             self._wake.notify_all()  # the rest is another lane's to wait with
         return partial(self._run, lane, taken, part), None
 
-    def _take(self, line: Line[_Item], most: int) -> Taken[_Item]:
-        """Under _wake."""
-        taken = self._queue.take(line, most=most, now=self._clock())
+    def _tell_expired(self, taken: Taken[_Item]) -> None:
         for late in taken.expired:
             self._tell(_fail, [late.item.future], DeadlineExceeded())
-        return taken
 
     def _run(self, lane: int, taken: Taken[_Item], part: int) -> None:
         """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""
-        self._lanes.take_cores(part)
+        if self._parts.get(lane) != part:
+            self._parts[lane] = part
+            self._lanes.take_cores(part)
         running: _Running | None = self._begin(taken)
         while running is not None:
-            following = self._begin_behind(running)
+            following = None if running.batch.is_done else self._begin_behind(running)
             self._finish(running)
             if following is not None:
                 with self._wake:
@@ -346,43 +335,43 @@ class DeviceThreads:
 
     def _begin(self, taken: Taken[_Item]) -> _Running:
         started = self._clock()
+        payloads = []
+        for waiting in taken.batch:
+            payloads.append(waiting.item.payload)
         encoder = taken.batch[0].item.resident.encoder
-        payloads = [waiting.item.payload for waiting in taken.batch]
         return _Running(taken, started, Batch(encoder, taken.shape, payloads, self._measurement))
 
     def _begin_behind(self, running: _Running) -> _Running | None:
-        """The next batch, begun behind this one if this one still runs and the policy is for it."""
-        if running.batch.is_done:
-            return None
+        """The next batch, begun behind this one that still runs, if the policy is for it."""
         with self._wake:
-            line = self._queue.next_line
+            line = self._queue.next_line()
             if self._stopping or self._calls or line is None:
                 return None
-            ceiling = self._limits.ceiling(line.shape)
+            ceiling = self._limits.of(line.shape).ceiling
             if not may_follow(line, running=len(running.taken.batch), ceiling=ceiling):
                 return None
-            taken = self._take(line, ceiling)
+            taken = self._queue.take(line, most=ceiling, now=self._clock())
+        self._tell_expired(taken)
         return self._begin(taken) if taken.batch else None
 
     def _finish(self, running: _Running) -> None:
-        outcomes = running.batch.wait()
+        batch, taken = running.batch, running.taken
+        outcomes = batch.outcomes if batch.outcomes is not None else batch.wait()
         forward_s = self._clock() - running.started
-        taken = running.taken
         shape, items = taken.shape, len(taken.batch)
-        taken.batch[0].item.resident.ran(outcomes)
+        resident = taken.batch[0].item.resident
+        # One bad input must not take the server out of rotation. So a good image is tried only if nothing worked.
+        resident.is_healthy = batch.worked or resident.probe()
         futures, waits = [], []
         for waiting in taken.batch:
             futures.append(waiting.item.future)
             waits.append(running.started - waiting.since)
-        if self._patience is not None:
-            with self._wake:
-                self._patience.ran(shape.model, forward_s)
         self._limits.ran(shape, items, forward_s)
         self._metrics.forward(
             shape.model,
             size=shape.size if isinstance(shape, ImageShape) else None,
             items=items,
-            is_cut=bool(taken.left) and self._limits.is_full(shape, items),
+            is_cut=taken.left > 0 and self._limits.is_full(shape, items),
             queue_s=waits,
             forward_s=forward_s,
         )

@@ -18,29 +18,25 @@ ENOUGH = 32
 class Lanes:
     """The lanes and who is in them. Used under the device threads' lock.
 
-    number: forwards side by side, at most. take_cores: called on a lane's thread before a forward; from then on the
-    thread computes on that part of the cores, 1 being all of them.
+    number: forwards side by side, at most. take_cores: called on a lane's thread when its part of the cores changes;
+    from then on the thread computes on that part, 1 being all of them.
     """
 
     def __init__(self, number: int = 1, *, take_cores: Callable[[int], None] = lambda part: None) -> None:
         self.number = number
         self.take_cores = take_cores
-        self._entered: dict[int, float] = {}
+        self.enough = ENOUGH // number
+        """Items from which on one lane's batch is hardly faster for being larger."""
+        self.busy = 0
+        """How many lanes are at work. The free lane of the lowest number takes the next work: lane <= busy."""
         self.is_alone = False
         """Whether nothing may begin beside the work that runs."""
-
-    @property
-    def are_free(self) -> bool:
-        """Whether no lane is at work."""
-        return not self._entered
-
-    def is_first(self, lane: int) -> bool:
-        """Whether this lane is the first of the free ones: it is the one to take the next work."""
-        return lane <= len(self._entered)
+        self._entered: dict[int, float] = {}
 
     def enter(self, lane: int, *, now: float, alone: bool) -> int:
         """The lane begins work; gives the part of the cores it is to take."""
         self._entered[lane] = now
+        self.busy = len(self._entered)
         self.is_alone = alone
         return 1 if alone else self.number
 
@@ -50,7 +46,11 @@ class Lanes:
 
     def leave(self, lane: int) -> bool:
         """The lane is free again; False if it was free already."""
-        return self._entered.pop(lane, None) is not None
+        if self._entered.pop(lane, None) is None:
+            return False
+        self.busy = len(self._entered)
+        self.is_alone = self.is_alone and self.busy > 0
+        return True
 
     def busy_since(self) -> float | None:
         """When the lane that is longest at its work entered; None if all are free."""
@@ -62,11 +62,5 @@ class Lanes:
         A line too short to be fast in any case is divided among the free lanes. Of a long line each lane takes enough:
         where there is much, there will be more.
         """
-        free = self.number - len(self._entered)
-        divided = -(-waiting // free)
+        divided = -(-waiting // (self.number - self.busy))
         return divided if waiting < self.enough else max(divided, self.enough)
-
-    @property
-    def enough(self) -> int:
-        """Items from which on one lane's batch is hardly faster for being larger."""
-        return ENOUGH // self.number

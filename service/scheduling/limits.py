@@ -1,31 +1,71 @@
-"""How large a batch may be: the budget of memory, the time a forward may last, and the operator's word."""
+"""How large a batch may be: by the budget of memory, by the time a forward may last, and by the operator's word.
 
-from service.memory.budget import Budget
+Memory alone would let hundreds of images into one forward of a minute on a CPU: nobody's answer would come before the
+last one's. So the speed of each tower is learnt, in floating-point operations a second.
+"""
+
+from typing import NamedTuple
+
+from service.memory.budget import Allowance, Budget
 from service.memory.shape import Shape
-from service.scheduling.throughput import Throughput
+
+_FORGETS = 0.9
+"""The best speed shrinks to this share after a slower forward."""
+_SHAPES = 10_000
+"""Shapes whose allowance is kept."""
+_ANY = 2**31
+"""More items than any queue holds: the time may be unlimited."""
+
+
+class Limit(NamedTuple):
+    """For one shape, now. ceiling: the most items in one forward, at least 1.
+
+    runs_alone: the forward may have nothing beside it. forward_s: seconds that the model's last forward took.
+    """
+
+    ceiling: int
+    runs_alone: bool
+    forward_s: float
 
 
 class BatchLimits:
-    """Stands beside the queue; asked on any thread. most: items in one forward by the operator's word, None for any."""
+    """Stands beside the queue. Learns on the device threads, and is asked on any.
 
-    def __init__(self, budget: Budget, throughput: Throughput, *, most: int | None = None) -> None:
+    longest_s: seconds that a forward may last. most: items in one forward by the operator's word, None for any.
+    """
+
+    def __init__(self, budget: Budget, *, longest_s: float, most: int | None = None) -> None:
         self._budget = budget
-        self._throughput = throughput
-        self._most = most
+        self._longest_s = longest_s
+        self._most = _ANY if most is None else most
+        self._allowances: dict[Shape, Allowance] = {}
+        self._flops_a_second: dict[tuple[type, str], float] = {}
+        self._forward_s: dict[str, float] = {}
 
-    def ceiling(self, shape: Shape) -> int:
-        """The most items that one forward of this shape may take, at least 1."""
-        ceiling = min(self._budget.ceiling(shape), self._throughput.ceiling(shape))
-        return ceiling if self._most is None else min(ceiling, self._most)
-
-    def runs_alone(self, shape: Shape) -> bool:
-        """Whether a forward of this shape may have nothing beside it."""
-        return self._budget.runs_alone(shape)
+    def of(self, shape: Shape) -> Limit:
+        """The limit of this shape. Until a forward of its tower has run, its ceiling is 1."""
+        allowance = self._allowances.get(shape)
+        if allowance is None or allowance.state != self._budget.state:
+            allowance = self._ask(shape)
+        flops_a_second = self._flops_a_second.get((type(shape), shape.model), 0.0)
+        in_time = min(_ANY, self._longest_s * flops_a_second / max(1, shape.cost.flops))
+        ceiling = min(allowance.ceiling, max(1, int(in_time)), self._most)
+        return Limit(ceiling, allowance.runs_alone, self._forward_s.get(shape.model, 0.0))
 
     def is_full(self, shape: Shape, items: int) -> bool:
         """Whether the budget of memory allows no larger batch."""
-        return items >= self._budget.ceiling(shape)
+        return items >= self._ask(shape).ceiling
+
+    def _ask(self, shape: Shape) -> Allowance:
+        if len(self._allowances) > _SHAPES:
+            self._allowances.clear()
+        allowance = self._allowances[shape] = self._budget.allowance(shape)
+        return allowance
 
     def ran(self, shape: Shape, items: int, seconds: float) -> None:
-        """A forward has run: its speed counts."""
-        self._throughput.ran(shape, items, seconds)
+        """A forward has run. Small forwards are slow, so the best speed counts."""
+        self._forward_s[shape.model] = seconds
+        if seconds > 0:
+            tower = (type(shape), shape.model)
+            best = self._flops_a_second.get(tower, 0.0)
+            self._flops_a_second[tower] = max(shape.cost.flops * items / seconds, best * _FORGETS)

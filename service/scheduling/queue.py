@@ -38,9 +38,6 @@ class Line(Generic[T]):
     is_set: bool = False
     waiting: OrderedDict[int, Waiting[T]] = field(default_factory=OrderedDict)
 
-    def __len__(self) -> int:
-        return len(self.waiting)
-
     @property
     def oldest(self) -> Waiting[T]:
         """The item that is served next."""
@@ -67,11 +64,9 @@ class Queue(Generic[T]):
         self._lines: dict[Hashable, Line[T]] = {}
         self._places: dict[int, Hashable] = {}  # ticket -> its line's key
         self._next_ticket = 0
+        self.size = 0
+        """How many items wait."""
 
-    def __len__(self) -> int:
-        return len(self._places)
-
-    @property
     def next_line(self) -> Line[T] | None:
         """The line with the oldest item; None if nothing waits."""
         lines = self._lines.values()
@@ -79,43 +74,68 @@ class Queue(Generic[T]):
             return next(iter(lines), None)
         return min(lines, key=_age)
 
-    def put(self, shape: Shape, item: T, *, now: float, deadline: float) -> int:
-        """Queue an item behind its kin; gives its ticket."""
-        if shape not in self._lines:
-            self._lines[shape] = Line(shape)
-        return self._join(shape, item, now, deadline)
+    def put(self, shape: Shape, item: T, *, now: float, deadline: float) -> tuple[int, int]:
+        """Queue an item behind its kin; gives its ticket, and how many are in its line now."""
+        line = self._lines.get(shape)
+        if line is None:
+            line = self._lines[shape] = Line(shape)
+        ticket = self._next_ticket
+        self._next_ticket += 1
+        self._places[ticket] = shape
+        self.size += 1
+        line.waiting[ticket] = Waiting(ticket, item, now, deadline)
+        return ticket, len(line.waiting)
 
     def put_set(self, shape: Shape, items: Sequence[T], *, now: float, deadline: float) -> list[int]:
         """Queue items as a line of their own; gives their tickets."""
         key = object()
-        self._lines[key] = Line(shape, is_set=True)
-        return [self._join(key, item, now, deadline) for item in items]
+        line: Line[T] = Line(shape, is_set=True)
+        tickets = range(self._next_ticket, self._next_ticket + len(items))
+        for ticket, item in zip(tickets, items, strict=True):
+            self._places[ticket] = key
+            line.waiting[ticket] = Waiting(ticket, item, now, deadline)
+        if items:
+            self._lines[key] = line
+        self._next_ticket += len(items)
+        self.size += len(items)
+        return list(tickets)
 
     def discard(self, ticket: int) -> bool:
         """Take an item out unserved; False if it does not wait any more."""
-        if ticket not in self._places:
+        key = self._places.pop(ticket, None)
+        if key is None:
             return False
-        self._take(ticket)
+        self.size -= 1
+        line = self._lines[key]
+        del line.waiting[ticket]
+        if not line.waiting:
+            del self._lines[key]
         return True
 
     def clear(self) -> None:
         """Take everything out unserved."""
         self._lines.clear()
         self._places.clear()
+        self.size = 0
 
     def take(self, line: Line[T], *, most: int, now: float) -> Taken[T]:
         """Up to `most` items from the head of the line; items past their deadline do not count."""
         batch: list[Waiting[T]] = []
         expired: list[Waiting[T]] = []
+        key: Hashable = None
         while line.waiting and len(batch) < most:
-            waiting = self._take(line.oldest.ticket)
+            ticket, waiting = line.waiting.popitem(last=False)
+            key = self._places.pop(ticket)
+            self.size -= 1
             (expired if waiting.deadline <= now else batch).append(waiting)
-        return Taken(line.shape, batch, expired, left=len(line))
+        if not line.waiting:
+            del self._lines[key]
+        return Taken(line.shape, batch, expired, left=len(line.waiting))
 
     def waiting_images(self, model: str) -> int:
         """Images that wait for this model."""
         return sum(
-            len(line)
+            len(line.waiting)
             for line in self._lines.values()
             if isinstance(line.shape, ImageShape) and line.shape.model == model
         )
@@ -124,21 +144,6 @@ class Queue(Generic[T]):
         """When the oldest waiting item of this model arrived."""
         return min((line.oldest.since for line in self._lines.values() if line.shape.model == model), default=None)
 
-    def _join(self, key: Hashable, item: T, now: float, deadline: float) -> int:
-        ticket = self._next_ticket
-        self._next_ticket += 1
-        self._places[ticket] = key
-        self._lines[key].waiting[ticket] = Waiting(ticket, item, now, deadline)
-        return ticket
-
-    def _take(self, ticket: int) -> Waiting[T]:
-        key = self._places.pop(ticket)
-        line = self._lines[key]
-        waiting = line.waiting.pop(ticket)
-        if not line.waiting:
-            del self._lines[key]
-        return waiting
-
 
 def _age(line: Line[T]) -> int:
-    return line.oldest.ticket
+    return next(iter(line.waiting))

@@ -39,6 +39,30 @@ class Now:
     memory: Mapping[str, int]
 
 
+@dataclass
+class ImageStages:
+    """Seconds that one image spent in each stage; 0 where it has not been."""
+
+    fetch: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    queue: float = 0.0
+    forward: float = 0.0
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """In the order of the stages."""
+        return self.fetch, self.decode, self.preprocess, self.queue, self.forward
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model that served a request, and the seconds in which its result became bytes."""
+
+    model: str
+    serialize_s: float
+
+
 class Metrics:
     """One registry and what is in it; one per app, so that two apps in a process do not share counts."""
 
@@ -114,21 +138,23 @@ class Metrics:
             self._out_of_memory.labels(model)
             self._batch_images.labels(model)
 
-    def stage(self, model: str, stage: str, seconds: float) -> None:
-        """Time spent in one stage."""
-        self._stage(model, stage).observe(seconds)
-
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
+    def request(self, route: str, status: int, seconds: float, *, served: "Served | None" = None) -> None:
+        """A request has been answered; served: by a model."""
         self._request(route, str(status)).inc()
         self._duration(route).observe(seconds)
+        if served is not None:
+            self._stage(served.model, "serialize").observe(served.serialize_s)
 
-    def image(self, model: str, *, fetch_s: float, decode_s: float, preprocess_s: float) -> None:
-        """An image has been encoded; the seconds of the stages before the queue. fetch_s 0: it was not fetched."""
-        if fetch_s:
-            self._stage(model, "fetch").observe(fetch_s)
-        self._stage(model, "decode").observe(decode_s)
-        self._stage(model, "preprocess").observe(preprocess_s)
+    def answered(self, model: str, *, tokens: int, all_stages: Iterable[ImageStages]) -> None:
+        """Images have been answered, with so many tokens."""
+        self._tokens.labels(model).inc(tokens)
+        for stages in all_stages:
+            if stages.fetch:
+                self._stage(model, "fetch").observe(stages.fetch)
+            if stages.decode:
+                self._stage(model, "decode").observe(stages.decode)
+            if stages.preprocess:
+                self._stage(model, "preprocess").observe(stages.preprocess)
 
     def forward(
         self,
@@ -169,10 +195,6 @@ class Metrics:
     def out_of_memory(self, model: str) -> None:
         """A forward ran out of memory. Called on a device thread."""
         self._out_of_memory.labels(model).inc()
-
-    def answered(self, model: str, tokens: int) -> None:
-        """Tokens have been answered."""
-        self._tokens.labels(model).inc(tokens)
 
     def rejected(self, reason: str) -> None:
         """A request was refused."""

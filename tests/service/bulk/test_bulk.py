@@ -20,7 +20,7 @@ from encoders.contract.values import Encoded
 from service.bulk import sinks as exports
 from service.bulk.resume import BulkError, Failure, opened
 from service.bulk.run import Finished, Job, find_images, run
-from service.http.protocols.native.options import EmbedOptions
+from service.http.protocols.native.requests import EmbedOptions
 
 FILES = 23
 BAD = {3: b"no image", 11: b"", 22: b"\xff\xd8\xff\xe0 cut"}

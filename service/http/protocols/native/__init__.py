@@ -3,9 +3,8 @@
 from service.http.problems import write_problem
 from service.http.protocol import Protocol, Route
 from service.http.protocols.native import documentation
-from service.http.protocols.native.embed import read_embed, write_embed
-from service.http.protocols.native.similarity import read_similarity, write_similarity
-from service.http.protocols.native.vram import read_vram, write_vram
+from service.http.protocols.native.answers import write_embed, write_similarity, write_vram
+from service.http.protocols.native.requests import read_embed, read_similarity, read_vram
 
 PROTOCOL = Protocol(
     "native",

@@ -6,7 +6,7 @@ from pydantic import BaseModel
 
 from service.http.openapi import problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
-from service.http.protocols.native.options import EmbedOptions, Options, SimilarityOptions, VramOptions
+from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
 
 _EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
 server allows them) in JSON. Options may stand in the query, the form or the JSON body.

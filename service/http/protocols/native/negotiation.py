@@ -2,9 +2,11 @@
 
 from collections.abc import Mapping
 from functools import lru_cache
+from typing import Literal, TypeAlias
 
 from service.http.errors import NotAcceptable
-from service.http.protocols.native.options import Format
+
+Format: TypeAlias = Literal["json", "safetensors", "npy", "raw"]
 
 MEDIA_TYPES: Mapping[Format, str] = {
     "json": "application/json",

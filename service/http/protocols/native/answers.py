@@ -1,7 +1,8 @@
-"""An embed result -> the bytes of an answer, in each format.
+"""The engine's results -> the bytes of the native routes' answers.
 
-JSON holds one entry an image. The binary formats hold the images that could be answered, stacked: every array is
-[images, ...], and `index` says which images they are. If no image could be answered there is no array: JSON then.
+Of /embed, JSON holds one entry an image. The binary formats hold the images that could be answered, stacked: every
+array is [images, ...], and `index` says which images they are. If no image could be answered there is no array: JSON
+then.
 """
 
 import base64
@@ -12,23 +13,28 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import orjson
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import Floats
-from service.engine.values import Embedding, EmbedResult, Timing
+from service.engine.values import Embedding, EmbedResult, PlanResult, Scores, SimilarityResult, Timing
 from service.http.json import to_json
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.native.negotiation import MEDIA_TYPES
-from service.http.protocols.native.options import Format
+from service.http.protocols.native.requests import EmbedReply, VramReply
+from service.spec_json import plan_json
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 """Characters that a header's value holds as they are; all others are percent-encoded as UTF-8."""
 
 
-def write(result: EmbedResult, *, format: Format, encoding: str = "float") -> Answer:
-    """The answer in this format: status 200, or 207 if some images failed."""
+def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
+    """Status 200, or 207 if some images failed. The error of a request's only image is raised: it is the answer."""
+    if len(result.items) == 1 and isinstance(result.items[0], VisiontowerError):
+        raise result.items[0]
+    format = reply.format
     done: dict[int, Embedding] = {}
     failed: dict[int, VisiontowerError] = {}
     for index, item in enumerate(result.items):
@@ -44,12 +50,12 @@ def write(result: EmbedResult, *, format: Format, encoding: str = "float") -> An
         answer = {
             "object": "list",
             "model": result.model,
-            "data": _entries(result.items, encoding=encoding),
+            "data": _entries(result.items, encoding=reply.encoding),
             "usage": usage,
             "timing_ms": milliseconds,
         }
-        return Answer(to_json(answer), MEDIA_TYPES["json"], status, headers)
-    stacked = _stack([item.arrays for item in done.values()])
+        return Answer(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPES["json"], status, headers)
+    stacked = _stack([_arrays(item) for item in done.values()])
     first = next(iter(done.values()))
     about = {
         "model": result.model,
@@ -72,6 +78,49 @@ def write(result: EmbedResult, *, format: Format, encoding: str = "float") -> An
         short = [{"index": index, "type": problem_type(error).uri} for index, error in failed.items()]
         headers["x-errors"] = to_json(short).decode()
     return Answer(npy(array) if format == "npy" else array.tobytes(), MEDIA_TYPES[format], status, headers)
+
+
+def write_similarity(result: SimilarityResult, reply: None) -> Answer:
+    """Status 200, or 207 if some images failed: those are null in every list, and named in `errors`.
+
+    The error of a request's only image is raised: it is the answer.
+    """
+    only = result.items[0]
+    if len(result.items) == 1 and isinstance(only, VisiontowerError):
+        raise only
+    done = [item if isinstance(item, Scores) else None for item in result.items]
+    milliseconds = timing_ms(result.timing)
+    answer: dict[str, Any] = {
+        "object": "similarity",
+        "model": result.model,
+        "cosine": [item and item.cosine for item in done],
+        "logits": [item and item.logits for item in done],
+        "probabilities": [item and item.probabilities for item in done],
+        "logit_scale": result.scoring.logit_scale,
+        "logit_bias": result.scoring.logit_bias,
+        "activation": result.scoring.activation,
+    }
+    if result.has_heatmaps:
+        answer["grid"] = next((list(item.grid) for item in done if item), None)
+        answer["heatmap"] = [item and np.ascontiguousarray(item.heatmap) for item in done]
+    errors = [
+        {"index": index, "error": problem(item)}
+        for index, item in enumerate(result.items)
+        if isinstance(item, VisiontowerError)
+    ]
+    if errors:
+        answer["errors"] = errors
+    answer["usage"] = {"images": sum(item is not None for item in done)}
+    answer["timing_ms"] = milliseconds
+    return Answer(to_json(answer), "application/json", 207 if errors else 200, server_timing(milliseconds))
+
+
+def write_vram(result: PlanResult, reply: VramReply) -> Answer:
+    """One row, or a list of them."""
+    about = {"model": result.model, "device": result.device, "budget_bytes": result.budget_bytes}
+    rows = [plan_json(each.row, each.spec, max_resolution=each.max_resolution) for each in result.rows]
+    answer = {"object": "list", **about, "data": rows} if reply.is_table else {**about, **rows[0]}
+    return Answer(to_json(answer), "application/json")
 
 
 def timing_ms(timing: Timing) -> dict[str, float]:
@@ -128,8 +177,10 @@ def _entries(items: Sequence[Embedding | VisiontowerError], *, encoding: str) ->
             entries.append({"index": index, "error": problem(item)})
             continue
         entry: dict[str, Any] = {"index": index, "grid": list(item.grid), "prefix_tokens": item.prefix_tokens}
-        for name, array in item.arrays.items():
-            entry[name] = _json_array(array, encoding=encoding)
+        if item.tokens is not None:
+            entry["tokens"] = _json_array(item.tokens, encoding=encoding)
+        if item.pooled is not None:
+            entry["pooled"] = _json_array(item.pooled, encoding=encoding)
         entries.append(entry)
     return entries
 
@@ -141,6 +192,12 @@ def _json_array(array: Floats, *, encoding: str) -> dict[str, object]:
     else:
         values = array.astype(np.float32) if dtype == "bfloat16" else array
     return {"shape": array.shape, "dtype": dtype, "data": values}
+
+
+def _arrays(item: Embedding) -> dict[str, Floats]:
+    """The arrays that were asked for, by name."""
+    both = {"tokens": item.tokens, "pooled": item.pooled}
+    return {name: array for name, array in both.items() if array is not None}
 
 
 def _stack(items: Sequence[dict[str, Floats]]) -> dict[str, Floats]:

@@ -1,15 +1,19 @@
-"""The options of the native routes: names, defaults, values. Knows where they may stand."""
+"""Bodies and options of the native routes -> the engine's requests."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from encoders.contract.values import ImageSize
-from service.engine.values import Dtype, Output
+from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest
 from service.errors import InvalidOption
+from service.http.protocol import Asked, Incoming
+from service.http.protocols.native.body import parse
+from service.http.protocols.native.negotiation import Format, choose
 from service.sizes import parse_image_size
 
 
@@ -32,8 +36,79 @@ Resolution = Annotated[
     ImageSize | None,
     BeforeValidator(_resolution, json_schema_input_type=int | str | None),
 ]
-Format = Literal["json", "safetensors", "npy", "raw"]
 Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=-10_000, le=10_000)]
+
+
+@dataclass(frozen=True)
+class EmbedReply:
+    """The form of an answer of /embed. encoding: of arrays in JSON."""
+
+    format: Format
+    encoding: str
+
+
+@dataclass(frozen=True)
+class VramReply:
+    """The form of an answer of /vram. is_table: several forwards were asked about, so that the answer is a list."""
+
+    is_table: bool
+
+
+def read_embed(incoming: Incoming) -> Asked:
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, TooManyImages or NotAcceptable."""
+    body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
+    if body.fields:
+        options = read(EmbedOptions, query=incoming.query, body=body.fields)
+    else:
+        options = _in_query(EmbedOptions, incoming.query)
+    format = choose(incoming.accept, asked=options.format)
+    if format in ("npy", "raw") and options.output == "both":
+        raise InvalidOption("output", f"The format {format} holds one array: ask for tokens or pooled, or safetensors.")
+    if format == "npy" and options.dtype == "bfloat16":
+        raise InvalidOption("dtype", "The format npy has no bfloat16: ask for float32 or float16, or safetensors.")
+    request = EmbedRequest(
+        body.images,
+        model=options.model,
+        output=options.output,
+        layer=options.layer,
+        project=options.project,
+        resolution=options.resolution,
+        prefix=options.prefix,
+        normalize=options.normalize,
+        dtype=options.dtype,
+    )
+    return Asked(request, EmbedReply(format, options.encoding_format))
+
+
+def read_similarity(incoming: Incoming) -> Asked:
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, TooManyImages or NotAcceptable."""
+    body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
+    options = read(SimilarityOptions, query=incoming.query, body=body.fields)
+    choose(incoming.accept, asked=options.format, offered=("json",))
+    return Asked(
+        SimilarityRequest(
+            body.images,
+            options.texts,
+            templates=options.templates,
+            heatmap=options.heatmap,
+            model=options.model,
+            resolution=options.resolution,
+        )
+    )
+
+
+def read_vram(incoming: Incoming) -> Asked:
+    """Raises InvalidOption."""
+    options = read(VramOptions, query=incoming.query, body=())
+    request = PlanRequest(
+        model=options.model,
+        resolutions=options.resolution,
+        batches=options.batch,
+        dtypes=options.dtype,
+        output=options.output,
+        layer=options.layer,
+    )
+    return Asked(request, VramReply(options.is_table))
 
 
 class Options(BaseModel):
@@ -127,15 +202,21 @@ def read(model: type[O], *, query: bytes, body: Sequence[tuple[str, object]]) ->
 
     Raises InvalidOption, which names the option and what would be right.
     """
-    if body:
-        return _read(model, _pairs(query), body)
-    return cast(O, _read_query(model, query))
+    return _read(model, _pairs(query), body) if body else _in_query(model, query)
 
 
-@lru_cache(maxsize=64)
-def _read_query(model: type[Options], query: bytes) -> Options:
-    """Kept for a few queries: most callers send the same again and again."""
+class _InQuery(Protocol):
+    """lru_cache forgets what a generic function gives."""
+
+    def __call__(self, model: type[O], query: bytes) -> O: ...
+
+
+def _read_query(model: type[O], query: bytes) -> O:
     return _read(model, _pairs(query), ())
+
+
+_in_query: _InQuery = lru_cache(maxsize=64)(_read_query)
+"""The options out of the query alone. Kept for a few queries: most callers send the same again and again."""
 
 
 def _pairs(query: bytes) -> list[tuple[str, str]]:
