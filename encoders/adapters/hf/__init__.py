@@ -276,9 +276,6 @@ def _vit_spec(checkpoint: Checkpoint, config: Any, tower: VitTower, seen: Seen) 
     native = seen.size if seen.configured and config.model_type in _RESAMPLED_BY_USE else tower.native
     patch = tower.patch_size
     hidden = int(config.hidden_size)
-    pooling = "class"
-    if isinstance(tower, SiglipTower):
-        pooling = "attention" if tower.has_head else "mean"
     return EncoderSpec(
         id=checkpoint.id,
         family="vit",
@@ -288,7 +285,7 @@ def _vit_spec(checkpoint: Checkpoint, config: Any, tower: VitTower, seen: Seen) 
         hidden_size=hidden,
         embed_dim=None,
         pooled_size=hidden,
-        pooling=pooling,
+        pooling=tower.pooling,
         layers=tower.depth,
         resolutions=Resolutions(multiple=patch, minimum=patch, maximum=largest_size(patch)),
         preprocessing=seen.preprocessing,

@@ -51,6 +51,11 @@ class VitTower(Tower):
     def pool(self, final: Tensor) -> Tensor:
         """Final tokens -> the model's pooled vector [B, E]."""
 
+    @property
+    def pooling(self) -> str:
+        """The pooling's name, as EncoderSpec.pooling."""
+        return "class"
+
     def project(self, final: Tensor) -> Tensor:
         """Normed tokens -> the joint space."""
         raise NotImplementedError
@@ -175,6 +180,11 @@ class SiglipTower(VitTower):
     def has_head(self) -> bool:
         """Whether the checkpoint kept its pooling head."""
         return bool(self.model.use_head)
+
+    @property
+    def pooling(self) -> str:
+        """As VitTower.pooling."""
+        return "attention" if self.has_head else "mean"
 
     def embed(self, pixels: Tensor) -> tuple[Tensor, dict[str, Any]]:
         """As VitTower.embed."""
