@@ -25,7 +25,8 @@ from torch.func import functional_call
 from torch.nn import functional as F
 
 from encoders.adapters.registry import EncoderId
-from encoders.adapters.timm import TimmTower, trunk_spec
+from encoders.adapters.timm.spec import trunk_spec
+from encoders.adapters.timm.tower import TimmTower
 from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring

@@ -1,29 +1,16 @@
-"""`timm:NAME[@WEIGHTS]`: any timm backbone as a token encoder, image only. open_clip's timm towers run here too.
+"""A timm trunk as a Tower: backbones by themselves, and the towers that open_clip takes from timm.
 
-Transformers give [B, N, C] after their final norm; CNNs and Swins their last feature map. Nothing is assumed of a
-backbone that timm does not declare, but two things it does not declare are tried out on a small input at load:
-whether it runs at another size, and how its feature map rounds.
+Transformers give [B, N, C] after their final norm; CNNs and Swins their last feature map.
 """
 
-import difflib
-from pathlib import Path
 from typing import Any
 
-import timm
 import torch
-from timm.data import resolve_data_config
 from timm.layers import Format
-from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
-from encoders.contract.errors import EncoderIdError, WeightsError
-from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
-from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
-from encoders.runtime.torch_encoder import TorchEncoder
-from encoders.runtime.tower import Features, Tower, largest_size, to_patches
-from encoders.runtime.weights import fitting, load_strictly, seeded
+from encoders.contract.values import Grid, Outputs, TokenKind
+from encoders.runtime.tower import Features, Tower, to_patches
 
 
 class TimmTower(Tower):
@@ -163,135 +150,3 @@ def _allow_any_size(trunk: Any) -> None:
     rope: Any = getattr(trunk, "rope", None)
     if hasattr(rope, "_use_cached_embed"):
         rope._use_cached_embed = False  # its bands are kept, so it builds the angles of any grid
-
-
-def native_size(trunk: Any) -> ImageSize:
-    """The size a trunk was made for."""
-    embed = getattr(trunk, "patch_embed", None)
-    found = getattr(embed, "img_size", None) or trunk.pretrained_cfg["input_size"][1:]
-    return ImageSize(*found)
-
-
-def trunk_spec(
-    tower: TimmTower, *, encoder_id: str, preprocessing: Preprocessing, image_size: ImageSize
-) -> EncoderSpec:
-    """The spec of a timm trunk by itself."""
-    trunk = tower.trunk
-    if tower.is_transformer:
-        patch = ImageSize(*trunk.patch_embed.feat_ratio(as_scalar=False))
-        movable = getattr(trunk, "dynamic_img_size", False)
-        pooling = "attention" if tower.pools_by_attention else _POOLING.get(trunk.global_pool, "mean")
-        layer_sizes: tuple[int, ...] = ()
-        offset, multiple = 0, patch
-    else:
-        stride = max(int(stage["reduction"]) for stage in trunk.feature_info)
-        patch = ImageSize(stride, stride)
-        step = trunk.patch_embed.patch_size[0] if hasattr(trunk, "patch_embed") else 1  # Swin's
-        movable, offset = _try_sizes(tower, stride, step)
-        pooling = "mean"
-        layer_sizes = tuple(int(trunk.feature_info[k]["num_chs"]) for k in tower.stages)
-        multiple = ImageSize(step, step)
-    hidden = int(trunk.num_features)
-    return EncoderSpec(
-        id=encoder_id,
-        family=_family(trunk),
-        image_size=image_size,
-        patch_size=patch,
-        prefix_tokens=tower.prefix_tokens,
-        hidden_size=hidden,
-        embed_dim=None,
-        pooled_size=int(getattr(trunk, "head_hidden_size", hidden)),
-        pooling=pooling,
-        layers=len(tower.stages),
-        layer_sizes=layer_sizes,
-        grid_offset=offset,
-        resolutions=Resolutions(
-            multiple=multiple, minimum=patch, maximum=largest_size(patch), only=None if movable else image_size
-        ),
-        preprocessing=preprocessing,
-    )
-
-
-_POOLING = {"token": "class", "avg": "mean", "map": "attention", "max": "max"}
-
-
-def _family(trunk: nn.Module) -> str:
-    """The architecture's kind from timm's module: vision_transformer -> vit, convnext -> convnext."""
-    module = type(trunk).__module__.rpartition(".")[2]
-    return {"vision_transformer": "vit", "byobnet": "resnet"}.get(module, module)
-
-
-def _try_sizes(tower: TimmTower, stride: int, step: int) -> tuple[bool, int]:
-    """Whether a feature-map trunk runs at sizes other than its own, and its grid_offset.
-
-    Convolutions give floor((side + offset) / stride) for one offset (floors of floors compose), so the smallest side,
-    in steps of `step` pixels, whose grid is 3 tells it.
-    """
-
-    def cols(side: int) -> int:
-        with torch.inference_mode():
-            final = tower.trunk.forward_features(torch.zeros(1, 3, 3 * stride, side))
-            return tower._grid(final, final).cols
-
-    training = tower.training
-    tower.eval()
-    try:
-        if cols(3 * stride) != 3:
-            return False, 0
-        low, high = 2 * stride // step, 3 * stride // step  # the grid is 2 at low and 3 at high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (low, middle) if cols(middle * step) >= 3 else (middle, high)
-    except (RuntimeError, AssertionError, ValueError):
-        return False, 0
-    finally:
-        tower.train(training)
-    return True, 3 * stride - high * step
-
-
-def preprocessing_of(trunk: Any) -> Preprocessing:
-    """Timm's own evaluation transform as Preprocessing."""
-    config = resolve_data_config({}, model=trunk)
-    return Preprocessing(
-        mean=tuple(config["mean"]),
-        std=tuple(config["std"]),
-        interpolation=config["interpolation"],
-        resize={"center": "shortest", "squash": "squash", "border": "longest"}[config["crop_mode"]],  # type: ignore[arg-type]
-        crop_pct=config["crop_pct"],
-    )
-
-
-def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
-    """A timm backbone. NAME may carry timm's tag (`resnet50.a1_in1k`); WEIGHTS is a file, or `random`.
-
-    Raises EncoderIdError for a name timm does not know, WeightsError for weights that cannot be had or do not fit.
-    """
-    name, weights = encoder_id.name, encoder_id.weights
-    if name.partition(".")[0] not in timm.list_models():
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists them."
-        raise EncoderIdError(f"timm has no model '{name}'.{hint}", model=str(encoder_id))
-    with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
-        # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
-        options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
-        trunk: Any = timm.create_model(
-            name, pretrained=weights is None and not placement.is_blueprint, num_classes=0, **options
-        )
-        if weights is not None and not (encoder_id.is_random or placement.is_blueprint):
-            _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
-    tower = TimmTower(trunk)
-    spec = trunk_spec(
-        tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)
-    )
-    return TorchEncoder(spec, tower, placement=placement)
-
-
-def _load_file(trunk: Any, path: Path, *, encoder_id: str) -> None:
-    """A local timm checkpoint; its classifier, which a token encoder does not have, is left out."""
-    if not path.is_file():
-        raise WeightsError(f"There is no file {path} for {encoder_id}; '@random' asks for random weights.")
-    state = load_state_dict(str(path), use_ema=False, weights_only=True)
-    classifier = trunk.pretrained_cfg.get("classifier") or ()
-    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
-    kept = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}
-    load_strictly(trunk, kept, encoder_id=encoder_id, source=str(path))
