@@ -23,7 +23,7 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
         )
     from encoders.adapters.demo import saved  # training imports this package for its world alone, without open_clip
     from encoders.adapters.demo.vocabulary import tokenizer
-    from encoders.adapters.openclip import clip_encoder
+    from encoders.adapters.openclip.clip import clip_encoder
 
     model, preprocess_cfg = saved.load(encoder_id.name, WEIGHTS, weights=not placement.is_blueprint)
     return clip_encoder(model, preprocess_cfg, tokenizer=tokenizer(), encoder_id=str(encoder_id), placement=placement)

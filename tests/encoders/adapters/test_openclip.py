@@ -18,8 +18,8 @@ from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
 from torch import Tensor
 
-from encoders.adapters.openclip import clip_encoder
 from encoders.adapters.openclip import load as load_openclip
+from encoders.adapters.openclip.clip import clip_encoder
 from encoders.adapters.registry import EncoderId, blueprint, load
 from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, LayerNotFound, UnsupportedResolution, WeightsError

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from encoders.adapters.openclip import clip_encoder
+from encoders.adapters.openclip.clip import clip_encoder
 from encoders.adapters.registry import blueprint, load
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.values import ImageSize, Outputs, TokenKind
