@@ -28,6 +28,9 @@ from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.runtime.weights import seeded
 
+CLASSIFIER = r"(classifier|decoder)\."
+"""Heads of ...ForImageClassification and ...ForMaskedImageModeling."""
+
 
 @contextmanager
 def quiet() -> Iterator[None]:
