@@ -39,7 +39,7 @@ def fake_spec(encoder_id: str = "fake:vit", **changes: object) -> EncoderSpec:
         layers=4,
         resolutions=Resolutions(ImageSize(_PATCH, _PATCH), ImageSize(_PATCH, _PATCH), ImageSize(512, 512)),
         preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear"),
-        projects=True,
+        projected_size=_EMBED,
         dense=True,
         scoring=Scoring("softmax", logit_scale=100.0),
         context_length=_CONTEXT,

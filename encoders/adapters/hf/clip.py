@@ -90,5 +90,5 @@ def _clip_parts(checkpoint: Checkpoint, config: Any, model: Any, projection: nn.
     spec = vit_spec(checkpoint, config, tower, checkpoint.seen("CLIPImageProcessor"))
     if projection is not None:
         width = projection.out_features
-        spec = replace(spec, embed_dim=width, pooled_size=width, projects=True, dense=True)
+        spec = replace(spec, embed_dim=width, pooled_size=width, projected_size=width, dense=True)
     return Parts(spec, tower)

@@ -80,7 +80,12 @@ def build_llava(checkpoint: Checkpoint) -> Parts:
         drops_class=getattr(config, "vision_feature_select_strategy", "default") == "default",  # ViP-LLaVA: always
         encoder_id=checkpoint.id,
     )
-    return Parts(replace(vit_spec(checkpoint, vision, inner, seen), projects=True), tower)
+    spec = replace(
+        vit_spec(checkpoint, vision, inner, seen),
+        projected_size=int(config.text_config.hidden_size),
+        projection_drops=tower.dropped,
+    )
+    return Parts(spec, tower)
 
 
 _LLAVA_TOWERS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}

@@ -77,7 +77,7 @@ def _tower_and_spec(visual: Any, preprocess_cfg: dict[str, Any], *, encoder_id: 
             spec,
             embed_dim=embed_dim,
             pooled_size=embed_dim,
-            projects=spec.pooling != "attention",  # an attention pool has no projection a token could take
+            projected_size=None if spec.pooling == "attention" else embed_dim,  # an attention pool has no projection a token could take
             dense=True,
         )
     raise EncoderIdError(f"{encoder_id}: the tower {type(visual).__name__} is not supported.", model=encoder_id)

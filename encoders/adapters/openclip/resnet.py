@@ -68,6 +68,6 @@ def resnet_spec(visual: Any, preprocessing: Preprocessing, encoder_id: str) -> E
         grid_offset=1,  # the first convolution rounds up, the four halvings after it down
         resolutions=Resolutions(multiple=ImageSize(1, 1), minimum=stride, maximum=largest_size(stride)),
         preprocessing=preprocessing,
-        projects=True,
+        projected_size=visual.output_dim,
         dense=True,
     )

@@ -136,6 +136,6 @@ def vit_spec(visual: Any, preprocessing: Preprocessing, encoder_id: str) -> Enco
         layers=len(visual.transformer.resblocks),
         resolutions=Resolutions(multiple=patch, minimum=patch, maximum=largest_size(patch)),
         preprocessing=preprocessing,
-        projects=in_block,
+        projected_size=embed_dim if in_block else None,
         dense=in_block and attention is not None,
     )
