@@ -14,23 +14,21 @@ from encoders.adapters.hf.clip import build_clip, build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
 from encoders.adapters.hf.dino import build_dinov2, build_dinov3
 from encoders.adapters.hf.llava import build_llava
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
 from encoders.adapters.hf.vanilla_vit import build_vanilla_vit
 from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting
 
 
-def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
-    """A transformers checkpoint as an Encoder.
+def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
+    """The parts of a transformers checkpoint.
 
     Raises EncoderIdError for a model type that is not supported; WeightsError for a checkpoint that cannot be had or
     does not fit.
     """
-    checkpoint = Checkpoint.of(encoder_id, placement)
+    checkpoint = Checkpoint.of(encoder_id, with_weights=with_weights)
     with fitting(checkpoint.id, checkpoint.name), quiet():
         model_type = checkpoint.model_type()
         if model_type not in _FAMILIES:
@@ -40,11 +38,10 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
                 model=checkpoint.id,
                 supported=sorted(_FAMILIES),
             )
-        parts = _FAMILIES[model_type](checkpoint)
-    return TorchEncoder(parts.spec, parts.tower, parts.text, placement=placement)
+        return _FAMILIES[model_type](checkpoint)
 
 
-_FAMILIES: dict[str, Callable[[Checkpoint], Parts]] = {
+_FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "clip": build_clip,
     "clip_vision_model": build_clip_vision,
     "convnext": build_convnext,

@@ -8,11 +8,11 @@ from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.config import vit_facts
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.spec import vit_spec
 from encoders.adapters.hf.text import with_text
 from encoders.adapters.hf.vit import VitTower
 from encoders.contract.spec import Scoring
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import number
 
 
@@ -66,7 +66,7 @@ class ClipTower(VitTower):
         return self.project(self.norm(values))
 
 
-def build_clip(checkpoint: Checkpoint) -> Parts:
+def build_clip(checkpoint: Checkpoint) -> TorchParts:
     """CLIP: a vision tower, a text tower and their projections."""
     config = checkpoint.config()
     model = checkpoint.model(transformers.CLIPModel, config)
@@ -75,7 +75,7 @@ def build_clip(checkpoint: Checkpoint) -> Parts:
     return with_text(checkpoint, parts, config.text_config, model.text_model, model.text_projection, scoring)
 
 
-def build_clip_vision(checkpoint: Checkpoint) -> Parts:
+def build_clip_vision(checkpoint: Checkpoint) -> TorchParts:
     """CLIP's vision tower by itself, with its projection where the checkpoint has one."""
     config, other_half = checkpoint.config(), r"(text_model|text_projection|logit_scale)"
     if "CLIPVisionModelWithProjection" in (config.architectures or []):
@@ -85,10 +85,10 @@ def build_clip_vision(checkpoint: Checkpoint) -> Parts:
     return _clip_parts(checkpoint, config, model, None)
 
 
-def _clip_parts(checkpoint: Checkpoint, config: Any, model: Any, projection: nn.Linear | None) -> Parts:
+def _clip_parts(checkpoint: Checkpoint, config: Any, model: Any, projection: nn.Linear | None) -> TorchParts:
     tower = ClipTower(model, projection, **vit_facts(config))
     spec = vit_spec(checkpoint, config, tower, checkpoint.seen("CLIPImageProcessor"))
     if projection is not None:
         width = projection.out_features
         spec = replace(spec, embed_dim=width, pooled_size=width, projected_size=width, dense=True)
-    return Parts(spec, tower)
+    return TorchParts(spec, tower)

@@ -9,9 +9,9 @@ import transformers
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import CLASSIFIER, Checkpoint
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.spec import cnn_spec
 from encoders.contract.values import Grid, Outputs
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import Features, Tower, to_patches
 
 
@@ -96,7 +96,7 @@ class Dinov3ConvNextTower(CnnTower):
         return 1, self.model.layer_norm(tokens)
 
 
-def build_convnext(checkpoint: Checkpoint) -> Parts:
+def build_convnext(checkpoint: Checkpoint) -> TorchParts:
     """ConvNeXt, V1 or V2."""
     config = checkpoint.config()
     v2 = config.model_type == "convnextv2"
@@ -105,23 +105,23 @@ def build_convnext(checkpoint: Checkpoint) -> Parts:
     )
     seen = checkpoint.seen("ConvNextImageProcessor")
     stride = config.patch_size * 2 ** (len(config.depths) - 1)
-    return Parts(cnn_spec(checkpoint, config, seen, family="convnext", stride=stride), CnnTower(model))
+    return TorchParts(cnn_spec(checkpoint, config, seen, family="convnext", stride=stride), CnnTower(model))
 
 
-def build_dinov3_convnext(checkpoint: Checkpoint) -> Parts:
+def build_dinov3_convnext(checkpoint: Checkpoint) -> TorchParts:
     """DINOv3, the ConvNeXt."""
     config = checkpoint.config()
     model = checkpoint.model(transformers.DINOv3ConvNextModel, config, unused=CLASSIFIER)
     seen = checkpoint.seen("DINOv3ViTImageProcessor")
     spec = cnn_spec(checkpoint, config, seen, family="convnext", stride=4 * 2 ** (len(config.depths) - 1))
-    return Parts(replace(spec, prefix_tokens=1), Dinov3ConvNextTower(model))
+    return TorchParts(replace(spec, prefix_tokens=1), Dinov3ConvNextTower(model))
 
 
-def build_resnet(checkpoint: Checkpoint) -> Parts:
+def build_resnet(checkpoint: Checkpoint) -> TorchParts:
     """ResNet."""
     config = checkpoint.config()
     model = checkpoint.model(transformers.ResNetModel, config, unused=CLASSIFIER)
     seen = checkpoint.seen("ConvNextImageProcessor")
     stride = (8 if config.downsample_in_first_stage else 4) * 2 ** (len(config.depths) - 1)
     spec = cnn_spec(checkpoint, config, seen, family="resnet", stride=stride)
-    return Parts(replace(spec, grid_offset=stride - 1), ResNetTower(model))  # every halving rounds up
+    return TorchParts(replace(spec, grid_offset=stride - 1), ResNetTower(model))  # every halving rounds up

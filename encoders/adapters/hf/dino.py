@@ -8,9 +8,9 @@ from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import CLASSIFIER, Checkpoint
 from encoders.adapters.hf.config import vit_facts
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.spec import vit_spec
 from encoders.adapters.hf.vit import VitTower
+from encoders.runtime.parts import TorchParts
 
 
 class Dinov2Tower(VitTower):
@@ -70,18 +70,18 @@ class Dinov3Tower(VitTower):
         return self
 
 
-def build_dinov2(checkpoint: Checkpoint) -> Parts:
+def build_dinov2(checkpoint: Checkpoint) -> TorchParts:
     """DINOv2, with registers or without."""
     config = checkpoint.config()
     registers = config.model_type == "dinov2_with_registers"
     architecture = transformers.Dinov2WithRegistersModel if registers else transformers.Dinov2Model
     tower = Dinov2Tower(checkpoint.model(architecture, config, unused=CLASSIFIER), **vit_facts(config))
-    return Parts(vit_spec(checkpoint, config, tower, checkpoint.seen("BitImageProcessor")), tower)
+    return TorchParts(vit_spec(checkpoint, config, tower, checkpoint.seen("BitImageProcessor")), tower)
 
 
-def build_dinov3(checkpoint: Checkpoint) -> Parts:
+def build_dinov3(checkpoint: Checkpoint) -> TorchParts:
     """DINOv3, the transformer."""
     config = checkpoint.config()
     model = checkpoint.model(transformers.DINOv3ViTModel, config, unused=CLASSIFIER)
     tower = Dinov3Tower(model, **vit_facts(config))
-    return Parts(vit_spec(checkpoint, config, tower, checkpoint.seen("DINOv3ViTImageProcessor")), tower)
+    return TorchParts(vit_spec(checkpoint, config, tower, checkpoint.seen("DINOv3ViTImageProcessor")), tower)

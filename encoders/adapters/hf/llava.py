@@ -11,12 +11,12 @@ from torch import Tensor, nn
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.clip import ClipTower
 from encoders.adapters.hf.config import vit_facts
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.siglip import SiglipTower
 from encoders.adapters.hf.spec import vit_spec
 from encoders.adapters.hf.vit import VitTower
 from encoders.contract.errors import EncoderIdError, OutputNotOffered
 from encoders.contract.values import Outputs, TokenKind
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import Features, Tower
 
 
@@ -57,7 +57,7 @@ class LlavaTower(Tower):
         return Features(self.tower.grid(pixels), self.tower.prefix_tokens - self.dropped, tokens, pooled)
 
 
-def build_llava(checkpoint: Checkpoint) -> Parts:
+def build_llava(checkpoint: Checkpoint) -> TorchParts:
     """The vision tower and the projector; the language model is neither read nor kept."""
     config = checkpoint.config()
     vision = config.vision_config
@@ -85,7 +85,7 @@ def build_llava(checkpoint: Checkpoint) -> Parts:
         projected_size=int(config.text_config.hidden_size),
         projection_drops=tower.dropped,
     )
-    return Parts(spec, tower)
+    return TorchParts(spec, tower)
 
 
 _LLAVA_TOWERS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}

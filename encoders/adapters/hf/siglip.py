@@ -10,11 +10,11 @@ from torch.nn import functional as F
 
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.config import vit_facts
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.spec import vit_spec
 from encoders.adapters.hf.text import with_text
 from encoders.adapters.hf.vit import VitTower
 from encoders.contract.spec import Scoring
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import number
 
 
@@ -87,7 +87,7 @@ class Siglip2Tower(SiglipTower):
         return embeddings.patch_embedding(patches) + positions, {"attention_mask": None}
 
 
-def build_siglip(checkpoint: Checkpoint) -> Parts:
+def build_siglip(checkpoint: Checkpoint) -> TorchParts:
     """SigLIP, or SigLIP 2 (NaFlex): a vision tower and a text tower."""
     config = checkpoint.config()
     naflex = config.model_type == "siglip2"
@@ -97,7 +97,7 @@ def build_siglip(checkpoint: Checkpoint) -> Parts:
     return with_text(checkpoint, parts, config.text_config, model.text_model, None, scoring)
 
 
-def build_siglip_vision(checkpoint: Checkpoint) -> Parts:
+def build_siglip_vision(checkpoint: Checkpoint) -> TorchParts:
     """SigLIP's or SigLIP 2's vision tower by itself."""
     config = checkpoint.config()
     naflex = config.model_type == "siglip2_vision_model"
@@ -109,11 +109,11 @@ def build_siglip_vision(checkpoint: Checkpoint) -> Parts:
     return _siglip_parts(checkpoint, config, model)
 
 
-def _siglip_parts(checkpoint: Checkpoint, config: Any, model: Any) -> Parts:
+def _siglip_parts(checkpoint: Checkpoint, config: Any, model: Any) -> TorchParts:
     naflex = config.model_type == "siglip2_vision_model"
     seen = checkpoint.seen("Siglip2ImageProcessor" if naflex else "SiglipImageProcessor")
     tower = (Siglip2Tower if naflex else SiglipTower)(model, **vit_facts(config))
     spec = vit_spec(checkpoint, config, tower, seen)
     if tower.has_head:
         spec = replace(spec, embed_dim=spec.hidden_size, dense=True)
-    return Parts(spec, tower)
+    return TorchParts(spec, tower)

@@ -8,9 +8,9 @@ from typing import Any
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
-from encoders.adapters.hf.parts import Parts
 from encoders.contract.errors import InvalidText
 from encoders.contract.spec import Scoring
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import TextTower
 
 
@@ -51,12 +51,12 @@ class HfText(TextTower):
 
 
 def with_text(
-    checkpoint: Checkpoint, parts: Parts, config: Any, model: nn.Module, projection: Any, scoring: Scoring
-) -> Parts:
+    checkpoint: Checkpoint, parts: TorchParts, config: Any, model: nn.Module, projection: Any, scoring: Scoring
+) -> TorchParts:
     """`parts` with the text half, whose configuration is `config`."""
     tokenizer = checkpoint.tokenizer(vocabulary=config.vocab_size)
     if tokenizer is None:
         return parts
     length = int(config.max_position_embeddings)
     text = HfText(model, projection, tokenizer, context_length=length)
-    return parts._replace(spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)
+    return replace(parts, spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)

@@ -9,8 +9,8 @@ from torch import Tensor, nn
 from encoders.adapters.hf.checkpoint import CLASSIFIER, Checkpoint
 from encoders.adapters.hf.config import vit_facts
 from encoders.adapters.hf.dino import Dinov2Tower
-from encoders.adapters.hf.parts import Parts
 from encoders.adapters.hf.spec import vit_spec
+from encoders.runtime.parts import TorchParts
 
 
 class VanillaVitTower(Dinov2Tower):
@@ -31,7 +31,7 @@ class VanillaVitTower(Dinov2Tower):
         return final[:, 0] if self.model.pooler is None else self.model.pooler(final)
 
 
-def build_vanilla_vit(checkpoint: Checkpoint) -> Parts:
+def build_vanilla_vit(checkpoint: Checkpoint) -> TorchParts:
     """ViT, with its pooler where the checkpoint has one."""
     config = checkpoint.config()
     model = checkpoint.model(transformers.ViTModel, config, unused=CLASSIFIER, optional=r"pooler\.")
@@ -39,4 +39,4 @@ def build_vanilla_vit(checkpoint: Checkpoint) -> Parts:
     spec = vit_spec(checkpoint, config, tower, checkpoint.seen("ViTImageProcessor"))
     if model.pooler is not None:
         spec = replace(spec, pooled_size=model.pooler.dense.out_features)
-    return Parts(spec, tower)
+    return TorchParts(spec, tower)

@@ -6,45 +6,46 @@ folder with open_clip_config.json may stand.
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
 import open_clip
 
-from encoders.adapters.openclip.clip import clip_encoder
+from encoders.adapters.openclip.clip import clip_parts
 from encoders.adapters.openclip.tokenizer import tokenizer_of
 from encoders.adapters.openclip.weights import creation_options, is_torchscript, torchscript_weights
 from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting, load_strictly, seeded
 
 
-def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
+def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     """An open_clip model. Raises EncoderIdError or WeightsError."""
     name, weights = encoder_id.name, encoder_id.weights
     source = f"local-dir:{name}" if Path(name).is_dir() else name
-    with seeded(), fitting(str(encoder_id), weights or source), _unwarned(placement):
+    with seeded(), fitting(str(encoder_id), weights or source), nullcontext() if with_weights else _unwarned():
         # A base model for the text tower would be downloaded, then overwritten: pretrained_text=False.
-        model: Any = open_clip.create_model(source, pretrained_text=False, **creation_options(encoder_id, placement))
-        if weights is not None and is_torchscript(weights) and not placement.is_blueprint:
+        model: Any = open_clip.create_model(
+            source, pretrained_text=False, **creation_options(encoder_id, with_weights=with_weights)
+        )
+        if weights is not None and with_weights and is_torchscript(weights):
             load_strictly(model, torchscript_weights(weights), encoder_id=str(encoder_id), source=weights)
-    return clip_encoder(
+    return clip_parts(
         model,
         open_clip.get_model_preprocess_cfg(model),
-        tokenizer=None if placement.is_blueprint else tokenizer_of(source, encoder_id),
+        tokenizer=tokenizer_of(source, encoder_id) if with_weights else None,
         encoder_id=str(encoder_id),
-        placement=placement,
+        with_weights=with_weights,
     )
 
 
 @contextmanager
-def _unwarned(placement: Placement) -> Iterator[None]:
-    """A blueprint has no weights, and open_clip warns, on the root logger, of a model that it has not given any."""
+def _unwarned() -> Iterator[None]:
+    """open_clip warns, on the root logger, of a model without weights; here that is a blueprint, and meant so."""
 
     def is_another(record: logging.LogRecord) -> bool:
-        return not (placement.is_blueprint and record.msg.startswith("No pretrained weights loaded"))
+        return not record.msg.startswith("No pretrained weights loaded")
 
     root = logging.getLogger()
     root.addFilter(is_another)

@@ -15,23 +15,22 @@ from encoders.adapters.openclip.text import OpenClipText
 from encoders.adapters.openclip.vit import VitTower, vit_spec
 from encoders.adapters.timm.spec import trunk_spec
 from encoders.adapters.timm.tower import TimmTower
-from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.spec import EncoderSpec, Preprocessing, Scoring
 from encoders.contract.values import ImageSize
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import TextTower, Tower
 from encoders.runtime.weights import number
 
 
-def clip_encoder(
+def clip_parts(
     model: Any,
     preprocess_cfg: dict[str, Any],
     *,
     tokenizer: Callable[[list[str]], Tensor] | None,
     encoder_id: str,
-    placement: Placement,
-) -> TorchEncoder:
+    with_weights: bool = True,
+) -> TorchParts:
     """An open_clip model, with its preprocessing config, as an Encoder. The model's `visual` is taken out of it.
 
     tokenizer: without one there is no text half, except in a blueprint.
@@ -41,7 +40,7 @@ def clip_encoder(
     text: TextTower | None = None
     more: dict[str, Any] = {}
     with torch.inference_mode():
-        if tokenizer is not None or placement.is_blueprint:
+        if tokenizer is not None or not with_weights:
             bias = getattr(model, "logit_bias", None)
             more["scoring"] = Scoring(
                 activation="softmax" if bias is None else "sigmoid",  # only models trained with SigLIP's loss have one
@@ -51,7 +50,7 @@ def clip_encoder(
             more["context_length"] = int(tokenizer(["a"]).shape[1] if tokenizer else model.context_length)
             del model.visual
             text = OpenClipText(model, tokenizer)
-    return TorchEncoder(replace(spec, **more), tower, text, placement=placement)
+    return TorchParts(replace(spec, **more), tower, text)
 
 
 def _tower_and_spec(visual: Any, preprocess_cfg: dict[str, Any], *, encoder_id: str) -> tuple[Tower, EncoderSpec]:
@@ -77,7 +76,9 @@ def _tower_and_spec(visual: Any, preprocess_cfg: dict[str, Any], *, encoder_id: 
             spec,
             embed_dim=embed_dim,
             pooled_size=embed_dim,
-            projected_size=None if spec.pooling == "attention" else embed_dim,  # an attention pool has no projection a token could take
+            projected_size=None
+            if spec.pooling == "attention"
+            else embed_dim,  # an attention pool has no projection a token could take
             dense=True,
         )
     raise EncoderIdError(f"{encoder_id}: the tower {type(visual).__name__} is not supported.", model=encoder_id)

@@ -10,16 +10,15 @@ import torch
 from torch import Tensor
 
 from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
 
 
-def creation_options(encoder_id: EncoderId, placement: Placement) -> dict[str, Any]:
+def creation_options(encoder_id: EncoderId, *, with_weights: bool) -> dict[str, Any]:
     """What create_model must be told of the id's weights: a tag, a file, a folder's own or none."""
     options = _known_weights(encoder_id)
-    if placement.is_blueprint:
+    if not with_weights:
         shape = {name: option for name, option in options.items() if name == "force_quick_gelu"}
-        return {**shape, "load_weights": False, "device": placement.device}
+        return {**shape, "load_weights": False, "device": "meta"}
     return options
 
 

@@ -13,13 +13,12 @@ from timm.models import load_state_dict
 from encoders.adapters.registry import EncoderId
 from encoders.adapters.timm.spec import native_size, preprocessing_of, trunk_spec
 from encoders.adapters.timm.tower import TimmTower
-from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting, load_strictly, seeded
 
 
-def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
+def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     """A timm backbone. NAME may carry timm's tag (`resnet50.a1_in1k`); WEIGHTS is a file, or `random`.
 
     Raises EncoderIdError for a name timm does not know, WeightsError for weights that cannot be had or do not fit.
@@ -32,16 +31,14 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
         # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
         options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
-        trunk: Any = timm.create_model(
-            name, pretrained=weights is None and not placement.is_blueprint, num_classes=0, **options
-        )
-        if weights is not None and not (encoder_id.is_random or placement.is_blueprint):
+        trunk: Any = timm.create_model(name, pretrained=weights is None and with_weights, num_classes=0, **options)
+        if weights is not None and with_weights and not encoder_id.is_random:
             _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
     tower = TimmTower(trunk)
     spec = trunk_spec(
         tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)
     )
-    return TorchEncoder(spec, tower, placement=placement)
+    return TorchParts(spec, tower)
 
 
 def _load_file(trunk: Any, path: Path, *, encoder_id: str) -> None:

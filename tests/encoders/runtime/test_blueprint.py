@@ -1,4 +1,4 @@
-"""A blueprint is an encoder without its weights: the same spec, a cost for whatever it offers, and nothing is held."""
+"""A blueprint has the encoder's spec, a cost for everything the encoder offers, and no weights."""
 
 import math
 from collections.abc import Callable
@@ -8,10 +8,9 @@ from pathlib import Path
 import pytest
 
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.encoder import Encoder
 from encoders.contract.spec import EncoderSpec, Scoring
 from encoders.contract.values import ImageSize, Outputs, TokenKind
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.blueprint import TorchBlueprint
 from tests.support.hf_folders import FAMILIES, one_thread, write
 
 NAMES = [
@@ -61,8 +60,7 @@ def test_it_says_of_itself_what_the_encoder_does(named: Callable[[str], str], kn
         assert math.isnan(drawn.spec.scoring.logit_scale)
 
 
-def offered(encoder: Encoder) -> list[Outputs]:
-    spec = encoder.spec
+def offered(spec: EncoderSpec) -> list[Outputs]:
     kinds = [TokenKind.HIDDEN, *[TokenKind.PROJECTED] * spec.projects, *[TokenKind.DENSE] * spec.dense]
     return [
         Outputs(pooled=True),
@@ -79,7 +77,7 @@ def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, 
     other = ImageSize(*(side + step for side, step in zip(spec.image_size, spec.patch_size, strict=True)))
     sizes = [spec.image_size, *([other] if spec.resolutions.problem(other) is None else [])]
     for size in sizes:
-        for outputs in offered(drawn):
+        for outputs in offered(spec):
             cost = drawn.cost(size, outputs, device=device)
             assert cost.requested(3) > 3 * (cost.input_bytes + cost.output_bytes) > 0
             assert cost.flops > 0
@@ -90,7 +88,7 @@ def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, 
 @pytest.mark.parametrize("known", NAMES)
 def test_it_holds_nothing(known: str) -> None:
     drawn = blueprint(known)
-    assert isinstance(drawn, TorchEncoder)
+    assert isinstance(drawn, TorchBlueprint)
     assert all(tensor.is_meta for tensor in drawn.tower.state_dict().values())
 
 

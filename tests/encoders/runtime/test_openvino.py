@@ -8,7 +8,6 @@ import torch
 from torch import Tensor, nn
 
 from encoders import load
-from encoders.adapters.fake import FakeEncoder
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
 from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenKind
@@ -110,7 +109,7 @@ class Grey(Tower):
         return Features(Grid(8, 8), tokens=tokens, pooled=tokens[:, :, 0])
 
 
-def grey(*, counts: bool) -> Encoder:
+def grey(*, counts: bool) -> TorchEncoder:
     side = ImageSize(8, 8)
     spec = EncoderSpec(
         id="grey",
@@ -137,11 +136,11 @@ def test_a_tower_whose_trace_holds_for_one_batch_size_alone_stays_pytorchs(caplo
     assert accelerated(grey(counts=False), lanes=1).spec.runtime == "openvino"
 
 
-def test_an_encoder_that_is_no_module_stays_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    encoder = FakeEncoder()
+def test_an_encoder_that_has_no_torch_runs_as_it_does_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert accelerated(encoder, lanes=1) is encoder
-    assert encoder.spec.id in caplog.text
+        encoder = load("fake:any", Placement(runtime="openvino"))
+    assert encoder.spec.runtime == "torch"
+    assert "fake:any does not run on openvino" in caplog.text
 
 
 def test_it_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:
