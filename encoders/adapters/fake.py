@@ -161,7 +161,7 @@ class FakeEncoder:
         """The blueprint by whose costs the forwards take memory."""
         return FakeBlueprint(self.spec)
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess, and always exact."""
         return preprocess(image, self.spec.preprocessing, size)
 

@@ -41,10 +41,11 @@ class Encoder(Protocol):
     def spec(self) -> EncoderSpec:
         """What this encoder is."""
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """RGB image -> pixels, uint8 [H, W, 3] at `size`. Thread-safe, CPU only.
 
-        exact: equal to the pixel to the model's own transforms; else values may be off by 2 of 255 for speed.
+        exact: the pixels equal those of the model's own transforms. By default a faster resize is taken, and a value
+            may be off by 2 of 255.
         """
 
     def tokenize(self, texts: Sequence[str]) -> TokenIds:

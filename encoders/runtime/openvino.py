@@ -79,7 +79,7 @@ class OpenVinoEncoder:
         """As Encoder.begin. A CPU has done it all when this returns."""
         return Finished(self.encode(pixels, outputs))
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
         return self._torch.preprocess(image, size, exact=exact)
 

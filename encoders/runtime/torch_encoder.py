@@ -41,7 +41,7 @@ class TorchEncoder(PlacedTowers):
                 if part is not None:
                     part.pack()
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
         return preprocess(image, self.spec.preprocessing, size, resize=resize_exactly if exact else resize)
 

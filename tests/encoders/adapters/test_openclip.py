@@ -103,7 +103,7 @@ def pair(request: pytest.FixtureRequest) -> Pair:
             tokens = model.visual(batch)[1]
     encoder = made(clip_parts(model, config, tokenizer=tokenizer, encoder_id=f"openclip:{name}@random"))
     size = encoder.spec.size()
-    pixels = np.stack([encoder.preprocess(photo, size) for photo in PHOTOS])
+    pixels = np.stack([encoder.preprocess(photo, size, exact=True) for photo in PHOTOS])
     encoded = encoder.encode(pixels, encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
     return Pair(name, encoder, pixels, encoded, tokens, pooled, text, image_logits, ids)
 
