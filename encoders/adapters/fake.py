@@ -1,4 +1,4 @@
-"""An encoder without weights or torch, deterministic from its pixels: for tests and demos of the service."""
+"""A fake encoder, its blueprint and its device's memory: no weights, no torch, for tests and demos of the service."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence

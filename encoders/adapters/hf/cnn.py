@@ -23,7 +23,7 @@ class CnnTower(Tower):
         self.model: Any = model
 
     def stem(self, pixels: Tensor) -> Tensor:
-        """What the first stage reads."""
+        """The input of the first stage."""
         stem: Tensor = self.model.embeddings(pixels)
         return stem
 

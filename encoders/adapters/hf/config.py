@@ -1,4 +1,4 @@
-"""What a vision transformer's configuration says."""
+"""The configuration of a vision transformer, read for its tower."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from encoders.contract.values import ImageSize
 
 
 def vit_facts(config: Any) -> dict[str, Any]:
-    """What a VitTower must know of a vision configuration; NaFlex has patches, no image size."""
+    """The arguments of a VitTower. A NaFlex configuration has a number of patches and no image size."""
     patch = pair(config.patch_size)
     if config.model_type == "siglip2_vision_model":
         side = int(config.num_patches**0.5)

@@ -1,7 +1,7 @@
 """A transformers vision transformer as a Tower, run part by part. Knows modules; knows no ids and no files.
 
-The library's own embeddings, blocks and heads are called, in the order its own forward calls them; what that forward
-cannot do is stop early, keep one layer without keeping all, or normalise CLIP's tokens.
+A tower calls the library's own embeddings, blocks and heads, in the order of the library's own forward. That forward
+cannot stop early, keep one layer without keeping all, or normalise CLIP's tokens; a tower can.
 
 A depth counts blocks run, as transformers' hidden_states do: 0 is what the first block reads, k + 1 our layer k.
 """
@@ -37,7 +37,7 @@ class VitTower(Tower):
 
     @abstractmethod
     def embed(self, pixels: Tensor) -> tuple[Tensor, dict[str, Any]]:
-        """What the first block reads, [B, prefix + rows * cols, C], and the arguments every block takes besides."""
+        """The input of the first block, [B, prefix + rows * cols, C], and what every block takes besides."""
 
     @abstractmethod
     def norm(self, tokens: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from encoders.runtime.weights import fitting, load_strictly, seeded
 
 
 def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
-    """An open_clip model. Raises EncoderIdError or WeightsError."""
+    """The parts of an open_clip model. Raises EncoderIdError or WeightsError."""
     name, weights = encoder_id.name, encoder_id.weights
     source = f"local-dir:{name}" if Path(name).is_dir() else name
     with seeded(), fitting(str(encoder_id), weights or source), nullcontext() if with_weights else _unwarned():

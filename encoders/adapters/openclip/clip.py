@@ -1,4 +1,4 @@
-"""An open_clip model in memory as an Encoder. Knows towers; knows no files and no tags."""
+"""An open_clip model in memory as the parts of an encoder. Knows towers; knows no files and no tags."""
 
 from collections.abc import Callable
 from dataclasses import replace
@@ -31,9 +31,9 @@ def clip_parts(
     encoder_id: str,
     with_weights: bool = True,
 ) -> TorchParts:
-    """An open_clip model, with its preprocessing config, as an Encoder. The model's `visual` is taken out of it.
+    """The parts of an open_clip model with its preprocessing config. They take `visual` out of the model.
 
-    tokenizer: without one there is no text half, except in a blueprint.
+    tokenizer: without one there is no text half. A blueprint (not with_weights) has its text half all the same.
     """
     visual = model.visual
     tower, spec = _tower_and_spec(visual, preprocess_cfg, encoder_id=encoder_id)

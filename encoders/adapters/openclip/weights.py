@@ -14,7 +14,7 @@ from encoders.contract.errors import EncoderIdError, WeightsError
 
 
 def creation_options(encoder_id: EncoderId, *, with_weights: bool) -> dict[str, Any]:
-    """What create_model must be told of the id's weights: a tag, a file, a folder's own or none."""
+    """The options of open_clip.create_model for the id's weights: a tag, a file, a folder's own, or none."""
     options = _known_weights(encoder_id)
     if not with_weights:
         shape = {name: option for name, option in options.items() if name == "force_quick_gelu"}

@@ -19,7 +19,7 @@ from encoders.runtime.weights import fitting, load_strictly, seeded
 
 
 def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
-    """A timm backbone. NAME may carry timm's tag (`resnet50.a1_in1k`); WEIGHTS is a file, or `random`.
+    """The parts of a timm backbone. NAME may carry timm's tag (`resnet50.a1_in1k`); WEIGHTS is a file, or `random`.
 
     Raises EncoderIdError for a name timm does not know, WeightsError for weights that cannot be had or do not fit.
     """

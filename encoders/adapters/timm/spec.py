@@ -81,7 +81,7 @@ def _try_sizes(tower: TimmTower, stride: int, step: int) -> tuple[bool, int]:
     def cols(side: int) -> int:
         with torch.inference_mode():
             final = tower.trunk.forward_features(torch.zeros(1, 3, 3 * stride, side))
-            return tower._grid(final, final).cols
+            return tower.grid_of(final, final).cols
 
     training = tower.training
     tower.eval()

@@ -37,7 +37,7 @@ class TimmTower(Tower):
         layer = len(self.stages) - 2 if by_values else outputs.layer
         if layer is None:
             final = self.trunk.forward_features(pixels)
-            tokens, grid = self._tokens(final), self._grid(final, pixels)
+            tokens, grid = self._tokens(final), self.grid_of(final, pixels)
         else:
             final, tokens, grid = self._with_layer(pixels, layer, final=outputs.pooled)
         pooled = self._pool(final) if outputs.pooled else None
@@ -67,7 +67,8 @@ class TimmTower(Tower):
             tokens = torch.cat([prefix, tokens], dim=1)
         return features, tokens, grid
 
-    def _grid(self, final: Tensor, pixels: Tensor) -> Grid:
+    def grid_of(self, final: Tensor, pixels: Tensor) -> Grid:
+        """The grid of the final features. pixels: for their height and width; CNNs do not need them."""
         if final.ndim == 3:
             patch = self.trunk.patch_embed.feat_ratio(as_scalar=False)
             return Grid(pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])
