@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
+from encoders.adapters.fake import FakeBlueprint, fake_spec
 from encoders.adapters.registry import blueprint, load
+from encoders.contract.encoder import Blueprint
+from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec, Scoring
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.blueprint import TorchBlueprint
@@ -97,3 +100,21 @@ def test_weights_that_are_not_there_are_not_missed(tmp_path: Path) -> None:
     for file in (tmp_path / "clip").glob("*.safetensors"):
         file.unlink()
     assert blueprint(f"hf:{tmp_path / 'clip'}").spec.weights_bytes > 0
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: blueprint("timm:resnet18@random"), lambda: FakeBlueprint(fake_spec(scoring=None))],
+    ids=["torch", "fake"],
+)
+def test_without_a_text_half_texts_have_no_cost(draw: Callable[[], Blueprint]) -> None:
+    with pytest.raises(OutputNotOffered):
+        draw().text_cost(device="cpu")
+
+
+def test_an_encoder_has_no_costs_and_a_blueprint_encodes_nothing() -> None:
+    runs, plans = ("encode", "begin", "encode_text", "preprocess", "tokenize"), ("cost", "text_cost")
+    for encoder_id in ("demo:vit", "fake:any"):
+        encoder, drawn = load(encoder_id), blueprint(encoder_id)
+        assert [hasattr(encoder, name) for name in (*runs, *plans)] == [True] * len(runs) + [False] * len(plans)
+        assert [hasattr(drawn, name) for name in (*runs, *plans)] == [False] * len(runs) + [True] * len(plans)

@@ -71,6 +71,13 @@ def test_other_sizes_and_outputs_are_pytorchs_to_the_bit(side: int, outputs: Out
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_forward_is_over_when_it_has_begun() -> None:
+    encoder = on("openvino", "demo:vit")
+    forward = encoder.begin(pixels(encoder), POOLED)
+    assert forward.is_done
+    np.testing.assert_array_equal(forward.wait().pooled, encoder.encode(pixels(encoder), POOLED).pooled)
+
+
 def test_texts_are_pytorchs_to_the_bit() -> None:
     ours, reference = on("openvino", "demo:vit"), on("torch", "demo:vit")
     ids = ours.tokenize(["a red circle", "a tree"])
