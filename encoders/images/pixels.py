@@ -1,6 +1,6 @@
 """Image bytes -> an encoder's pixels, in one call. Knows encoders by their contract; imports no torch.
 
-The server takes the same steps with the same defaults, so one photograph gives one vector over HTTP and in the library.
+Everybody who encodes an image file takes these steps with these defaults, so one photograph gives one vector.
 """
 
 from PIL import Image
@@ -20,7 +20,7 @@ def pixels_of(
     exact: bool = False,
     max_pixels: int = MAX_PIXELS,
 ) -> Pixels:
-    """Pixels uint8 [H, W, 3] of an image file, as the server makes them.
+    """Pixels uint8 [H, W, 3] of an image file.
 
     size: None for the encoder's own. exact: every pixel is decoded, and the result equals that of the model's own
     transforms. By default a large JPEG is decoded at a part of its size and a faster resize is taken; a value may then
