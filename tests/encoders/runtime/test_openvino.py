@@ -93,10 +93,11 @@ def test_the_spec_says_what_runs_it_and_counts_its_copy_of_the_weights() -> None
 
 def test_torch_does_not_see_its_memory_so_nothing_is_measured() -> None:
     encoder, memory = on("openvino", "demo:vit"), HostMemory()
+    given = pixels(encoder)
     with memory.reading() as ours:
-        encoder.encode(pixels(encoder), POOLED)
+        encoder.encode(given, POOLED)
     with memory.reading() as torchs:
-        encoder.encode(pixels(encoder), DENSE)
+        encoder.encode(given, DENSE)
     assert ours.peak is None
     assert torchs.peak is not None
 
