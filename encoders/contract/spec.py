@@ -202,12 +202,17 @@ class EncoderSpec:
         Hidden tokens are hidden_size wide, those of a CNN's stage as layer_sizes says. Projected tokens are
         projected_size wide, dense features embed_dim. `pooled` is pooled_size wide, whatever else is asked for.
         """
-        if outputs.tokens is None:
-            return None
-        if outputs.tokens is TokenKind.HIDDEN and outputs.layer is not None and self.layer_sizes:
-            return self.layer_sizes[outputs.layer]
-        widths = {TokenKind.HIDDEN: self.hidden_size, TokenKind.PROJECTED: self.projected_size}
-        return widths.get(outputs.tokens, self.embed_dim)
+        match outputs.tokens:
+            case None:
+                return None
+            case TokenKind.PROJECTED:
+                return self.projected_size
+            case TokenKind.DENSE:
+                return self.embed_dim
+            case TokenKind.HIDDEN:
+                if outputs.layer is None or not self.layer_sizes:
+                    return self.hidden_size
+                return self.layer_sizes[outputs.layer]
 
     def tokens_prefix(self, outputs: Outputs) -> int:
         """The number of prefix tokens ahead of the patch tokens that `outputs` asks for.
