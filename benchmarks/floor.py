@@ -9,7 +9,6 @@ one such server, not a bound: batches are of what one process' callers send.
 
 import argparse
 import asyncio
-import os
 import socket
 from functools import partial
 
@@ -21,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from benchmarks.limit import DECODERS, RUNTIMES, Forward, Prepare, fastest_decoder
 from benchmarks.works import WORKS
-from service.http.siblings import Siblings
-from service.run import workers
+from encoders.memory.machine import available_cores
+from service.run import workers as processes
+from service.run.workers import Place
 from service.settings import Settings
 
 _GATHER_S = 0.001
@@ -86,7 +86,7 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--runtime", choices=RUNTIMES, default="eager-bfloat16")
     a = parser.parse_args()
-    settings = Settings(model=("fake:none",), port=a.port, processes=os.cpu_count() or 1)
+    settings = Settings(model=("fake:none",), port=a.port, processes=available_cores())
     serve = partial(_serve, work=a.work, runtime=a.runtime, decoder=fastest_decoder(WORKS[a.work]))
     raise SystemExit(workers.run(settings, serve))
 

@@ -1,4 +1,4 @@
-"""What an encoder takes at which size and batch, and what fits a card: asked of a blueprint. Imports no torch."""
+"""The memory an encoder needs by size and batch, and the sizes and batches that fit. Asks a blueprint; no torch."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
