@@ -21,8 +21,8 @@ from starlette.types import Receive, Scope, Send
 from benchmarks.limit import DECODERS, RUNTIMES, Forward, Prepare, fastest_decoder
 from benchmarks.works import WORKS
 from encoders.memory.machine import available_cores
-from service.run import workers as processes
-from service.run.workers import Place
+from service.http.siblings import Siblings
+from service.run import workers
 from service.settings import Settings
 
 _GATHER_S = 0.001

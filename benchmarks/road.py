@@ -5,8 +5,8 @@
 
 Counted as `sys.setprofile` sees calls, warm, over ASGI in process, with demo:vit on the CPU. A comprehension is a
 function of its own before Python 3.12, and a coroutine is entered again each time it is resumed. A thread changes file
-where a call lies in another file than its call before. The model's own forward is left out: Encoder.begin counts as one
-call, and nothing is counted inside it.
+where a call lies in another file than its call before. The model's own forward is left out, from Encoder.begin to the
+end of Forward.wait.
 """
 
 import argparse
@@ -60,9 +60,10 @@ class Road:
         if not code.co_filename.startswith(_OURS):
             return
         file = str(Path(code.co_filename).relative_to(_ROOT))
-        self.calls.append(Call(thread, file, code.co_qualname))
         if file.startswith("encoders/") and code.co_name in _FORWARD:
             self._inside[thread] = frame
+            return
+        self.calls.append(Call(thread, file, code.co_qualname))
 
     @property
     def functions(self) -> int:
@@ -80,7 +81,9 @@ class Road:
         by_thread: defaultdict[int, list[str]] = defaultdict(list)
         for call in self.calls:
             by_thread[call.thread].append(call.file)
-        return sum(before != now for files in by_thread.values() for before, now in zip(["", *files], files, strict=False))
+        return sum(
+            before != now for files in by_thread.values() for before, now in zip(["", *files], files, strict=False)
+        )
 
 
 def measure() -> Road:
@@ -92,21 +95,23 @@ def measure() -> Road:
         asyncio.run(_post(road, (_ROOT / "docs" / "example.png").read_bytes()))
     finally:
         sys.setprofile(None)
-        threading.setprofile(None)  # type: ignore[arg-type]  # it takes None as sys.setprofile does
+        threading.setprofile(None)
     return road
 
 
 async def _post(road: Road, image: bytes) -> None:
     app = create_app(Settings(model=("demo:vit",), device="cpu"))
-    async with app.router.lifespan_context(app):
-        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client:
-            for number in range(_WARM_UP + 1):
-                await asyncio.sleep(_QUIET_S if number == _WARM_UP else 0)  # what rehearses or waits has come to rest
-                road.is_open = number == _WARM_UP
-                response = await client.post("/embed", content=image, headers={"content-type": "image/png"})
-                response.raise_for_status()
-            await asyncio.sleep(_QUIET_S)
-            road.is_open = False
+    async with (
+        app.router.lifespan_context(app),
+        httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://127.0.0.1") as client,
+    ):
+        for number in range(_WARM_UP + 1):
+            await asyncio.sleep(_QUIET_S if number == _WARM_UP else 0)  # until nothing else is under way
+            road.is_open = number == _WARM_UP
+            response = await client.post("/embed", content=image, headers={"content-type": "image/png"})
+            response.raise_for_status()
+        await asyncio.sleep(_QUIET_S)
+        road.is_open = False
 
 
 def main() -> None:

@@ -79,14 +79,6 @@ class Blueprint(Protocol):
     def spec(self) -> EncoderSpec:
         """The encoder's spec, without what only the weights tell: revision, logit scale and logit bias."""
 
-
-class Blueprint(Protocol):
-    """The shape of an encoder without its weights."""
-
-    @property
-    def spec(self) -> EncoderSpec:
-        """What the encoder is."""
-
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
         """What `Encoder.encode` takes on `device` (cpu or cuda) for images of this size. Raises EncoderFailed."""
 

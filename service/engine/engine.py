@@ -17,8 +17,8 @@ from types import TracebackType
 from typing import Any, TypeVar, overload
 
 from encoders.contract.values import TokenKind
-from encoders.memory.cores import available_cores
 from encoders.memory.device import Memory
+from encoders.memory.machine import available_cores
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
 from service.engine.fetcher import Fetcher

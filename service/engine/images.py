@@ -16,8 +16,7 @@ from typing import TypeAlias
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, Pixels
-from encoders.images.decode import decode
-from encoders.images.preprocess import enough
+from encoders.images.pixels import decode_for
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
@@ -172,12 +171,13 @@ class Images:
         """Decode and preprocess. On the pool."""
         started = self._clock()
         image_bytes = source if isinstance(source, bytes) else _read(source)
-        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, shape.size)
-        image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
+        exact, size = self._exact_pixels, shape.size
+        preprocessing = encoder.spec.preprocessing
+        image = decode_for(preprocessing, image_bytes, size, exact=exact, max_pixels=self._max_image_pixels)
         decoded = self._clock()
         spent.decode = decoded - started
         try:
-            pixels = encoder.preprocess(image, shape.size, exact=self._exact_pixels)
+            pixels = encoder.preprocess(image, size, exact=exact)
         except VisiontowerError:
             raise
         except Exception as error:

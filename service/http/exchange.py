@@ -20,7 +20,7 @@ from service.telemetry.metrics import Served
 
 _READ_INLINE_BYTES = 65_536
 """Bodies up to this size are taken apart on the event loop."""
-_UNWATCHED_S = 0.02
+_UNWATCHED_S = 0.05
 """A client that leaves sooner is not worth noticing."""
 
 

@@ -18,7 +18,7 @@ from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-from encoders.memory.cores import available_cores
+from encoders.memory.machine import available_cores
 from service.http.siblings import Siblings
 from service.settings import Settings
 

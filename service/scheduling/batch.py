@@ -83,20 +83,19 @@ class Batch:
         assert self._forward is not None
         rows, model, count = self._forward.wait(), self._shape.model, len(self._payloads)
         outcomes: list[Outcome] = []
-        if isinstance(rows, Encoded):
-            given = rows.pooled if rows.tokens is None else rows.tokens
-            if given is None or len(given) != count:
-                raise EncoderFailed(
-                    f"{model} gave {0 if given is None else len(given)} rows for {count} inputs.", model=model
-                )
+        if isinstance(rows, Encoded) and isinstance(self._shape, ImageShape):
+            shape = self._shape
+            wrong = self._encoder.spec.mismatch(rows, images=count, size=shape.size, outputs=shape.outputs)
+            if wrong is not None:
+                raise EncoderFailed(f"{model} gave rows that its spec does not announce: {wrong}.", model=model)
             for index in range(count):
                 tokens = None if rows.tokens is None else rows.tokens[index]
                 pooled = None if rows.pooled is None else rows.pooled[index]
                 outcomes.append(Encoded(rows.grid, rows.prefix_tokens, tokens, pooled))
-        elif len(rows) == count:
-            outcomes += list(rows)
-        else:
+        elif isinstance(rows, Encoded) or len(rows) != count:
             raise EncoderFailed(f"{model} gave {len(rows)} rows for {count} texts.", model=model)
+        else:
+            outcomes += list(rows)
         self.outcomes, self.worked = outcomes, True
 
     def _try(self, step: Callable[[], None]) -> None:

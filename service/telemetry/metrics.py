@@ -202,9 +202,10 @@ class Metrics:
 
     def exposition(self, now: Now) -> bytes:
         """All of it, in Prometheus' text format."""
-        return generate_latest(self.registry) + generate_latest(_Looked(self._gauges(now)))
+        return generate_latest(self.registry) + generate_latest(_Looked(self.gauges(now)))
 
-    def _gauges(self, now: Now) -> list[Metric]:
+    def gauges(self, now: Now) -> list[Metric]:
+        """What is looked at, not counted."""
         images = GaugeMetricFamily("visiontower_queue_images", "Images that wait for the device.", labels=["model"])
         oldest = GaugeMetricFamily(
             "visiontower_queue_oldest_seconds", "Seconds the oldest waiting item has waited.", labels=["model"]

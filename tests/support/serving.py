@@ -12,7 +12,7 @@ import numpy as np
 from fastapi import FastAPI
 from PIL import Image
 
-from encoders.adapters.fake import FakeEncoder, FakeMemory
+from encoders.adapters.fake import FakeBlueprint, FakeEncoder, FakeMemory
 from encoders.contract.encoder import Encoder
 from encoders.memory.device import Memory
 from service.engine.backend import Backend
@@ -68,9 +68,10 @@ def backend_of(
 ) -> Backend:
     """A device with these encoders on call, and room for anything unless `memory` says otherwise."""
     by_id = {encoder.spec.id: encoder for encoder in encoders or (FakeEncoder(),)}
+    blueprints = {model: FakeBlueprint(encoder.spec) for model, encoder in by_id.items()}
     return Backend(
         load=load or by_id.__getitem__,
-        blueprint=lambda model, dtype: by_id[model],
+        blueprint=lambda model, dtype: blueprints[model],
         memory=lambda: memory or FakeMemory(2**40),
     )
 

@@ -15,8 +15,8 @@ import httpx
 from encoders.contract.encoder import Encoder, Forward
 from encoders.contract.values import Encoded, Outputs, Pixels
 from encoders.runtime.torch_encoder import TorchEncoder
-from service.engine.backend import real_backend
 from service.http.app import create_app
+from service.run.server import real_backend
 from service.settings import Settings
 from service.sizes import parse_bytes
 from tests.support.serving import PNG, client_of, image_bytes
@@ -65,7 +65,7 @@ class Watched:
 
 async def together(client: httpx.AsyncClient, app: Any, *, images: int, query: str) -> int:
     """Answers to one request of `images`, all of which wait when the device gets to them; gives its status."""
-    batcher = app.state.engine.threads
+    batcher = app.state.service.batcher
     release = threading.Event()
     held = asyncio.create_task(batcher.call(release.wait))
     posted = asyncio.create_task(client.post(f"/embed?model={MODEL}&{query}", files=[("image", PICTURE)] * images))

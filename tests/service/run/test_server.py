@@ -7,13 +7,12 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import WeightsError
 from service.engine.backend import real_backend
-from service.run.server import make_server
+from service.run.server import Server, make_server
 from service.settings import Settings
 from tests.support.serving import PNG, backend_of, image_bytes
 
@@ -22,7 +21,7 @@ SETTINGS = Settings(model=("fake:vit",), port=0)
 
 
 @asynccontextmanager
-async def listening(encoder: Encoder) -> AsyncIterator[tuple[uvicorn.Server, httpx.AsyncClient, asyncio.Task[None]]]:
+async def listening(encoder: Encoder) -> AsyncIterator[tuple[Server, httpx.AsyncClient, asyncio.Task[None]]]:
     server = make_server(SETTINGS, backend=backend_of(encoder))
     running = asyncio.create_task(server.serve())
     async with asyncio.timeout(30):
@@ -117,4 +116,4 @@ def test_real_encoders_come_from_the_registry_by_their_id() -> None:
 
 
 def test_real_encoders_run_in_as_many_lanes_as_the_settings_say() -> None:
-    assert real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32", lanes=2)).lanes() == 2
+    assert real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32", lanes=2)).lanes().number == 2

@@ -1,8 +1,0 @@
-"""The cores that this process may use."""
-
-import os
-
-
-def available_cores() -> int:
-    """At least 1."""
-    return os.cpu_count() or 1
