@@ -90,8 +90,15 @@ def resolution_of(arguments: argparse.Namespace) -> ImageSize | None:
     """Of --resolution; None if it was not given. Raises ArgumentError."""
     if arguments.resolution is None:
         return None
-    with flag("--resolution"):
-        return parse_image_size(arguments.resolution)
+    return image_size(arguments.resolution)
+
+
+def image_size(word: str) -> ImageSize:
+    """One value of --resolution. Raises ArgumentError."""
+    try:
+        return parse_image_size(word)
+    except ValueError as error:
+        raise ArgumentError(f"--resolution: '{word}' is no size: {error}.") from error
 
 
 @contextmanager

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.cli.arguments import ArgumentError, add_command, flag
+from service.cli.arguments import ArgumentError, add_command, flag, image_size
 from service.cli.output import show, show_json
-from service.sizes import parse_bytes, parse_image_size
+from service.sizes import parse_bytes
 
 if TYPE_CHECKING:
     from service.cli.tables import Card
@@ -73,8 +73,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _request(arguments: argparse.Namespace) -> "PlanRequest":
     from service.engine.values import PlanRequest
 
-    with flag("--resolution"):
-        resolutions = [parse_image_size(word) for word in _words(arguments.resolution)]
+    resolutions = [image_size(word) for word in _words(arguments.resolution)]
     with flag("--batch"):
         batches = [_batch(word) for word in _words(arguments.batch)]
     dtypes: Sequence[Any] = _words(arguments.dtype) or ["bfloat16" if arguments.device == "cuda" else "float32"]

@@ -15,8 +15,8 @@ import httpx
 from encoders.contract.encoder import Encoder, Forward
 from encoders.contract.values import Encoded, Outputs, Pixels
 from encoders.runtime.torch_encoder import TorchEncoder
-from service.http.app import create_app
 from service.engine.backend import real_backend
+from service.http.app import create_app
 from service.settings import Settings
 from service.sizes import parse_bytes
 from tests.support.serving import PNG, client_of, image_bytes
