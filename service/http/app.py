@@ -5,7 +5,7 @@ path. All others go through FastAPI's own layers, which cost a small model's req
 """
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -31,10 +31,11 @@ def create_app(
     backend: Backend | None = None,
     clock: Callable[[], float] = time.monotonic,
     siblings: Siblings | None = None,
+    protocols: Sequence[Protocol] = PROTOCOLS,
 ) -> FastAPI:
     """The app. Encoders load when it starts up.
 
-    backend: as of Engine. siblings: the other processes behind the same port.
+    backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve.
     """
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
 
@@ -58,7 +59,7 @@ def create_app(
     )
     app.state.siblings = siblings
     routes.add(app)
-    for protocol in PROTOCOLS:
+    for protocol in protocols:
         app.add_protocol(protocol)
     return app
 

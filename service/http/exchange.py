@@ -64,7 +64,8 @@ class Exchange:
             answer = self._refused(DeadlineExceeded(), engine)
         except ClientDisconnect:
             answer = self._refused(ClientGone(), engine)
-        return Response(answer.content, answer.status, dict(answer.headers), answer.media_type)
+        headers = {**answer.headers, "content-type": answer.media_type}  # as it is: no charset is added
+        return Response(answer.content, answer.status, headers)
 
     async def _read(self, request: Request, engine: Engine) -> Asked:
         settings, headers = engine.settings, request.headers
