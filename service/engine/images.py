@@ -9,7 +9,6 @@ import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
@@ -21,7 +20,7 @@ from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
 from service.memory.shape import ImageShape
-from service.scheduling.device_threads import Answer, DeviceThreads
+from service.scheduling.device_threads import Answer, DeviceThreads, Expected
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import ImageStages
 
@@ -124,8 +123,9 @@ class Images:
                 raise source
             if isinstance(source, ImageUrl):
                 source = await self._fetch(source, spent)
-            make = partial(self._pixels, source, resident.encoder, shape, spent)
-            return await self._threads.submit_made(resident, shape, make, pool=self._pool, deadline=deadline)
+            expected = self._threads.expect(resident, shape, deadline=deadline)
+            self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
+            return await expected.future
         except VisiontowerError as error:
             return error
 
@@ -166,6 +166,20 @@ class Images:
         fetched = await self._fetcher.fetch(source.url)
         spent.fetch = self._clock() - started
         return fetched
+
+    def _fill(
+        self, expected: Expected, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> None:
+        """On the pool."""
+        if not expected.is_wanted:
+            expected.fail(None)
+            return
+        try:
+            pixels = self._pixels(source, encoder, shape, spent)
+        except Exception as error:
+            expected.fail(error)
+        else:
+            expected.fill(pixels)
 
     def _pixels(self, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages) -> Pixels:
         """Decode and preprocess. On the pool."""

@@ -12,7 +12,6 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Generic, TypeVar
@@ -63,6 +62,36 @@ class _Running:
     taken: Taken[_Item]
     started: float
     batch: Batch
+
+
+@dataclass(frozen=True)
+class Expected:
+    """An image whose pixels are being made. Its future ends as `submit` says; `fill` or `fail` is called once."""
+
+    _threads: "DeviceThreads"
+    _item: _Item
+    _shape: ImageShape
+    _deadline: float
+
+    @property
+    def future(self) -> asyncio.Future[Answer[Any]]:
+        """For the event loop."""
+        return self._item.future
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether somebody still waits for it."""
+        return not self._item.future.done()
+
+    def fill(self, pixels: Pixels) -> None:
+        """Queue it. On any thread."""
+        self._threads.settle(self._item, self._shape, self._deadline, pixels)
+
+    def fail(self, error: Exception | None) -> None:
+        """It cannot be made; None: nobody wanted it any more. On any thread."""
+        if error is not None:
+            self._threads.tell(_fail, [self._item.future], error)
+        self._threads.settle(self._item, self._shape, self._deadline, None)
 
 
 class DeviceThreads:
@@ -152,35 +181,25 @@ class DeviceThreads:
             self._wake.notify_all()
         return [item.future for item in items]
 
-    def submit_made(
-        self, resident: Resident, shape: ImageShape, make: Callable[[], Pixels], *, pool: Executor, deadline: float
-    ) -> asyncio.Future[Answer[Any]]:
-        """As `submit`, of the pixels that `make` gives: it runs on the pool, and the item joins the queue from there.
-
-        An error of `make` is the future's. `make` is not called if the future is cancelled before its turn.
-        """
+    def expect(self, resident: Resident, shape: ImageShape, *, deadline: float) -> "Expected":
+        """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
         item = self._item(resident, None)
-
-        def work() -> None:
-            try:
-                if not item.future.done():
-                    item.payload = make()
-            except Exception as error:
-                self._tell(_fail, [item.future], error)
-            patience = self._patience
-            with self._wake:
-                is_last = patience is None or patience.arrived(shape)
-                if item.payload is not None and not item.future.done():
-                    item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
-                    is_last = is_last or self._queue.size == 1 or in_line >= self._wanted
-                if is_last:
-                    self._wake.notify_all()
-
         if self._patience is not None:
             with self._wake:
                 self._patience.expect(shape)
-        pool.submit(work)
-        return item.future
+        return Expected(self, item, shape, deadline)
+
+    def settle(self, item: _Item, shape: ImageShape, deadline: float, payload: Pixels | None) -> None:
+        """An expected item has its payload, or none. On any thread."""
+        patience = self._patience
+        with self._wake:
+            is_last = patience is None or patience.arrived(shape)
+            if payload is not None and not item.future.done():
+                item.payload = payload
+                item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
+                is_last = is_last or self._queue.size == 1 or in_line >= self._wanted
+            if is_last:
+                self._wake.notify_all()  # a batch may have waited with it
 
     async def call(self, function: Callable[[], R]) -> R:
         """Run a function on a device thread, ahead of the queue, after what has begun and with nothing beside it."""
@@ -190,9 +209,9 @@ class DeviceThreads:
             try:
                 result = function()
             except Exception as error:
-                self._tell(_fail, [future], error)
+                self.tell(_fail, [future], error)
             else:
-                self._tell(_resolve, future, result)
+                self.tell(_resolve, future, result)
 
         with self._wake:
             self._calls.append(run)
@@ -259,7 +278,7 @@ class DeviceThreads:
             # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
             _log.critical("the device thread has ended", exc_info=True)
         finally:
-            self._tell(self._on_end)
+            self.tell(self._on_end)
 
     def _next(self, lane: int) -> Callable[[], None] | None:
         """The next thing to do, waited for; None when told to stop."""
@@ -317,7 +336,7 @@ class DeviceThreads:
 
     def _tell_expired(self, taken: Taken[_Item]) -> None:
         for late in taken.expired:
-            self._tell(_fail, [late.item.future], DeadlineExceeded())
+            self.tell(_fail, [late.item.future], DeadlineExceeded())
 
     def _run(self, lane: int, taken: Taken[_Item], part: int) -> None:
         """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""
@@ -375,9 +394,9 @@ class DeviceThreads:
             queue_s=waits,
             forward_s=forward_s,
         )
-        self._tell(_deliver, futures, outcomes, waits, forward_s)
+        self.tell(_deliver, futures, outcomes, waits, forward_s)
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def tell(self, function: Callable[..., None], *args: Any) -> None:
         """Call on the event loop; if that is closed, nobody is left to hear."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
