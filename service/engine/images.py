@@ -171,13 +171,18 @@ class Images:
         self, expected: Expected, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages
     ) -> None:
         """On the pool."""
-        if not expected.is_wanted:
+        if expected.future.done():
             expected.fail(None)
             return
         try:
             pixels = self._pixels(source, encoder, shape, spent)
-        except Exception as error:
+        except VisiontowerError as error:
             expected.fail(error)
+        except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
+            _log.exception("making the pixels of an image failed")
+            failed = EncoderFailed(f"{shape.model} could not prepare the image.", model=shape.model)
+            failed.__cause__ = error
+            expected.fail(failed)
         else:
             expected.fill(pixels)
 

@@ -15,7 +15,6 @@ The event loop, the device threads and the threads that decode use it.
 
 import threading
 from bisect import bisect_right
-from collections import defaultdict
 from dataclasses import dataclass
 
 from encoders.memory.prediction import Overhead
@@ -58,7 +57,7 @@ class Budget:
         self.overhead = overhead
         self._lanes = lanes
         self._weights: dict[str, int] = {}
-        self._corrections: defaultdict[str, Correction] = defaultdict(Correction)
+        self._corrections: dict[str, Correction] = {}
         self.caps: dict[Shape, _Cap] = {}
         """Shapes that ran out of memory."""
         self.state = 0
@@ -113,19 +112,21 @@ class Budget:
 
     def excess(self, model: str, predicted: int) -> int:
         """Bytes that a forward of this model is expected to take beyond its prediction."""
-        return self._corrections[model].excess(predicted)
+        return self._correction(model).excess(predicted)
 
     def measured(self, shape: Shape, batch: int, peak: int) -> float:
         """Correct by a forward's measured peak. Gives peak / prediction, which must not be 0."""
         predicted = self.predicted(shape, batch)
         with self._lock:
-            self.state += self._corrections[shape.model].learn(predicted, peak)
+            self.state += self._corrections.setdefault(shape.model, Correction()).learn(predicted, peak)
         return peak / predicted
 
     def ran(self, shape: Shape, batch: int) -> None:
         """A batch of a shape that once ran out of memory went well."""
         with self._lock:
-            cap = self.caps[shape]
+            cap = self.caps.get(shape)
+            if cap is None:  # forgotten meanwhile
+                return
             cap.good += batch >= cap.batch
             if cap.good >= _GOOD_BATCHES:
                 self.caps[shape] = _Cap(cap.batch + 1)
@@ -145,6 +146,13 @@ class Budget:
         if cap is not None:
             fits = min(fits, cap.batch)
         uploads = self.overhead.uploads * shape.upload_bytes
-        if uploads or self._corrections[shape.model]:
+        if uploads or self._correction(shape.model):
             fits = bisect_right(range(1, fits + 1), share, key=lambda batch: self.need(shape, batch) + batch * uploads)
         return max(1, fits)
+
+    def _correction(self, model: str) -> Correction:
+        """To ask: a model of which nothing was learnt has none of its own."""
+        return self._corrections.get(model, _NONE)
+
+
+_NONE = Correction()

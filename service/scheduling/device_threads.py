@@ -64,31 +64,25 @@ class _Running:
     batch: Batch
 
 
-@dataclass(frozen=True)
 class Expected:
-    """An image whose pixels are being made. Its future ends as `submit` says; `fill` or `fail` is called once."""
+    """An image whose pixels are being made: `fill` or `fail` is called once, on any thread.
 
-    _threads: "DeviceThreads"
-    _item: _Item
-    _shape: ImageShape
-    _deadline: float
+    future: ends as `DeviceThreads.submit` says. Once it is done, nobody waits for the pixels any more.
+    """
 
-    @property
-    def future(self) -> asyncio.Future[Answer[Any]]:
-        """For the event loop."""
-        return self._item.future
-
-    @property
-    def is_wanted(self) -> bool:
-        """Whether somebody still waits for it."""
-        return not self._item.future.done()
+    def __init__(self, threads: "DeviceThreads", item: _Item, shape: ImageShape, deadline: float) -> None:
+        self.future: asyncio.Future[Answer[Any]] = item.future
+        self._threads = threads
+        self._item = item
+        self._shape = shape
+        self._deadline = deadline
 
     def fill(self, pixels: Pixels) -> None:
-        """Queue it. On any thread."""
+        """Queue it."""
         self._threads.settle(self._item, self._shape, self._deadline, pixels)
 
     def fail(self, error: Exception | None) -> None:
-        """It cannot be made; None: nobody wanted it any more. On any thread."""
+        """It cannot be made; None: nobody wanted it any more."""
         if error is not None:
             self._threads.tell(_fail, [self._item.future], error)
         self._threads.settle(self._item, self._shape, self._deadline, None)
