@@ -5,6 +5,8 @@ import importlib.util
 import json
 import re
 import shlex
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,9 +18,9 @@ import yaml
 from encoders.adapters.demo import WEIGHTS
 from encoders.adapters.registry import EncoderId, schemes
 from service.cli.main import main
+from service.engine.backend import real_backend
 from service.http.app import create_app
 from service.http.problems import slugs
-from service.run.server import real_backend
 from service.settings import PREFIX, Settings, settings_table
 from tests.support.paths import ROOT
 from tests.support.serving import client_of
@@ -287,3 +289,21 @@ def test_every_page_is_in_the_index() -> None:
 def test_the_picture_is_small_enough_for_a_page() -> None:
     (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
     assert Path(ROOT / picture).stat().st_size < 150_000
+
+
+def test_the_eight_steps_of_an_image_name_every_file_that_it_meets() -> None:
+    """And the road is as short as it was made: counted by benchmarks/road.py, the model's own forward apart."""
+    page = PAGES["docs/request-path.md"]
+    named = set(re.findall(r"`((?:service|encoders)/[\w/]+\.py)`", page))
+    assert all((ROOT / path).is_file() for path in named), named
+    assert re.findall(r"^\| (\d)\. ", page, flags=re.MULTILINE) == list("12345678")
+    assert re.findall(r"^\*\*(\d)\. ", page, flags=re.MULTILINE) == list("12345678")
+    done = subprocess.run(
+        [sys.executable, "-m", "benchmarks.road", "--calls"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    *calls, counts = done.stdout.strip().splitlines()
+    assert {call.split()[1] for call in calls} <= named
+    functions, files, changes = map(int, re.findall(r"\d+", counts))
+    assert functions <= 110
+    assert files <= 24
+    assert changes <= 45
