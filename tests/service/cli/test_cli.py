@@ -184,8 +184,7 @@ def test_embed_interrupted_says_how_to_go_on_and_goes_on(images: Path) -> None:
     assert "Traceback" not in rest
     pipe.unlink()
     Image.new("RGB", (8, 8)).save(pipe, "PNG")
-    again = subprocess.run(line, capture_output=True, text=True, check=True)
-    assert "continued after " in again.stdout
+    subprocess.run(line, capture_output=True, check=True)
     assert len(np.load(out)) == 3
 
 
