@@ -26,7 +26,9 @@ class Throughput:
 
     def ceiling(self, shape: Shape) -> int:
         """The most items that last no longer than allowed, at least 1; 1 as long as no forward has run."""
-        speed = self._flops_a_second.get((type(shape), shape.model), 0.0)
+        speed = self._flops_a_second.get((type(shape), shape.model))
+        if speed is None:
+            return 1
         allowed = self._longest_s * speed / max(1, shape.cost.flops)
         return max(1, int(min(allowed, _ANY)))
 
