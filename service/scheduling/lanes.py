@@ -36,7 +36,7 @@ class Lanes:
 
     def is_first(self, lane: int) -> bool:
         """Whether this lane is the first of the free ones: it is the one to take the next work."""
-        return lane <= len(self._entered)
+        return all(before in self._entered for before in range(lane))
 
     def enter(self, lane: int, *, now: float, alone: bool) -> int:
         """The lane begins work; gives the part of the cores it is to take."""
