@@ -40,8 +40,7 @@ class Batch:
 
     def wait(self) -> list[Outcome]:
         """One outcome an item, in order. Called once."""
-        begun = self._begun
-        rows = begun if isinstance(begun, EncoderFailed) else self._try(self._rows)
+        rows = self._begun if isinstance(self._begun, EncoderFailed) else self._try(self._rows)
         if not isinstance(rows, EncoderFailed):
             return rows
         # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
@@ -109,11 +108,13 @@ class _Texts:
 
 
 def _without_frames(error: EncoderFailed) -> EncoderFailed:
-    """The error without its and its causes' tracebacks: their frames hold the forward's tensors."""
-    link: BaseException | None = error
+    """The error without the tracebacks of all that led to it: their frames hold the forward's tensors."""
+    links: list[BaseException | None] = [error]
     seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
     return error

@@ -191,9 +191,10 @@ async def running(
     clock: Callable[[], float] = time.monotonic,
     lanes: Lanes | None = None,
     patience: Patience | None = None,
+    other_models: Collection[str] = (),
 ) -> AsyncIterator[Device]:
-    """The encoder on a device of its own, stopped at the end."""
-    metrics = RecordingMetrics(encoder.spec.id)
+    """The encoder on a device of its own, stopped at the end. other_models: whose encoders the test brings itself."""
+    metrics = RecordingMetrics(encoder.spec.id, *other_models)
     threads = DeviceThreads(
         limits=FixedLimits(ceiling, alone=runs_alone),
         measurement=Measurement(FakeMemory(2**60), Budget(limit=2**60, overhead=CPU), metrics),
