@@ -175,7 +175,9 @@ def test_every_batch_begins_with_the_oldest_item_that_waits(shapes: list[Shape],
 
 
 @pytest.mark.parametrize("comes_in_a_set", [False, True])
-@given(older=arrivals, later=st.lists(st.lists(st.sampled_from(SHAPES), max_size=6), max_size=60), most=st.integers(1, 4))
+@given(
+    older=arrivals, later=st.lists(st.lists(st.sampled_from(SHAPES), max_size=6), max_size=60), most=st.integers(1, 4)
+)
 def test_an_item_waits_for_no_more_batches_than_there_are_older_items(
     older: list[Shape], later: list[list[Shape]], most: int, comes_in_a_set: bool
 ) -> None:
