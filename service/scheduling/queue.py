@@ -87,6 +87,8 @@ class Queue(Generic[T]):
 
     def put_set(self, shape: Shape, items: Sequence[T], *, now: float, deadline: float) -> list[int]:
         """Queue items as a line of their own; gives their tickets."""
+        if not items:
+            return []  # no line is empty
         key = object()
         self._lines[key] = Line(shape, is_set=True)
         return [self._join(key, item, now, deadline) for item in items]

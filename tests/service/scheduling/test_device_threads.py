@@ -189,6 +189,14 @@ async def test_a_ceiling_splits_a_set_in_order() -> None:
     assert batches == [[0, 1], [2, 3], [4], [5]]
 
 
+async def test_a_set_of_nothing_waits_for_nothing() -> None:
+    async with running(FakeEncoder()) as device:
+        assert device.submit_set() == []
+        assert device.threads.waiting(MODEL) == (0, 0.0)
+        async with asyncio.timeout(30):
+            assert isinstance(await device.submit(1), Answer)
+
+
 async def test_an_item_of_a_set_that_was_cancelled_is_not_run() -> None:
     encoder = FakeEncoder()
     async with running(encoder) as device:
