@@ -160,7 +160,7 @@ class DeviceThreads:
             try:
                 if not item.future.done():
                     item.payload = make()
-            except Exception as error:
+            except BaseException as error:  # also the panic of a library in Rust: somebody waits for the item
                 self._tell(_fail, [item.future], error)
             with self._wake:
                 if self._patience is not None:

@@ -236,7 +236,11 @@ async def test_what_is_made_on_a_pool_joins_the_queue_from_there() -> None:
         np.testing.assert_allclose(answer.row.pooled, alone(value), rtol=1e-6)
 
 
-@pytest.mark.parametrize("error", [UndecodableImage("PNG", "cut off")])
+class Panic(BaseException):
+    """As a library in Rust raises it."""
+
+
+@pytest.mark.parametrize("error", [UndecodableImage("PNG", "cut off"), Panic()])
 async def test_what_cannot_be_made_is_its_own_error_only(error: BaseException) -> None:
     def broken() -> Pixels:
         raise error
@@ -300,7 +304,7 @@ async def test_what_is_being_made_when_the_threads_stop_is_told() -> None:
 
 
 @pytest.mark.parametrize(
-    "last", ["is made", "is broken", "is cancelled", "is abandoned by its caller while made"]
+    "last", ["is made", "is broken", "panics", "is cancelled", "is abandoned by its caller while made"]
 )
 @pytest.mark.parametrize("is_patient", [True, False])
 async def test_where_there_is_patience_a_batch_waits_for_what_is_being_made(is_patient: bool, last: str) -> None:
@@ -313,6 +317,8 @@ async def test_where_there_is_patience_a_batch_waits_for_what_is_being_made(is_p
     def make() -> Pixels:
         if last == "is broken":
             raise UndecodableImage("JPEG", "it is torn")
+        if last == "panics":
+            raise Panic
         if last == "is abandoned by its caller while made":
             third.cancel()
         return image(3)
