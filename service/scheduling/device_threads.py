@@ -239,7 +239,7 @@ class DeviceThreads:
         if future.cancelled():
             with self._wake:
                 if item.ticket is not None and self._queue.discard(item.ticket):
-                    self._notify()  # the next batch may have waited with it
+                    self._wake.notify_all()  # a thread may have waited with it, longer than the next batch had better
 
     def _put(self, shape: Shape, item: _Item, deadline: float) -> None:
         """Queue the item unless nobody waits for it any more. On any thread, under _wake."""

@@ -384,6 +384,36 @@ async def test_nobody_waits_with_an_item_that_has_left() -> None:
         never_made.cancel()
 
 
+async def test_when_an_item_has_left_the_patience_that_counts_is_the_next_one_s() -> None:
+    """A slow model's item leaves; two of a fast model are next. They wait for a third, and not for long."""
+    now, pool, shape = [0.0], Later(), image_shape(OTHER)
+    seconds = {MODEL: 10_000.0, OTHER: 0.005}
+
+    def encoder(model: str) -> FakeEncoder:
+        def tick(batch: int) -> None:
+            now[0] += seconds[model]
+
+        return FakeEncoder(fake_spec(model), before=tick)
+
+    async with running(encoder(MODEL), clock=lambda: now[0], patience=patience(), other_models=[OTHER]) as slow:
+        fast = replace(slow, resident=Resident(encoder(OTHER)))
+        await slow.submit(0)
+        await fast.submit(1, shape)
+        leaves = slow.submit_made(2, pool=pool)
+        stay = [fast.submit_made(value, pool=pool, shape=shape) for value in (3, 4)]
+        for _ in (leaves, *stay):
+            pool.step()
+        never_made = [slow.submit_made(5, pool=pool), fast.submit_made(6, pool=pool, shape=shape)]
+        await has_been_round(slow)
+        leaves.cancel()
+        await asyncio.sleep(0)  # done-callbacks run on the next turn of the loop
+        now[0] += 0.02
+        async with asyncio.timeout(10):
+            await asyncio.gather(*stay)
+        for future in never_made:
+            future.cancel()
+
+
 # Who leaves, or comes too late.
 
 
