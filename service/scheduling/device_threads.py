@@ -179,6 +179,7 @@ class DeviceThreads:
     async def call(self, function: Callable[[], R]) -> R:
         """Run a function on a device thread, ahead of the queue, after what has begun and with nothing beside it."""
         future: asyncio.Future[R] = self._promise()
+        future.add_done_callback(self._open.discard)
 
         def run() -> None:
             try:
@@ -268,6 +269,7 @@ class DeviceThreads:
         try:
             while work := self._next(lane):
                 work()
+                del work  # else a thread that waits keeps the last batch, and the encoder of it
         except BaseException:
             # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
             _log.critical("the device thread has ended", exc_info=True)

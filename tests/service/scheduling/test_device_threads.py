@@ -519,6 +519,15 @@ async def test_a_call_goes_ahead_of_what_waits() -> None:
         await asyncio.gather(first, waiting)
 
 
+async def test_the_result_of_a_call_is_its_caller_s_alone() -> None:
+    """It may be an encoder, whose memory is to be free once its caller has let it go."""
+    async with running(FakeEncoder()) as device:
+        encoder = weakref.ref(await device.threads.call(FakeEncoder))
+        await device.threads.call(lambda: None)  # by now the thread is done with the other
+        gc.collect()
+        assert encoder() is None
+
+
 # The end.
 
 

@@ -244,6 +244,24 @@ async def test_nothing_begins_beside_a_call() -> None:
         await asyncio.gather(*futures)
 
 
+async def test_an_encoder_that_was_removed_is_kept_by_no_lane() -> None:
+    """Its memory is to be free, also if a lane has nothing else to do."""
+
+    async def work() -> weakref.ref[Resident]:
+        room = Room()
+        guest = Device(device.threads, await device.threads.call(partial(Resident, room)), device.metrics)
+        await both_lanes_taken(room, guest)
+        room.door.set()
+        await device.threads.call(lambda: None)
+        return weakref.ref(guest.resident)
+
+    async with lanes(Room()) as device:
+        resident = await work()
+        await device.threads.call(lambda: None)  # by now the threads are done with it
+        gc.collect()
+        assert resident() is None
+
+
 async def test_stopping_lets_every_lane_finish_what_it_has_begun() -> None:
     room = Room()
     async with lanes(room) as device:
