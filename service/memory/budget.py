@@ -15,7 +15,6 @@ The event loop, the device threads and the threads that decode use it.
 
 import threading
 from bisect import bisect_right
-from collections import defaultdict
 from dataclasses import dataclass
 
 from encoders.memory.prediction import Overhead
@@ -54,7 +53,7 @@ class Budget:
         self.overhead = overhead
         self._lanes = lanes
         self._weights: dict[str, int] = {}
-        self._corrections: defaultdict[str, Correction] = defaultdict(Correction)
+        self._corrections: dict[str, Correction] = {}
         self._caps: dict[Shape, _Cap] = {}
         self._allowances: dict[Shape, _Allowance] = {}
         self._state = 0
@@ -113,7 +112,7 @@ class Budget:
 
     def excess(self, model: str, predicted: int) -> int:
         """Bytes that a forward of this model is expected to take beyond its prediction."""
-        return self._corrections[model].excess(predicted)
+        return self._correction(model).excess(predicted)
 
     def measured(self, shape: Shape, batch: int, peak: int) -> float | None:
         """Correct by a forward's measured peak. Gives peak / prediction, None if nothing was predicted."""
@@ -121,7 +120,7 @@ class Budget:
         if not predicted:
             return None
         with self._lock:
-            self._state += self._corrections[shape.model].learn(predicted, peak)
+            self._state += self._corrections.setdefault(shape.model, Correction()).learn(predicted, peak)
         return peak / predicted
 
     def ran(self, shape: Shape, batch: int) -> None:
@@ -129,7 +128,9 @@ class Budget:
         if shape not in self._caps:
             return
         with self._lock:
-            cap = self._caps[shape]
+            cap = self._caps.get(shape)
+            if cap is None:  # forgotten meanwhile
+                return
             cap.good += batch >= cap.batch
             if cap.good >= _GOOD_BATCHES:
                 self._caps[shape] = _Cap(cap.batch + 1)
@@ -164,6 +165,13 @@ class Budget:
         if cap is not None:
             fits = min(fits, cap.batch)
         uploads = self.overhead.uploads * shape.upload_bytes
-        if uploads or self._corrections[shape.model]:
+        if uploads or self._correction(shape.model):
             fits = bisect_right(range(1, fits + 1), share, key=lambda batch: self.need(shape, batch) + batch * uploads)
         return max(1, fits)
+
+    def _correction(self, model: str) -> Correction:
+        """To ask: a model of which nothing was learnt has none of its own."""
+        return self._corrections.get(model, _NONE)
+
+
+_NONE = Correction()

@@ -1,7 +1,10 @@
 """What may run, in bytes: pure arithmetic over costs, and whole workloads on a device that is simulated."""
 
 import random
+import sys
+import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache, partial
 
@@ -200,6 +203,34 @@ def test_shapes_that_ran_out_are_remembered_up_to_a_bound_and_the_first_are_forg
     assert budget.ceiling(shapes[1]) == 50
     assert budget.ceiling(shapes[-1]) == 50
     budget.ran(shapes[0], 100)
+
+
+def test_nothing_learnt_on_one_thread_is_lost_because_another_asks() -> None:
+    budget = budget_of(1000)
+    shapes = [shape_of(linear(10), f"model {number}") for number in range(20_000)]
+    both = threading.Barrier(2)
+
+    def learn() -> None:
+        for number, shape in enumerate(shapes):
+            if number % 50 == 0:
+                both.wait(30)
+            budget.measured(shape, 1, 100)
+
+    def ask() -> None:
+        for number, shape in enumerate(shapes):
+            if number % 50 == 0:
+                both.wait(30)
+            budget.need(shape)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for each in [pool.submit(learn), pool.submit(ask)]:
+                each.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert [shape.model for shape in shapes if budget.need(shape) != 100] == []
 
 
 # Answers are kept as long as nothing changes. A budget of the same history that was never asked has none to keep.
