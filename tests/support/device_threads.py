@@ -33,12 +33,16 @@ TEXT = text_shape()
 
 
 class FixedLimits(BatchLimits):
-    """Ceilings that a test sets, one for all shapes or by shape. alone: shapes that may have nothing beside them."""
+    """Ceilings that a test sets, one for all shapes or by shape. alone: shapes that may have nothing beside them.
+
+    learnt: the forwards that it was told of; they change nothing.
+    """
 
     def __init__(self, ceiling: int | Callable[[Shape], int] = 8, *, alone: Collection[Shape] = ()) -> None:
         super().__init__(Budget(limit=2**60, overhead=CPU), Throughput(longest_s=1.0))
         self._fixed = ceiling
         self._alone = alone
+        self.learnt: list[tuple[Shape, int, float]] = []
 
     def ceiling(self, shape: Shape) -> int:
         return self._fixed if isinstance(self._fixed, int) else self._fixed(shape)
@@ -48,6 +52,9 @@ class FixedLimits(BatchLimits):
 
     def is_full(self, shape: Shape, items: int) -> bool:
         return items >= self.ceiling(shape)
+
+    def ran(self, shape: Shape, items: int, seconds: float) -> None:
+        self.learnt.append((shape, items, seconds))
 
 
 @dataclass(frozen=True)
@@ -141,6 +148,7 @@ class Device:
 
     threads: DeviceThreads
     resident: Resident
+    limits: FixedLimits
     metrics: RecordingMetrics
 
     def submit(self, value: int, shape: ImageShape = SHAPE, *, deadline: float = NEVER) -> asyncio.Future[Any]:
@@ -194,9 +202,10 @@ async def running(
     other_models: Collection[str] = (),
 ) -> AsyncIterator[Device]:
     """The encoder on a device of its own, stopped at the end. other_models: whose encoders the test brings itself."""
+    limits = FixedLimits(ceiling, alone=runs_alone)
     metrics = RecordingMetrics(encoder.spec.id, *other_models)
     threads = DeviceThreads(
-        limits=FixedLimits(ceiling, alone=runs_alone),
+        limits=limits,
         measurement=Measurement(FakeMemory(2**60), Budget(limit=2**60, overhead=CPU), metrics),
         metrics=metrics,
         clock=clock,
@@ -205,6 +214,6 @@ async def running(
     )
     threads.start()
     try:
-        yield Device(threads, Resident(encoder), metrics)
+        yield Device(threads, Resident(encoder), limits, metrics)
     finally:
         await threads.stop(timeout_s=30)

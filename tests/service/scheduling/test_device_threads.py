@@ -17,7 +17,7 @@ from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
 from service.scheduling.device_threads import Answer
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
-from tests.support.device_threads import NEVER, SHAPE, Device, Gate, Later, alone, image, running
+from tests.support.device_threads import NEVER, SHAPE, TEXT, Device, Gate, Later, alone, image, running
 from tests.support.shapes import MODEL, image_shape
 
 pytestmark = pytest.mark.anyio
@@ -117,6 +117,22 @@ async def test_who_waited_how_long_is_answered_and_counted_once_a_batch() -> Non
         (1, [3.0], 0.0),
     ]
     assert {(forward.model, forward.size) for forward in device.metrics.forwards} == {(MODEL, SHAPE.size)}
+
+
+async def test_the_limits_learn_how_long_each_forward_took() -> None:
+    now = [0.0]
+
+    def tick(batch: int) -> None:
+        now[0] += 3 * batch
+
+    async with running(FakeEncoder(before=tick), ceiling=2, clock=lambda: now[0]) as device:
+        await asyncio.gather(*await device.submit_together(0, 1, 2))
+        await device.submit_text("a")
+    assert device.limits.learnt == [
+        (SHAPE, 2, 6.0),
+        (SHAPE, 1, 3.0),
+        (TEXT, 1, 3.0),
+    ]
 
 
 async def test_a_batch_is_cut_if_the_budget_left_others_of_its_shape_waiting() -> None:
@@ -281,6 +297,32 @@ async def test_nobody_s_item_is_neither_made_nor_run(stage: str) -> None:
     assert encoder.batches == [1]
 
 
+@pytest.mark.parametrize("leaves", ["is cancelled", "is abandoned"])
+async def test_what_nobody_waits_for_any_more_when_it_is_made_is_not_run(leaves: str) -> None:
+    begun, left = threading.Event(), threading.Event()
+
+    def make() -> Pixels:
+        begun.set()
+        assert left.wait(30)
+        return image(1)
+
+    encoder = FakeEncoder()
+    async with running(encoder) as device:
+        with ThreadPoolExecutor(1) as pool:
+            gone = device.submit_made(make, pool=pool)
+            assert await asyncio.to_thread(begun.wait, 30)
+            if leaves == "is cancelled":
+                gone.cancel()
+                await asyncio.sleep(0)  # done-callbacks run on the next turn of the loop
+            else:
+                device.threads.abandon(ShuttingDown())
+                with pytest.raises(ShuttingDown):
+                    await gone
+            left.set()
+        assert device.threads.waiting(MODEL) == (0, 0.0)
+    assert encoder.batches == []
+
+
 async def test_what_is_being_made_is_abandoned_with_the_rest() -> None:
     pool, encoder = Later(), FakeEncoder()
     async with running(encoder) as device:
@@ -354,9 +396,9 @@ async def test_patience_ends() -> None:
 
     async with running(FakeEncoder(before=tick), clock=lambda: now[0], patience=patience()) as device:
         await device.submit(0)
+        await has_been_round(device)  # it waits without an end: nothing is there
         first, never_made = (device.submit_made(value, pool=pool) for value in (1, 2))
         pool.step()
-        await has_been_round(device)
         assert not first.done()
         now[0] += 0.02
         async with asyncio.timeout(30):

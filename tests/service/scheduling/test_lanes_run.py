@@ -6,6 +6,7 @@ import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -138,7 +139,28 @@ async def test_a_set_above_its_ceiling_is_split_in_order_and_a_free_lane_takes_t
 
 
 async def test_what_another_lane_leaves_behind_is_not_left_waiting() -> None:
-    """Of another shape: whoever was woken for the first batch is inside, and the other lane must have been told."""
+    """Patience ends in one lane, which takes its batch: the other lane must be told of what is left."""
+    now, room, pool = [0.0], Room(), Later()
+
+    def tick(batch: int) -> None:
+        now[0] += 0.005
+
+    room.before = tick
+    async with lanes(room, clock=lambda: now[0]) as device:
+        await device.submit(0)
+        await device.threads.call(lambda: None)
+        room.door.clear()
+        first, never_made = (device.submit_made(value, pool=pool) for value in (1, 2))
+        pool.step()
+        later = device.submit(3, LARGE)
+        now[0] += 0.02
+        await room.holds(1, 3)
+        room.door.set()
+        await asyncio.gather(first, later)
+        never_made.cancel()
+
+
+async def test_what_waited_with_an_item_that_has_left_is_taken_by_both_lanes() -> None:
     room, pool = Room(), Later()
     async with lanes(room) as device:
         room.door.clear()
@@ -150,6 +172,18 @@ async def test_what_another_lane_leaves_behind_is_not_left_waiting() -> None:
         await room.holds(1, 3)
         room.door.set()
         await asyncio.gather(made[0], later)
+
+
+async def test_a_batch_that_leaves_others_to_another_lane_is_not_cut() -> None:
+    room = Room()
+    async with lanes(room) as device:
+        room.door.clear()
+        futures = await device.submit_together(*range(5))
+        await room.holds(0, 3)
+        room.door.set()
+        await asyncio.gather(*futures)
+        await device.threads.call(lambda: None)  # by now both are counted
+    assert sorted((forward.items, forward.is_cut) for forward in device.metrics.forwards) == [(2, False), (3, False)]
 
 
 async def test_all_there_is_takes_all_cores_and_nothing_begins_beside_it() -> None:
@@ -249,7 +283,7 @@ async def test_an_encoder_that_was_removed_is_kept_by_no_lane() -> None:
 
     async def work() -> weakref.ref[Resident]:
         room = Room()
-        guest = Device(device.threads, await device.threads.call(partial(Resident, room)), device.metrics)
+        guest = replace(device, resident=await device.threads.call(partial(Resident, room)))
         await both_lanes_taken(room, guest)
         room.door.set()
         await device.threads.call(lambda: None)
@@ -304,7 +338,7 @@ async def test_if_one_thread_ends_those_who_wait_are_told_though_another_is_stil
             raise SystemExit
 
     async with lanes(room) as device:
-        ending = Device(device.threads, Resident(Ending()), device.metrics)
+        ending = replace(device, resident=Resident(Ending()))
         room.door.clear()
         async with device.occupied():
             futures = [device.submit(1), ending.submit(2, WIDE), device.submit(3, LARGE)]
