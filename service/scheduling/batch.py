@@ -22,7 +22,7 @@ from service.memory.shape import ImageShape, Shape
 _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | Floats | EncoderFailed
-"""What became of one item: its row, or why there is none."""
+"""One item's row, or the error that stands for it."""
 
 
 class Batch:

@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+from service.scheduling.throughput import Throughput
 
 from encoders.adapters.fake import FakeEncoder, FakeMemory
 from encoders.contract.values import Encoded, ImageSize, Pixels
@@ -23,7 +24,6 @@ from service.scheduling.lanes import Lanes
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
-from service.scheduling.throughput import Throughput
 from service.telemetry.metrics import Metrics
 from tests.support.shapes import MODEL, image_shape, text_shape
 

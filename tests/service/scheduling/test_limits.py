@@ -1,11 +1,11 @@
 """The least of three ceilings."""
 
 import pytest
+from service.scheduling.throughput import Throughput
 
 from encoders.memory.prediction import CPU
 from service.memory.budget import Budget
 from service.scheduling.limits import BatchLimits
-from service.scheduling.throughput import Throughput
 from tests.support.shapes import image_shape, linear
 
 SHAPE = image_shape("a", cost=linear(10, flops=1000))

@@ -1,8 +1,8 @@
 """How many items a forward may take in its time."""
 
 import pytest
-
 from service.scheduling.throughput import Throughput
+
 from tests.support.shapes import image_shape, linear, text_shape
 
 IMAGES = image_shape("a", cost=linear(1, flops=1000))
