@@ -14,9 +14,9 @@ from encoders.contract.values import ImageSize
 from service.engine.values import ImageUrl
 from service.errors import InvalidOption
 from service.http.errors import InvalidBody, NotAcceptable, TooManyImages
-from service.http.protocols.native.body import Body, parse
+from service.http.protocols.native.body import Body
 from service.http.protocols.native.negotiation import choose
-from service.http.protocols.native.requests import EmbedOptions, SimilarityOptions, read
+from service.http.protocols.native.requests import EmbedOptions, SimilarityOptions, parse, read
 
 names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8).filter(lambda name: name != "image")
 

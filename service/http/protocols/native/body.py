@@ -1,4 +1,4 @@
-"""Request body -> images (still bytes, or a URL) and fields. Knows media types and limits; decodes no image.
+"""A JSON object or a form -> images (still bytes, or a URL) and fields. Decodes no image.
 
 An error of one image stands at its index; an error of the whole request is raised.
 """
@@ -17,7 +17,7 @@ from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.engine.values import ImageUrl, Source
 from service.errors import InvalidOption
-from service.http.errors import InvalidBase64, InvalidBody, TooManyImages, UnsupportedMediaType
+from service.http.errors import InvalidBase64, InvalidBody, TooManyImages
 
 _MAX_PARTS = 16_384
 """Parts of a multipart body; each costs parsing, so tiny ones are bounded too."""
@@ -34,27 +34,8 @@ class Body:
     fields: list[tuple[str, object]] = field(default_factory=list)
 
 
-def media_type(content_type: str) -> str:
-    """Without parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
-
-
-def parse(body: bytes, *, content_type: str, max_images: int) -> Body:
-    """Images and fields of a body.
-
-    Raises UnsupportedMediaType, InvalidBody, InvalidOption or TooManyImages.
-    """
-    kind = media_type(content_type)
-    if kind == "multipart/form-data":
-        return _multipart(body, content_type=content_type, max_images=max_images)
-    if kind == "application/json":
-        return _json(body, max_images=max_images)
-    if kind.startswith("image/") or kind == "application/octet-stream" or (not kind and not body):
-        return Body(images=[body])
-    raise UnsupportedMediaType(content_type or "none")
-
-
-def _json(body: bytes, *, max_images: int) -> Body:
+def json_body(body: bytes, *, max_images: int) -> Body:
+    """Of a JSON object. Raises InvalidBody, InvalidOption or TooManyImages."""
     try:
         fields = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -119,7 +100,8 @@ class _Part:
         return parameters.get(b"name", b"").decode("utf-8", "replace")
 
 
-def _multipart(body: bytes, *, content_type: str, max_images: int) -> Body:
+def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
+    """Of a multipart form. Raises InvalidBody or TooManyImages."""
     _, parameters = parse_options_header(content_type)
     boundary = parameters.get(b"boundary")
     if not boundary:

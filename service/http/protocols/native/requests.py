@@ -11,8 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 from encoders.contract.values import ImageSize
 from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest
 from service.errors import InvalidOption
+from service.http.errors import UnsupportedMediaType
 from service.http.protocol import Asked, Incoming
-from service.http.protocols.native.body import parse
+from service.http.protocols.native.body import Body, form_body, json_body
 from service.http.protocols.native.negotiation import Format, choose
 from service.sizes import parse_image_size
 
@@ -52,6 +53,26 @@ class VramReply:
     """The form of an answer of /vram. is_table: several forwards were asked about, so that the answer is a list."""
 
     is_table: bool
+
+
+def media_type(content_type: str) -> str:
+    """Without parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
+def parse(body: bytes, *, content_type: str, max_images: int) -> Body:
+    """Images and fields of a body.
+
+    Raises UnsupportedMediaType, InvalidBody, InvalidOption or TooManyImages.
+    """
+    kind = media_type(content_type)
+    if kind == "multipart/form-data":
+        return form_body(body, content_type=content_type, max_images=max_images)
+    if kind == "application/json":
+        return json_body(body, max_images=max_images)
+    if kind.startswith("image/") or kind == "application/octet-stream" or (not kind and not body):
+        return Body(images=[body])
+    raise UnsupportedMediaType(content_type or "none")
 
 
 def read_embed(incoming: Incoming) -> Asked:
