@@ -5,10 +5,9 @@ from dataclasses import dataclass
 import numpy as np
 
 from benchmarks.works import Vectors, Work
-from encoders import decode, load
+from encoders import load, pixels_of
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.values import Pixels
-from encoders.images.preprocess import enough
 
 _FLOAT32, _BFLOAT16 = Placement(dtype="float32"), Placement(dtype="bfloat16")
 _OPENVINO = Placement(dtype="bfloat16", runtime="openvino")
@@ -50,10 +49,7 @@ def measure(work: Work) -> str:
 
 
 def _prepared(encoder: Encoder, work: Work, *, exact: bool) -> Pixels:
-    size = encoder.spec.image_size
-    at_least = None if exact else enough(encoder.spec.preprocessing, size)
-    images = (decode(jpeg, at_least=at_least) for jpeg in work.pictures)
-    return np.stack([encoder.preprocess(image, size, exact=exact) for image in images])
+    return np.stack([pixels_of(encoder, jpeg, exact=exact) for jpeg in work.pictures])
 
 
 def _vectors(encoder: Encoder, pixels: Pixels) -> Vectors:

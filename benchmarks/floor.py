@@ -9,7 +9,6 @@ one such server, not a bound: batches are of what one process' callers send.
 
 import argparse
 import asyncio
-import os
 import socket
 from functools import partial
 
@@ -21,8 +20,9 @@ from starlette.types import Receive, Scope, Send
 
 from benchmarks.limit import DECODERS, RUNTIMES, Forward, Prepare, fastest_decoder
 from benchmarks.works import WORKS
-from service.run import workers as processes
-from service.run.workers import Place
+from encoders.memory.machine import available_cores
+from service.http.siblings import Siblings
+from service.run import workers
 from service.settings import Settings
 
 _GATHER_S = 0.001
@@ -32,16 +32,16 @@ _GATHER_S = 0.001
 class Floor:
     """The ASGI app. POST anything; the answer is a JSON list."""
 
-    def __init__(self, prepare: Prepare, forward: Forward, *, place: Place) -> None:
+    def __init__(self, prepare: Prepare, forward: Forward, *, siblings: Siblings) -> None:
         self._prepare = prepare
         self._forward = forward
-        self._place = place
+        self._siblings = siblings
         self._waiting: list[tuple[bytes, asyncio.Future[bytes]]] = []
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI."""
         if scope["type"] == "lifespan":
-            await self._place.together()
+            await self._siblings.together()
             await send({"type": "lifespan.startup.complete"})
             return
         body = b""
@@ -72,10 +72,10 @@ class Floor:
 
 
 def _serve(
-    settings: Settings, place: Place, sockets: list[socket.socket], *, work: str, runtime: str, decoder: str
+    settings: Settings, siblings: Siblings, sockets: list[socket.socket], *, work: str, runtime: str, decoder: str
 ) -> None:
     torch.set_num_threads(1)
-    app = Floor(DECODERS[decoder](WORKS[work].side), RUNTIMES[runtime](WORKS[work], 1), place=place)
+    app = Floor(DECODERS[decoder](WORKS[work].side), RUNTIMES[runtime](WORKS[work], 1), siblings=siblings)
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets)
 
 
@@ -86,9 +86,9 @@ def main() -> None:
     parser.add_argument("--port", type=int, required=True)
     parser.add_argument("--runtime", choices=RUNTIMES, default="eager-bfloat16")
     a = parser.parse_args()
-    settings = Settings(model=("fake:none",), port=a.port, processes=os.cpu_count() or 1)
+    settings = Settings(model=("fake:none",), port=a.port, processes=available_cores())
     serve = partial(_serve, work=a.work, runtime=a.runtime, decoder=fastest_decoder(WORKS[a.work]))
-    raise SystemExit(processes.run(settings, serve))
+    raise SystemExit(workers.run(settings, serve))
 
 
 if __name__ == "__main__":

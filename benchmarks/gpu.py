@@ -56,7 +56,7 @@ from benchmarks.report import machine
 from benchmarks.variants import COMPILED, DEFAULT, POOLED, VARIANTS, eager
 from benchmarks.vram import driver
 from benchmarks.works import FOLDER
-from encoders import decode
+from encoders import pixels_of
 from encoders.adapters.registry import blueprint, load
 from encoders.contract.encoder import Placement
 from encoders.memory.device import Reading
@@ -325,8 +325,7 @@ def _references(encoder: TorchEncoder, jpegs: Sequence[bytes]) -> tuple[Tensor, 
 
     In float32 throughout: on its own cuDNN rounds the factors of convolutions to TF32, which has ten bits of mantissa.
     """
-    size = encoder.spec.image_size
-    images = [torch.from_numpy(encoder.preprocess(decode(jpeg), size)) for jpeg in jpegs]
+    images = [torch.from_numpy(pixels_of(encoder, jpeg, exact=True)) for jpeg in jpegs]
     photographs = torch.stack(images).to(encoder.spec.device)
     with torch.inference_mode(), torch.backends.cudnn.flags(enabled=True, allow_tf32=False):
         return photographs, torch.cat([eager(encoder, some)() for some in torch.split(photographs, 8)])

@@ -9,7 +9,6 @@ timed. The last line printed is JSON.
 import argparse
 import json
 import multiprocessing
-import os
 import queue
 import sys
 import threading
@@ -33,6 +32,7 @@ from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize, Pixels
 from encoders.images.preprocess import enough, preprocess
 from encoders.images.resample import resize
+from encoders.memory.machine import available_cores
 from encoders.runtime.torch_encoder import TorchEncoder
 
 Prepare: TypeAlias = Callable[[bytes], Pixels]
@@ -91,7 +91,7 @@ def limit(work: Work, *, runtime: str, seconds: float, decoder: str | None = Non
     """The best there is. decoder, plan: None to try all. Raises ValueError if a vector is not what it must be."""
     decoder = decoder or fastest_decoder(work)
     if plan is None:
-        tried = plans(os.cpu_count() or 1)
+        tried = plans(available_cores())
         rates = _measure(work, runtime, decoder, tried, seconds=_TRIAL_S)
         for each, rate in zip(tried, rates, strict=True):
             print(f"{work.name} {runtime} {decoder} {each}: {rate:.1f} images/s", file=sys.stderr)
@@ -175,7 +175,8 @@ def _inductor(work: Work, dtype: str) -> Forward:
 
     torch._inductor.config.freezing = True
     # As it is made for OpenVINO: with plain weights, which the compiler lays out itself.
-    plain = openclip.load(EncoderId.parse(work.encoder_id), Placement(dtype=dtype, runtime=_OPENVINO))
+    parts = openclip.build(EncoderId.parse(work.encoder_id), with_weights=True)
+    plain = TorchEncoder(parts.spec, parts.tower, parts.text, placement=Placement(dtype=dtype, runtime=_OPENVINO))
     compiled: Forward = torch.compile(_forward(plain), dynamic=False)
     return compiled
 

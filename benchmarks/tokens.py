@@ -9,9 +9,11 @@ from typing import TypeVar
 import numpy as np
 
 from encoders.contract.values import Encoded, Grid
-from service.engine.postprocess import finish
-from service.http.protocols.native.options import EmbedOptions
-from service.http.protocols.native.responses import Answered, Rendered, render
+from service.engine.postprocess import embedding
+from service.engine.values import EmbedRequest, EmbedResult, Timing
+from service.http.protocol import Answer
+from service.http.protocols.native.answers import write_embed
+from service.http.protocols.native.requests import EmbedReply
 
 R = TypeVar("R")
 _ROUNDS = 30
@@ -39,16 +41,16 @@ def measure() -> Tokens:
     """On normal random numbers, as a final norm gives them."""
     values = np.random.default_rng(0).standard_normal((577, 1024), np.float32)
     row = Encoded(Grid(24, 24), prefix_tokens=1, tokens=values)
-    options = EmbedOptions(dtype="float16")
-    finish_s, tensors = _timed(lambda: finish(row, options, model="bench"))
-    answered = Answered("bench", [tensors], {})
-    binary_s, binary = _timed(lambda: render(answered, format="safetensors"))
-    json_s, text = _timed(lambda: render(answered, format="json"))
+    request = EmbedRequest((), dtype="float16")
+    finish_s, finished = _timed(lambda: embedding(row, request, model="bench"))
+    result = EmbedResult("bench", [finished], Timing(), tokens=576, values=values.size)
+    binary_s, binary = _timed(lambda: write_embed(result, EmbedReply("safetensors", "float")))
+    json_s, text = _timed(lambda: write_embed(result, EmbedReply("json", "float")))
     return Tokens(1000 * finish_s, 1000 * binary_s, 1000 * json_s, _size(binary), _size(text))
 
 
-def _size(rendered: Rendered) -> int:
-    return len(rendered.content)
+def _size(answer: Answer) -> int:
+    return len(answer.content)
 
 
 def _timed(function: Callable[[], R]) -> tuple[float, R]:

@@ -1,38 +1,33 @@
-"""What can go wrong between the wire and the encoders. Knows facts; status codes are in problems.py.
+"""What can go wrong in the service, whichever way a request came. Knows facts; status codes are in http/problems.py.
 
-VisiontowerError (encoders/errors.py)
+VisiontowerError (encoders/contract/errors.py)
 ├── ImageError
-│   ├── InvalidBase64          a JSON image that is no base64
 │   ├── ImageUrlRefused        an image URL that may not be fetched here
-│   └── ImageFetchFailed       the URL was tried and gave no image
+│   ├── ImageFetchFailed       the URL was tried and gave no image
+│   └── ImageUnreadable        the file cannot be read
 ├── RequestError
-│   ├── InvalidBody            not the JSON or multipart it says it is
 │   ├── InvalidOption          unknown name, wrong value, or two different ones
 │   ├── NoImages               a request without an image
-│   ├── NoTexts                similarity to nothing
+│   ├── NoTexts                a request without a text where it needs one
 │   └── NumbersDoNotFit        the dtype asked for cannot hold the values
 ├── UnknownModel               not one of the served encoders
 ├── ModelDoesNotFit            the encoder is too large for the memory budget
-├── UnknownProblem             no such page
-├── UnsupportedMediaType       a Content-Type that is not read here
-├── NotAcceptable              an Accept that is not written here
 ├── LimitExceeded              refused whole, before work is done
-│   ├── BodyTooLarge
-│   ├── TooManyImages
 │   ├── TooManyTexts
 │   ├── HeatmapTooLarge
 │   └── ImageDoesNotFit        a forward of this one image is over the memory budget
 ├── Unavailable                try again, here or elsewhere
 │   ├── Overloaded             the queue is full
-│   ├── ModelWaitsForRoom      the encoder is not loaded, and those that are have been in use just now
-│   ├── ShuttingDown           the server is draining
+│   ├── ModelWaitsForRoom      the encoder is not loaded, and the loaded ones have been in use just now
+│   ├── ModelFailed            the encoder could not be loaded, and it is too early to try again
+│   ├── ShuttingDown           the service is draining
 │   └── DeviceLost             the device thread has ended
-├── DeadlineExceeded           no answer in time
-└── ClientGone                 nobody is waiting for the answer
+└── DeadlineExceeded           no answer in time
 """
 
 import difflib
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from encoders.contract.errors import ImageError, RequestError, VisiontowerError
 from encoders.contract.values import ImageSize
@@ -43,13 +38,6 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean x?' for the closest known name, or nothing."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
-
-
-class InvalidBase64(ImageError):
-    """An entry of `images` is neither base64 nor a data: URI with base64 in it."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(f"The image is not valid base64: {reason}.")
 
 
 class ImageUrlRefused(ImageError):
@@ -66,8 +54,12 @@ class ImageFetchFailed(ImageError):
         super().__init__(f"The image URL could not be fetched: {reason}.", url=url)
 
 
-class InvalidBody(RequestError):
-    """The body is not what its Content-Type announces, for example broken JSON."""
+class ImageUnreadable(ImageError):
+    """The image file cannot be read from this machine's disk."""
+
+    def __init__(self, path: Path, *, reason: str) -> None:
+        super().__init__(f"{path} cannot be read: {reason}.", path=str(path))
+        self.reason = reason
 
 
 class InvalidOption(RequestError):
@@ -91,7 +83,7 @@ class NoImages(RequestError):
 
 
 class NoTexts(RequestError):
-    """The request has no text to compare the images with."""
+    """The request has no text, and needs at least one: send fields named `text`, or JSON with `texts`."""
 
     def __init__(self) -> None:
         super().__init__("There is no text in the request: send fields named 'text', or JSON 'texts'.")
@@ -114,52 +106,12 @@ class UnknownModel(VisiontowerError):
         )
 
 
-class UnknownProblem(VisiontowerError):
-    """There is no problem type of this name."""
-
-    def __init__(self, slug: str) -> None:
-        super().__init__(f"There is no problem type '{slug}'.")
-
-
-class UnsupportedMediaType(VisiontowerError):
-    """The Content-Type is none of multipart/form-data, image/*, application/octet-stream and application/json."""
-
-    def __init__(self, content_type: str) -> None:
-        super().__init__(
-            f"Content-Type '{content_type}' is not read here: send multipart/form-data, image/*, "
-            "application/octet-stream or application/json. (curl --data-binary needs -H 'Content-Type: image/jpeg'.)",
-            content_type=content_type,
-        )
-
-
-class NotAcceptable(VisiontowerError):
-    """None of the formats in the Accept header can be written."""
-
-    def __init__(self, accept: str, *, offered: Sequence[str]) -> None:
-        super().__init__(f"None of '{accept}' can be written. Offered: {', '.join(offered)}.", offered=list(offered))
-
-
 class LimitExceeded(VisiontowerError):
     """More than the server takes in one request; nothing was done."""
 
     def __init__(self, message: str, *, actual: int | None, limit: int) -> None:
         facts = {"limit": limit} if actual is None else {"limit": limit, "actual": actual}
         super().__init__(message, **facts)
-
-
-class BodyTooLarge(LimitExceeded):
-    """The body has more bytes than the setting max_body_bytes."""
-
-    def __init__(self, *, actual: int | None, limit: int) -> None:
-        has = "is" if actual is None else f"of {actual:,} bytes is"
-        super().__init__(f"The body {has} over the limit of {limit:,} bytes.", actual=actual, limit=limit)
-
-
-class TooManyImages(LimitExceeded):
-    """The request has more images than the setting max_images."""
-
-    def __init__(self, *, actual: int, limit: int) -> None:
-        super().__init__(f"{actual} images in one request; the limit is {limit}.", actual=actual, limit=limit)
 
 
 class TooManyTexts(LimitExceeded):
@@ -259,6 +211,19 @@ class ModelWaitsForRoom(Unavailable):
         )
 
 
+class ModelFailed(Unavailable):
+    """The encoder could not be loaded when it was last tried. The server tries again later; `/models` says when."""
+
+    def __init__(self, model: str, *, reason: str, retry_after_s: int) -> None:
+        retry_after_s = max(1, retry_after_s)
+        super().__init__(
+            f"{model} could not be loaded. It is tried again in {retry_after_s} s at the earliest.",
+            retry_after_s=retry_after_s,
+            model=model,
+        )
+        self.reason = reason
+
+
 class ShuttingDown(Unavailable):
     """The server is stopping: it finishes what it has admitted and takes nothing new."""
 
@@ -278,10 +243,3 @@ class DeadlineExceeded(VisiontowerError):
 
     def __init__(self) -> None:
         super().__init__("The request was not answered within the server's time limit; its waiting work was dropped.")
-
-
-class ClientGone(VisiontowerError):
-    """The client closed the connection; its waiting work was dropped. Nobody reads this."""
-
-    def __init__(self) -> None:
-        super().__init__("The client has gone.")

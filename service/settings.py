@@ -174,7 +174,7 @@ class _Environment(EnvSettingsSource):
 
 
 def settings_table() -> str:
-    """The settings as a Markdown table, for the README."""
+    """The settings as a Markdown table, for docs/settings.md."""
     lines = ["| variable | flag | default | meaning |", "|---|---|---|---|"]
     for name, field in Settings.model_fields.items():
         flag = f"--{name.replace('_', '-')}"

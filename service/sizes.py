@@ -1,8 +1,11 @@
-"""Amounts of memory as people write them: `24GiB`, `512 MiB`, `1.5G`, or a number of bytes."""
+"""Sizes as people write them: memory (`24GiB`, `512 MiB`, `1.5G`, a number of bytes) and images (`336`, `224x448`)."""
 
 import re
 
+from encoders.contract.values import ImageSize
+
 _SIZE = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgt])(i?b)?|b)?", re.IGNORECASE)
+_IMAGE_SIZE = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?", re.ASCII)
 _UNITS = ("B", "KiB", "MiB", "GiB", "TiB")
 
 
@@ -26,3 +29,12 @@ def show_bytes(count: int) -> str:
     while power < len(_UNITS) - 1 and round(count / 1024**power, 1) >= 1024:
         power += 1
     return f"{count / 1024**power:.1f}".removesuffix(".0") + f" {_UNITS[power]}"
+
+
+def parse_image_size(text: str | int) -> ImageSize:
+    """`N` or `HxW` in pixels. Raises ValueError, which says what is expected."""
+    found = _IMAGE_SIZE.fullmatch(str(text).strip().lower())
+    if found is None:
+        raise ValueError("expected N or HxW in pixels, for example 336 or 224x448")
+    height, width = found.groups()
+    return ImageSize(int(height), int(width or height))

@@ -1,4 +1,4 @@
-"""An encoder's spec as JSON has it, the same from /models and on the command line. Knows the contract's names."""
+"""An encoder's spec and its plan as JSON has them: the same over HTTP and on the command line."""
 
 from dataclasses import asdict
 
@@ -7,7 +7,7 @@ from encoders.contract.values import ImageSize
 from encoders.memory.plan import Row
 
 
-def vram_card(row: Row, spec: EncoderSpec, *, max_resolution: ImageSize | None) -> dict[str, object]:
+def plan_json(row: Row, spec: EncoderSpec, *, max_resolution: ImageSize | None) -> dict[str, object]:
     """One line of a plan, in the names of the contract; with the largest resolution for its batch, if any fits."""
     predicted = row.prediction
     return {
@@ -27,7 +27,7 @@ def vram_card(row: Row, spec: EncoderSpec, *, max_resolution: ImageSize | None) 
     }
 
 
-def card(spec: EncoderSpec) -> dict[str, object]:
+def spec_json(spec: EncoderSpec) -> dict[str, object]:
     """The public part of a spec. Sizes are [height, width]; `tokens`: patch tokens at the native size."""
     grid, sizes = spec.grid(), asdict(spec.resolutions)
     return {

@@ -1,19 +1,21 @@
-"""An encoder without weights or torch, deterministic from its pixels: for tests and demos of the service."""
+"""A fake encoder, its blueprint and its device's memory: no weights, no torch, for tests and demos of the service."""
 
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from functools import cache
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image
 
 from encoders.adapters.registry import EncoderId
 from encoders.contract.cost import Cost, Curve
-from encoders.contract.encoder import Placement
+from encoders.contract.encoder import Finished, Forward, Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring
-from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds, TokenKind
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds
 from encoders.images.preprocess import preprocess
 from encoders.memory.device import Figures, Reading
 from encoders.memory.prediction import CPU, Overhead
@@ -39,7 +41,7 @@ def fake_spec(encoder_id: str = "fake:vit", **changes: object) -> EncoderSpec:
         layers=4,
         resolutions=Resolutions(ImageSize(_PATCH, _PATCH), ImageSize(_PATCH, _PATCH), ImageSize(512, 512)),
         preprocessing=Preprocessing(mean=(0.5, 0.5, 0.5), std=(0.5, 0.5, 0.5), interpolation="bilinear"),
-        projects=True,
+        projected_size=_EMBED,
         dense=True,
         scoring=Scoring("softmax", logit_scale=100.0),
         context_length=_CONTEXT,
@@ -94,12 +96,47 @@ class FakeMemory:
         """As Memory.release: nothing is kept."""
 
 
+class FakeBlueprint:
+    """A Blueprint whose costs are known in closed form."""
+
+    def __init__(self, spec: EncoderSpec | None = None) -> None:
+        self.spec = spec or fake_spec()
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Blueprint.cost: 64 bytes a pixel, and the tokens and vectors asked for."""
+        rows, cols = self.spec.grid(size)
+        given = 4 * (
+            rows * cols * self.spec.hidden_size * bool(outputs.tokens) + self.spec.pooled_size * outputs.pooled
+        )
+        pixels = size.height * size.width
+        return _linear(64 * pixels + given, input_bytes=12 * pixels, output_bytes=given, tokens=rows * cols)
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Blueprint.text_cost: 256 bytes a token."""
+        self.spec.require_text()
+        output_bytes = 4 * (self.spec.embed_dim or 0)
+        return _linear(256 * _CONTEXT, input_bytes=8 * _CONTEXT, output_bytes=output_bytes, tokens=_CONTEXT)
+
+
+def _linear(item: int, *, input_bytes: int, output_bytes: int, tokens: int) -> Cost:
+    return Cost(
+        requested=Curve(item, ((0, item),)),
+        during_products=Curve(item, ((0, item),)),
+        input_bytes=input_bytes,
+        output_bytes=output_bytes,
+        flops=1000 * tokens,
+        tokens=tokens,
+    )
+
+
 class FakeEncoder:
-    """Tokens are linear in each patch's mean colour, so an image's row never depends on its batch.
+    """An Encoder whose tokens are linear in each patch's mean colour, so an image's row never depends on its batch.
+
+    Rows have the widths of the spec.
 
     before: called on a device thread ahead of each forward with its batch size; may block on an event, or raise.
-    after: may replace what the forward gives (wrong length, NaN).
-    memory: where forwards take what they cost. true_cost: how many times what `cost` says they really take.
+    after: may replace the rows of a forward (wrong length, NaN).
+    memory: where forwards take their costs. true_cost: how many times its cost a forward really takes.
     """
 
     def __init__(
@@ -118,11 +155,13 @@ class FakeEncoder:
         self.true_cost = true_cost
         self.batches: list[int] = []
         self.threads: set[int] = set()
-        rng = np.random.default_rng(0)
-        self._stem = rng.standard_normal((3, self.spec.hidden_size)).astype(np.float32)
-        self._project = rng.standard_normal((self.spec.hidden_size, _EMBED)).astype(np.float32)
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    @property
+    def blueprint(self) -> FakeBlueprint:
+        """The blueprint by whose costs the forwards take memory."""
+        return FakeBlueprint(self.spec)
+
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess, and always exact."""
         return preprocess(image, self.spec.preprocessing, size)
 
@@ -137,52 +176,44 @@ class FakeEncoder:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""
-        self._enter(len(pixels), self.cost(ImageSize(*pixels.shape[1:3]), outputs, device="cpu"))
+        self._enter(len(pixels), self.blueprint.cost(ImageSize(*pixels.shape[1:3]), outputs, device="cpu"))
         batch, height, width, _ = pixels.shape
         grid = Grid(height // _PATCH, width // _PATCH)
         patches = pixels.reshape(batch, grid.rows, _PATCH, grid.cols, _PATCH, 3).mean(axis=(2, 4))
         normal = (patches.reshape(batch, -1, 3) / 127.5 - 1).astype(np.float32)
-        hidden = normal @ self._stem  # [B, rows * cols, hidden]
-        tokens, prefix = hidden, 0
+        hidden = normal @ _stem(self.spec.hidden_size)  # [B, rows * cols, hidden]
+        tokens, prefix = hidden, self.spec.tokens_prefix(outputs)
         if outputs.layer is not None:
             tokens = tokens * np.float32((outputs.layer + 1) / (self.spec.layers + 1))
-        if outputs.tokens in (TokenKind.HIDDEN, TokenKind.PROJECTED) and self.spec.prefix_tokens:
-            prefix = self.spec.prefix_tokens
+        if prefix:
             classes = np.repeat(tokens.mean(axis=1, keepdims=True), prefix, axis=1)
             tokens = np.concatenate([classes, tokens], axis=1)
-        if outputs.tokens in (TokenKind.PROJECTED, TokenKind.DENSE):
-            tokens = tokens @ self._project
+        width_asked = self.spec.tokens_width(outputs)
+        if width_asked not in (None, self.spec.hidden_size):
+            tokens = tokens @ _projection(self.spec.hidden_size, width_asked)
         return self.after(
             Encoded(
                 grid=grid,
                 prefix_tokens=prefix,
                 tokens=tokens if outputs.tokens else None,
-                pooled=hidden.mean(axis=1) @ self._project if outputs.pooled else None,
+                pooled=hidden.mean(axis=1) @ _projection(self.spec.hidden_size, self.spec.pooled_size)
+                if outputs.pooled
+                else None,
             )
         )
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
-        """As Encoder.begin: all there is to do, at once."""
-        return self.encode(pixels, outputs)
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
+        """As Encoder.begin; the forward is over when this returns."""
+        return Finished(self.encode(pixels, outputs))
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text: from the counts of each text's bytes."""
-        self._enter(len(ids), self.text_cost(device="cpu"))
-        angles = np.outer(np.arange(1, 257), np.arange(1, _EMBED + 1)).astype(np.float32)
-        table = np.concatenate([np.zeros((1, _EMBED), np.float32), np.sin(angles)])[:256]
+        self._enter(len(ids), self.blueprint.text_cost(device="cpu"))
+        width = self.spec.embed_dim or 0
+        angles = np.outer(np.arange(1, 257), np.arange(1, width + 1)).astype(np.float32)
+        table = np.concatenate([np.zeros((1, width), np.float32), np.sin(angles)])[:256]
         rows: Floats = table[ids].sum(axis=1)
         return rows
-
-    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
-        """As Encoder.cost: 64 bytes a pixel, and the tokens asked for."""
-        rows, cols = self.spec.grid(size)
-        given = 4 * (rows * cols * self.spec.hidden_size * bool(outputs.tokens) + _EMBED * outputs.pooled)
-        pixels = size.height * size.width
-        return _linear(64 * pixels + given, input_bytes=12 * pixels, output_bytes=given, tokens=rows * cols)
-
-    def text_cost(self, *, device: str) -> Cost:
-        """As Encoder.text_cost: 256 bytes a token."""
-        return _linear(256 * _CONTEXT, input_bytes=8 * _CONTEXT, output_bytes=4 * _EMBED, tokens=_CONTEXT)
 
     def _enter(self, batch: int, cost: Cost) -> None:
         self.batches.append(batch)
@@ -194,22 +225,40 @@ class FakeEncoder:
             self.memory.give(taken)
 
 
-def _linear(item: int, *, input_bytes: int, output_bytes: int, tokens: int) -> Cost:
-    return Cost(
-        requested=Curve(item, ((0, item),)),
-        during_products=Curve(item, ((0, item),)),
-        input_bytes=input_bytes,
-        output_bytes=output_bytes,
-        flops=1000 * tokens,
-        tokens=tokens,
-    )
+@cache
+def _stem(hidden_size: int) -> NDArray[np.float32]:
+    """[3, hidden_size]: colours -> tokens."""
+    return np.random.default_rng(0).standard_normal((3, hidden_size)).astype(np.float32)
 
 
-def load(encoder_id: EncoderId, placement: Placement) -> FakeEncoder:
-    """`fake:NAME`; the name is free. With weights `broken`, every forward fails."""
+@cache
+def _projection(hidden_size: int, width: int) -> NDArray[np.float32]:
+    """[hidden_size, width]: tokens -> another width."""
+    rng = np.random.default_rng(0)
+    rng.standard_normal((3, hidden_size))  # the stem's numbers: else the projection would begin with them
+    return rng.standard_normal((hidden_size, width)).astype(np.float32)
 
-    def fail(batch: int) -> None:
-        raise EncoderFailed(f"{encoder_id} fails on purpose.", model=str(encoder_id))
 
-    spec = fake_spec(str(encoder_id), device=placement.device, dtype="float32")
-    return FakeEncoder(spec, before=fail) if encoder_id.weights == "broken" else FakeEncoder(spec)
+@dataclass(frozen=True)
+class FakeParts:
+    """As an adapter gives them."""
+
+    encoder_id: EncoderId
+
+    def encoder(self, placement: Placement) -> FakeEncoder:
+        """As Parts.encoder. With weights `broken`, every forward fails."""
+
+        def fail(batch: int) -> None:
+            raise EncoderFailed(f"{self.encoder_id} fails on purpose.", model=str(self.encoder_id))
+
+        spec = fake_spec(str(self.encoder_id), device=placement.device)
+        return FakeEncoder(spec, before=fail) if self.encoder_id.weights == "broken" else FakeEncoder(spec)
+
+    def blueprint(self, *, dtype: str) -> FakeBlueprint:
+        """As Parts.blueprint; a fake computes in float32."""
+        return FakeBlueprint(fake_spec(str(self.encoder_id), device="meta", revision=""))
+
+
+def build(encoder_id: EncoderId, *, with_weights: bool) -> FakeParts:
+    """`fake:NAME`; the name is free."""
+    return FakeParts(encoder_id)

@@ -1,25 +1,28 @@
-"""Encoder ids and who loads them. Knows names; imports an adapter only when one of its ids is loaded."""
+"""Encoder ids and the adapters that build them. Knows names; imports an adapter only for one of its ids."""
 
+import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
-from typing import TypeAlias
+from typing import Protocol
 
-from encoders.contract.encoder import BLUEPRINT, Encoder, Placement
+from encoders.contract.encoder import Blueprint, Encoder, Placement
 from encoders.contract.errors import EncoderIdError
 
 ENTRY_POINTS = "visiontower.encoders"
-"""Entry-point group of third-party schemes: name = the scheme, object = a Loader."""
+"""Entry-point group of third-party schemes: name = the scheme, object = an Adapter."""
+
+_log = logging.getLogger(__name__)
 
 _BUILT_IN = {
-    "demo": "encoders.adapters.demo:load",
-    "openclip": "encoders.adapters.openclip:load",
-    "hf": "encoders.adapters.hf:load",
-    "timm": "encoders.adapters.timm:load",
-    "fake": "encoders.adapters.fake:load",
+    "demo": "encoders.adapters.demo:build",
+    "openclip": "encoders.adapters.openclip:build",
+    "hf": "encoders.adapters.hf:build",
+    "timm": "encoders.adapters.timm:build",
+    "fake": "encoders.adapters.fake:build",
 }
 
 
@@ -53,12 +56,32 @@ class EncoderId:
         return f"{self.scheme}:{self.name}" + (f"@{self.weights}" if self.weights else "")
 
 
-Loader: TypeAlias = Callable[[EncoderId, Placement], Encoder]
-"""Loads one id onto a device, or only its shape (Placement.is_blueprint). Raises EncoderIdError or WeightsError."""
+class Parts(Protocol):
+    """An encoder that an adapter has put together and that is on no device yet. TorchParts is one for models in torch.
+
+    Either method is called, once.
+    """
+
+    def encoder(self, placement: Placement) -> Encoder:
+        """The encoder, ready to run where `placement` says."""
+
+    def blueprint(self, *, dtype: str) -> Blueprint:
+        """The blueprint of the encoder that computes in `dtype`."""
+
+
+class Adapter(Protocol):
+    """The entry point of a scheme: an id in, the parts of an encoder out."""
+
+    def __call__(self, encoder_id: EncoderId, *, with_weights: bool) -> Parts:
+        """Raises EncoderIdError or WeightsError.
+
+        with_weights: else no weights are to be read or downloaded. Tensors made here then hold no bytes: the call runs
+            under torch.device("meta").
+        """
 
 
 def schemes() -> dict[str, EntryPoint]:
-    """Scheme -> where its loader is, built-in and installed. Raises EncoderIdError if two plug-ins claim one scheme."""
+    """Scheme -> its adapter's place, built-in and installed. Raises EncoderIdError if two plug-ins claim one scheme."""
     found = {name: EntryPoint(name, value, ENTRY_POINTS) for name, value in _BUILT_IN.items()}
     for entry in entry_points(group=ENTRY_POINTS):
         if entry.name in found and found[entry.name].value != entry.value:
@@ -74,40 +97,44 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
 
     placement: default the CPU in float32. Raises EncoderIdError or WeightsError.
     """
-    parsed = EncoderId.parse(encoder_id)
-    known = schemes()
-    if parsed.scheme not in known:
-        raise EncoderIdError(
-            f"Unknown scheme '{parsed.scheme}' in '{encoder_id}'. Known: {', '.join(sorted(known))}.",
-            model=encoder_id,
-            known=sorted(known),
-        )
-    entry = known[parsed.scheme]
-    loader: Loader = getattr(import_module(entry.module), entry.attr)
-    placement = placement or Placement()
-    with _building_on(placement):
-        encoder = loader(parsed, placement)
-    if placement.runtime == "torch" or placement.is_blueprint:
-        return encoder
-    from encoders.runtime.openvino import accelerated  # an extra: not everywhere
-
-    return accelerated(encoder, lanes=placement.lanes)
+    parsed, placement = EncoderId.parse(encoder_id), placement or Placement()
+    encoder = _adapter(parsed)(parsed, with_weights=True).encoder(placement)
+    if encoder.spec.runtime != placement.runtime:
+        _log.warning("%s does not run on %s: it runs on %s.", encoder_id, placement.runtime, encoder.spec.runtime)
+    return encoder
 
 
-def blueprint(encoder_id: str, *, dtype: str = "float32") -> Encoder:
+def blueprint(encoder_id: str, *, dtype: str = "float32") -> Blueprint:
     """The encoder's shape without its weights: its spec, and what its forwards cost. Takes well under a second.
 
     dtype: what it would compute in. Raises EncoderIdError or WeightsError (a configuration that cannot be had).
     """
-    return load(encoder_id, Placement(BLUEPRINT, dtype))
+    parsed = EncoderId.parse(encoder_id)
+    adapter = _adapter(parsed)
+    with _holding_no_bytes():
+        return adapter(parsed, with_weights=False).blueprint(dtype=dtype)
+
+
+def _adapter(encoder_id: EncoderId) -> Adapter:
+    """The adapter of the id's scheme, imported."""
+    known = schemes()
+    if encoder_id.scheme not in known:
+        raise EncoderIdError(
+            f"Unknown scheme '{encoder_id.scheme}' in '{encoder_id}'. Known: {', '.join(sorted(known))}.",
+            model=str(encoder_id),
+            known=sorted(known),
+        )
+    entry = known[encoder_id.scheme]
+    adapter: Adapter = getattr(import_module(entry.module), entry.attr)
+    return adapter
 
 
 @contextmanager
-def _building_on(placement: Placement) -> Iterator[None]:
-    """Whatever a loader builds inside takes no memory, if only a blueprint is asked for."""
-    torch = sys.modules.get("torch")  # an adapter that has not imported it builds nothing of it
-    if torch is None or not placement.is_blueprint:
+def _holding_no_bytes() -> Iterator[None]:
+    """Tensors of torch that are made inside hold no bytes."""
+    torch = sys.modules.get("torch")  # an adapter that has not imported it makes none
+    if torch is None:
         yield
     else:
-        with torch.device(placement.device):
+        with torch.device("meta"):
             yield

@@ -1,6 +1,6 @@
-"""What a caller sees of a model, and where it runs."""
+"""What a caller sees of a model: an Encoder runs it, a Blueprint says what a run would take."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -11,63 +11,90 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds
 
 
+class Forward(Protocol):
+    """A forward that has begun."""
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the rows were on the host when the forward was given out: no other can be begun behind it."""
+
+    def wait(self) -> Encoded:
+        """The rows, in the order of the pixels, on the host. To be called once. Raises EncoderFailed."""
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A Forward whose rows are there already."""
+
+    encoded: Encoded
+    is_done = True
+
+    def wait(self) -> Encoded:
+        """As Forward.wait; it does not wait."""
+        return self.encoded
+
+
 class Encoder(Protocol):
-    """What the service sees of a model. On a CPU it may encode on several threads at once; on a GPU, on one."""
+    """A model that runs. On a CPU several threads may call it at once; on a GPU, one thread."""
 
     @property
     def spec(self) -> EncoderSpec:
         """What this encoder is."""
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """RGB image -> pixels, uint8 [H, W, 3] at `size`. Thread-safe, CPU only.
 
-        exact: equal to the pixel to the model's own transforms; else values may be off by 2 of 255 for speed.
+        exact: the pixels equal those of the model's own transforms. By default a faster resize is taken, and a value
+            may be off by 2 of 255.
         """
 
     def tokenize(self, texts: Sequence[str]) -> TokenIds:
-        """Texts -> int64 [N, context_length], truncated to it. Thread-safe, CPU only. Raises OutputNotOffered."""
+        """Texts -> int64 [N, context_length], truncated to it. Thread-safe, CPU only.
+
+        Raises OutputNotOffered or InvalidText.
+        """
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """uint8 [B, H, W, 3] -> rows in the order given, on the host. Raises EncoderFailed."""
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
-        """Start `encode`: the rows if they are there already, else what waits for them, to be called once.
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
+        """Begin `encode`.
 
-        Until then the device is at work, and another may be begun behind; they end in the order they were begun. All
-        that `cost` says is taken, and given back for the next, before this returns. Raises EncoderFailed, as does what
-        waits.
+        The device works until the Forward is waited for, and another forward may be begun behind it. Forwards end in
+        the order in which they were begun. All memory that `Blueprint.cost` counts is taken, and given back for the
+        next forward, before this returns. Raises EncoderFailed.
         """
 
     def encode_text(self, ids: TokenIds) -> Floats:
-        """int64 [N, context_length] -> [N, embed_dim], not normalised, on the host. Raises EncoderFailed."""
+        """int64 [N, context_length] -> [N, embed_dim], not normalised, on the host.
+
+        Raises OutputNotOffered or EncoderFailed.
+        """
+
+
+class Blueprint(Protocol):
+    """The shape of a model: it has no weights and cannot run, and knows what its forwards cost."""
+
+    @property
+    def spec(self) -> EncoderSpec:
+        """The encoder's spec, without what only the weights tell: revision, logit scale and logit bias."""
 
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
-        """What `encode` takes on `device` (cpu or cuda) for such images; of a blueprint. Raises EncoderFailed."""
+        """What `Encoder.encode` takes on `device` (cpu or cuda) for images of this size. Raises EncoderFailed."""
 
     def text_cost(self, *, device: str) -> Cost:
-        """What `encode_text` takes on `device`; of a blueprint. Raises OutputNotOffered or EncoderFailed."""
+        """What `Encoder.encode_text` takes on `device` (cpu or cuda). Raises OutputNotOffered or EncoderFailed."""
 
 
 @dataclass(frozen=True)
 class Placement:
     """Where an encoder runs: `device` as torch names it; `dtype` float32, float16 or bfloat16. Never auto.
 
-    runtime: torch or openvino; that runs on CPUs what it can take, and leaves the rest to torch. lanes: forwards that
-    will run side by side, each on its part of a CPU's cores.
-
-    The device `meta` holds no bytes: an encoder placed there is its own blueprint. It has no weights (none are read or
-    downloaded) and cannot encode, but knows its spec and says what its forwards cost.
+    runtime: torch or openvino. OpenVINO runs on CPUs; what it does not take is left to torch.
+    lanes: forwards that will run side by side, each on its part of a CPU's cores.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     runtime: str = "torch"
     lanes: int = 1
-
-    @property
-    def is_blueprint(self) -> bool:
-        """Whether only the shape of the encoder is asked for."""
-        return self.device == BLUEPRINT
-
-
-BLUEPRINT = "meta"

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from encoders.contract.errors import LayerNotFound, OutputNotOffered, UnsupportedResolution
-from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, TokenKind
 
 
 @dataclass(frozen=True)
@@ -94,17 +94,21 @@ class EncoderSpec:
     id: as asked for, SCHEME:NAME[@WEIGHTS].
     family: vit, resnet, convnext, ... the architecture's kind.
     image_size: native input. patch_size: pixels a token covers (a CNN's stride).
-    prefix_tokens: class and register tokens ahead of the patch tokens in the final layer.
+    prefix_tokens: class and register tokens ahead of the patch tokens. A transformer has them in every layer, a CNN at
+        most in the final tokens.
     hidden_size: width of the final tokens. embed_dim: width of the joint image-text space, None without one.
     pooled_size: width of `pooled`. pooling: class, mean, attention, ... how it is made.
     layers: blocks of a transformer, stages of a CNN.
     grid_offset: the grid's side is (side + grid_offset) // patch: 0 rounds down, patch - 1 rounds up; between the two
         for towers that do both along the way (CLIP's ResNets: 1).
-    layer_sizes: width of each layer's tokens where a CNN's stages differ; empty if all are of hidden_size.
-    projects, dense: whether the encoder offers projected tokens and dense features.
+    layer_sizes: width of each stage's tokens in a CNN, whose stages have grids of their own too. Empty in a
+        transformer: there every layer has hidden_size and the grid of the final tokens.
+    projected_size: width of projected tokens; None if the encoder offers none.
+    projection_drops: prefix tokens that the projection leaves out (LLaVA's class token).
+    dense: whether the encoder offers dense features. Their width is embed_dim.
     scoring, context_length: of the text half; None without one.
-    dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ... runtime: torch, or openvino
-        where that runs final tokens and pooled vectors of native size.
+    dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...; meta in a blueprint.
+    runtime: torch, or openvino where that runs final tokens and pooled vectors of native size.
     parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights; empty in a blueprint.
     """
 
@@ -122,7 +126,8 @@ class EncoderSpec:
     preprocessing: Preprocessing
     grid_offset: int = 0
     layer_sizes: tuple[int, ...] = ()
-    projects: bool = False
+    projected_size: int | None = None
+    projection_drops: int = 0
     dense: bool = False
     scoring: Scoring | None = None
     context_length: int | None = None
@@ -137,6 +142,11 @@ class EncoderSpec:
     def has_text(self) -> bool:
         """Whether it can embed texts and so answer similarity."""
         return self.scoring is not None
+
+    @property
+    def projects(self) -> bool:
+        """Whether it offers projected tokens."""
+        return self.projected_size is not None
 
     def grid(self, size: ImageSize | None = None) -> Grid:
         """The patch grid of the final layer at `size` (native if None)."""
@@ -185,3 +195,73 @@ class EncoderSpec:
         if self.scoring is None:
             raise OutputNotOffered(encoder=self.id, output="text similarity", reason="it has no text tower")
         return self.scoring
+
+    def tokens_width(self, outputs: Outputs) -> int | None:
+        """The width of the tokens that `outputs` asks for; None if it asks for none.
+
+        Hidden tokens are hidden_size wide, those of a CNN's stage as layer_sizes says. Projected tokens are
+        projected_size wide, dense features embed_dim. `pooled` is pooled_size wide, whatever else is asked for.
+        """
+        match outputs.tokens:
+            case None:
+                return None
+            case TokenKind.PROJECTED:
+                return self.projected_size
+            case TokenKind.DENSE:
+                return self.embed_dim
+            case TokenKind.HIDDEN:
+                if outputs.layer is None or not self.layer_sizes:
+                    return self.hidden_size
+                return self.layer_sizes[outputs.layer]
+
+    def tokens_prefix(self, outputs: Outputs) -> int:
+        """The number of prefix tokens ahead of the patch tokens that `outputs` asks for.
+
+        Final tokens and the layers of a transformer have all prefix tokens. Dense features and a CNN's stages have
+        none. Projected tokens have all but projection_drops.
+        """
+        if outputs.tokens in (None, TokenKind.DENSE) or self._is_stage(outputs):
+            return 0
+        return self.prefix_tokens - (self.projection_drops if outputs.tokens is TokenKind.PROJECTED else 0)
+
+    def token_count(self, size: ImageSize, outputs: Outputs) -> int | None:
+        """The number of tokens an image of this size gives, prefix tokens included.
+
+        None if `outputs` asks for no tokens, and for a CNN's stage: only its forward knows its grid.
+        """
+        if outputs.tokens is None or self._is_stage(outputs):
+            return None
+        rows, cols = self.grid(size)
+        return self.tokens_prefix(outputs) + rows * cols
+
+    def mismatch(self, encoded: Encoded, *, images: int, size: ImageSize, outputs: Outputs) -> str | None:
+        """How `encoded` differs from the answer to `images` images of this size; None if its shape is right.
+
+        Both outputs are there or not as `outputs` asks, every array has one row an image, every width is as the spec
+        says, and there are as many tokens as prefix tokens and places of the grid. The grid is the spec's, except for a
+        CNN's stage.
+        """
+        stage = self._is_stage(outputs)
+        grid = encoded.grid if stage else self.grid(size)
+        count, width = self.tokens_prefix(outputs) + grid.rows * grid.cols, self.tokens_width(outputs)
+        for name, found, expected in (
+            ("grid", encoded.grid, grid),
+            ("prefix tokens", encoded.prefix_tokens, self.tokens_prefix(outputs)),
+            ("tokens", _shape(encoded.tokens), (images, count, width) if outputs.tokens else None),
+            ("pooled", _shape(encoded.pooled), (images, self.pooled_size) if outputs.pooled else None),
+        ):
+            if found != expected:
+                return f"{name}: {_shown(found)}, must be {_shown(expected)}"
+        return None
+
+    def _is_stage(self, outputs: Outputs) -> bool:
+        """Whether the tokens asked for are those of a CNN's stage."""
+        return outputs.layer is not None and bool(self.layer_sizes)
+
+
+def _shape(values: Floats | None) -> tuple[int, ...] | None:
+    return None if values is None else values.shape
+
+
+def _shown(fact: int | tuple[int | None, ...] | None) -> str:
+    return "none" if fact is None else "x".join(map(str, fact)) if isinstance(fact, tuple) else str(fact)

@@ -5,7 +5,7 @@ Values stay uint8 here: mean and std are applied on the device, so a quarter of 
 
 import math
 from collections.abc import Callable
-from functools import partial
+from functools import lru_cache, partial
 from typing import TypeAlias
 
 import numpy as np
@@ -34,6 +34,7 @@ def resize_exactly(image: Image.Image, size: ImageSize, resample: Image.Resampli
     return np.array(image.resize((size.width, size.height), resample))
 
 
+@lru_cache(maxsize=256)
 def enough(preprocessing: Preprocessing, size: ImageSize) -> int:
     """Pixels a side that an image may be decoded at, instead of all it has: twice what it is resized to.
 

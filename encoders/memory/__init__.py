@@ -1,1 +1,1 @@
-"""What a forward takes of a device, and what fits. Arithmetic: loads no weights, imports no torch."""
+"""The cost of a forward, the room on a device, the limits of a machine. Loads no weights, imports no torch."""

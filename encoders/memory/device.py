@@ -1,4 +1,4 @@
-"""The memory of one device, as whoever plans it sees it. Imports no torch; device.py has the real ones."""
+"""The memory of one device, as a planner sees it. Imports no torch; runtime/device_memory.py has the real ones."""
 
 from contextlib import AbstractContextManager
 from dataclasses import dataclass

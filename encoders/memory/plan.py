@@ -1,11 +1,11 @@
-"""What an encoder takes at which size and batch, and what fits a card: asked of a blueprint. Imports no torch."""
+"""The memory an encoder needs by size and batch, and the sizes and batches that fit. Asks a blueprint; no torch."""
 
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
 from math import gcd, lcm, sqrt
 
-from encoders.contract.encoder import Encoder
+from encoders.contract.encoder import Blueprint
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs
 from encoders.memory.prediction import Overhead, Prediction, predict
@@ -22,7 +22,7 @@ class Row:
 
 
 def plan(
-    blueprint: Encoder,
+    blueprint: Blueprint,
     sizes: Sequence[ImageSize],
     batches: Sequence[int],
     outputs: Outputs,
@@ -49,7 +49,7 @@ def plan(
 
 
 def largest_size(
-    blueprint: Encoder,
+    blueprint: Blueprint,
     outputs: Outputs,
     *,
     batch: int,

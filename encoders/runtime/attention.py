@@ -114,7 +114,7 @@ class BatchFirst(nn.MultiheadAttention):
     """For queries, and for keys and values in one."""
 
     def pack(self) -> None:
-        """Lay its weights out for CPUs (packing.py). What `forward` leaves to nn.MultiheadAttention is gone then."""
+        """Lay its weights out for CPUs (packed_linear.py). nn.MultiheadAttention can then no longer run."""
         width, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
         assert weight is not None
         biases = (None, None) if bias is None else (bias[:width], bias[width:])

@@ -6,9 +6,10 @@ from typing import Literal
 import torch
 
 from encoders.contract.encoder import Placement
+from encoders.memory.machine import available_cores
 
-_CORES = torch.get_num_threads()
-"""As OMP_NUM_THREADS says, or as there are; asked before anybody takes a part of them."""
+_CORES = min(torch.get_num_threads(), available_cores())
+"""As OMP_NUM_THREADS says, at most as many as there are; asked before anybody takes a part of them."""
 
 
 def resolve(

@@ -5,12 +5,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import psutil
 import torch
 
 from encoders.memory.device import Figures, Memory, Reading
+from encoders.memory.machine import memory_limits
 from encoders.memory.prediction import CPU, CUDA, Overhead
 from encoders.runtime.trace import Trace
 
@@ -34,7 +34,7 @@ class HostMemory:
         """As Memory.figures; what is reserved is the process' resident set, of which torch does not say its part."""
         machine = psutil.virtual_memory()
         total, free = machine.total, machine.available
-        for limit, used in _container():
+        for limit, used in memory_limits():
             total, free = min(total, limit), min(free, max(0, limit - used))
         resident = self._process.memory_info().rss
         return Figures(total=total, free=free, allocated=resident, reserved=resident)
@@ -52,19 +52,6 @@ class HostMemory:
 
     def release(self) -> None:
         """The C library's affair."""
-
-
-def _container() -> list[tuple[int, int]]:
-    """The control group's limit and use in bytes, where it has one (cgroup v2, then v1)."""
-    for folder, limit, used in (
-        ("/sys/fs/cgroup", "memory.max", "memory.current"),
-        ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-    ):
-        try:
-            return [(int(Path(folder, limit).read_text()), int(Path(folder, used).read_text()))]
-        except (OSError, ValueError):  # no such group, or "max"
-            continue
-    return []
 
 
 class CudaMemory:

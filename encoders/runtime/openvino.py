@@ -8,7 +8,7 @@ import copy
 import logging
 import threading
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -19,11 +19,12 @@ from openvino.frontend.pytorch.ts_decoder import TorchScriptPythonDecoder
 from PIL import Image
 from torch import Tensor, nn
 
-from encoders.contract.cost import Cost
-from encoders.contract.encoder import Encoder
+from encoders.contract.encoder import Encoder, Finished, Forward
 from encoders.contract.spec import EncoderSpec, Preprocessing
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, TokenKind
-from encoders.runtime.torch_encoder import TorchEncoder, running
+from encoders.memory.machine import available_cores
+from encoders.runtime.failures import running
+from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.tower import FINAL, Tower
 
 _log = logging.getLogger(__name__)
@@ -33,14 +34,11 @@ _ALIKE = 0.999
 """Least cosine to PyTorch's values in float32 with which a graph is used; bfloat16 gives 0.9999."""
 
 
-def accelerated(encoder: Encoder, *, lanes: int) -> Encoder:
-    """The encoder with OpenVINO in it; as it was, and said so in the log, if OpenVINO does not take its tower.
+def accelerated(encoder: TorchEncoder, *, lanes: int) -> Encoder:
+    """The encoder with OpenVINO in it. If OpenVINO does not take its tower, the encoder as it was; the log says so.
 
     lanes: as Placement's.
     """
-    if not isinstance(encoder, TorchEncoder):
-        _log.warning("%s is no PyTorch module: OpenVINO has nothing to take.", encoder.spec.id)
-        return encoder
     try:
         return OpenVinoEncoder(encoder, lanes=lanes)
     except Exception as error:  # its converters raise their own
@@ -52,7 +50,7 @@ def accelerated(encoder: Encoder, *, lanes: int) -> Encoder:
 
 
 class OpenVinoEncoder:
-    """A TorchEncoder, and the graph that runs what it is asked for most."""
+    """A TorchEncoder and an OpenVINO graph, which runs final tokens and pooled vectors of native size."""
 
     def __init__(self, encoder: TorchEncoder, *, lanes: int) -> None:
         """Takes seconds. Raises whatever OpenVINO does not take, and ValueError if the graph gives other values."""
@@ -71,17 +69,17 @@ class OpenVinoEncoder:
         )
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
-        """As Encoder.encode; what OpenVINO ran is float32, whatever it computes in."""
+        """As Encoder.encode. Rows of the graph are float32, whatever it computes in."""
         if not self._graph.offers(ImageSize(*pixels.shape[1:3]), outputs):
             return self._torch.encode(pixels, outputs)
         with running(self.spec.id):
             return self._graph.encode(pixels, outputs)
 
-    def begin(self, pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
-        """As Encoder.begin: it is for CPUs, so all there is to do, at once."""
-        return self.encode(pixels, outputs)
+    def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:
+        """As Encoder.begin. A CPU has done it all when this returns."""
+        return Finished(self.encode(pixels, outputs))
 
-    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = True) -> Pixels:
+    def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
         return self._torch.preprocess(image, size, exact=exact)
 
@@ -93,14 +91,6 @@ class OpenVinoEncoder:
         """As Encoder.encode_text."""
         return self._torch.encode_text(ids)
 
-    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
-        """As Encoder.cost."""
-        return self._torch.cost(size, outputs, device=device)
-
-    def text_cost(self, *, device: str) -> Cost:
-        """As Encoder.text_cost."""
-        return self._torch.text_cost(device=device)
-
 
 class Graph:
     """The final tokens and pooled vectors of one tower at one size.
@@ -109,7 +99,7 @@ class Graph:
     """
 
     def __init__(self, tower: Tower, size: ImageSize, preprocessing: Preprocessing, *, dtype: str, lanes: int) -> None:
-        """Takes as many threads as torch has for forwards, and divides them among the lanes for good.
+        """Takes torch's threads for forwards, at most as many as there are cores, and divides them among the lanes.
 
         tower: in float32; not needed afterwards. dtype: what the graph computes in. lanes: threads that may `encode`
         at once without waiting for each other.
@@ -127,7 +117,7 @@ class Graph:
         self._prefix_tokens = features.prefix_tokens
         options = {
             "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
-            "INFERENCE_NUM_THREADS": torch.get_num_threads(),
+            "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), available_cores()),
             "NUM_STREAMS": lanes,
             "ENABLE_CPU_PINNING": False,  # pinned, two processes share one core and leave the other idle
         }

@@ -1,6 +1,6 @@
-"""What an adapter implements: a Tower wraps one library's vision model, a TextTower its text model.
+"""What an adapter in torch implements: a Tower wraps one library's vision model, a TextTower its text model.
 
-TorchEncoder (torch_encoder.py) turns them into an Encoder. Third-party encoders subclass Tower and are done.
+TorchParts (parts.py) makes an Encoder or a Blueprint of them. A third party subclasses Tower and is done.
 """
 
 from abc import ABC, abstractmethod
@@ -59,7 +59,7 @@ class Tower(nn.Module, ABC):
         return replace(features, tokens=features.tokens[:, :count])
 
     def pack(self) -> None:
-        """Lay weights out as the CPU's kernels read them, where the tower knows how (packing.py)."""
+        """Lay weights out as the CPU's kernels read them, where the tower knows how (packed_linear.py)."""
 
 
 class TextTower(nn.Module, ABC):

@@ -110,7 +110,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
 
 
 def _has_storage(leaf: object) -> bool:
-    """Not so what oneDNN has laid out its own way: weights only (packing.py)."""
+    """Whether it is a tensor with a storage. What oneDNN has laid out its own way has none: weights only."""
     return isinstance(leaf, Tensor) and not leaf.is_mkldnn
 
 

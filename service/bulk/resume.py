@@ -1,4 +1,4 @@
-"""The unfinished half of a bulk run on disk: numbered parts and what they belong to. Knows files, no encoder.
+"""An unfinished bulk run on disk: numbered parts and the run that they belong to. Knows files, no encoder.
 
     OUT.parts/manifest.json     the run's parameters; a run with others refuses to continue it
     OUT.parts/files.json        the list of files, in order
@@ -41,24 +41,22 @@ class Failure:
     reason: str
 
 
-@dataclass
+@dataclass(frozen=True)
 class Part:
     """Consecutive files' results. arrays: name -> blocks [n, ...] whose rows belong to files `rows`, in order."""
 
     start: int
     stop: int
-    rows: list[int] = field(default_factory=list)
-    failures: list[Failure] = field(default_factory=list)
-    arrays: dict[str, list[Array]] = field(default_factory=dict)
+    rows: Sequence[int] = ()
+    failures: Sequence[Failure] = ()
+    arrays: Mapping[str, Sequence[Array]] = field(default_factory=dict)
 
-    def add(self, *, stop: int, rows: Sequence[int], arrays: Mapping[str, Array], failures: Sequence[Failure]) -> None:
-        """Append the files up to `stop`."""
-        self.stop = stop
-        self.rows += rows
-        self.failures += failures
-        if rows:
-            for name, block in arrays.items():
-                self.arrays.setdefault(name, []).append(block)
+    def and_then(
+        self, *, stop: int, rows: Sequence[int], arrays: Mapping[str, Array], failures: Sequence[Failure]
+    ) -> "Part":
+        """This part with the files up to `stop`. A new value: whoever is interrupted has the one or the other."""
+        blocks = {name: [*self.arrays.get(name, ()), block] for name, block in arrays.items()} if rows else self.arrays
+        return Part(self.start, stop, [*self.rows, *rows], [*self.failures, *failures], blocks)
 
     @property
     def nbytes(self) -> int:
@@ -88,8 +86,8 @@ class Parts:
             self._count(part)
 
     def append(self, part: Part) -> None:
-        """Write the next part; one that covers nothing is ignored."""
-        if part.stop == part.start:
+        """Write the next part; one that covers nothing more than is written already is ignored."""
+        if part.stop <= self.stop:
             return
         name = f"{len(self._names):06d}.safetensors"
         tensors = {key: np.concatenate(blocks) for key, blocks in part.arrays.items()}
@@ -113,9 +111,9 @@ class Parts:
         shutil.rmtree(self.folder)
 
     def _count(self, part: Part) -> None:
-        self.stop = part.stop
         self.rows += part.rows
         self.failures += part.failures
+        self.stop = part.stop
 
     def _read(self, name: str, *, arrays: bool = True) -> Part:
         with safe_open(self.folder / name, framework="numpy") as file:

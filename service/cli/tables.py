@@ -13,7 +13,7 @@ from encoders.adapters.catalog import DEMO, Scheme
 from encoders.memory.plan import Row
 from encoders.memory.prediction import ALLOCATOR, MIB, Overhead
 from service.sizes import show_bytes
-from service.spec_json import vram_card
+from service.spec_json import plan_json
 
 _COMMON_SIDES = (224, 256, 336, 384, 448, 512, 672)
 """Sides that people ask for, beside halves and multiples of the native one."""
@@ -219,7 +219,7 @@ def verdict(forecast: Forecast, gpu: Card) -> str:
 def vram_json(forecasts: Sequence[Forecast], *, gpu: Card | None) -> dict[str, object]:
     """Every row in the names of the contract; with a card, what fits it."""
     plan = [
-        vram_card(row, forecast.spec, max_resolution=forecast.largest.get(row.prediction.batch))
+        plan_json(row, forecast.spec, max_resolution=forecast.largest.get(row.prediction.batch))
         for forecast in forecasts
         for row in forecast.rows
     ]

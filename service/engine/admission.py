@@ -1,7 +1,7 @@
-"""Who may come in: counts the images and texts admitted and not yet answered. Knows no batch and no device.
+"""Bounds the work inside: counts the images and texts that are admitted and not yet answered.
 
-A request is refused here, at once and before any of its bytes are decoded, so everything behind the door is bounded.
-Lives on the event loop; takes no lock.
+A request is refused here at once, before any of its bytes are decoded. So everything behind is bounded. Lives on the
+event loop; takes no lock.
 """
 
 import asyncio
@@ -17,7 +17,7 @@ _HISTORY = 64
 _LONGEST_RETRY_S = 60
 
 
-class Door:
+class Admission:
     """Permits for images and texts. `admit` takes them all or none; they come back when the request ends."""
 
     def __init__(self, *, images: int, texts: int, clock: Callable[[], float]) -> None:
@@ -29,38 +29,44 @@ class Door:
         self._empty = asyncio.Event()
         self._empty.set()
 
+        self.is_full = False
+        """Whether `check` refuses. A look at it is cheaper than the call."""
+
     @property
     def is_open(self) -> bool:
         """False once the server drains."""
         return not self._closed
 
-    def inside(self, what: str) -> int:
+    def inside(self, kind: str) -> int:
         """How many `images` or `texts` are admitted now."""
-        return self._inside[what]
+        return self._inside[kind]
 
     def check(self) -> None:
-        """Refuse at once what could not be admitted anyway. Raises Overloaded or ShuttingDown."""
+        """Refuse at once a request that could not be admitted anyway. Raises Overloaded or ShuttingDown."""
         self._require(images=1, texts=0)
 
     @contextmanager
     def admit(self, *, images: int, texts: int = 0) -> Iterator[None]:
         """Hold permits for the block. Raises Overloaded or ShuttingDown."""
         self._require(images=images, texts=texts)
-        self._inside["images"] += images
-        self._inside["texts"] += texts
+        inside, most = self._inside, self._limits["images"]
+        inside["images"] += images
+        inside["texts"] += texts
+        self.is_full = self._closed or inside["images"] >= most
         self._empty.clear()
         try:
             yield
         finally:
-            self._inside["images"] -= images
-            self._inside["texts"] -= texts
+            inside["images"] -= images
+            inside["texts"] -= texts
+            self.is_full = self._closed or inside["images"] >= most
             self._left.append((self._clock(), images))
-            if not any(self._inside.values()):
+            if not inside["images"] and not inside["texts"]:
                 self._empty.set()
 
     def close(self) -> None:
         """Admit nobody from now on."""
-        self._closed = True
+        self._closed = self.is_full = True
 
     async def empty(self) -> None:
         """Wait until all that was admitted has left."""
@@ -69,17 +75,17 @@ class Door:
     def _require(self, **wanted: int) -> None:
         if self._closed:
             raise ShuttingDown
-        for what, count in wanted.items():
-            if count and self._inside[what] + count > self._limits[what]:
+        for kind, count in wanted.items():
+            if count and self._inside[kind] + count > self._limits[kind]:
                 raise Overloaded(
-                    what=what,
-                    waiting=self._inside[what],
-                    limit=self._limits[what],
+                    what=kind,
+                    waiting=self._inside[kind],
+                    limit=self._limits[kind],
                     retry_after_s=self._retry_after_s(),
                 )
 
     def _retry_after_s(self) -> int:
-        """Whole seconds until what is inside now has left, at the recent pace; 1 if there is no history."""
+        """Whole seconds until the work inside now has left, at the recent pace; 1 if there is no history."""
         if not self._left:
             return 1
         elapsed = self._clock() - self._left[0][0]

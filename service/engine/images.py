@@ -1,167 +1,234 @@
-"""One image's way: fetch, decode, preprocess, queue, forward. Knows the order and where each step runs; no HTTP.
+"""An image's way to its row: fetch or read, decode, preprocess, queue, forward.
 
-Decode, preprocess and tokenise run on the CPU pool, forwards on the device threads, the waiting on the event loop.
+Fetching is done on the event loop, reading, decoding and preprocessing on the CPU pool, forwards on the device threads.
 Everything that depends on one caller's bytes is over before the image can share a batch.
 """
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from dataclasses import dataclass, fields
-from functools import partial
-from typing import TypeAlias, TypeVar
-
-import numpy as np
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TypeAlias
 
 from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
-from encoders.contract.values import Encoded, Floats, ImageSize, Pixels
-from encoders.images.decode import decode
-from encoders.images.preprocess import enough
+from encoders.contract.errors import EncoderFailed, VisiontowerError
+from encoders.contract.values import Encoded, Pixels
+from encoders.images.pixels import decode_for
 from service.engine.fetcher import Fetcher
-from service.errors import DeadlineExceeded, Unavailable
-from service.http.request import Source
-from service.scheduling.batch import is_finite
-from service.scheduling.device_threads import Batcher
-from service.scheduling.queue import ImageKey, TextKey
-from service.telemetry.metrics import Metrics
+from service.engine.values import ImageUrl, Source, Timing
+from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
+from service.memory.shape import ImageShape
+from service.scheduling.device_threads import Answer, DeviceThreads, Expected
+from service.scheduling.resident import Resident
+from service.telemetry.metrics import ImageStages
 
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
-
-@dataclass(frozen=True)
-class Stages:
-    """Seconds an image spent on its way."""
-
-    fetch: float = 0.0
-    decode: float = 0.0
-    preprocess: float = 0.0
-    queue: float = 0.0
-    forward: float = 0.0
-
-    @classmethod
-    def slowest(cls, all_stages: Iterable["Stages"]) -> "Stages":
-        """Stage by stage, the longest of several images that travelled side by side."""
-        listed = list(all_stages)
-        if len(listed) == 1:
-            return listed[0]
-        return cls(**{f.name: max((getattr(s, f.name) for s in listed), default=0.0) for f in fields(cls)})
+Outcome: TypeAlias = Encoded | VisiontowerError
+"""What became of one image: its row, or why there is none."""
 
 
 @dataclass(frozen=True)
-class EncodedImage:
-    """A row, and how long it took."""
+class EncodedImages:
+    """One outcome and its stages an image, in order; timing: of the slowest. values: how many numbers the rows hold."""
 
-    row: Encoded
-    stages: Stages
-
-
-Outcome: TypeAlias = EncodedImage | VisiontowerError
-"""What became of one image of a request."""
+    outcomes: Sequence[Outcome]
+    stages: Sequence[ImageStages]
+    timing: Timing
+    values: int
 
 
-class Pipeline:
-    """Takes images and texts through their stages."""
+class Images:
+    """Takes images through their stages."""
 
     def __init__(
         self,
         *,
-        batcher: Batcher,
+        threads: DeviceThreads,
         fetcher: Fetcher,
         pool: Executor,
-        metrics: Metrics,
         clock: Callable[[], float],
         max_image_pixels: int,
         exact_pixels: bool,
     ) -> None:
-        self._batcher = batcher
+        self._threads = threads
         self._fetcher = fetcher
         self._pool = pool
-        self._metrics = metrics
         self._clock = clock
         self._max_image_pixels = max_image_pixels
         self._exact_pixels = exact_pixels
 
-    async def images(
-        self, sources: Sequence[Source], *, encoder: Encoder, key: ImageKey, deadline: float
-    ) -> list[Outcome]:
-        """One outcome an image, in order: a bad one is an error at its index, the others are answered.
+    async def encode(
+        self,
+        sources: Sequence[Source],
+        *,
+        resident: Resident,
+        shape: ImageShape,
+        started: float,
+        deadline: float,
+        is_set: bool = False,
+    ) -> EncodedImages:
+        """A bad image is an error at its index, the others are answered.
+
+        started, deadline: on the clock. is_set: the images share their forwards with nobody else, in order; they are
+        all decoded first.
 
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
-        one = partial(self._image, encoder=encoder, key=key, deadline=deadline)
-        if len(sources) == 1:
-            outcomes = [await one(sources[0])]
+        stages = [ImageStages() for _ in sources]
+        if is_set:
+            answers = await self._encode_set(sources, resident, shape, deadline, stages)
+        elif len(sources) == 1:
+            answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0])]
         else:
             async with asyncio.TaskGroup() as group:
-                tasks = [group.create_task(one(source)) for source in sources]
-            outcomes = [task.result() for task in tasks]
-        for outcome in outcomes:
-            if isinstance(outcome, Unavailable | DeadlineExceeded):
-                raise outcome
-        return outcomes
+                tasks = [
+                    group.create_task(self._encode_one(source, resident, shape, deadline, spent))
+                    for source, spent in zip(sources, stages, strict=True)
+                ]
+            answers = [task.result() for task in tasks]
+        outcomes: list[Outcome] = []
+        values = 0
+        for answer, spent in zip(answers, stages, strict=True):
+            if isinstance(answer, Unavailable | DeadlineExceeded):
+                raise answer
+            if isinstance(answer, VisiontowerError):
+                outcomes.append(answer)
+                continue
+            row = answer.row
+            spent.queue, spent.forward = answer.queue_s, answer.forward_s
+            outcomes.append(row)
+            values += 0 if row.tokens is None else row.tokens.size
+            values += 0 if row.pooled is None else row.pooled.size
+        slowest = stages[0]
+        if len(stages) > 1:
+            slowest = ImageStages(*(max(spent) for spent in zip(*(each.seconds for each in stages), strict=True)))
+        timing = Timing(
+            slowest.fetch,
+            slowest.decode,
+            slowest.preprocess,
+            slowest.queue,
+            slowest.forward,
+            total=self._clock() - started,
+        )
+        return EncodedImages(outcomes, stages, timing, values)
 
-    async def texts(self, texts: Sequence[str], *, encoder: Encoder, deadline: float) -> Floats:
-        """Embeddings float32 [N, embed_dim], not normalised.
-
-        Raises OutputNotOffered, InvalidText, EncoderFailed, Unavailable or DeadlineExceeded.
-        """
-        ids = await self.on_pool(encoder.tokenize, texts)
-        key = TextKey(encoder.spec.id)
-        futures = [self._batcher.submit(key, row, deadline=deadline) for row in ids]
+    async def _encode_one(
+        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages
+    ) -> Answer[Encoded] | VisiontowerError:
         try:
-            answers = await asyncio.gather(*futures)
-        finally:
-            for future in futures:
-                future.cancel()
-        rows: Floats = np.stack([answer.row for answer in answers]).astype(np.float32)
-        if not is_finite(rows):
-            raise NonFiniteOutput(encoder=encoder.spec.id)
-        return rows
-
-    async def on_pool(self, function: Callable[..., R], *args: object) -> R:
-        """Run CPU work off the event loop."""
-        return await asyncio.get_running_loop().run_in_executor(self._pool, function, *args)
-
-    async def _image(self, source: Source, *, encoder: Encoder, key: ImageKey, deadline: float) -> Outcome:
-        try:
-            image_bytes, fetch_s = await self._bytes(source)
-            spent: list[float] = []
-            make = partial(self._prepare, image_bytes, encoder, key.size, spent)
-            answer = await self._batcher.submit_made(key, make, pool=self._pool, deadline=deadline)
+            if isinstance(source, VisiontowerError):
+                raise source
+            if isinstance(source, ImageUrl):
+                source = await self._fetch(source, spent)
+            expected = self._threads.expect(resident, shape, deadline=deadline)
+            self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
+            return await expected.future
         except VisiontowerError as error:
             return error
-        decode_s, preprocess_s = spent
-        stages = Stages(fetch_s, decode_s, preprocess_s, answer.queue_s, answer.forward_s)
-        if fetch_s:
-            self._metrics.stage(encoder.spec.id, "fetch", fetch_s)
-        self._metrics.stage(encoder.spec.id, "decode", decode_s)
-        self._metrics.stage(encoder.spec.id, "preprocess", preprocess_s)
-        return EncodedImage(answer.row, stages)
 
-    async def _bytes(self, source: Source) -> tuple[bytes, float]:
-        """The image's bytes, and the seconds of fetching them."""
-        if isinstance(source, VisiontowerError):
-            raise source
-        if isinstance(source, bytes):
-            return source, 0.0
-        started = self._clock()
-        return await self._fetcher.fetch(source.url), self._clock() - started
+    async def _encode_set(
+        self,
+        sources: Sequence[Source],
+        resident: Resident,
+        shape: ImageShape,
+        deadline: float,
+        stages: Sequence[ImageStages],
+    ) -> list[Answer[Encoded] | VisiontowerError]:
+        async with asyncio.TaskGroup() as group:
+            tasks = [
+                group.create_task(self._make(source, resident.encoder, shape, spent))
+                for source, spent in zip(sources, stages, strict=True)
+            ]
+        made = [task.result() for task in tasks]
+        sound = {index: each for index, each in enumerate(made) if not isinstance(each, VisiontowerError)}
+        futures = self._threads.submit_set(resident, shape, list(sound.values()), deadline=deadline)
+        answers = dict(zip(sound, await _gathered(futures), strict=True))
+        return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
-    def _prepare(self, image_bytes: bytes, encoder: Encoder, size: ImageSize, spent: list[float]) -> Pixels:
-        """Pixels. spent: takes the seconds of decode and of preprocess. On the pool."""
-        started = self._clock()
-        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
-        image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
-        decoded = self._clock()
+    async def _make(
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> Pixels | VisiontowerError:
         try:
-            pixels = encoder.preprocess(image, size, exact=self._exact_pixels)
+            if isinstance(source, VisiontowerError):
+                raise source
+            if isinstance(source, ImageUrl):
+                source = await self._fetch(source, spent)
+            loop = asyncio.get_running_loop()
+            return await loop.run_in_executor(self._pool, self._pixels, source, encoder, shape, spent)
+        except VisiontowerError as error:
+            return error
+
+    async def _fetch(self, source: ImageUrl, spent: ImageStages) -> bytes:
+        started = self._clock()
+        fetched = await self._fetcher.fetch(source.url)
+        spent.fetch = self._clock() - started
+        return fetched
+
+    def _fill(
+        self, expected: Expected, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> None:
+        """On the pool."""
+        if expected.future.done():
+            expected.fail(None)
+            return
+        try:
+            pixels = self._pixels(source, encoder, shape, spent)
+        except VisiontowerError as error:
+            expected.fail(error)
+        except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
+            _log.exception("making the pixels of an image failed")
+            failed = EncoderFailed(f"{shape.model} could not prepare the image.", model=shape.model)
+            failed.__cause__ = error
+            expected.fail(failed)
+        else:
+            expected.fill(pixels)
+
+    def _pixels(self, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages) -> Pixels:
+        """Decode and preprocess. On the pool."""
+        started = self._clock()
+        image_bytes = source if isinstance(source, bytes) else _read(source)
+        exact, size = self._exact_pixels, shape.size
+        preprocessing = encoder.spec.preprocessing
+        image = decode_for(preprocessing, image_bytes, size, exact=exact, max_pixels=self._max_image_pixels)
+        decoded = self._clock()
+        spent.decode = decoded - started
+        try:
+            pixels = encoder.preprocess(image, size, exact=exact)
         except VisiontowerError:
             raise
         except Exception as error:
             _log.exception("preprocessing a %dx%d image failed", image.height, image.width)
-            raise EncoderFailed(f"{encoder.spec.id} could not preprocess the image.", model=encoder.spec.id) from error
-        spent += decoded - started, self._clock() - decoded
+            raise EncoderFailed(f"{shape.model} could not preprocess the image.", model=shape.model) from error
+        spent.preprocess = self._clock() - decoded
         return pixels
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ImageUnreadable(path, reason=error.strerror or type(error).__name__) from error
+
+
+async def _gathered(futures: Sequence["asyncio.Future[Answer[Encoded]]"]) -> list[Answer[Encoded] | VisiontowerError]:
+    """Every future's answer or error, in order; if the wait is cancelled, so are they."""
+    if not futures:
+        return []
+    try:
+        await asyncio.wait(futures)
+    finally:
+        for future in futures:
+            future.cancel()
+    answers: list[Answer[Encoded] | VisiontowerError] = []
+    for future in futures:
+        error = future.exception()
+        if error is None:
+            answers.append(future.result())
+        elif isinstance(error, VisiontowerError):
+            answers.append(error)
+        else:
+            raise error
+    return answers

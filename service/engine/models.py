@@ -1,8 +1,11 @@
-"""Which encoders are on the device. Knows the budget and the order of things; what a forward is, batcher.py knows.
+"""The served models: which are on the device, who uses them, how well they do, and why a model failed to load.
 
-Every load is planned first: weights, and one forward of one image or text beside what is there. If that does not fit,
-the setting when_full says: `refuse`, or `evict` the encoder that has been idle for longest. One that was in use just
-now is never evicted, so two that do not fit together cannot push each other out with every request.
+Every load is planned first: weights, and one forward of one image or text beside the rest. If that does not fit, the
+setting when_full says: `refuse`, or `evict` the model that has been idle for longest. A model that was in use just now
+is never evicted, so two that do not fit together cannot push each other out with every request.
+
+A model that failed to load is not tried again before some time has passed, longer each time. Until then a request for
+it is refused at once. A retry takes room that is free; it evicts nobody, for it may fail again.
 """
 
 import asyncio
@@ -11,76 +14,105 @@ import math
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from functools import partial
 from typing import Literal, TypeVar
 
 from encoders.contract.encoder import Encoder
+from encoders.contract.errors import EncoderIdError
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Outputs
 from encoders.memory.device import Memory
-from service.errors import ModelDoesNotFit, ModelWaitsForRoom, UnknownModel
+from service.errors import ModelDoesNotFit, ModelFailed, ModelWaitsForRoom, UnknownModel
 from service.memory.budget import Budget
 from service.memory.planner import Planner
-from service.scheduling.device_threads import Batcher
-from service.scheduling.queue import BatchKey, ImageKey, TextKey
+from service.memory.shape import ImageShape, Shape
+from service.scheduling.device_threads import DeviceThreads
+from service.scheduling.resident import Resident
 from service.sizes import show_bytes
+from service.telemetry.metrics import Metrics
 
 R = TypeVar("R")
 Load = Callable[[str], Encoder]
 """Encoder id -> the encoder, ready to run. Called on a thread that ends with it."""
 
 _log = logging.getLogger(__name__)
+_FIRST_RETRY_S = 30.0
+_LONGEST_RETRY_S = 960.0
+_SHAPES = 10_000
 
 
-class Fleet:
-    """The served encoders, on the device or not. Lives on the event loop."""
+@dataclass(frozen=True)
+class ModelState:
+    """How a served model does.
+
+    state: `ready`; `failing`, its last forward did not work; `loading`; `not loaded`; `failed`, it could not be loaded.
+    reason: of `failed`. retry_in_s: until a request may try to load it again.
+    """
+
+    state: Literal["ready", "failing", "loading", "not loaded", "failed"]
+    reason: str | None = None
+    retry_in_s: float | None = None
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """A load that failed. retry_at: on the clock; the pause before the next try grows."""
+
+    reason: str
+    retry_at: float
+    pause_s: float
+
+
+class Models:
+    """Lives on the event loop."""
 
     def __init__(
         self,
-        models: tuple[str, ...],
+        ids: tuple[str, ...],
         *,
         load: Load,
         memory: Memory,
         budget: Budget,
         planner: Planner,
-        batcher: Batcher,
+        threads: DeviceThreads,
+        metrics: Metrics,
         clock: Callable[[], float],
         when_full: Literal["refuse", "evict"],
         evict_idle_s: float,
     ) -> None:
+        self.ids = ids
         self.specs: dict[str, EncoderSpec] = {}
-        """Of every served model: as loaded, or where it has never been, as its blueprint has it."""
-        self._models = models
+        """Of every served model: as loaded; of one that never was, as its blueprint has it."""
         self._load = load
         self._memory = memory
         self._budget = budget
         self._planner = planner
-        self._batcher = batcher
+        self._threads = threads
+        self._metrics = metrics
         self._clock = clock
         self._when_full = when_full
         self._evict_idle_s = evict_idle_s
-        self._loaded: dict[str, Encoder] = {}
+        self._residents: dict[str, Resident] = {}
+        self._failures: dict[str, _Failure] = {}
         self._users: Counter[str] = Counter()
+        self._in_use: Counter[Shape] = Counter()
+        self._fits: dict[Shape, int] = {}  # shapes of which one item fits, as of a state of the budget
         self._left: dict[str, float] = {}  # when the last user of a loaded model left
         self._changing = asyncio.Lock()  # one load or eviction at a time
         self._loading: dict[str, asyncio.Task[None]] = {}
 
-    @property
-    def loaded(self) -> list[str]:
-        """The models that are on the device."""
-        return list(self._loaded)
-
     async def start(self) -> None:
-        """Load what is served, in order; with `evict`, as much of it as fits, and the rest when it is asked for.
+        """Load the served models, in order; with `evict`, as many as fit, and the rest when they are asked for.
 
-        Raises what planning and loading raise: an encoder that does not work is fatal, and so is one that does not fit
+        Raises the errors of planning and loading: a model that does not work is fatal, and so is one that does not fit
         (ModelDoesNotFit) unless it may come later.
         """
-        for place, model in enumerate(self._models, start=1):
-            _log.info("loading %s (%d of %d)", model, place, len(self._models))
+        for place, model in enumerate(self.ids, start=1):
+            _log.info("loading %s (%d of %d)", model, place, len(self.ids))
             try:
-                await self._put_once(model)
+                await self._put(model)
             except ModelWaitsForRoom as error:
                 _log.info("%s is left for later: %s", model, error)
             except Exception as error:
@@ -90,47 +122,95 @@ class Fleet:
     def id_of(self, model: str | None) -> str:
         """The id of a served model, the first one's if None. Raises UnknownModel."""
         if model is None:
-            return self._models[0]
-        if model not in self._models:
-            raise UnknownModel(model, served=self._models)
+            return self.ids[0]
+        if model not in self.ids:
+            raise UnknownModel(model, served=self.ids)
         return model
 
+    def state(self, model: str) -> ModelState:
+        """How it does now."""
+        resident = self._residents.get(model)
+        if resident is not None:
+            is_well = resident.is_healthy and self._threads.is_alive
+            return ModelState("ready" if is_well else "failing")
+        if model in self._loading:
+            return ModelState("loading")
+        failure = self._failures.get(model)
+        if failure is not None:
+            return ModelState("failed", failure.reason, max(0.0, failure.retry_at - self._clock()))
+        return ModelState("not loaded")
+
+    async def failing(self) -> list[str]:
+        """The loaded models whose forwards do not work. Each that did not is tried once more."""
+        return [
+            model
+            for model, resident in list(self._residents.items())
+            if not resident.is_healthy and not await self._threads.call(resident.probe)
+        ]
+
     @asynccontextmanager
-    async def using(self, model: str) -> AsyncIterator[Encoder]:
-        """The encoder, loaded if need be, and kept for the block. Raises ModelDoesNotFit or ModelWaitsForRoom."""
+    async def using(self, model: str, *shapes: Shape) -> AsyncIterator[Resident]:
+        """The encoder on the device, loaded if need be and kept for the block, with room for forwards of these shapes.
+
+        Raises ModelFailed, ModelDoesNotFit, ModelWaitsForRoom, ImageDoesNotFit, or the error of a load that fails now.
+        """
         self._users[model] += 1
+        for shape in shapes:
+            self._in_use[shape] += 1
         try:
-            while model not in self._loaded:
+            while model not in self._residents:
                 await self._put_once(model)
-            yield self._loaded[model]
+            for shape in shapes:
+                if self._fits.get(shape) != self._budget.state:
+                    await self._require_room(shape)
+            yield self._residents[model]
         finally:
             self._users[model] -= 1
+            for shape in shapes:
+                self._in_use[shape] -= 1
+                if not self._in_use[shape]:
+                    del self._in_use[shape]
             self._left[model] = self._clock()
 
-    async def require_room(self, key: BatchKey) -> bool:
-        """Whether one item of this key fits, with `evict` after others have made room."""
-        if self._budget.need(key) <= self._budget.room:
-            return True
-        if self._when_full == "refuse":
-            return False
+    async def _require_room(self, shape: Shape) -> None:
+        """See that one item of this shape fits; with `evict`, let idle models make room for it.
+
+        Raises ImageDoesNotFit or ModelDoesNotFit.
+        """
+        if self._budget.allowance(shape).fits:
+            if len(self._fits) > _SHAPES:
+                self._fits.clear()
+            self._fits[shape] = self._budget.state
+            return
 
         async def evict() -> None:
             async with self._changing:
-                await self._make_room(self._budget.need(key), sparing=key.model)
+                await self._make_room(self._budget.need(shape), sparing=shape.model)
 
-        try:
-            await _to_its_end(asyncio.create_task(evict()))
-        except (ModelDoesNotFit, ModelWaitsForRoom):
-            return False
-        return True
+        if self._when_full == "evict":
+            with suppress(ModelDoesNotFit, ModelWaitsForRoom):
+                await _to_its_end(asyncio.create_task(evict()))
+                return
+        if isinstance(shape, ImageShape):
+            self._metrics.refused()
+            raise await self._planner.refusal(shape)
+        needed, room = self._budget.need(shape), self._budget.room
+        raise ModelDoesNotFit(shape.model, needed=needed, limit=self._budget.limit, room=room)
 
     async def _put_once(self, model: str) -> None:
-        """Load a model; whoever asks meanwhile waits for the same load."""
+        """Load a model; whoever asks meanwhile waits for the same load. Raises as `using`."""
+        failure = self._failures.get(model)
+        if failure is not None and self._clock() < failure.retry_at:
+            wait_s = failure.retry_at - self._clock()
+            raise ModelFailed(model, reason=failure.reason, retry_after_s=math.ceil(wait_s))
 
         async def put() -> None:
             try:
-                async with self._changing:
-                    await self._put(model)
+                await self._put(model)
+            except Exception as error:
+                if (failure := self._failures.get(model)) is not None:
+                    _log.error("%s could not be loaded; next try in %.0f s: %s", model, failure.pause_s, error)
+                raise
             finally:
                 del self._loading[model]
 
@@ -139,49 +219,72 @@ class Fleet:
         await _to_its_end(self._loading[model])
 
     async def _put(self, model: str) -> None:
-        """Plan, make room, load, try."""
+        async with self._changing:
+            await self._plan_and_load(model)
+
+    async def _plan_and_load(self, model: str) -> None:
+        """Plan, make room, load, try. Remembers a load that fails."""
+        try:
+            needed = await self._needed(model)
+        except Exception as error:
+            self._failed(model, error)
+            raise
+        await self._make_room(needed, sparing=model, may_evict=model not in self._failures)
+        self._budget.hold(model, self.specs[model].weights_bytes)
+        started = self._clock()
+        try:
+            await self._threads.call(lambda: None)  # a batch that was planned with more room has ended by now
+            encoder = await _on_its_own_thread(partial(self._load, model))
+            if encoder.spec.id != model:
+                raise EncoderIdError(f"The loader of '{model}' gave an encoder that calls itself '{encoder.spec.id}'.")
+            resident = Resident(encoder)
+            await self._threads.call(resident.try_out)
+        except BaseException as error:
+            self._budget.drop(model)
+            if isinstance(error, Exception):
+                self._failed(model, error)
+            raise
+        self._failures.pop(model, None)
+        self._residents[model] = resident
+        self.specs[model] = spec = resident.spec
+        self._left[model] = self._clock()
+        self._budget.hold(model, spec.weights_bytes)
+        _log.info("loaded %s on %s in %s in %.1f s", model, spec.device, spec.dtype, self._clock() - started)
+
+    async def _needed(self, model: str) -> int:
+        """Bytes of the weights and of one forward, of this model or of those in use. Keeps the blueprint's spec."""
         spec = (await self._planner.blueprint(model)).spec
         self.specs.setdefault(model, spec)
-        first = ImageKey(model, spec.image_size, Outputs(pooled=True))
-        keys: list[BatchKey] = [first, *([TextKey(model)] if spec.has_text else [])]
-        for key in keys:
-            await self._planner.cost(key)
-        working = max(self._budget.need(key) for key in keys)
-        await self._make_room(spec.weights_bytes + max(working, self._budget.spoken_for), sparing=model)
-        self._budget.hold(model, spec.weights_bytes)
-        try:
-            await self._batcher.call(lambda: None)  # a batch that was planned with more room has ended by now
-            started = self._clock()
-            encoder = await _on_its_own_thread(partial(self._load, model))
-            await self._batcher.add(model, lambda: encoder)
-        except BaseException:
-            self._budget.drop(model)
-            raise
-        self._loaded[model] = encoder
-        self.specs[model] = encoder.spec
-        self._left[model] = self._clock()
-        self._budget.hold(model, encoder.spec.weights_bytes)
-        seconds = self._clock() - started
-        _log.info("loaded %s on %s in %s in %.1f s", model, encoder.spec.device, encoder.spec.dtype, seconds)
+        shapes: list[Shape] = [await self._planner.image_shape(model, spec.image_size, Outputs(pooled=True))]
+        if spec.has_text:
+            shapes.append(await self._planner.text_shape(model))
+        return spec.weights_bytes + max(self._budget.need(shape) for shape in (*shapes, *self._in_use))
 
-    async def _make_room(self, needed: int, *, sparing: str) -> None:
-        """Evict until `needed` bytes are free. Raises ModelDoesNotFit, or ModelWaitsForRoom if only the idle may go."""
-        others = [model for model in self._loaded if model != sparing]
-        own = self._budget.room + sum(self._loaded[model].spec.weights_bytes for model in others)
+    def _failed(self, model: str, error: Exception) -> None:
+        before = self._failures.get(model)
+        pause_s = _FIRST_RETRY_S if before is None else min(_LONGEST_RETRY_S, 2 * before.pause_s)
+        self._failures[model] = _Failure(str(error), self._clock() + pause_s, pause_s)
+
+    async def _make_room(self, needed: int, *, sparing: str, may_evict: bool = True) -> None:
+        """Evict until `needed` bytes are free. Raises ModelDoesNotFit, or ModelWaitsForRoom if it may fit later."""
+        others = [model for model in self._residents if model != sparing]
+        own = self._budget.room + sum(self._residents[model].spec.weights_bytes for model in others)
         if needed > (own if self._when_full == "evict" else self._budget.room):
             raise ModelDoesNotFit(sparing, needed=needed, limit=self._budget.limit, room=self._budget.room)
         while needed > self._budget.room:
-            idle = sorted((self._left[m], m) for m in self._loaded if m != sparing and not self._users[m])
-            if not idle or self._clock() - idle[0][0] < self._evict_idle_s:
-                wait = self._evict_idle_s - (self._clock() - idle[0][0]) if idle else self._evict_idle_s
-                raise ModelWaitsForRoom(sparing, needed=needed, room=self._budget.room, retry_after_s=math.ceil(wait))
+            idle = sorted((self._left[model], model) for model in others if not self._users[model])
+            wait_s = self._evict_idle_s - (self._clock() - idle[0][0]) if idle else self._evict_idle_s
+            if wait_s > 0 or not idle or not may_evict:
+                raise ModelWaitsForRoom(
+                    sparing, needed=needed, room=self._budget.room, retry_after_s=math.ceil(max(0.0, wait_s))
+                )
+            others.remove(idle[0][1])
             await self._evict(idle[0][1])
 
     async def _evict(self, model: str) -> None:
-        _log.info("evicting %s: %s", model, show_bytes(self._loaded[model].spec.weights_bytes))
-        del self._loaded[model]
-        await self._batcher.remove(model)
-        await self._batcher.call(partial(self._memory.release))
+        _log.info("evicting %s: %s", model, show_bytes(self._residents[model].spec.weights_bytes))
+        del self._residents[model]  # a batch of it whose callers left may still run; nothing does during the call
+        await self._threads.call(self._memory.release)
         self._budget.drop(model)
 
 

@@ -1,52 +1,58 @@
-"""A row as computed -> the tensors as asked for: prefix, norm, dtype. Knows NumPy; no wire format."""
+"""Rows as computed -> the arrays as asked for: prefix, norm, dtype."""
 
-from dataclasses import dataclass
-
-import ml_dtypes
 import numpy as np
 
-from encoders.contract.errors import NonFiniteOutput
-from encoders.contract.values import Encoded, Floats, Grid
+from encoders.contract.errors import NonFiniteOutput, VisiontowerError
+from encoders.contract.values import Encoded, Floats
+from service.engine.images import EncodedImages
+from service.engine.values import DTYPES, Dtype, Embedding, EmbedRequest, EmbedResult
 from service.errors import NumbersDoNotFit
-from service.http.protocols.native.options import Dtype, EmbedOptions
-from service.scheduling.batch import is_finite
-
-DTYPES = {"float32": np.dtype(np.float32), "float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16)}
 
 
-@dataclass(frozen=True)
-class Tensors:
-    """What is answered for one image, C-contiguous, in the dtype asked for.
-
-    tokens: [prefix_tokens + rows * cols, width]; pooled: [width]; None if not asked for.
-    """
-
-    grid: Grid
-    prefix_tokens: int
-    tokens: Floats | None
-    pooled: Floats | None
-
-    @property
-    def named(self) -> dict[str, Floats]:
-        """Those that were asked for."""
-        both = {"tokens": self.tokens, "pooled": self.pooled}
-        return {name: array for name, array in both.items() if array is not None}
-
-    @property
-    def token_count(self) -> int:
-        """Tokens this image is answered with (or was pooled from)."""
-        return self.prefix_tokens + self.grid.rows * self.grid.cols
+def embeddings(images: EncodedImages, request: EmbedRequest, *, model: str) -> EmbedResult:
+    """The images' arrays as the request wants them; one that cannot be had is an error at its place."""
+    items: list[Embedding | VisiontowerError] = []
+    tokens = 0
+    for outcome in images.outcomes:
+        if isinstance(outcome, VisiontowerError):
+            items.append(outcome)
+            continue
+        try:
+            item = embedding(outcome, request, model=model)
+        except VisiontowerError as error:
+            items.append(error)
+        else:
+            items.append(item)
+            tokens += item.prefix_tokens + item.grid.rows * item.grid.cols
+    return EmbedResult(model, items, images.timing, tokens, images.values)
 
 
-def finish(row: Encoded, options: EmbedOptions, *, model: str) -> Tensors:
-    """The row's tensors as the options want them. Raises NonFiniteOutput or NumbersDoNotFit."""
-    for array in (row.tokens, row.pooled):
-        if array is not None and not is_finite(array):
-            raise NonFiniteOutput(encoder=model)
-    tokens, prefix_tokens = row.tokens, row.prefix_tokens
-    if not options.prefix:
-        tokens, prefix_tokens = None if tokens is None else tokens[prefix_tokens:], 0
-    return Tensors(row.grid, prefix_tokens, _as_asked(tokens, options), _as_asked(row.pooled, options))
+def embedding(row: Encoded, request: EmbedRequest, *, model: str) -> Embedding:
+    """One image's arrays as the request wants them. Raises NonFiniteOutput or NumbersDoNotFit."""
+    tokens, pooled, prefix_tokens = row.tokens, row.pooled, row.prefix_tokens
+    if tokens is not None:
+        require_finite(tokens, model=model)
+        if not request.prefix:
+            tokens = tokens[prefix_tokens:]
+        tokens = as_asked(tokens, normalize=request.normalize, dtype=request.dtype)
+    if pooled is not None:
+        require_finite(pooled, model=model)
+        pooled = as_asked(pooled, normalize=request.normalize, dtype=request.dtype)
+    return Embedding(row.grid, prefix_tokens if request.prefix else 0, tokens, pooled)
+
+
+def as_asked(array: Floats, *, normalize: bool, dtype: Dtype) -> Floats:
+    """The array [..., width], C-contiguous; its rows of length 1 if asked for. Raises NumbersDoNotFit."""
+    if normalize:
+        array = l2_normalize(array)
+    wanted = DTYPES[dtype]
+    if array.dtype == wanted:
+        return np.ascontiguousarray(array)
+    with np.errstate(over="ignore"):
+        cast: Floats = np.ascontiguousarray(array.astype(wanted))
+    if dtype == "float16" and not is_finite(cast):  # only float16 has less range than its source
+        raise NumbersDoNotFit(dtype)
+    return cast
 
 
 def l2_normalize(vectors: Floats) -> Floats:
@@ -57,19 +63,15 @@ def l2_normalize(vectors: Floats) -> Floats:
     return unit
 
 
-def _as_asked(array: Floats | None, options: EmbedOptions) -> Floats | None:
-    if array is None:
-        return None
-    if options.normalize:
-        array = l2_normalize(array)
-    return _cast(array, options.dtype)
+def is_finite(values: Floats) -> bool:
+    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
+            return True
+        return bool(np.isfinite(values).all())  # finite values can also overflow the sum
 
 
-def _cast(array: Floats, dtype: Dtype) -> Floats:
-    if array.dtype == DTYPES[dtype]:
-        return np.ascontiguousarray(array)
-    with np.errstate(over="ignore"):
-        cast: Floats = np.ascontiguousarray(array.astype(DTYPES[dtype]))
-    if dtype == "float16" and not is_finite(cast):  # only float16 has less range than what it came from
-        raise NumbersDoNotFit(dtype)
-    return cast
+def require_finite(array: Floats, *, model: str) -> None:
+    """Raises NonFiniteOutput."""
+    if not is_finite(array):
+        raise NonFiniteOutput(encoder=model)

@@ -1,19 +1,17 @@
-"""Images against texts: cosine, logits, probabilities, heat maps. Knows the arithmetic; runs no model."""
+"""Images against texts: prompts, cosine, logits, probabilities, heat maps. Arithmetic; runs no model."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from encoders.contract.errors import NonFiniteOutput, VisiontowerError
+from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import Scoring
-from encoders.contract.values import Encoded, Floats, Grid
-from service.engine.postprocess import l2_normalize
+from encoders.contract.values import Encoded, Floats
+from service.engine.images import EncodedImages
+from service.engine.postprocess import l2_normalize, require_finite
+from service.engine.values import Scores, SimilarityResult
 from service.errors import InvalidOption, NoTexts, TooManyTexts
-from service.http.problems import problem
-from service.http.protocols.native.responses import Rendered, to_json
-from service.scheduling.batch import is_finite
 
 _SLOT = "{}"
 
@@ -30,6 +28,8 @@ class Prompts:
         """Raises NoTexts, TooManyTexts or InvalidOption."""
         if not texts:
             raise NoTexts
+        if not templates:
+            raise InvalidOption("templates", "There is no template: leave 'templates' out, or give at least one.")
         if len(texts) * len(templates) > max_texts:
             raise TooManyTexts(actual=len(texts) * len(templates), limit=max_texts)
         for name, values in (("texts", texts), ("templates", templates)):
@@ -55,23 +55,27 @@ class Prompts:
         return l2_normalize(np.stack([unit[list(places)].mean(axis=0) for places in self.place]))
 
 
-@dataclass(frozen=True)
-class Scores:
-    """Of one image against all texts: float32 [texts]; heatmap float32 [texts, rows, cols] if asked for."""
-
-    cosine: Floats
-    logits: Floats
-    probabilities: Floats
-    grid: Grid
-    heatmap: Floats | None
+def similarities(
+    images: EncodedImages, texts: Floats, scoring: Scoring, *, model: str, has_heatmaps: bool
+) -> SimilarityResult:
+    """The images' scores; texts: unit vectors [texts, D]. An image that cannot be scored is an error at its place."""
+    items: list[Scores | VisiontowerError] = []
+    for outcome in images.outcomes:
+        try:
+            if isinstance(outcome, VisiontowerError):
+                raise outcome
+            items.append(score(outcome, texts, scoring, model=model))
+        except VisiontowerError as error:
+            items.append(error)
+    return SimilarityResult(model, items, scoring, images.timing, images.values, has_heatmaps=has_heatmaps)
 
 
 def score(row: Encoded, texts: Floats, scoring: Scoring, *, model: str) -> Scores:
     """Scores of one image. texts: unit vectors [texts, D]. Raises NonFiniteOutput."""
     assert row.pooled is not None, "similarity asks for pooled"
     for array in (row.pooled, row.tokens):
-        if array is not None and not is_finite(array):
-            raise NonFiniteOutput(encoder=model)
+        if array is not None:
+            require_finite(array, model=model)
     cosine: Floats = texts @ l2_normalize(row.pooled)  # [texts]
     logits: Floats = np.float32(scoring.logit_scale) * cosine + np.float32(scoring.logit_bias)
     heatmap = None
@@ -87,37 +91,3 @@ def probabilities(logits: Floats, scoring: Scoring) -> Floats:
             powers = np.exp(logits - logits.max())
             return np.asarray(powers / powers.sum(), dtype=np.float32)
         return np.asarray(1 / (1 + np.exp(-logits)), dtype=np.float32)
-
-
-def render(
-    items: Sequence[Scores | VisiontowerError],
-    *,
-    model: str,
-    scoring: Scoring,
-    heatmap: bool,
-    timing_ms: dict[str, float],
-) -> Rendered:
-    """The answer: status 200, or 207 if some images failed; those are null in every list, and named in `errors`."""
-    done = [item if isinstance(item, Scores) else None for item in items]
-    answer: dict[str, Any] = {
-        "object": "similarity",
-        "model": model,
-        "cosine": [item and item.cosine for item in done],
-        "logits": [item and item.logits for item in done],
-        "probabilities": [item and item.probabilities for item in done],
-        "logit_scale": scoring.logit_scale,
-        "logit_bias": scoring.logit_bias,
-        "activation": scoring.activation,
-    }
-    if heatmap:
-        answer["grid"] = next((list(item.grid) for item in done if item), None)
-        answer["heatmap"] = [item and np.ascontiguousarray(item.heatmap) for item in done]
-    errors = [
-        {"index": i, "error": problem(item)} for i, item in enumerate(items) if isinstance(item, VisiontowerError)
-    ]
-    if errors:
-        answer["errors"] = errors
-    answer["usage"] = {"images": sum(item is not None for item in done)}
-    answer["timing_ms"] = timing_ms
-    timing = ", ".join(f"{name};dur={value:g}" for name, value in timing_ms.items())
-    return Rendered(to_json(answer), "application/json", 207 if errors else 200, {"Server-Timing": timing})

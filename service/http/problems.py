@@ -1,4 +1,4 @@
-"""Error class -> HTTP problem (RFC 9457). The only place that knows status codes; knows no route.
+"""Error class -> HTTP problem (RFC 9457). This module alone knows status codes; it knows no route.
 
 The `type` of a problem is /problems/{slug}: a stable name to program against, and a page to read (`page`).
 Facts of an error become members of its problem; anything unforeseen is `internal`, with no detail at all.
@@ -12,6 +12,9 @@ from typing import Any, TypeAlias
 
 from encoders.contract import errors as e
 from service import errors as s
+from service.http import errors as h
+from service.http.json import to_json
+from service.http.protocol import Answer
 
 MEDIA_TYPE = "application/problem+json"
 
@@ -49,21 +52,22 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     e.EncoderFailed: ProblemType(500, "encoder-failed", "Encoder failed"),
     e.NonFiniteOutput: ProblemType(500, "non-finite-output", "Non-finite output"),
     e.OutOfMemory: ProblemType(507, "out-of-memory", "Out of device memory"),
-    s.InvalidBase64: ProblemType(422, "invalid-base64", "Invalid base64"),
+    h.InvalidBase64: ProblemType(422, "invalid-base64", "Invalid base64"),
     s.ImageUrlRefused: ProblemType(422, "image-url-refused", "Image URL refused"),
     s.ImageFetchFailed: ProblemType(422, "image-fetch-failed", "Image could not be fetched"),
-    s.InvalidBody: ProblemType(400, "invalid-body", "Invalid body"),
+    h.InvalidBody: ProblemType(400, "invalid-body", "Invalid body"),
+    s.ImageUnreadable: ProblemType(422, "image-unreadable", "Image file cannot be read"),
     s.InvalidOption: ProblemType(422, "invalid-option", "Invalid option"),
     s.NoImages: ProblemType(422, "no-images", "No images"),
     s.NoTexts: ProblemType(422, "no-texts", "No texts"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
-    s.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),
-    s.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "Unsupported media type"),
-    s.NotAcceptable: ProblemType(406, "not-acceptable", "Not acceptable"),
+    h.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),
+    h.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "Unsupported media type"),
+    h.NotAcceptable: ProblemType(406, "not-acceptable", "Not acceptable"),
     s.LimitExceeded: ProblemType(413, "limit-exceeded", "Limit exceeded"),
-    s.BodyTooLarge: ProblemType(413, "body-too-large", "Body too large"),
-    s.TooManyImages: ProblemType(413, "too-many-images", "Too many images"),
+    h.BodyTooLarge: ProblemType(413, "body-too-large", "Body too large"),
+    h.TooManyImages: ProblemType(413, "too-many-images", "Too many images"),
     s.TooManyTexts: ProblemType(413, "too-many-texts", "Too many texts"),
     s.HeatmapTooLarge: ProblemType(413, "heatmap-too-large", "Heat map too large"),
     s.ImageDoesNotFit: ProblemType(413, "image-does-not-fit", "Image does not fit the memory budget"),
@@ -71,10 +75,11 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.Unavailable: ProblemType(503, "unavailable", "Unavailable"),
     s.Overloaded: ProblemType(503, "overloaded", "Overloaded"),
     s.ModelWaitsForRoom: ProblemType(503, "model-waits-for-room", "Model waits for room"),
+    s.ModelFailed: ProblemType(503, "model-failed", "Model could not be loaded"),
     s.ShuttingDown: ProblemType(503, "shutting-down", "Shutting down"),
     s.DeviceLost: ProblemType(503, "device-lost", "Device lost"),
     s.DeadlineExceeded: ProblemType(504, "deadline-exceeded", "Deadline exceeded"),
-    s.ClientGone: ProblemType(499, "client-gone", "Client gone"),
+    h.ClientGone: ProblemType(499, "client-gone", "Client gone"),
 }
 """Every class of ours. NonFiniteOutput is a 500: the input was sound, the model was not."""
 
@@ -97,8 +102,25 @@ def problem(error: BaseException) -> Problem:
     members: Problem = {"type": kind.uri, "title": kind.title, "status": kind.status}
     if isinstance(error, e.VisiontowerError) and kind.slug not in {TYPES[cls].slug for cls in _NEVER_SHOWN}:
         members["detail"] = str(error)
-        members.update({name: fact for name, fact in error.facts.items() if name not in members})
+        members.update({name: _shown(fact) for name, fact in error.facts.items() if name not in members})
     return members
+
+
+def _shown(fact: object) -> object:
+    """JSON here holds integers of 64 bits; a caller's number may be longer."""
+    return str(fact) if isinstance(fact, int) and fact.bit_length() > 63 else fact
+
+
+def refusal(error: BaseException) -> str | None:
+    """The reason under which the metric rejected_total counts this error; None if it is no refusal."""
+    slug = problem_type(error).slug
+    return slug if slug in REFUSALS else None
+
+
+def write_problem(error: Exception) -> Answer:
+    """The problem as an answer."""
+    members = problem(error)
+    return Answer(to_json(members), MEDIA_TYPE, members["status"], headers(error))
 
 
 def headers(error: BaseException) -> dict[str, str]:
@@ -122,4 +144,4 @@ def page(slug: str) -> str:
         if kind.slug == slug:
             about = inspect.cleandoc(cls.__doc__ or "")
             return f"{kind.title}\n\ntype    {kind.uri}\nstatus  {kind.status}\n\n{about}\n"
-    raise s.UnknownProblem(slug)
+    raise h.UnknownProblem(slug)

@@ -1,43 +1,52 @@
-"""Who has how many bytes of the device, and how large a batch the rest allows. Knows bytes and shapes; runs nothing.
+"""Divides the bytes of the device among weights and forwards, and says how large a batch may be. Runs nothing.
 
-On a card what forwards take never adds up: the encoders' weights and one forward must fit. For one runs at a time, and
-where the next is begun behind it, on the same stream, it is given the same memory in turn, outputs included. All that
-comes on top are pixels on their way (Overhead.uploads): a ceiling leaves room for them. A single item is admitted
-without: if memory is that tight, the allocator waits until the pixels before have been read, and takes theirs.
+On a card the bytes of forwards never add up: the weights and one forward must fit. One forward runs at a time. The next
+may be begun behind it, on the same stream: it is given the same memory in turn, outputs included. Pixels on their way
+come on top (Overhead.uploads), and a ceiling leaves room for them. A single item is admitted without that room: if
+memory is that tight, the allocator waits until the pixels before have been read, and takes theirs.
 
 Where forwards run side by side (lanes), the room is divided among them. A single item may still take all of it, alone.
 
-A prediction is corrected by what is measured (correction.py). A batch that ran out of memory all the same halves its
-shape's ceiling, which grows again with every few that went well.
+Measurements correct predictions (correction.py). A batch that ran out of memory all the same halves its shape's
+ceiling; the ceiling grows again after some full batches that went well.
 
-Used from the event loop, the device threads and the threads that decode.
+The event loop, the device threads and the threads that decode use it.
 """
 
 import threading
 from bisect import bisect_right
-from collections import Counter, OrderedDict, defaultdict
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
-from encoders.contract.cost import Cost
 from encoders.memory.prediction import Overhead
 from service.memory.correction import Correction
-from service.scheduling.queue import BatchKey, ImageKey
+from service.memory.shape import Shape
 
 _SHAPES = 10_000
-"""Shapes whose costs are kept, the latest used; there are as many as callers can think of."""
+"""Shapes whose answers are kept. Callers can think of any number of shapes."""
 _GOOD_BATCHES = 8
-"""Full batches without trouble after which a ceiling lowered by an out-of-memory grows by one."""
+"""A ceiling that an out-of-memory lowered grows by one after so many full batches."""
 
 
 @dataclass
-class _Shape:
-    """What is known of one key. cap: its ceiling since a batch ran out of memory; good: full batches since."""
+class _Cap:
+    """A shape's ceiling since it ran out of memory, and the full batches that went well since."""
 
-    cost: Cost
-    cap: int | None = None
+    batch: int
     good: int = 0
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """The budget's answers about one shape. They hold until weights, corrections or caps change (`Budget.state`).
+
+    fits: one item can run at all beside the weights. runs_alone: a forward of even one item takes more than its share
+    beside others. ceiling: the most items that one forward may take beside others; at least 1, which may run alone.
+    """
+
+    state: int
+    fits: bool
+    runs_alone: bool
+    ceiling: int
 
 
 class Budget:
@@ -45,17 +54,19 @@ class Budget:
 
     def __init__(self, *, limit: int, overhead: Overhead, lanes: int = 1) -> None:
         self.limit = limit
-        self._lanes = lanes
         self.overhead = overhead
+        self._lanes = lanes
         self._weights: dict[str, int] = {}
-        self._corrections: defaultdict[str, Correction] = defaultdict(Correction)
-        self._shapes: OrderedDict[BatchKey, _Shape] = OrderedDict()
-        self._inside: Counter[BatchKey] = Counter()
+        self._corrections: dict[str, Correction] = {}
+        self.caps: dict[Shape, _Cap] = {}
+        """Shapes that ran out of memory."""
+        self.state = 0
+        """Counts the changes of weights, corrections and caps."""
         self._lock = threading.Lock()
 
     @property
     def total(self) -> int:
-        """The limit and the device's context: what the operator asked for."""
+        """The limit and the device's context: the bytes that the operator asked for."""
         return self.limit + self.overhead.context
 
     @property
@@ -65,118 +76,83 @@ class Budget:
 
     @property
     def room(self) -> int:
-        """Bytes that a forward may take, if it has no other beside it."""
+        """Bytes that a forward may take if it has no other beside it."""
         return self.limit - self.weights
 
-    @property
-    def _share(self) -> int:
-        """Bytes that each of the forwards side by side may take."""
-        return self.room // self._lanes
-
     def hold(self, model: str, weights_bytes: int) -> None:
-        """From now on these bytes are an encoder's."""
+        """These bytes belong to an encoder's weights from now on."""
         with self._lock:
             self._weights[model] = weights_bytes
+            self.state += 1
 
     def drop(self, model: str) -> None:
         """An encoder's weights are gone."""
         with self._lock:
             self._weights.pop(model, None)
+            self.state += 1
 
     def held(self, model: str) -> int:
-        """Bytes of this encoder's weights; 0 if it is not there."""
+        """Bytes of this encoder's weights; 0 if it is not on the device."""
         return self._weights.get(model, 0)
 
-    def learn(self, key: BatchKey, cost: Cost) -> None:
-        """What forwards of this key take; once known, all other questions about it cost microseconds."""
-        with self._lock:
-            self._shapes.setdefault(key, _Shape(cost))
-            while len(self._shapes) > _SHAPES:
-                self._shapes.popitem(last=False)
+    def allowance(self, shape: Shape) -> Allowance:
+        """The answers about this shape, to be kept for as long as `state` is theirs."""
+        state, room = self.state, self.room  # the state first: a change meanwhile makes the answers old
+        share = room // self._lanes
+        need = self.need(shape)
+        return Allowance(state, need <= room, self._lanes > 1 and need > share, self._ceiling(shape, share))
 
-    def cost(self, key: BatchKey) -> Cost | None:
-        """What was learnt of this key, if anything."""
-        with self._lock:
-            if key not in self._shapes:
-                return None
-            self._shapes.move_to_end(key)
-            return self._shapes[key].cost
+    def need(self, shape: Shape, batch: int = 1) -> int:
+        """Bytes that must be free for a forward."""
+        return self.overhead.reserved(shape.cost, batch) + self.excess(shape.model, self.predicted(shape, batch))
 
-    @contextmanager
-    def inside(self, *keys: BatchKey) -> Iterator[None]:
-        """While items of these keys are admitted: room for one forward of each is not given away."""
-        self._inside.update(keys)
-        try:
-            yield
-        finally:
-            self._inside.subtract(keys)
-            self._inside += Counter()  # without the zeros
-
-    @property
-    def spoken_for(self) -> int:
-        """Bytes of the largest forward of one item among what is inside."""
-        return max((self.need(key) for key in list(self._inside)), default=0)
-
-    def need(self, key: BatchKey, batch: int = 1) -> int:
-        """Bytes that must be free for a forward; 0 for a key that was never learnt."""
-        shape = self._shapes.get(key)
-        if shape is None:
-            return 0
-        return self.overhead.reserved(shape.cost, batch) + self.excess(key.model, self.predicted(key, batch))
-
-    def ceiling(self, key: BatchKey) -> int:
-        """The most items that one forward of this key may take beside others, or 1, if need be alone."""
-        shape = self._shapes.get(key)
-        if shape is None:
-            return 1
-        share = self._share
-        fits = self.overhead.largest_batch(shape.cost, share)
-        if shape.cap is not None:
-            fits = min(fits, shape.cap)
-        uploads = self.overhead.uploads * _pixel_bytes(key)
-        if uploads or self._corrections[key.model]:
-            fits = bisect_right(range(1, fits + 1), share, key=lambda batch: self.need(key, batch) + batch * uploads)
-        return max(1, fits)
-
-    def runs_alone(self, key: BatchKey) -> bool:
-        """Whether even a forward of one item takes more than may be taken beside others."""
-        return self._lanes > 1 and self.need(key) > self._share
-
-    def predicted(self, key: BatchKey, batch: int) -> int:
-        """Bytes that the allocator is expected to give a forward, uncorrected; 0 for a key that was never learnt."""
-        shape = self._shapes.get(key)
-        return 0 if shape is None else self.overhead.allocated(shape.cost, batch)
+    def predicted(self, shape: Shape, batch: int) -> int:
+        """Bytes that the allocator is expected to give a forward, uncorrected."""
+        return self.overhead.allocated(shape.cost, batch)
 
     def excess(self, model: str, predicted: int) -> int:
         """Bytes that a forward of this model is expected to take beyond its prediction."""
-        return self._corrections[model].excess(predicted)
+        return self._correction(model).excess(predicted)
 
-    def measured(self, key: BatchKey, batch: int, peak: int) -> float | None:
-        """Correct by a forward's measured peak; gives it as a ratio to the prediction, None if there was none."""
-        predicted = self.predicted(key, batch)
-        if not predicted:
-            return None
-        self._corrections[key.model].learn(predicted, peak)
+    def measured(self, shape: Shape, batch: int, peak: int) -> float:
+        """Correct by a forward's measured peak. Gives peak / prediction, which must not be 0."""
+        predicted = self.predicted(shape, batch)
+        with self._lock:
+            self.state += self._corrections.setdefault(shape.model, Correction()).learn(predicted, peak)
         return peak / predicted
 
-    def ran(self, key: BatchKey, batch: int) -> None:
-        """A batch went well."""
+    def ran(self, shape: Shape, batch: int) -> None:
+        """A batch of a shape that once ran out of memory went well."""
         with self._lock:
-            shape = self._shapes.get(key)
-            if shape is None or shape.cap is None or batch < shape.cap:
+            cap = self.caps.get(shape)
+            if cap is None:  # forgotten meanwhile
                 return
-            shape.good += 1
-            if shape.good >= _GOOD_BATCHES:
-                shape.cap, shape.good = shape.cap + 1, 0
+            cap.good += batch >= cap.batch
+            if cap.good >= _GOOD_BATCHES:
+                self.caps[shape] = _Cap(cap.batch + 1)
+                self.state += 1
 
-    def ran_out(self, key: BatchKey, batch: int) -> None:
-        """A batch found no room on the device: halve its ceiling, and remember."""
+    def ran_out(self, shape: Shape, batch: int) -> None:
+        """A batch found no room on the device: halve its shape's ceiling, and remember it."""
         with self._lock:
-            shape = self._shapes.get(key)
-            if shape is not None:
-                shape.cap, shape.good = max(1, batch // 2), 0
+            self.caps[shape] = _Cap(max(1, batch // 2))
+            while len(self.caps) > _SHAPES:
+                del self.caps[next(iter(self.caps))]
+            self.state += 1
+
+    def _ceiling(self, shape: Shape, share: int) -> int:
+        fits = self.overhead.largest_batch(shape.cost, share)
+        cap = self.caps.get(shape)
+        if cap is not None:
+            fits = min(fits, cap.batch)
+        uploads = self.overhead.uploads * shape.upload_bytes
+        if uploads or self._correction(shape.model):
+            fits = bisect_right(range(1, fits + 1), share, key=lambda batch: self.need(shape, batch) + batch * uploads)
+        return max(1, fits)
+
+    def _correction(self, model: str) -> Correction:
+        """To ask: a model of which nothing was learnt has none of its own."""
+        return self._corrections.get(model, _NONE)
 
 
-def _pixel_bytes(key: BatchKey) -> int:
-    """Of one item, as it travels to the device beside a forward: uint8; texts do not."""
-    return 3 * key.size.height * key.size.width if isinstance(key, ImageKey) else 0
+_NONE = Correction()

@@ -1,36 +1,38 @@
-"""By how much a model's forwards take more than predicted. Pure: learns from measurements, in bytes.
+"""Learns by how many bytes a model's forwards exceed their predictions. Pure.
 
-What a prediction cannot see is a library's workspace within one operation: often the same for small forwards and large,
-sometimes growing with them. So an excess is not taken for a ratio: it is taken to be the same up to twice the largest
-forward measured, and from there on extrapolated along the line through the smallest and the largest, or in proportion
-as long as there is but one size of them. What was predicted too high is not corrected: what a small batch left unused
-says nothing of a large one.
+A prediction does not see a library's workspace within one operation. Such a workspace is often the same for small and
+large forwards, and sometimes grows with them. So an excess is no ratio: up to twice the largest forward measured, it is
+taken to be the largest excess seen. Beyond that, it is extrapolated along the line through the smallest and the largest
+forward; in proportion, as long as only one size has been measured. Predictions that were too high are not corrected: a
+small batch that left memory unused says nothing of a large one.
 """
 
 _FORGETS = 0.99
-"""What is left of an excess after another forward of about that size that did not need it."""
+"""An excess shrinks to this share after a forward of about the same size that did not need it."""
 
 
 class Correction:
-    """Of one model."""
+    """The correction of one model."""
 
     def __init__(self) -> None:
         self._measured: dict[int, tuple[int, float]] = {}
-        """Predictions by powers of two -> the largest prediction in it, and the excess."""
+        """Predictions by powers of two: the largest prediction of each, and the excess."""
 
     def __bool__(self) -> bool:
-        # Of a copy: other threads ask while the device's learns.
+        # Of a copy: other threads ask while a device thread learns.
         return any(excess >= 1 for _, excess in list(self._measured.values()))
 
-    def learn(self, predicted: int, peak: int) -> None:
-        """A forward of so many predicted bytes took `peak`."""
+    def learn(self, predicted: int, peak: int) -> bool:
+        """A forward that was predicted to take `predicted` bytes took `peak`. Gives whether that changed anything."""
         place = predicted.bit_length()
         largest, before = self._measured.get(place, (predicted, 0.0))
-        excess = max(float(peak - predicted), before * _FORGETS)
-        self._measured[place] = max(largest, predicted), excess
+        learnt = max(largest, predicted), max(float(peak - predicted), before * _FORGETS)
+        changed = self._measured.get(place) != learnt
+        self._measured[place] = learnt
+        return changed
 
     def excess(self, predicted: int) -> int:
-        """Bytes that a forward must be expected to take beyond its prediction; never falls as the prediction grows."""
+        """Bytes to expect beyond a prediction; never falls as the prediction grows."""
         if not self._measured:
             return 0
         known = [self._measured[place] for place in sorted(self._measured)]

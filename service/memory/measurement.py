@@ -1,64 +1,60 @@
-"""Forwards under measurement: what each took, held against what was predicted. Runs on the device threads."""
+"""Measures what forwards take and holds it against what was predicted. Runs on the device threads."""
 
 from collections import Counter
-from collections.abc import Sequence
-from contextlib import nullcontext
-from typing import Any
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 
-from encoders.contract.encoder import Encoder
 from encoders.memory.device import Memory, Reading
 from service.memory.budget import Budget
-from service.scheduling.batch import Begun, begin
-from service.scheduling.queue import BatchKey
+from service.memory.shape import Shape
 from service.telemetry.metrics import Metrics
 
 _FIRST = 2
-"""Where measuring slows a forward, so many of each shape are measured: it finds the same each time."""
+"""Where measuring slows a forward, so many forwards of each shape are measured: more would find the same."""
 _SHAPES = 10_000
 
 
-class Meter:
-    """Begins batches, and tells the budget and the metrics what they took."""
+class Measurement:
+    """Readings of one device's memory. They correct the budget and are counted in the metrics."""
 
     def __init__(self, memory: Memory, budget: Budget, metrics: Metrics) -> None:
         self._memory = memory
         self._budget = budget
         self._metrics = metrics
-        self._forwards: Counter[BatchKey] = Counter()
+        self._forwards: Counter[Shape] = Counter()
+        self.settled: set[Shape] = set()
+        """Shapes whose forwards need not be measured any more."""
 
-    def begin(self, encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> Begun:
-        """As forward.begin. A reading spans no more than that, as a forward takes all its memory there (Encoder.begin).
+    @contextmanager
+    def forward(self, shape: Shape, batch: int) -> Iterator[None]:
+        """Measures the block in which a forward is begun. A forward takes all its memory there (Encoder.begin).
 
-        So it is of one batch, though another may run on the device: what that one took was given back before.
+        So the reading is of one batch, though another may run on the device: the memory of that one was given back.
         """
-        batch = len(payloads)
-        refused: list[int] = []
+        is_due = self._memory.reads_freely or self._forwards[shape] < _FIRST
+        with self._memory.reading() if is_due else nullcontext(Reading()) as reading:
+            yield
+        predicted = self._budget.predicted(shape, batch)
+        if reading.peak is not None and predicted:
+            ratio = self._budget.measured(shape, batch, reading.peak)
+            self._metrics.measured(shape.model, predicted=predicted, peak=reading.peak, ratio=ratio)
+        has_cap = shape in self._budget.caps
+        if has_cap:
+            self._budget.ran(shape, batch)
+        if not self._memory.reads_freely:
+            self._forwards[shape] += 1
+            if self._forwards[shape] >= _FIRST and not has_cap:
+                self._settle(shape)
 
-        def on_out_of_memory(size: int) -> None:
-            refused.append(size)
-            self._budget.ran_out(key, size)
-            self._metrics.out_of_memory(key.model)
-            self._memory.release()
+    def ran_out(self, shape: Shape, batch: int) -> None:
+        """A forward found no room. From now on this shape's forwards are watched until its ceiling is forgotten."""
+        self.settled.discard(shape)
+        self._budget.ran_out(shape, batch)
+        self._metrics.out_of_memory(shape.model)
+        self._memory.release()
 
-        with self._memory.reading() if self._is_due(key) else nullcontext(Reading()) as reading:
-            begun = begin(encoder, key, payloads, on_out_of_memory=on_out_of_memory)
-        if not refused:
-            self._found_room(key, batch, reading.peak)
-        return begun
-
-    def _found_room(self, key: BatchKey, batch: int, peak: int | None) -> None:
-        self._budget.ran(key, batch)
-        if peak is None:
-            return
-        predicted = self._budget.predicted(key, batch)
-        ratio = self._budget.measured(key, batch, peak)
-        if ratio is not None:
-            self._metrics.measured(key.model, predicted=predicted, peak=peak, ratio=ratio)
-
-    def _is_due(self, key: BatchKey) -> bool:
-        if self._memory.reads_freely:
-            return True
-        if len(self._forwards) > _SHAPES:
+    def _settle(self, shape: Shape) -> None:
+        if len(self.settled) > _SHAPES:
+            self.settled.clear()
             self._forwards.clear()
-        self._forwards[key] += 1
-        return self._forwards[key] <= _FIRST
+        self.settled.add(shape)

@@ -1,99 +1,129 @@
-"""One batch through an encoder, with failures kept to the items that cause them. Runs on a device thread.
+"""One batch through an encoder. A failure is kept to the items that cause it. Runs on a device thread.
 
-A failed forward is split in halves until the items that cause it stand alone: they fail, their neighbours are answered.
-So is one the device has no room for. Halves run one after the other, whether the batch failed when it was begun or when
-it was waited for. What an encoder raises is translated here; nothing else does.
+A forward that failed is split in halves until the items that cause the failure stand alone: they fail, their neighbours
+are answered. So is a forward that the device has no room for. Halves run one after the other. This module translates
+all that an encoder raises into EncoderFailed.
 """
 
 import logging
 from collections.abc import Callable, Sequence
-from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, TypeAlias
 
 import numpy as np
 
-from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput, OutOfMemory
-from encoders.contract.values import Encoded, Floats, Outputs
-from service.scheduling.queue import BatchKey, ImageKey
+from encoders.contract.encoder import Encoder, Forward
+from encoders.contract.errors import EncoderFailed, OutOfMemory
+from encoders.contract.values import Encoded, Floats
+from service.memory.measurement import Measurement
+from service.memory.shape import ImageShape, Shape
 
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | Floats | EncoderFailed
 """What became of one item: its row, or why there is none."""
 
-Begun: TypeAlias = list[Outcome] | Callable[[], list[Outcome]]
-"""A batch given to its encoder: one outcome an item, in order, or what waits for them, to be called once."""
 
+class Batch:
+    """Items of one shape, given to their encoder when the batch is made.
 
-def forward(
-    encoder: Encoder,
-    key: BatchKey,
-    payloads: Sequence[Any],
-    *,
-    on_out_of_memory: Callable[[int], None] = lambda batch: None,
-) -> list[Outcome]:
-    """As `begin`, and waited for: one outcome a payload, in order."""
-    begun = begin(encoder, key, payloads, on_out_of_memory=on_out_of_memory)
-    return begun if isinstance(begun, list) else begun()
-
-
-def begin(
-    encoder: Encoder,
-    key: BatchKey,
-    payloads: Sequence[Any],
-    *,
-    on_out_of_memory: Callable[[int], None] = lambda batch: None,
-) -> Begun:
-    """Give a batch to its encoder; what the encoder does at once, and every failure met so far, is dealt with.
-
-    payloads: each uint8 [H, W, 3] for an ImageKey, int64 [context_length] for a TextKey; all of equal shape.
-    on_out_of_memory: told of every batch size there was no room for, before its halves are tried.
+    is_done: the device has finished with them: nothing can be begun behind. outcomes: one an item, in order, once they
+    are known. worked: whether any item has a row.
     """
 
-    def settle(rows: list[Outcome] | EncoderFailed) -> list[Outcome]:
-        if not isinstance(rows, EncoderFailed):
-            return rows
+    def __init__(self, encoder: Encoder, shape: Shape, payloads: Sequence[Any], measurement: Measurement) -> None:
+        self._encoder = encoder
+        self._shape = shape
+        self._payloads = payloads
+        self._measurement = measurement
+        self.outcomes: list[Outcome] | None = None
+        self.worked = False
+        self._failure: EncoderFailed | None = None
+        self._forward: Forward | _Texts | None = None
+        self._try(self._begin)
+        self.is_done = self._forward is None or self._forward.is_done
+
+    def wait(self) -> list[Outcome]:
+        """The outcomes, once they are there."""
+        if self._failure is None and self.outcomes is None:
+            self._try(self._take_rows)
+        if self.outcomes is not None:
+            return self.outcomes
         # Outside the except block, and with the tracebacks gone, so that the failed attempt's tensors are free by now.
-        if isinstance(rows, OutOfMemory):
-            on_out_of_memory(len(payloads))
-        if len(payloads) == 1:
-            return [rows]
-        middle = len(payloads) // 2
-        halves = payloads[:middle], payloads[middle:]
-        return [each for half in halves for each in forward(encoder, key, half, on_out_of_memory=on_out_of_memory)]
+        failure, count = self._failure, len(self._payloads)
+        assert failure is not None
+        if isinstance(failure, OutOfMemory):
+            self._measurement.ran_out(self._shape, count)
+        outcomes: list[Outcome] = [failure]
+        if count > 1:
+            outcomes = []
+            for half in (self._payloads[: count // 2], self._payloads[count // 2 :]):
+                batch = Batch(self._encoder, self._shape, half, self._measurement)
+                outcomes += batch.wait()
+                self.worked = self.worked or batch.worked
+        self.outcomes = outcomes
+        return outcomes
 
-    begun = _try(partial(_begin, encoder, key, payloads), key, len(payloads))
-    return (lambda: settle(_try(begun, key, len(payloads)))) if callable(begun) else settle(begun)
+    def _begin(self) -> None:
+        """Give the items to the encoder; take the rows if they are there already."""
+        payloads, shape = self._payloads, self._shape
+        stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
+        is_settled = shape in self._measurement.settled
+        with nullcontext() if is_settled else self._measurement.forward(shape, len(payloads)):
+            if isinstance(shape, ImageShape):
+                self._forward = self._encoder.begin(stacked, shape.outputs)
+            else:
+                self._forward = _Texts(self._encoder.encode_text(stacked))
+        if self._forward.is_done:
+            self._take_rows()
+
+    def _take_rows(self) -> None:
+        """Raises what the encoder raises, or EncoderFailed if it does not give a row for each item."""
+        assert self._forward is not None
+        rows, model, count = self._forward.wait(), self._shape.model, len(self._payloads)
+        outcomes: list[Outcome] = []
+        if isinstance(rows, Encoded) and isinstance(self._shape, ImageShape):
+            shape = self._shape
+            wrong = self._encoder.spec.mismatch(rows, images=count, size=shape.size, outputs=shape.outputs)
+            if wrong is not None:
+                raise EncoderFailed(f"{model} gave rows that its spec does not announce: {wrong}.", model=model)
+            for index in range(count):
+                tokens = None if rows.tokens is None else rows.tokens[index]
+                pooled = None if rows.pooled is None else rows.pooled[index]
+                outcomes.append(Encoded(rows.grid, rows.prefix_tokens, tokens, pooled))
+        elif isinstance(rows, Encoded) or len(rows) != count:
+            raise EncoderFailed(f"{model} gave {len(rows)} rows for {count} texts.", model=model)
+        else:
+            outcomes += list(rows)
+        self.outcomes, self.worked = outcomes, True
+
+    def _try(self, step: Callable[[], None]) -> None:
+        """Take a step, or keep how it failed."""
+        count, model = len(self._payloads), self._shape.model
+        try:
+            step()
+            return
+        except EncoderFailed as error:
+            _log.warning("a forward of %d failed: %s", count, error, exc_info=count == 1)
+            failure = error
+        except Exception as error:
+            _log.error("a forward of %d failed: %s", count, model, exc_info=count == 1)
+            failure = EncoderFailed(f"{model} failed with {type(error).__name__}.", model=model)
+            failure.__cause__ = error
+        self._failure = _without_frames(failure)
+        self._forward = None
 
 
-def _begin(encoder: Encoder, key: BatchKey, payloads: Sequence[Any]) -> Begun:
-    """Raises what the encoder raises, or EncoderFailed if it does not give a row for each."""
-    stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
-    begun = encoder.begin(stacked, key.outputs) if isinstance(key, ImageKey) else encoder.encode_text(stacked)
-    count = len(payloads)
-    return (lambda: _rows(begun(), key, count)) if callable(begun) else _rows(begun, key, count)
+@dataclass(frozen=True)
+class _Texts:
+    """A forward of texts: done when it returns."""
 
+    rows: Floats
+    is_done: bool = True
 
-def _rows(encoded: Encoded | Floats, key: BatchKey, count: int) -> list[Outcome]:
-    if len(encoded) != count:
-        raise EncoderFailed(f"{key.model} gave {len(encoded)} rows for {count} inputs.", model=key.model)
-    return [encoded.row(index) for index in range(count)] if isinstance(encoded, Encoded) else list(encoded)
-
-
-def _try(step: Callable[[], R], key: BatchKey, count: int) -> R | EncoderFailed:
-    """What one step of a forward of `count` gives, or how it failed."""
-    try:
-        return step()
-    except EncoderFailed as error:
-        _log.warning("a forward of %d failed: %s", count, error, exc_info=count == 1)
-        return _without_frames(error)
-    except Exception as error:
-        _log.error("a forward of %d failed: %s", count, key.model, exc_info=count == 1)
-        failed = EncoderFailed(f"{key.model} failed with {type(error).__name__}.", model=key.model)
-        failed.__cause__ = error
-        return _without_frames(failed)
+    def wait(self) -> Floats:
+        return self.rows
 
 
 def _without_frames(error: EncoderFailed) -> EncoderFailed:
@@ -105,35 +135,3 @@ def _without_frames(error: EncoderFailed) -> EncoderFailed:
         link.__traceback__ = None
         link = link.__cause__ or link.__context__
     return error
-
-
-def try_out(encoder: Encoder) -> None:
-    """One real forward of each half. Raises EncoderFailed or whatever the encoder raises."""
-    spec = encoder.spec
-    grey = np.full((1, *spec.image_size, 3), 128, dtype=np.uint8)
-    results = [encoder.encode(grey, Outputs(pooled=True)).pooled]
-    if spec.has_text:
-        results.append(encoder.encode_text(encoder.tokenize(["a warm-up"])))
-    for result in results:
-        if result is None or len(result) != 1:
-            raise EncoderFailed(f"{spec.id} did not answer a plain grey image with one row.", model=spec.id)
-        if not is_finite(result):
-            raise NonFiniteOutput(encoder=spec.id)
-
-
-def works(encoder: Encoder) -> bool:
-    """Whether `try_out` succeeds; a failure is logged."""
-    try:
-        try_out(encoder)
-    except Exception:
-        _log.exception("%s fails on a plain grey image", encoder.spec.id)
-        return False
-    return True
-
-
-def is_finite(values: Floats) -> bool:
-    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
-    with np.errstate(all="ignore"):
-        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
-            return True
-        return bool(np.isfinite(values).all())  # finite values can also overflow the sum

@@ -1,17 +1,10 @@
-"""The threads that own the device, one on a GPU, and the futures through which the event loop waits for them.
+"""The threads that own the device, one a lane, and the futures through which the event loop waits for them.
 
-A thread takes its next batch itself the moment it is free, under a lock that is held for microseconds: nothing is
-waited for on the way, and whatever arrived during one forward can share the next. Rows go back to the loop in one call
-a batch. What a batch is, is batching.py's to say; who may queue, door.py's.
+A thread takes its next batch itself the moment it is free, under a lock that is held for microseconds. So whatever
+arrived during one forward can share the next. Rows go back to the loop in one call a batch.
 
-On a CPU several forwards run side by side, each in a lane of its own with its part of the cores: a forward on all of
-them waits at every product for the core that decodes an image or serves a request. What needs more than a lane's part
-of the memory runs alone, as do calls. What waits is divided among the lanes that are free. A single item that is all
-there is runs alone too, on all cores, for its answer comes sooner. That is always in the first lane: GNU's OpenMP keeps
-a team for every thread that ever had one, and once all are larger than the machine their threads sleep at barriers.
-
-Where an encoder leaves its device at work (a GPU), the next batch is stacked, sent and begun behind the one that runs,
-if no better one would come of waiting: then the device has no pause between the two. Two at most.
+The policies stand beside: how large a batch may be (limits.py), how many run side by side (lanes.py), when a batch
+waits for images that are being decoded (patience.py), when the next is begun behind the one that runs (behind.py).
 """
 
 import asyncio
@@ -19,236 +12,208 @@ import logging
 import threading
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar, overload
+from typing import Any, Generic, TypeVar
 
-from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderFailed, EncoderIdError, VisiontowerError
-from encoders.contract.values import Encoded, Floats, Pixels, TokenIds
+from encoders.contract.errors import VisiontowerError
+from encoders.contract.values import Pixels
 from service.errors import DeadlineExceeded, DeviceLost
-from service.scheduling.batch import Begun, Outcome, begin, try_out, works
-from service.scheduling.queue import BatchKey, Ceiling, Formed, ImageKey, Queue, TextKey
+from service.memory.measurement import Measurement
+from service.memory.shape import ImageShape, Shape
+from service.scheduling.batch import Batch, Outcome
+from service.scheduling.behind import may_follow
+from service.scheduling.lanes import Lanes
+from service.scheduling.limits import BatchLimits
+from service.scheduling.patience import Patience
+from service.scheduling.queue import Queue, Taken
+from service.scheduling.resident import Resident
+from service.telemetry.metrics import Metrics
 
 R = TypeVar("R")
-_PATIENCE = 4
-"""A batch waits for what comes no longer than so many forwards like its model's last one take."""
 _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Answer(Generic[R]):
-    """One item's row, and the seconds it waited and its batch ran."""
+    """One item's row, and the seconds it waited and its batch ran.
+
+    forward_s: from the batch's beginning until its rows were there. Of a batch begun behind another it includes the
+    rest of that one, so that the throughput learnt from it is never too high.
+    """
 
     row: R
     queue_s: float
     forward_s: float
 
 
-@dataclass(frozen=True)
-class Report:
-    """What is worth counting about one batch; given to `observe` on the device thread.
-
-    left: how many more of its key waited and were left to the next batch or another lane.
-    forward_s: from its beginning until its rows were there; of a batch begun behind another, with what was left of that
-        one. It errs to too long: the pace is never taken to be better than it is.
-    """
-
-    key: BatchKey
-    items: int
-    left: int
-    queue_s: Sequence[float]
-    forward_s: float
-
-
-@dataclass
-class _Running:
-    """A batch that was begun. started: when, on the batcher's clock."""
-
-    formed: Formed["_Item"]
-    started: float
-    begun: Begun
-
-
 @dataclass
 class _Item:
+    resident: Resident
     payload: Any
     future: asyncio.Future[Any]
     ticket: int | None = None  # in the queue; under _wake
 
 
-class Batcher:
-    """Queues work for the encoders and runs it, batch after batch, on its own threads.
+@dataclass(frozen=True)
+class _Running:
+    """A batch that was begun. started: when, on the clock."""
 
-    All methods but the threads' own are for the event loop it was started on.
+    taken: Taken[_Item]
+    started: float
+    batch: Batch
+
+
+class Expected:
+    """An image whose pixels are being made: `fill` or `fail` is called once, on any thread.
+
+    future: ends as `DeviceThreads.submit` says. Once it is done, nobody waits for the pixels any more.
+    """
+
+    def __init__(self, threads: "DeviceThreads", item: _Item, shape: ImageShape, deadline: float) -> None:
+        self.future: asyncio.Future[Answer[Any]] = item.future
+        self._threads = threads
+        self._item = item
+        self._shape = shape
+        self._deadline = deadline
+
+    def fill(self, pixels: Pixels) -> None:
+        """Queue it."""
+        self._threads.settle(self._item, self._shape, self._deadline, pixels)
+
+    def fail(self, error: Exception | None) -> None:
+        """It cannot be made; None: nobody wanted it any more."""
+        if error is not None:
+            self._threads.tell(_fail, [self._item.future], error)
+        self._threads.settle(self._item, self._shape, self._deadline, None)
+
+
+class DeviceThreads:
+    """Queues work for the encoders and runs it, batch after batch.
+
+    All methods but the threads' own are for the event loop that it was started on.
     """
 
     def __init__(
         self,
         *,
-        ceiling: Ceiling,
+        limits: BatchLimits,
+        measurement: Measurement,
+        metrics: Metrics,
         clock: Callable[[], float],
-        begin: Callable[[Encoder, BatchKey, Sequence[Any]], Begun] = begin,
-        observe: Callable[[Report], None] = lambda report: None,
-        on_lost: Callable[[], None] = lambda: None,
-        shares_cores: bool = False,
-        lanes: int = 1,
-        runs_alone: Callable[[BatchKey], bool] = lambda key: False,
-        take_cores: Callable[[int], None] = lambda part: None,
+        lanes: Lanes | None = None,
+        patience: Patience | None = None,
     ) -> None:
-        """shares_cores: forwards run on the cores that decode, so a batch waits for what comes (batching.py).
-
-        lanes: forwards that run side by side, at most. runs_alone: what may have nothing beside it. take_cores: called
-        on a lane's thread ahead of a forward; from then on it computes on that part of the cores, 1 being all of them.
-        """
+        self._limits = limits
+        self._measurement = measurement
+        self._metrics = metrics
         self._clock = clock
-        self._begin_forward = begin
-        self._observe = observe
-        self._on_lost = on_lost
-        self._encoders: dict[str, Encoder] = {}
-        self._healthy: dict[str, bool] = {}
         self._wake = threading.Condition()
-        self._took: dict[str, float] = {}  # seconds of each model's last forward
-        patience = _PATIENCE if shares_cores else 0
-        self._queue: Queue[_Item] = Queue(  # under _wake
-            ceiling=ceiling, patience=lambda key: patience * self._took.get(key.model, 0.0), takers=lanes
-        )
+        self._lanes = lanes or Lanes()  # under _wake
+        self._patience = patience  # under _wake
+        self._queue: Queue[_Item] = Queue()  # under _wake
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
+        self._wanted = 0  # items with which a batch that waits for others is begun; under _wake
+        self._parts: dict[int, int] = {}  # of the cores, by lane
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
         self._refusal: VisiontowerError | None = None
-        self._lanes = lanes
-        self._runs_alone = runs_alone
-        self._take_cores = take_cores
-        self._busy: dict[int, float] = {}  # since when each lane at work has been in what it is in; under _wake
-        self._is_alone = False  # whether nothing may begin beside what runs; under _wake
         self._running_lanes = 0  # of the event loop
         self._ended = asyncio.Event()
+        self.is_lost = False
+        """Whether a thread has ended that nobody told to."""
 
     def start(self) -> None:
         """Start the threads."""
         self._loop = asyncio.get_running_loop()
-        self._running_lanes = self._lanes
-        for lane in range(self._lanes):
+        self._running_lanes = self._lanes.number
+        for lane in range(self._lanes.number):
             threading.Thread(target=self._main, args=(lane,), name=f"device {lane}", daemon=True).start()
 
     @property
     def is_alive(self) -> bool:
         """Whether all device threads run."""
-        return self._running_lanes == self._lanes
+        return self._running_lanes == self._lanes.number
 
     @property
     def busy_s(self) -> float:
-        """For how many seconds a thread has been in the batch or call it is in; 0 when all wait for one."""
+        """Seconds that the thread longest at its batch or call has been at it; 0 when all wait for work."""
         with self._wake:
-            since = min(self._busy.values(), default=None)
+            since = self._lanes.busy_since()
         return 0.0 if since is None else max(0.0, self._clock() - since)
 
-    def is_healthy(self, model: str) -> bool:
-        """Whether this model's last forward worked, or after a failed one, a forward of a known good image."""
-        return self._healthy.get(model, False)
-
-    def snapshot(self, model: str) -> tuple[int, float]:
-        """How many images of this model wait, and for how many seconds its oldest item has."""
+    def waiting(self, model: str) -> tuple[int, float]:
+        """The images of this model that wait, and the seconds that its oldest item has waited."""
         with self._wake:
             since = self._queue.oldest_since(model)
             return self._queue.waiting_images(model), 0.0 if since is None else max(0.0, self._clock() - since)
 
-    async def add(self, model: str, load: Callable[[], Encoder]) -> Encoder:
-        """Load an encoder on a device thread and try it once with image and text. Raises what either raises."""
-        encoder = await self.call(partial(_load_and_try, load))
-        if encoder.spec.id != model:
-            raise EncoderIdError(f"The loader of '{model}' gave an encoder that calls itself '{encoder.spec.id}'.")
-        self._encoders[model] = encoder
-        self._healthy[model] = True
-        return encoder
+    def submit(self, resident: Resident, shape: Shape, payload: Any, *, deadline: float) -> asyncio.Future[Answer[Any]]:
+        """Queue one image's pixels or one text's ids; cancelling the future takes the item out of the queue.
 
-    async def remove(self, model: str) -> None:
-        """Let go of an encoder, of which nothing waits, between two batches."""
-        await self.call(partial(self._encoders.pop, model))
-        self._healthy.pop(model, None)
+        payload: uint8 [H, W, 3] for an ImageShape, int64 [context_length] for a TextShape. deadline: on the clock; the
+        item is not run past it.
 
-    async def probe(self, model: str) -> bool:
-        """Run a known good image through the model, ahead of the queue; gives and keeps its health."""
-        encoder = self._encoders[model]
-        self._healthy[model] = await self.call(partial(works, encoder))
-        return self._healthy[model]
-
-    @overload
-    def submit(self, key: ImageKey, payload: Pixels, *, deadline: float) -> asyncio.Future[Answer[Encoded]]: ...
-    @overload
-    def submit(self, key: TextKey, payload: TokenIds, *, deadline: float) -> asyncio.Future[Answer[Floats]]: ...
-    def submit(self, key: BatchKey, payload: Any, *, deadline: float) -> asyncio.Future[Any]:
-        """Queue one image's pixels or one text's ids; cancelling the future takes it out of the queue.
-
-        deadline: on the clock handed in; past it the item is not run.
-
-        The future ends with an Answer, EncoderFailed, DeadlineExceeded, or whatever `abandon` or the thread's end
-        gives. Raises DeviceLost, or what everything was abandoned with.
+        The future ends with an Answer, EncoderFailed, DeadlineExceeded, or the error of `abandon` or of the thread's
+        end. Raises DeviceLost, or the error that everything was abandoned with.
         """
-        item = self._item(payload)
-        self._put(key, item, deadline)
-        return item.future
-
-    def submit_made(
-        self, key: ImageKey, make: Callable[[], Pixels], *, pool: Executor, deadline: float
-    ) -> asyncio.Future[Answer[Encoded]]:
-        """As `submit`, of what `make` gives: it runs on the pool, and its item joins the queue from there.
-
-        What it raises is the future's error. Not called if the future is cancelled before its turn.
-        """
-        item = self._item(None)
-
-        def work() -> None:
-            try:
-                if not item.future.done():
-                    item.payload = make()
-            except Exception as error:
-                self._tell(_fail, [item.future], error)
-            with self._wake:
-                self._queue.arrived(key)
-                if item.payload is None:
-                    self._notify()
-                else:
-                    self._put(key, item, deadline)
-
+        item = self._item(resident, payload)
         with self._wake:
-            self._queue.expect(key)
-        pool.submit(work)
-        return item.future
-
-    def _item(self, payload: Any) -> _Item:
-        """Not queued yet. Raises as `_promise`."""
-        item = _Item(payload, self._promise())
-        item.future.add_done_callback(partial(self._forget, item))
-        return item
-
-    def _promise(self) -> asyncio.Future[Any]:
-        """A future that `abandon` knows of. Raises DeviceLost, or what everything was abandoned with."""
-        if self._refusal is not None:
-            raise self._refusal
-        if not self.is_alive:
-            raise DeviceLost
-        future: asyncio.Future[Any] = self._loop.create_future()
-        self._open.add(future)
-        future.add_done_callback(self._open.discard)
-        return future
-
-    def _put(self, key: BatchKey, item: _Item, deadline: float) -> None:
-        """Queue the item unless nobody waits for it any more. On any thread."""
-        with self._wake:
-            if not item.future.done():
-                item.ticket = self._queue.put(key, item, now=self._clock(), deadline=deadline)
-            self._notify()
-
-    def _notify(self) -> None:
-        """Wake the threads if there is a batch for one, or the first item of one to wait with. Under _wake."""
-        if len(self._queue) == 1 or self._queue.ripe_in(self._clock()) == 0:
+            item.ticket, _ = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
             self._wake.notify_all()
+        return item.future
+
+    def submit_set(
+        self, resident: Resident, shape: Shape, payloads: Sequence[Any], *, deadline: float
+    ) -> list[asyncio.Future[Answer[Any]]]:
+        """As `submit`, of items that share their forwards with nobody else, in order."""
+        items = [self._item(resident, payload) for payload in payloads]
+        with self._wake:
+            tickets = self._queue.put_set(shape, items, now=self._clock(), deadline=deadline)
+            for item, ticket in zip(items, tickets, strict=True):
+                item.ticket = ticket
+            self._wake.notify_all()
+        return [item.future for item in items]
+
+    def expect(self, resident: Resident, shape: ImageShape, *, deadline: float) -> "Expected":
+        """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
+        item = self._item(resident, None)
+        if self._patience is not None:
+            with self._wake:
+                self._patience.expect(shape)
+        return Expected(self, item, shape, deadline)
+
+    def settle(self, item: _Item, shape: ImageShape, deadline: float, payload: Pixels | None) -> None:
+        """An expected item has its payload, or none. On any thread."""
+        patience = self._patience
+        with self._wake:
+            is_last = patience is None or patience.arrived(shape)
+            if payload is not None and not item.future.done():
+                item.payload = payload
+                item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
+                is_last = is_last or self._queue.size == 1 or in_line >= self._wanted
+            if is_last:
+                self._wake.notify_all()  # a batch may have waited with it
+
+    async def call(self, function: Callable[[], R]) -> R:
+        """Run a function on a device thread, ahead of the queue, after what has begun and with nothing beside it."""
+        future: asyncio.Future[R] = self._promise()
+
+        def run() -> None:
+            try:
+                result = function()
+            except Exception as error:
+                self.tell(_fail, [future], error)
+            else:
+                self.tell(_resolve, future, result)
+
+        with self._wake:
+            self._calls.append(run)
+            self._wake.notify_all()
+        return await future
 
     def abandon(self, error: VisiontowerError) -> None:
-        """Fail everything that waits or runs, and all that is still to come; what the device gives is dropped.
+        """Fail everything that waits or runs, and all that is still to come; the device's rows are dropped.
 
         To come: an image of an admitted request may be on its way through decode and preprocess.
         """
@@ -262,6 +227,8 @@ class Batcher:
         with self._wake:
             self._stopping = True
             self._wake.notify_all()
+        if not self._running_lanes:
+            return True
         try:
             async with asyncio.timeout(timeout_s):
                 await self._ended.wait()
@@ -270,131 +237,160 @@ class Batcher:
             return False
         return True
 
+    def _item(self, resident: Resident, payload: Any) -> _Item:
+        """Not queued yet. Raises as `_promise`."""
+        item = _Item(resident, payload, self._promise())
+        item.future.add_done_callback(partial(self._forget, item))
+        return item
+
+    def _promise(self) -> asyncio.Future[Any]:
+        """A future that `abandon` knows of. Raises DeviceLost, or the error that everything was abandoned with."""
+        if self._refusal is not None:
+            raise self._refusal
+        future: asyncio.Future[Any] = self._loop.create_future()
+        self._open.add(future)
+        future.add_done_callback(self._open.discard)
+        return future
+
     def _forget(self, item: _Item, future: asyncio.Future[Any]) -> None:
+        """Nobody waits for a cancelled item: take it out of the queue."""
         if future.cancelled():
             with self._wake:
                 if item.ticket is not None and self._queue.discard(item.ticket):
-                    self._notify()  # it may have been the one that the next batch waited with
-
-    async def call(self, function: Callable[[], R]) -> R:
-        """Run a function on a device thread, ahead of the queue, after what has begun and with nothing beside it."""
-        future: asyncio.Future[R] = self._promise()
-
-        def run() -> None:
-            try:
-                result = function()
-            except Exception as error:
-                self._tell(_fail, [future], error)
-            else:
-                self._tell(_resolve, future, result)
-
-        with self._wake:
-            self._calls.append(run)
-            self._wake.notify_all()
-        return await future
+                    self._wake.notify_all()  # the next batch may have waited with it
 
     # From here on: the device threads.
 
     def _main(self, lane: int) -> None:
         try:
-            while work := self._next(lane):
+            work = self._next(lane)
+            while work is not None:
                 work()
+                del work  # it holds the encoder, which may be let go of while this lane waits
+                work = self._next(lane)
         except BaseException:
             # Exception in our own code, or SystemExit and the like from a library: either way the device is ownerless.
             _log.critical("the device thread has ended", exc_info=True)
         finally:
-            self._tell(self._on_end)
+            self.tell(self._on_end)
 
     def _next(self, lane: int) -> Callable[[], None] | None:
         """The next thing to do, waited for; None when told to stop."""
+        lanes = self._lanes
         with self._wake:
-            if self._busy.pop(lane, None) is not None:
+            if lanes.leave(lane):
                 self._wake.notify_all()  # who must be alone may have waited for this
             while not self._stopping:
-                due_in = self._due_in(lane)
-                if due_in != 0:
-                    self._wake.wait(due_in)
-                elif work := self._take(lane):
-                    self._busy[lane] = self._clock()
-                    return work
+                wait_s = None
+                if lane > lanes.busy or lanes.is_alone:
+                    pass  # it is for a free lane before this one, or for nobody yet
+                elif self._calls:
+                    if not lanes.busy:
+                        lanes.enter(lane, now=self._clock(), alone=True)
+                        return self._calls.popleft()
+                elif self._queue.size:
+                    work, wait_s = self._take_work(lane)
+                    if work is not None:
+                        return work
+                self._wake.wait(wait_s)
         return None
 
-    def _due_in(self, lane: int) -> float | None:
-        """For how many seconds a free lane had better wait; 0 if it may begin, None until woken. Under _wake."""
-        if lane > len(self._busy):
-            return None  # another is free that comes first, so that what is alone is always on the same thread
-        if self._busy and (self._is_alone or self._calls):
-            return None
-        if self._calls:
-            return 0.0
-        ripe_in = self._queue.ripe_in(self._clock())
-        if ripe_in == 0 and self._busy and self._runs_alone(self._queue.next_key):
-            return None
-        return ripe_in
+    def _take_work(self, lane: int) -> tuple[Callable[[], None] | None, float | None]:
+        """The next batch for a free lane, or the seconds that it had better wait, None until woken. Under _wake."""
+        lanes, patience = self._lanes, self._patience
+        line = self._queue.next_line()
+        assert line is not None
+        limit = self._limits.of(line.shape)
+        waiting, is_free = len(line.waiting), not lanes.busy
+        is_alone = limit.runs_alone
+        if is_alone and not is_free:
+            return None, None
+        if not line.is_set:
+            if patience is not None and patience.coming:
+                wait_s = patience.wait_s(
+                    line.shape, waiting=waiting, limit=limit, since=line.oldest.since, now=self._clock()
+                )
+                if wait_s > 0:
+                    self._wanted = min(patience.enough, limit.ceiling)
+                    return None, wait_s
+            elif is_free and self._queue.size == 1:
+                is_alone = True
+        most = limit.ceiling
+        if lanes.number > 1 and waiting > 1 and not line.is_set:
+            most = min(most, lanes.share(waiting))
+        taken = self._queue.take(line, most=most, now=self._clock())
+        if taken.expired:
+            self._tell_expired(taken)
+        if not taken.batch:
+            return None, 0.0
+        part = lanes.enter(lane, now=self._clock(), alone=is_alone)
+        if self._queue.size:
+            self._wake.notify_all()  # the rest is another lane's to wait with
+        return partial(self._run, lane, taken, part), None
 
-    def _take(self, lane: int) -> Callable[[], None] | None:
-        """What is to be begun now; None if all of the next batch came too late. Under _wake."""
-        if self._calls:
-            self._is_alone = True
-            return self._calls.popleft()
-        is_all_there_is = not self._busy and len(self._queue) + self._queue.coming == 1
-        is_alone = is_all_there_is or self._runs_alone(self._queue.next_key)
-        formed = self._form(among=self._lanes - len(self._busy))
-        if not formed.batch:
-            return None
-        self._is_alone = is_alone
-        if len(self._queue):
-            self._wake.notify_all()  # it is another lane's to wait with
-        return partial(self._run, lane, formed, 1 if self._is_alone else self._lanes)
+    def _tell_expired(self, taken: Taken[_Item]) -> None:
+        for late in taken.expired:
+            self.tell(_fail, [late.item.future], DeadlineExceeded())
 
-    def _form(self, *, among: int = 1) -> Formed[_Item]:
-        """Under _wake."""
-        formed = self._queue.form_batch(self._clock(), among=among)
-        for late in formed.expired:
-            self._tell(_fail, [late.item.future], DeadlineExceeded())
-        return formed
-
-    def _run(self, lane: int, formed: Formed[_Item], part: int) -> None:
+    def _run(self, lane: int, taken: Taken[_Item], part: int) -> None:
         """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""
-        self._take_cores(part)
-        running: _Running | None = self._begin(formed)
+        if self._parts.get(lane) != part:
+            self._parts[lane] = part
+            self._lanes.take_cores(part)
+        running: _Running | None = self._begin(taken)
         while running is not None:
-            following = self._begin_behind(running)
+            following = None if running.batch.is_done else self._begin_behind(running)
             self._finish(running)
-            with self._wake:
-                self._busy[lane] = self._clock()
+            if following is not None:
+                with self._wake:
+                    self._lanes.go_on(lane, now=self._clock())
             running = following
 
-    def _begin(self, formed: Formed[_Item]) -> _Running:
-        key = formed.batch[0].key
+    def _begin(self, taken: Taken[_Item]) -> _Running:
         started = self._clock()
-        begun = self._begin_forward(self._encoders[key.model], key, [waiting.item.payload for waiting in formed.batch])
-        return _Running(formed, started, begun)
+        payloads = []
+        for waiting in taken.batch:
+            payloads.append(waiting.item.payload)
+        encoder = taken.batch[0].item.resident.encoder
+        return _Running(taken, started, Batch(encoder, taken.shape, payloads, self._measurement))
 
     def _begin_behind(self, running: _Running) -> _Running | None:
-        """The next batch, if this one still runs and the next is as large already: a smaller one had better grow."""
-        if isinstance(running.begun, list):
-            return None
+        """The next batch, begun behind this one that still runs, if the policy is for it."""
         with self._wake:
-            if self._stopping or self._calls or not self._queue.has_batch_of(len(running.formed.batch)):
+            line = self._queue.next_line()
+            if self._stopping or self._calls or line is None:
                 return None
-            formed = self._form()
-        return self._begin(formed) if formed.batch else None
+            ceiling = self._limits.of(line.shape).ceiling
+            if not may_follow(line, running=len(running.taken.batch), ceiling=ceiling):
+                return None
+            taken = self._queue.take(line, most=ceiling, now=self._clock())
+        self._tell_expired(taken)
+        return self._begin(taken) if taken.batch else None
 
     def _finish(self, running: _Running) -> None:
-        batch = running.formed.batch
-        key = batch[0].key
-        outcomes = running.begun if isinstance(running.begun, list) else running.begun()
-        self._took[key.model] = forward_s = self._clock() - running.started
-        # One bad input must not take the server out of rotation: only if nothing worked is a known good image asked.
-        worked = any(not isinstance(outcome, EncoderFailed) for outcome in outcomes)
-        self._healthy[key.model] = worked or works(self._encoders[key.model])
-        waits = [running.started - waiting.since for waiting in batch]
-        self._observe(Report(key, len(batch), running.formed.left, waits, forward_s))
-        futures = [waiting.item.future for waiting in batch]
-        self._tell(_deliver, futures, outcomes, waits, forward_s)
+        batch, taken = running.batch, running.taken
+        outcomes = batch.outcomes if batch.outcomes is not None else batch.wait()
+        forward_s = self._clock() - running.started
+        shape, items = taken.shape, len(taken.batch)
+        resident = taken.batch[0].item.resident
+        # One bad input must not take the server out of rotation. So a good image is tried only if nothing worked.
+        resident.is_healthy = batch.worked or resident.probe()
+        futures, waits = [], []
+        for waiting in taken.batch:
+            futures.append(waiting.item.future)
+            waits.append(running.started - waiting.since)
+        self._limits.ran(shape, items, forward_s)
+        self._metrics.forward(
+            shape.model,
+            size=shape.size if isinstance(shape, ImageShape) else None,
+            items=items,
+            is_cut=taken.left > 0 and self._limits.is_full(shape, items),
+            queue_s=waits,
+            forward_s=forward_s,
+        )
+        self.tell(_deliver, futures, outcomes, waits, forward_s)
 
-    def _tell(self, function: Callable[..., None], *args: Any) -> None:
+    def tell(self, function: Callable[..., None], *args: Any) -> None:
         """Call on the event loop; if that is closed, nobody is left to hear."""
         try:
             self._loop.call_soon_threadsafe(function, *args)
@@ -407,18 +403,11 @@ class Batcher:
         with self._wake:
             told, self._stopping = self._stopping, True
             self._wake.notify_all()
+        self.is_lost = self.is_lost or not told
         if not self._running_lanes:
             self._ended.set()
         if not told or not self._running_lanes:
             self.abandon(DeviceLost())
-        if not told:
-            self._on_lost()
-
-
-def _load_and_try(load: Callable[[], Encoder]) -> Encoder:
-    encoder = load()
-    try_out(encoder)
-    return encoder
 
 
 # On the event loop again. A future may be done already: its caller left, or the drain deadline passed.
@@ -428,10 +417,12 @@ def _deliver(
     futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[Outcome], waits: Sequence[float], forward_s: float
 ) -> None:
     for future, outcome, queue_s in zip(futures, outcomes, waits, strict=True):
+        if future.done():
+            continue
         if isinstance(outcome, VisiontowerError):
-            _fail([future], outcome)
+            future.set_exception(outcome)
         else:
-            _resolve(future, Answer(outcome, queue_s, forward_s))
+            future.set_result(Answer(outcome, queue_s, forward_s))
 
 
 def _resolve(future: asyncio.Future[Any], result: object) -> None:

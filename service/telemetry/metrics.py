@@ -1,12 +1,12 @@
-"""What the service counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
+"""The service's counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
-from prometheus_client.registry import Collector
 
 from encoders.contract.values import ImageSize
 
@@ -17,17 +17,56 @@ _SIZES_A_MODEL = 32
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
-Snapshot = Callable[[str], tuple[int, float]]
-"""Model -> images that wait, seconds its oldest item has waited."""
 
-MemoryKinds = Callable[[], tuple[str, Mapping[str, int]]]
-"""-> the device, and bytes by kind: weights, allocated, reserved, budget, free, total."""
+@dataclass(frozen=True)
+class ModelNow:
+    """A model at this moment. queue_images: images that wait; oldest_s: seconds that its oldest item has waited."""
+
+    queue_images: int
+    oldest_s: float
+    is_ready: bool
+
+
+@dataclass(frozen=True)
+class Now:
+    """The state of things that are not counted but looked at, whenever the metrics are asked for.
+
+    memory: bytes by kind: weights, allocated, reserved, budget, free, total.
+    """
+
+    models: Mapping[str, ModelNow]
+    device: str
+    memory: Mapping[str, int]
+
+
+@dataclass
+class ImageStages:
+    """Seconds that one image spent in each stage; 0 where it has not been."""
+
+    fetch: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    queue: float = 0.0
+    forward: float = 0.0
+
+    @property
+    def seconds(self) -> tuple[float, ...]:
+        """In the order of the stages."""
+        return self.fetch, self.decode, self.preprocess, self.queue, self.forward
+
+
+@dataclass(frozen=True)
+class Served:
+    """The model that served a request, and the seconds in which its result became bytes."""
+
+    model: str
+    serialize_s: float
 
 
 class Metrics:
     """One registry and what is in it; one per app, so that two apps in a process do not share counts."""
 
-    def __init__(self, models: Sequence[str], *, refusals: Sequence[str]) -> None:
+    def __init__(self, models: Sequence[str], *, refusals: Sequence[str] = ()) -> None:
         disable_created_metrics()  # type: ignore[no-untyped-call]  # a second series for every counter, that nobody asked for
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._models = tuple(models)
@@ -70,7 +109,7 @@ class Metrics:
             ["model"],
             registry=registry,
         )
-        self._admission = Counter(
+        admission = Counter(
             "visiontower_admission_total",
             "Batches that took all that waited (whole) or were cut to the memory budget (split); requests of images "
             "that do not fit it alone (refused).",
@@ -88,8 +127,9 @@ class Metrics:
         self._request = cache(requests.labels)
         self._duration = cache(request_seconds.labels)
         self._forward_bytes = {"activations_predicted": 0, "activations_peak": 0}
+        self._decision = cache(admission.labels)
         for decision in ("whole", "split", "refused"):
-            self._admission.labels(decision)
+            self._decision(decision)
         for reason in refusals:
             self._rejected.labels(reason)
         for model in models:
@@ -98,85 +138,100 @@ class Metrics:
             self._out_of_memory.labels(model)
             self._batch_images.labels(model)
 
-    def watch(self, *, snapshot: Snapshot, is_ready: Callable[[str], bool], memory: MemoryKinds) -> None:
-        """Read the queue, the models' state and the device's memory whenever the metrics are asked for."""
-
-        def kinds() -> tuple[str, Mapping[str, int]]:
-            device, held = memory()
-            return device, {**held, **self._forward_bytes}
-
-        self.registry.register(_Live(self._models, snapshot=snapshot, is_ready=is_ready, memory=kinds))
-
-    def stage(self, model: str, stage: str, seconds: float) -> None:
-        """Time spent in one stage."""
-        self._stage(model, stage).observe(seconds)
-
-    def request(self, route: str, status: int, seconds: float) -> None:
-        """A request has been answered."""
+    def request(self, route: str, status: int, seconds: float, *, served: "Served | None" = None) -> None:
+        """A request has been answered; served: by a model."""
         self._request(route, str(status)).inc()
         self._duration(route).observe(seconds)
+        if served is not None:
+            self._stage(served.model, "serialize").observe(served.serialize_s)
 
-    def batch(self, model: str, size: ImageSize, images: int) -> None:
-        """A forward of images has run. Called on a device thread."""
-        self._batch_images.labels(model).observe(images)
+    def answered(self, model: str, *, tokens: int, all_stages: Iterable[ImageStages]) -> None:
+        """Images have been answered, with so many tokens."""
+        self._tokens.labels(model).inc(tokens)
+        for stages in all_stages:
+            if stages.fetch:
+                self._stage(model, "fetch").observe(stages.fetch)
+            if stages.decode:
+                self._stage(model, "decode").observe(stages.decode)
+            if stages.preprocess:
+                self._stage(model, "preprocess").observe(stages.preprocess)
+
+    def forward(
+        self,
+        model: str,
+        *,
+        size: ImageSize | None,
+        items: int,
+        is_cut: bool,
+        queue_s: Sequence[float],
+        forward_s: float,
+    ) -> None:
+        """A forward has run. size: of its images, None for texts; is_cut: the memory budget left others waiting.
+
+        Called on a device thread.
+        """
+        self._decision("split" if is_cut else "whole").inc()
+        self._stage(model, "forward").observe(forward_s)
+        queue = self._stage(model, "queue")
+        for seconds in queue_s:
+            queue.observe(seconds)
+        if size is None:
+            return
+        self._batch_images.labels(model).observe(items)
         seen = self._sizes[model]
         if len(seen) < _SIZES_A_MODEL:
             seen.add(size)
-        self._images.labels(model, str(size) if size in seen else "other").inc(images)
+        self._images.labels(model, f"{size.height}x{size.width}" if size in seen else "other").inc(items)
 
     def measured(self, model: str, *, predicted: int, peak: int, ratio: float) -> None:
         """A forward was measured. Called on a device thread."""
         self._forward_bytes = {"activations_predicted": predicted, "activations_peak": peak}
         self._ratio.labels(model).set(ratio)
 
-    def admission(self, decision: str) -> None:
-        """A batch was `whole` or `split`, or a request `refused`, by the memory budget."""
-        self._admission.labels(decision).inc()
+    def refused(self) -> None:
+        """A request was refused because an image of its shape does not fit the memory budget alone."""
+        self._decision("refused").inc()
 
     def out_of_memory(self, model: str) -> None:
         """A forward ran out of memory. Called on a device thread."""
         self._out_of_memory.labels(model).inc()
 
-    def answered(self, model: str, tokens: int) -> None:
-        """Tokens have been answered."""
-        self._tokens.labels(model).inc(tokens)
-
     def rejected(self, reason: str) -> None:
         """A request was refused."""
         self._rejected.labels(reason).inc()
 
-    def exposition(self) -> bytes:
+    def exposition(self, now: Now) -> bytes:
         """All of it, in Prometheus' text format."""
-        return generate_latest(self.registry)
+        return generate_latest(self.registry) + generate_latest(_Looked(self.gauges(now)))
 
-
-class _Live(Collector):
-    def __init__(
-        self, models: Sequence[str], *, snapshot: Snapshot, is_ready: Callable[[str], bool], memory: MemoryKinds
-    ) -> None:
-        self._models = models
-        self._memory = memory
-        self._snapshot = snapshot
-        self._is_ready = is_ready
-
-    def collect(self) -> Iterable[Metric]:
-        """Fresh values."""
+    def gauges(self, now: Now) -> list[Metric]:
+        """What is looked at, not counted."""
         images = GaugeMetricFamily("visiontower_queue_images", "Images that wait for the device.", labels=["model"])
         oldest = GaugeMetricFamily(
             "visiontower_queue_oldest_seconds", "Seconds the oldest waiting item has waited.", labels=["model"]
         )
         ready = GaugeMetricFamily("visiontower_model_ready", "1 if the model's last forward worked.", labels=["model"])
-        for model in self._models:
-            waiting, age_s = self._snapshot(model)
-            images.add_metric([model], waiting)
-            oldest.add_metric([model], age_s)
-            ready.add_metric([model], float(self._is_ready(model)))
+        for model, state in now.models.items():
+            images.add_metric([model], state.queue_images)
+            oldest.add_metric([model], state.oldest_s)
+            ready.add_metric([model], float(state.is_ready))
         vram = GaugeMetricFamily(
             "visiontower_vram_bytes",
             "Device memory by kind; activations are of the last forward that was measured, at its highest point.",
             labels=["device", "kind"],
         )
-        device, kinds = self._memory()
-        for kind, size in kinds.items():
-            vram.add_metric([device, kind], size)
+        for kind, size in {**now.memory, **self._forward_bytes}.items():
+            vram.add_metric([now.device, kind], size)
         return [images, oldest, ready, vram]
+
+
+class _Looked(CollectorRegistry):
+    """A registry of gauges that were looked at once."""
+
+    def __init__(self, gauges: Sequence[Metric]) -> None:
+        super().__init__(auto_describe=False)
+        self._gauges = gauges
+
+    def collect(self) -> Iterable[Metric]:
+        """As given."""
+        return self._gauges

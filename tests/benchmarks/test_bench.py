@@ -30,8 +30,8 @@ from benchmarks.servers import FLAGS, FLOOR, SERVERS, command
 from benchmarks.works import WORKS, Work, distinct
 from encoders import decode
 from encoders.adapters.fake import FakeEncoder
+from service.http.siblings import Siblings
 from service.run.server import make_server
-from service.run.workers import Place
 from service.settings import Settings
 from tests.support.serving import backend_of, noise
 
@@ -313,7 +313,7 @@ async def test_the_floor_answers_each_of_a_batch_with_its_own_vector() -> None:
         batches.append(len(pixels))
         return pixels[:, 0, 0].to(torch.bfloat16)
 
-    floor = Floor(lambda jpeg: np.full((1, 1, 3), jpeg[0], np.uint8), forward, place=Place((), 0, NOBODY))
+    floor = Floor(lambda jpeg: np.full((1, 1, 3), jpeg[0], np.uint8), forward, siblings=Siblings((), 0, NOBODY))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(floor), base_url="http://floor") as client:
         answers = await asyncio.gather(*(client.post("/", content=bytes([value])) for value in range(5)))
     assert [answer.json() for answer in answers] == [[float(value)] * 3 for value in range(5)]

@@ -39,10 +39,10 @@ def said(rows: Sequence[Forward | Largest]) -> str:
     return "\n".join(summary(rows, context=300 * MIB))
 
 
-def test_the_folklore_in_the_readme_is_what_the_command_prints() -> None:
+def test_the_folklore_in_the_documents_is_what_the_command_prints() -> None:
     """If this fails, put what `python -m benchmarks.folklore` prints between the two markers."""
-    readme = (ROOT / "README.md").read_text()
-    shown = readme.split("<!-- folklore -->\n")[1].split("<!-- /folklore -->")[0]
+    page = (ROOT / "docs" / "memory.md").read_text()
+    shown = page.split("<!-- folklore -->\n")[1].split("<!-- /folklore -->")[0]
     assert shown.strip() == folklore.table(folklore.claims())
 
 

@@ -23,7 +23,7 @@ from packaging.utils import canonicalize_name
 from service.http.app import create_app
 from service.http.problems import REFUSALS
 from service.settings import PREFIX, Settings
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, ModelNow, Now
 from tests.support.paths import ROOT
 from tests.support.serving import backend_of
 
@@ -92,10 +92,10 @@ def routes() -> set[str]:
 def families() -> dict[str, set[str]]:
     """Every series name the service can expose, with its labels."""
     metrics = Metrics(["fake:vit"], refusals=REFUSALS)
-    metrics.watch(snapshot=lambda model: (0, 0.0), is_ready=lambda model: True, memory=lambda: ("cpu", {}))
+    now = Now({"fake:vit": ModelNow(0, 0.0, is_ready=True)}, "cpu", {"total": 1})
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     found: dict[str, set[str]] = {}
-    for family in metrics.registry.collect():
+    for family in [*metrics.registry.collect(), *metrics.gauges(now)]:
         collector = metrics.registry._names_to_collectors.get(family.name)
         labels = set(getattr(collector, "_labelnames", ())) | {key for s in family.samples for key in s.labels}
         found.update({family.name + suffix: labels for suffix in suffixes[family.type]})

@@ -8,10 +8,9 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
 from encoders.contract.values import Grid, ImageSize, Outputs
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import Features, Tower, to_patches
 from encoders.runtime.weights import fitting, load_strictly
 
@@ -42,8 +41,8 @@ class LeNet5(Tower):
         )
 
 
-def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
-    """The entry point: an id and a place in, an encoder out."""
+def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
+    """The entry point: an id in, the parts of an encoder out. Without weights they make a blueprint."""
     size = ImageSize(32, 32)
     spec = EncoderSpec(
         id=str(encoder_id),
@@ -64,8 +63,8 @@ def load(encoder_id: EncoderId, placement: Placement) -> TorchEncoder:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
         tower = LeNet5()
-    if encoder_id.weights not in (None, "random"):
+    if with_weights and encoder_id.weights not in (None, "random"):
         source = str(encoder_id.weights)
         with fitting(spec.id, source):
             load_strictly(tower, load_file(source), encoder_id=spec.id, source=source)
-    return TorchEncoder(spec, tower, placement=placement)
+    return TorchParts(spec, tower)

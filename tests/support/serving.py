@@ -12,10 +12,10 @@ import numpy as np
 from fastapi import FastAPI
 from PIL import Image
 
-from encoders.adapters.fake import FakeEncoder, FakeMemory
+from encoders.adapters.fake import FakeBlueprint, FakeEncoder, FakeMemory
 from encoders.contract.encoder import Encoder
 from encoders.memory.device import Memory
-from service.engine.engine import Backend
+from service.engine.backend import Backend
 from service.http.app import create_app
 from service.settings import Settings
 
@@ -68,18 +68,17 @@ def backend_of(
 ) -> Backend:
     """A device with these encoders on call, and room for anything unless `memory` says otherwise."""
     by_id = {encoder.spec.id: encoder for encoder in encoders or (FakeEncoder(),)}
+    blueprints = {model: FakeBlueprint(encoder.spec) for model, encoder in by_id.items()}
     return Backend(
         load=load or by_id.__getitem__,
-        blueprint=lambda model, dtype: by_id[model],
+        blueprint=lambda model, dtype: blueprints[model],
         memory=lambda: memory or FakeMemory(2**40),
     )
 
 
-def app_of(
-    *encoders: Encoder, memory: Memory | None = None, on_lost: Callable[[], None] = lambda: None, **settings: Any
-) -> FastAPI:
+def app_of(*encoders: Encoder, memory: Memory | None = None, **settings: Any) -> FastAPI:
     models = tuple(encoder.spec.id for encoder in encoders) or ("fake:vit",)
-    return create_app(Settings(model=models, **settings), backend=backend_of(*encoders, memory=memory), on_lost=on_lost)
+    return create_app(Settings(model=models, **settings), backend=backend_of(*encoders, memory=memory))
 
 
 @asynccontextmanager

@@ -24,9 +24,11 @@ from transformers.utils import logging as transformers_logging
 
 from encoders.adapters.hf.preprocessing import Seen, seen_by
 from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.runtime.weights import seeded
+
+CLASSIFIER = r"(classifier|decoder)\."
+"""Heads of ...ForImageClassification and ...ForMaskedImageModeling."""
 
 
 @contextmanager
@@ -53,11 +55,11 @@ class Checkpoint:
     id: str
     name: str
     random: bool
-    blueprint: bool
+    with_weights: bool
     options: dict[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def of(cls, encoder_id: EncoderId, placement: Placement) -> "Checkpoint":
+    def of(cls, encoder_id: EncoderId, *, with_weights: bool) -> "Checkpoint":
         """Raises EncoderIdError for a folder with a revision, WeightsError for a folder that is not there."""
         name, weights = encoder_id.name, encoder_id.weights
         is_folder = Path(name).is_dir()
@@ -73,7 +75,7 @@ class Checkpoint:
             id=str(encoder_id),
             name=name,
             random=encoder_id.is_random,
-            blueprint=placement.is_blueprint,
+            with_weights=with_weights,
             options=options,
         )
 
@@ -119,7 +121,7 @@ class Checkpoint:
         unused: a pattern of keys that belong to parts not loaded. optional: a pattern of keys that may be missing all
         together; their module is then set to None. Raises WeightsError that names the keys that do not fit.
         """
-        if self.random or self.blueprint:
+        if self.random or not self.with_weights:
             with seeded():
                 return architecture(config).float()
         model, found = architecture.from_pretrained(

@@ -8,8 +8,8 @@ from collections.abc import Callable
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
+from service.http.json import to_json
 from service.http.problems import MEDIA_TYPE, problem
-from service.http.protocols.native.responses import to_json
 from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("visiontower.requests")
@@ -50,7 +50,7 @@ class Observe:
         finally:
             seconds = self._clock() - started
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(route, status or 499, seconds)
+            self._metrics.request(route, status or 499, seconds, served=scope.get("served"))
             _log.info(
                 "%s %s %s",
                 scope["method"],

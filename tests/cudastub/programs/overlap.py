@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from encoders.adapters.registry import load
-from encoders.contract.encoder import Placement
+from encoders.contract.encoder import Forward, Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory
-from encoders.contract.values import Encoded, ImageSize, Outputs, TokenKind
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.device_memory import CudaMemory
 from encoders.runtime.torch_encoder import TorchEncoder
 
@@ -38,7 +38,7 @@ def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, obje
                     begun.append(begin_without_waiting(encoder, pixels, outputs))
                 peaks.append(reading.peak)
                 kept.append(memory.figures().allocated - before)
-            ended = [finish() for finish in begun]
+            ended = [forward.wait() for forward in begun]
             arrays = [np.asarray(encoded.pooled if outputs.pooled else encoded.tokens) for encoded in ended]
             found.append(
                 {
@@ -51,15 +51,15 @@ def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, obje
     return found
 
 
-def begin_without_waiting(encoder: TorchEncoder, pixels: Any, outputs: Outputs) -> Callable[[], Encoded]:
-    """With torch told to raise on whatever it knows to wait for the card."""
+def begin_without_waiting(encoder: TorchEncoder, pixels: Any, outputs: Outputs) -> Forward:
+    """With torch told to raise on every call that it knows to wait for the card."""
     torch.cuda.set_sync_debug_mode("error")
     try:
-        begun = encoder.begin(pixels, outputs)
+        forward = encoder.begin(pixels, outputs)
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    assert not isinstance(begun, Encoded)
-    return begun
+    assert not forward.is_done
+    return forward
 
 
 def errors(encoder_id: str, dtype: str) -> dict[str, str]:
@@ -75,11 +75,11 @@ def errors(encoder_id: str, dtype: str) -> dict[str, str]:
 
         return failing
 
-    finish = begin_without_waiting(encoder, pixels, Outputs(pooled=True))
+    forward = begin_without_waiting(encoder, pixels, Outputs(pooled=True))
     synchronize, pin_memory = torch.cuda.Event.synchronize, torch.Tensor.pin_memory
     torch.cuda.Event.synchronize = fail(torch.AcceleratorError("an illegal memory access"))  # type: ignore[method-assign]
     try:
-        finish()
+        forward.wait()
     except EncoderFailed as error:
         named["waiting"] = type(error).__name__
     torch.cuda.Event.synchronize = synchronize  # type: ignore[method-assign]

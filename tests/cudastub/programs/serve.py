@@ -7,17 +7,16 @@ import asyncio
 import json
 import sys
 import threading
-from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import httpx
 
-from encoders.contract.encoder import Encoder
+from encoders.contract.encoder import Encoder, Forward
 from encoders.contract.values import Encoded, Outputs, Pixels
 from encoders.runtime.torch_encoder import TorchEncoder
+from service.engine.backend import real_backend
 from service.http.app import create_app
-from service.run.server import real_backend
 from service.settings import Settings
 from service.sizes import parse_bytes
 from tests.support.serving import PNG, client_of, image_bytes
@@ -37,20 +36,31 @@ class AtWork:
         assert isinstance(encoder, TorchEncoder)
         begin = encoder.begin
 
-        def watched(pixels: Pixels, outputs: Outputs) -> Encoded | Callable[[], Encoded]:
-            finish = begin(pixels, outputs)
-            assert callable(finish)
+        def watched(pixels: Pixels, outputs: Outputs) -> Forward:
+            forward = begin(pixels, outputs)
+            assert not forward.is_done
             self.now += 1
             self.most = max(self.most, self.now)
-
-            def watched_finish() -> Encoded:
-                self.now -= 1
-                return finish()
-
-            return watched_finish
+            return Watched(forward, self)
 
         encoder.begin = watched  # type: ignore[method-assign]  # no argument is worth having for this
         return encoder
+
+
+@dataclass(frozen=True)
+class Watched:
+    """A Forward that tells `at_work` when it is waited for."""
+
+    forward: Forward
+    at_work: AtWork
+
+    @property
+    def is_done(self) -> bool:
+        return self.forward.is_done
+
+    def wait(self) -> Encoded:
+        self.at_work.now -= 1
+        return self.forward.wait()
 
 
 async def together(client: httpx.AsyncClient, app: Any, *, images: int, query: str) -> int:

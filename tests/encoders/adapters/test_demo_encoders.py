@@ -8,7 +8,6 @@ from PIL import Image
 from encoders import TokenKind, load
 from encoders.adapters.demo import NAMES, WEIGHTS, saved
 from encoders.contract.errors import EncoderIdError
-from encoders.contract.values import Encoded
 from tests.support.closeness import close
 from training.demo import dense, world
 
@@ -46,9 +45,11 @@ def test_the_right_caption_wins(name: str) -> None:
 def test_on_a_cpu_a_forward_has_ended_when_it_has_begun() -> None:
     encoder = load("demo:vit")
     pixels = np.zeros((2, *encoder.spec.size(), 3), np.uint8)
-    begun = encoder.begin(pixels, encoder.spec.outputs(pooled=True))
-    assert isinstance(begun, Encoded)
-    np.testing.assert_array_equal(begun.pooled, encoder.encode(pixels, encoder.spec.outputs(pooled=True)).pooled)
+    forward = encoder.begin(pixels, encoder.spec.outputs(pooled=True))
+    assert forward.is_done
+    np.testing.assert_array_equal(
+        forward.wait().pooled, encoder.encode(pixels, encoder.spec.outputs(pooled=True)).pooled
+    )
 
 
 @pytest.mark.parametrize("text", ["demo:swin", "demo:vit@openai"])

@@ -1,14 +1,13 @@
-"""What the server does by default against the reference (Pillow, float32): vectors of photographs, by their angle."""
+"""Vectors of photographs by the default path and by the reference (Pillow, float32): the angle between them."""
 
 import io
 
 import numpy as np
 import pytest
 
-from encoders import decode, load
+from encoders import load, pixels_of
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.values import Floats
-from encoders.images.preprocess import enough
 from tests.support.photographs import NAMES, photograph
 from tests.support.suites import split
 
@@ -25,10 +24,7 @@ def jpegs() -> list[bytes]:
 
 
 def vectors(encoder: Encoder, *, exact: bool) -> Floats:
-    size = encoder.spec.image_size
-    at_least = None if exact else enough(encoder.spec.preprocessing, size)
-    images = (decode(jpeg, at_least=at_least) for jpeg in jpegs())
-    pixels = np.stack([encoder.preprocess(image, size, exact=exact) for image in images])
+    pixels = np.stack([pixels_of(encoder, jpeg, exact=exact) for jpeg in jpegs()])
     pooled = encoder.encode(pixels, encoder.spec.outputs(pooled=True)).pooled
     assert pooled is not None
     rows: Floats = pooled.astype(np.float32)

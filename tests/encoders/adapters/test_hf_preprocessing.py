@@ -18,7 +18,6 @@ from encoders import ImageSize, preprocess
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.preprocessing import Seen, seen_by
 from encoders.adapters.registry import EncoderId
-from encoders.contract.encoder import Placement
 from tests.support.hf_folders import FAMILIES
 from tests.support.photographs import NAMES, photograph
 
@@ -111,7 +110,7 @@ def written(folder: Path, family: str, **settings: Any) -> Checkpoint:
     FAMILIES[family][1]().save_pretrained(folder)
     if settings:
         (folder / "preprocessor_config.json").write_text(json.dumps(settings))
-    return Checkpoint.of(EncoderId("hf", str(folder)), Placement())
+    return Checkpoint.of(EncoderId("hf", str(folder)), with_weights=True)
 
 
 @pytest.mark.parametrize(

@@ -18,12 +18,12 @@ from open_clip.model import resize_pos_embed
 from safetensors.torch import save_file
 from torch import Tensor
 
-from encoders.adapters.openclip import clip_encoder
-from encoders.adapters.openclip import load as load_openclip
-from encoders.adapters.registry import EncoderId, blueprint, load
+from encoders.adapters.openclip.clip import clip_parts
+from encoders.adapters.registry import blueprint, load
 from encoders.contract.encoder import Placement
 from encoders.contract.errors import EncoderIdError, LayerNotFound, UnsupportedResolution, WeightsError
 from encoders.contract.values import Encoded, ImageSize, Outputs, TokenKind
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.closeness import close
 from tests.support.photographs import photographs
@@ -55,6 +55,10 @@ def random_model(name: str) -> Any:
                     part.running_mean.uniform_(-0.1, 0.1)  # type: ignore[union-attr]
                     part.running_var.uniform_(0.8, 1.2)  # type: ignore[union-attr]
     return model
+
+
+def made(parts: TorchParts, placement: Placement = CPU) -> TorchEncoder:
+    return TorchEncoder(parts.spec, parts.tower, parts.text, placement=placement)
 
 
 @dataclass
@@ -98,9 +102,9 @@ def pair(request: pytest.FixtureRequest) -> Pair:
         else:
             model.visual.output_tokens = True
             tokens = model.visual(batch)[1]
-    encoder = clip_encoder(model, config, tokenizer=tokenizer, encoder_id=f"openclip:{name}@random", placement=CPU)
+    encoder = made(clip_parts(model, config, tokenizer=tokenizer, encoder_id=f"openclip:{name}@random"))
     size = encoder.spec.size()
-    pixels = np.stack([encoder.preprocess(photo, size) for photo in PHOTOS])
+    pixels = np.stack([encoder.preprocess(photo, size, exact=True) for photo in PHOTOS])
     encoded = encoder.encode(pixels, encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
     return Pair(name, encoder, pixels, encoded, tokens, pooled, text, image_logits, ids)
 
@@ -185,9 +189,8 @@ def tiny(config: dict[str, Any]) -> Any:
 def encoder_of(model: Any, placement: Placement = CPU) -> TorchEncoder:
     config = {"mean": (0.5,) * 3, "std": (0.25,) * 3, "interpolation": "bicubic", "resize_mode": "shortest"}
     tokenizer = open_clip.SimpleTokenizer(context_length=16)
-    return clip_encoder(
-        copy.deepcopy(model), config, tokenizer=tokenizer, encoder_id="openclip:tiny@random", placement=placement
-    )
+    parts = clip_parts(copy.deepcopy(model), config, tokenizer=tokenizer, encoder_id="openclip:tiny@random")
+    return made(parts, placement)
 
 
 def run(encoder: TorchEncoder, size: ImageSize, **outputs: Any) -> Any:
@@ -358,7 +361,7 @@ TOWERS = {  # every kind of tower open_clip offers, at its smallest
 def test_other_towers_keep_their_word(name: str) -> None:
     model = random_model(name)
     config = open_clip.get_model_preprocess_cfg(model)
-    encoder = clip_encoder(model, config, tokenizer=None, encoder_id=f"openclip:{name}@random", placement=CPU)
+    encoder = made(clip_parts(model, config, tokenizer=None, encoder_id=f"openclip:{name}@random"))
     spec = encoder.spec
     assert spec.grid() == TOWERS[name]
     assert not spec.has_text
@@ -498,6 +501,5 @@ def test_an_unknown_tag_names_the_known_ones() -> None:
 
 
 def test_random_weights_are_the_same_each_time(small_architecture: str) -> None:
-    identity = EncoderId("openclip", small_architecture, "random")
-    first, second = load_openclip(identity, CPU), load_openclip(identity, CPU)
+    first, second = (load(f"openclip:{small_architecture}@random") for _ in range(2))
     assert first.spec.revision == second.spec.revision

@@ -18,13 +18,17 @@ PLUGIN = ROOT / "tests" / "plugin"
 USE_IT = """
 import json
 import numpy as np
-from encoders import TokenKind, load
-from tests.support.paths import ROOT
+from encoders import TokenKind, blueprint, load
 encoder = load("lenet:5@random")
 pixels = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
 encoded = encoder.encode(pixels, encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
 alone = encoder.encode(pixels[1:], encoder.spec.outputs(tokens=TokenKind.HIDDEN))
+outputs = encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True, layer=0)
 print(json.dumps({
+    "cost": blueprint("lenet:5@random").cost(encoder.spec.size(), outputs, device="cpu").requested(2) > 0,
+    "mismatch": encoder.spec.mismatch(
+        encoder.encode(pixels, outputs), images=2, size=encoder.spec.size(), outputs=outputs
+    ),
     "grid": encoded.grid, "spec_grid": encoder.spec.grid(),
     "tokens": encoded.tokens.shape, "pooled": encoded.pooled.shape,
     "row_equal": bool(np.allclose(encoded.tokens[1], alone.tokens[0], atol=1e-6)),
@@ -49,6 +53,8 @@ def test_an_installed_plugin_loads_by_id(tmp_path: Path) -> None:
     )
     said = json.loads(ran.stdout)
     assert said == {
+        "cost": True,
+        "mismatch": None,
         "grid": [5, 5],
         "spec_grid": [5, 5],
         "tokens": [2, 25, 16],
@@ -62,9 +68,9 @@ def test_two_plugins_of_one_scheme_are_an_error(tmp_path: Path, monkeypatch: pyt
         installed = tmp_path / f"{name}-1.0.dist-info"
         installed.mkdir()
         (installed / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-        (installed / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nmine = {name}:load\n")
+        (installed / "entry_points.txt").write_text(f"[{ENTRY_POINTS}]\nmine = {name}:build\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    with pytest.raises(EncoderIdError, match=r"'mine' is claimed by (one:load and by two|two:load and by one):load"):
+    with pytest.raises(EncoderIdError, match=r"'mine' is claimed by (one:build and by two|two:build and by one):build"):
         schemes()
 
 

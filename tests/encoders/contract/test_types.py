@@ -44,7 +44,7 @@ def test_the_native_size_is_always_possible() -> None:
 
 
 def test_what_is_not_there_is_not_offered() -> None:
-    spec = fake_spec(projects=False, dense=False, scoring=None, embed_dim=None)
+    spec = fake_spec(projected_size=None, dense=False, scoring=None, embed_dim=None)
     for kind in (TokenKind.PROJECTED, TokenKind.DENSE):
         with pytest.raises(OutputNotOffered):
             spec.outputs(tokens=kind)

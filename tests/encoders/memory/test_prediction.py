@@ -13,10 +13,11 @@ import pytest
 import torch
 from torch.profiler import ProfilerActivity, profile
 
-from encoders.adapters.openclip import clip_encoder
+from encoders.adapters.openclip.clip import clip_parts
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.encoder import Blueprint, Placement
 from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.runtime.blueprint import TorchBlueprint
 from encoders.runtime.device_memory import HostMemory
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.trace import Trace
@@ -58,13 +59,14 @@ SMALL += ["timm:vit_small_patch14_dinov2@random", "demo:vit", "demo:resnet", "de
 
 
 @pytest.fixture(scope="module", params=split(SIZES, quick=SMALL))
-def pair(request: pytest.FixtureRequest) -> tuple[Encoder, TorchEncoder]:
+def pair(request: pytest.FixtureRequest) -> tuple[Blueprint, TorchEncoder]:
     """A blueprint, and the encoder that was loaded."""
     name: str = request.param
     if "SigLIP" in name:  # its tokenizer is on the hub alone
         model = open_clip.create_model("ViT-B-16-SigLIP")
         config = open_clip.get_model_preprocess_cfg(model)
-        real = clip_encoder(model, config, tokenizer=None, encoder_id=name, placement=Placement())
+        parts = clip_parts(model, config, tokenizer=None, encoder_id=name)
+        real = TorchEncoder(parts.spec, parts.tower, parts.text, placement=Placement())
     else:
         loaded = load(name)
         assert isinstance(loaded, TorchEncoder)
@@ -94,7 +96,7 @@ def profiled(encoder: TorchEncoder, size: ImageSize, outputs: Outputs, batch: in
 
 
 @pytest.mark.parametrize(("place", "batch"), split(product([0, 1, 2], [1, 3]), quick=[(0, 3)]))
-def test_a_forward_takes_what_was_predicted(pair: tuple[Encoder, TorchEncoder], place: int, batch: int) -> None:
+def test_a_forward_takes_what_was_predicted(pair: tuple[Blueprint, TorchEncoder], place: int, batch: int) -> None:
     drawn, real = pair
     side = SIZES[real.spec.id][place]
     size = ImageSize(side, side)
@@ -107,7 +109,7 @@ def test_a_forward_takes_what_was_predicted(pair: tuple[Encoder, TorchEncoder], 
         assert peak <= 1.01 * trace.peak
 
 
-def test_other_outputs_take_what_was_predicted(pair: tuple[Encoder, TorchEncoder]) -> None:
+def test_other_outputs_take_what_was_predicted(pair: tuple[Blueprint, TorchEncoder]) -> None:
     """A layer, projected and dense tokens where there are some, at the smallest of the sizes."""
     drawn, real = pair
     spec = real.spec
@@ -122,7 +124,7 @@ def test_other_outputs_take_what_was_predicted(pair: tuple[Encoder, TorchEncoder
         assert traced(real, size, outputs, 2).peak == predicted, outputs
 
 
-def test_texts_take_what_was_predicted(pair: tuple[Encoder, TorchEncoder]) -> None:
+def test_texts_take_what_was_predicted(pair: tuple[Blueprint, TorchEncoder]) -> None:
     drawn, real = pair
     if not real.spec.has_text:
         pytest.skip("no text half")
@@ -157,7 +159,7 @@ def test_measuring_changes_no_number(name: str) -> None:
 def test_a_blueprint_has_no_weights() -> None:
     """bigG: 10 GB of weights, planned where they would not fit."""
     drawn = blueprint("openclip:ViT-bigG-14@laion2b_s39b_b160k", dtype="bfloat16")
-    assert isinstance(drawn, TorchEncoder)
+    assert isinstance(drawn, TorchBlueprint)
     assert drawn.spec.weights_bytes > 5e9
     assert all(parameter.is_meta for parameter in drawn.tower.parameters())
     assert drawn.cost(drawn.spec.image_size, BOTH, device="cuda").requested(1) > 10e6

@@ -1,4 +1,4 @@
-"""A blueprint is an encoder without its weights: the same spec, a cost for whatever it offers, and nothing is held."""
+"""A blueprint has the encoder's spec, a cost for everything the encoder offers, and no weights."""
 
 import math
 from collections.abc import Callable
@@ -8,11 +8,13 @@ from pathlib import Path
 
 import pytest
 
+from encoders.adapters.fake import FakeBlueprint, fake_spec
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.encoder import Encoder
+from encoders.contract.encoder import Blueprint
+from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec, Scoring
 from encoders.contract.values import ImageSize, Outputs, TokenKind
-from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.blueprint import TorchBlueprint
 from tests.support.hf_folders import FAMILIES, one_thread, write
 from tests.support.suites import split
 
@@ -63,8 +65,7 @@ def test_it_says_of_itself_what_the_encoder_does(named: Callable[[str], str], kn
         assert math.isnan(drawn.spec.scoring.logit_scale)
 
 
-def offered(encoder: Encoder) -> list[Outputs]:
-    spec = encoder.spec
+def offered(spec: EncoderSpec) -> list[Outputs]:
     kinds = [TokenKind.HIDDEN, *[TokenKind.PROJECTED] * spec.projects, *[TokenKind.DENSE] * spec.dense]
     return [
         Outputs(pooled=True),
@@ -91,7 +92,7 @@ def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, 
     other = ImageSize(*(side + step for side, step in zip(spec.image_size, spec.patch_size, strict=True)))
     sizes = [spec.image_size, *([other] if spec.resolutions.problem(other) is None else [])]
     for size in sizes:
-        for outputs in offered(drawn):
+        for outputs in offered(spec):
             cost = drawn.cost(size, outputs, device=device)
             assert cost.requested(3) > 3 * (cost.input_bytes + cost.output_bytes) > 0
             assert cost.flops > 0
@@ -102,7 +103,7 @@ def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, 
 @pytest.mark.parametrize("known", NAMES)
 def test_it_holds_nothing(known: str) -> None:
     drawn = blueprint(known)
-    assert isinstance(drawn, TorchEncoder)
+    assert isinstance(drawn, TorchBlueprint)
     assert all(tensor.is_meta for tensor in drawn.tower.state_dict().values())
 
 
@@ -111,3 +112,21 @@ def test_weights_that_are_not_there_are_not_missed(tmp_path: Path) -> None:
     for file in (tmp_path / "clip").glob("*.safetensors"):
         file.unlink()
     assert blueprint(f"hf:{tmp_path / 'clip'}").spec.weights_bytes > 0
+
+
+@pytest.mark.parametrize(
+    "draw",
+    [lambda: blueprint("timm:resnet18@random"), lambda: FakeBlueprint(fake_spec(scoring=None))],
+    ids=["torch", "fake"],
+)
+def test_without_a_text_half_texts_have_no_cost(draw: Callable[[], Blueprint]) -> None:
+    with pytest.raises(OutputNotOffered):
+        draw().text_cost(device="cpu")
+
+
+def test_an_encoder_has_no_costs_and_a_blueprint_encodes_nothing() -> None:
+    runs, plans = ("encode", "begin", "encode_text", "preprocess", "tokenize"), ("cost", "text_cost")
+    for encoder_id in ("demo:vit", "fake:any"):
+        encoder, drawn = load(encoder_id), blueprint(encoder_id)
+        assert [hasattr(encoder, name) for name in (*runs, *plans)] == [True] * len(runs) + [False] * len(plans)
+        assert [hasattr(drawn, name) for name in (*runs, *plans)] == [False] * len(runs) + [True] * len(plans)

@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 
 from encoders import load
-from encoders.adapters.fake import FakeEncoder
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
 from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenKind
@@ -79,6 +78,13 @@ def test_other_sizes_and_outputs_are_pytorchs_to_the_bit(side: int, outputs: Out
         np.testing.assert_array_equal(a, b)
 
 
+def test_a_forward_is_over_when_it_has_begun() -> None:
+    encoder = on("openvino", "demo:vit")
+    forward = encoder.begin(pixels(encoder), POOLED)
+    assert forward.is_done
+    np.testing.assert_array_equal(forward.wait().pooled, encoder.encode(pixels(encoder), POOLED).pooled)
+
+
 def test_texts_are_pytorchs_to_the_bit() -> None:
     ours, reference = on("openvino", "demo:vit"), on("torch", "demo:vit")
     ids = ours.tokenize(["a red circle", "a tree"])
@@ -94,10 +100,11 @@ def test_the_spec_says_what_runs_it_and_counts_its_copy_of_the_weights() -> None
 
 def test_torch_does_not_see_its_memory_so_nothing_is_measured() -> None:
     encoder, memory = on("openvino", "demo:vit"), HostMemory()
+    given = pixels(encoder)
     with memory.reading() as ours:
-        encoder.encode(pixels(encoder), POOLED)
+        encoder.encode(given, POOLED)
     with memory.reading() as torchs:
-        encoder.encode(pixels(encoder), DENSE)
+        encoder.encode(given, DENSE)
     assert ours.peak is None
     assert torchs.peak is not None
 
@@ -117,7 +124,7 @@ class Grey(Tower):
         return Features(Grid(8, 8), tokens=tokens, pooled=tokens[:, :, 0])
 
 
-def grey(*, counts: bool) -> Encoder:
+def grey(*, counts: bool) -> TorchEncoder:
     side = ImageSize(8, 8)
     spec = EncoderSpec(
         id="grey",
@@ -144,11 +151,11 @@ def test_a_tower_whose_trace_holds_for_one_batch_size_alone_stays_pytorchs(caplo
     assert accelerated(grey(counts=False), lanes=1).spec.runtime == "openvino"
 
 
-def test_an_encoder_that_is_no_module_stays_what_it_is(caplog: pytest.LogCaptureFixture) -> None:
-    encoder = FakeEncoder()
+def test_an_encoder_that_has_no_torch_runs_as_it_does_and_the_log_says_so(caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING):
-        assert accelerated(encoder, lanes=1) is encoder
-    assert encoder.spec.id in caplog.text
+        encoder = load("fake:any", Placement(runtime="openvino"))
+    assert encoder.spec.runtime == "torch"
+    assert "fake:any does not run on openvino" in caplog.text
 
 
 def test_it_is_refused_where_it_cannot_run(monkeypatch: pytest.MonkeyPatch) -> None:

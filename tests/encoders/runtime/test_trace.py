@@ -15,9 +15,10 @@ from torch import Tensor
 from encoders.adapters.fake import fake_spec
 from encoders.adapters.registry import blueprint, load
 from encoders.contract.cost import Cost
-from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.encoder import Blueprint, Placement
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.runtime.blueprint import TorchBlueprint
 from encoders.runtime.device_memory import HostMemory
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.tower import Features, Tower
@@ -37,7 +38,7 @@ class Pair:
     """An encoder with its weights, and its blueprint."""
 
     encoder: TorchEncoder
-    blueprint: Encoder
+    blueprint: Blueprint
 
     @property
     def spec(self) -> EncoderSpec:
@@ -201,8 +202,7 @@ class GivesViews(Tower):
 
 def toy(tower: type[Tower]) -> Pair:
     spec = fake_spec(prefix_tokens=0, scoring=None, context_length=None)
-    encoder, shape = (TorchEncoder(spec, tower(), placement=Placement(device=device)) for device in ("cpu", "meta"))
-    return Pair(encoder, shape)
+    return Pair(TorchEncoder(spec, tower(), placement=Placement()), TorchBlueprint(spec, tower(), dtype="float32"))
 
 
 @pytest.mark.parametrize("tower", [AnotherWayAlone, OneByOne, GivesViews])

@@ -1,6 +1,9 @@
 """Bulk runs: what is written, what is left out, and that an interrupted run ends as an uninterrupted one."""
 
+import asyncio
 import json
+import math
+import threading
 from collections.abc import Callable
 from itertools import count
 from pathlib import Path
@@ -17,10 +20,13 @@ from encoders import decode
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EncoderFailed, LayerNotFound
 from encoders.contract.values import Encoded
-from service.bulk import sinks as exports
+from service.bulk import sinks
 from service.bulk.resume import BulkError, Failure, opened
-from service.bulk.run import Finished, Job, find_images, run
-from service.http.protocols.native.options import EmbedOptions
+from service.bulk.run import Finished, Job, run
+from service.bulk.sources import find_images
+from service.engine import EmbedRequest, Engine
+from service.settings import Settings
+from tests.support.serving import backend_of
 
 FILES = 23
 BAD = {3: b"no image", 11: b"", 22: b"\xff\xd8\xff\xe0 cut"}
@@ -45,11 +51,54 @@ def job_of(folder: Path, out: str, *, batch_size: int = 4, restart: bool = False
     return Job(
         out=folder.parent / out,
         files=find_images([folder]),
-        options=EmbedOptions(**{"output": "pooled", **options}),
+        request=EmbedRequest((), **{"output": "pooled", **options}),
         batch_size=batch_size,
-        workers=2,
         restart=restart,
     )
+
+
+def encode(
+    job: Job,
+    encoder: FakeEncoder | None = None,
+    *,
+    before: Callable[[int], None] | None = None,
+    progress: Callable[[int, int], None] = lambda done, failed: None,
+    clock: Callable[[], float] = lambda: 0.0,
+) -> Finished:
+    """Run it. before: of the encoder, once it is loaded."""
+    encoder = encoder or FakeEncoder()
+
+    async def main() -> Finished:
+        settings = Settings(  # one thread decodes, so that batches come to the device in order
+            model=(encoder.spec.id,), max_batch=job.batch_size, max_forward_s=math.inf, preprocess_threads=1
+        )
+        async with Engine(settings, backend=backend_of(encoder)) as engine:
+            encoder.batches.clear()
+            encoder.before = before or encoder.before
+            return await run(job, engine, progress=progress, clock=clock)
+
+    return asyncio.run(main())
+
+
+def interrupted(job: Job, *, at: int) -> None:
+    """Run it, and interrupt it as Ctrl-C does when it is in its n-th batch and all before are done."""
+    forwards, batches, done = count(), count(), threading.Event()
+    loop_and_task: list[Any] = []
+
+    def progress(covered: int, failed: int) -> None:
+        if not loop_and_task:
+            loop_and_task.extend((asyncio.get_running_loop(), asyncio.current_task()))
+        if next(batches) == at:
+            done.set()
+
+    def before(batch: int) -> None:
+        if next(forwards) == at:
+            assert done.wait(30)
+            loop, task = loop_and_task
+            loop.call_soon_threadsafe(task.cancel)
+
+    with pytest.raises(asyncio.CancelledError):
+        encode(job, before=before, progress=progress)
 
 
 def good(folder: Path) -> list[str]:
@@ -61,21 +110,10 @@ def expected(path: str, *, name: str, **options: Any) -> np.ndarray[Any, Any]:
     encoder = FakeEncoder()
     spec = encoder.spec
     pixels = encoder.preprocess(decode(Path(path).read_bytes()), spec.size())
-    row = encoder.encode(pixels[None], EmbedOptions(**options).outputs(spec)).row(0)
+    row = encoder.encode(pixels[None], EmbedRequest((), **options).outputs(spec)).row(0)
     array = row.pooled if name == "pooled" else row.tokens
     assert array is not None
     return array if name == "pooled" or options.get("prefix") else array[row.prefix_tokens :]
-
-
-def failing_at(forward: int, error: Callable[[], BaseException]) -> FakeEncoder:
-    """An encoder whose n-th forward raises."""
-    forwards = count()
-
-    def before(batch: int) -> None:
-        if next(forwards) == forward:
-            raise error()
-
-    return FakeEncoder(before=before)
 
 
 def content(out: Path) -> dict[str, bytes]:
@@ -85,7 +123,7 @@ def content(out: Path) -> dict[str, bytes]:
 
 def test_safetensors_holds_the_rows_and_their_paths(folder: Path) -> None:
     job = job_of(folder, "out.safetensors", output="both")
-    run(job, FakeEncoder())
+    encode(job)
     arrays = load_file(job.out)
     with safe_open(job.out, framework="numpy") as file:
         about = file.metadata()
@@ -98,7 +136,7 @@ def test_safetensors_holds_the_rows_and_their_paths(folder: Path) -> None:
 
 def test_npy_holds_one_array_and_its_neighbour_the_paths(folder: Path) -> None:
     job = job_of(folder, "out.npy", output="tokens", layer=-2, prefix=True)
-    run(job, FakeEncoder())
+    encode(job)
     tokens = np.load(job.out)
     about = json.loads(job.out.with_name("out.npy.json").read_text())
     assert about["paths"] == good(folder)
@@ -110,7 +148,7 @@ def test_npy_holds_one_array_and_its_neighbour_the_paths(folder: Path) -> None:
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
 def test_parquet_holds_a_row_an_image(folder: Path, dtype: str) -> None:
     job = job_of(folder, "out.parquet", output="both", dtype=dtype)
-    run(job, FakeEncoder())
+    encode(job)
     table = pq.read_table(job.out)
     assert table.column_names == ["path", "grid_rows", "grid_cols", "tokens", "pooled"]
     assert table["path"].to_pylist() == good(folder)
@@ -123,25 +161,27 @@ def test_parquet_holds_a_row_an_image(folder: Path, dtype: str) -> None:
 
 def test_normalized_vectors_have_length_one(folder: Path) -> None:
     job = job_of(folder, "out.npy", output="tokens", normalize=True)
-    run(job, FakeEncoder())
+    encode(job)
     np.testing.assert_allclose(np.linalg.norm(np.load(job.out), axis=-1), 1, rtol=1e-5)
 
 
 def test_the_grid_of_a_layer_is_the_layers_own(folder: Path) -> None:
     """A CNN's stage has a grid of its own: it comes from the forward, not from the spec."""
+    cnn = fake_spec(prefix_tokens=0, layer_sizes=(12, 12, 12, 12))
 
     def coarser(encoded: Encoded) -> Encoded:
-        assert encoded.tokens is not None
-        return Encoded(grid=encoded.grid._replace(rows=2, cols=2), tokens=encoded.tokens[:, 1:5])
+        if encoded.tokens is None:  # the first forward, which tries the encoder out
+            return encoded
+        return Encoded(grid=encoded.grid._replace(rows=2, cols=2), tokens=encoded.tokens[:, :4])
 
-    job = job_of(folder, "out.parquet", output="tokens")
-    run(job, FakeEncoder(after=coarser))
+    job = job_of(folder, "out.parquet", output="tokens", layer=1)
+    encode(job, FakeEncoder(cnn, after=coarser))
     assert set(pq.read_table(job.out)["grid_rows"].to_pylist()) == {2}
 
 
 def test_bad_files_are_left_out_and_stand_in_the_ledger(folder: Path) -> None:
     job = job_of(folder, "out.npy")
-    finished = run(job, FakeEncoder())
+    finished = encode(job)
     assert finished.ledger is not None
     ledger = [json.loads(line) for line in finished.ledger.read_text().splitlines()]
     assert [(entry["path"][-6:], entry["error"]) for entry in ledger] == [
@@ -156,14 +196,15 @@ def test_bad_files_are_left_out_and_stand_in_the_ledger(folder: Path) -> None:
 def test_a_file_that_cannot_be_read_is_a_failure_like_any_other(folder: Path) -> None:
     job = job_of(folder, "out.npy")
     (folder / "05.png").unlink()
-    reasons = {Path(failure.path).name: failure.reason for failure in run(job, FakeEncoder()).failures}
+    reasons = {Path(failure.path).name: failure.reason for failure in encode(job).failures}
     assert reasons["05.png"] == "No such file or directory"
 
 
-def test_forwards_run_in_full_batches_in_spite_of_bad_files(folder: Path) -> None:
+def test_a_batch_is_of_consecutive_files_and_bad_ones_leave_it_smaller(folder: Path) -> None:
+    """So a run that is continued makes the same batches, wherever it stopped."""
     encoder = FakeEncoder()
-    run(job_of(folder, "out.npy", batch_size=6), encoder)
-    assert encoder.batches == [6, 6, 6, 2]
+    encode(job_of(folder, "out.npy", batch_size=6), encoder)
+    assert encoder.batches == [5, 5, 6, 4]
 
 
 def test_an_image_that_breaks_its_batch_fails_alone(folder: Path) -> None:
@@ -176,7 +217,7 @@ def test_an_image_that_breaks_its_batch_fails_alone(folder: Path) -> None:
             return super().encode(pixels, outputs)
 
     job = job_of(folder, "out.npy")
-    finished = run(job, Fragile())
+    finished = encode(job, Fragile())
     assert [Path(failure.path).name for failure in finished.failures] == ["03.png", "05.png", "11.png", "22.png"]
     assert finished.images == 19
 
@@ -184,10 +225,11 @@ def test_an_image_that_breaks_its_batch_fails_alone(folder: Path) -> None:
 def test_a_row_that_is_not_finite_fails_alone(folder: Path) -> None:
     def spoil(encoded: Encoded) -> Encoded:
         assert encoded.pooled is not None
-        encoded.pooled[1] = np.nan
+        if len(encoded.pooled) > 10:
+            encoded.pooled[1] = np.nan
         return encoded
 
-    finished = run(job_of(folder, "out.npy", batch_size=20), FakeEncoder(after=spoil))
+    finished = encode(job_of(folder, "out.npy", batch_size=20), FakeEncoder(after=spoil))
     errors = {Path(failure.path).name: failure.error for failure in finished.failures}
     assert errors["01.png"] == "NonFiniteOutput"
     assert len(errors) == len(finished.failures) == 1 + len(BAD)
@@ -202,7 +244,7 @@ def test_an_error_the_encoder_did_not_announce_fails_its_image_alone(folder: Pat
         if next(forwards) == 0 or batch == 1:
             raise error
 
-    finished = run(job_of(folder, "out.npy", batch_size=3), FakeEncoder(before=before))
+    finished = encode(job_of(folder, "out.npy", batch_size=4), before=before)
     assert [failure.error for failure in finished.failures].count("EncoderFailed") == 1
     assert finished.images == 19
 
@@ -212,78 +254,74 @@ def test_a_broken_encoder_stops_the_run_rather_than_blame_every_file(folder: Pat
         raise EncoderFailed("broken", model="fake:vit")
 
     with pytest.raises(EncoderFailed):
-        run(job_of(folder, "out.npy"), FakeEncoder(before=fail))
+        encode(job_of(folder, "out.npy"), before=fail)
 
 
-@pytest.mark.parametrize("suffix", exports.WRITERS)
-@pytest.mark.parametrize("forward", range(5))
+@pytest.mark.parametrize("suffix", sinks.WRITERS)
+@pytest.mark.parametrize("forward", range(6))
 def test_an_interrupted_run_continues_to_the_same_bytes(folder: Path, suffix: str, forward: int) -> None:
     reference = job_of(folder, f"reference{suffix}")
-    run(reference, FakeEncoder())
+    encode(reference)
     job = job_of(folder, f"out{suffix}")
-    with pytest.raises(KeyboardInterrupt):
-        run(job, failing_at(forward, KeyboardInterrupt))
+    interrupted(job, at=forward)
     assert not job.out.exists()
     again = FakeEncoder()
-    finished = run(job, again)
-    assert len(again.batches) == 5 - forward, "what was done is not done again"
-    assert finished.resumed >= 4 * forward
+    finished = encode(job, again)
+    assert len(again.batches) == 6 - forward, "what was done is not done again"
+    assert finished.resumed == 4 * forward
     assert content(job.out) == content(reference.out)
 
 
 def test_a_run_interrupted_at_every_batch_ends_the_same(folder: Path) -> None:
     reference = job_of(folder, "reference.safetensors")
-    run(reference, FakeEncoder())
+    encode(reference)
     job = job_of(folder, "out.safetensors")
     for _ in range(4):
-        with pytest.raises(KeyboardInterrupt):
-            run(job, failing_at(1, KeyboardInterrupt))
-    run(job, FakeEncoder())
+        interrupted(job, at=1)
+    encode(job)
     assert content(job.out) == content(reference.out)
 
 
 def test_a_run_killed_while_it_wrote_a_part_continues(folder: Path) -> None:
     """What a power cut leaves: whole parts, and one under its temporary name."""
     job = job_of(folder, "out.npy")
-    with pytest.raises(KeyboardInterrupt):
-        run(job, failing_at(2, KeyboardInterrupt))
+    interrupted(job, at=2)
     (folder.parent / "out.npy.parts" / "000001.safetensors.new").write_bytes(b"half")
-    assert run(job, FakeEncoder()).images == 20
+    assert encode(job).images == 20
     assert content(job.out).keys() == {".npy", ".npy.json", ".npy.errors.jsonl"}
 
 
 def test_a_run_killed_while_it_wrote_its_output_continues(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(path: Path, rows: exports.Rows) -> None:
+    def die(path: Path, rows: sinks.Rows) -> None:
         path.write_bytes(b"half")
         raise KeyboardInterrupt
 
     job = job_of(folder, "out.npy")
     with monkeypatch.context() as patch:
-        patch.setitem(exports.WRITERS, ".npy", die)
+        patch.setitem(sinks.WRITERS, ".npy", die)
         with pytest.raises(KeyboardInterrupt):
-            run(job, FakeEncoder())
+            encode(job)
     assert not job.out.exists()
     encoder = FakeEncoder()
-    run(job, encoder)
+    encode(job, encoder)
     assert (len(np.load(job.out)), encoder.batches) == (20, [])
 
 
 def test_parts_are_written_as_time_passes(folder: Path) -> None:
     """Every reading of the clock is 20 s later, so a part ends every second batch; the result is the same."""
     reference, job = job_of(folder, "reference.npy"), job_of(folder, "out.npy")
-    run(reference, FakeEncoder())
+    encode(reference)
     clock = count(step=20)
-    run(job, FakeEncoder(), clock=lambda: float(next(clock)))
+    encode(job, clock=lambda: float(next(clock)))
     assert np.load(job.out).tobytes() == np.load(reference.out).tobytes()
 
 
 def test_progress_starts_with_what_was_done_and_ends_with_all(folder: Path) -> None:
     job = job_of(folder, "out.npy")
-    with pytest.raises(KeyboardInterrupt):
-        run(job, failing_at(2, KeyboardInterrupt))
+    interrupted(job, at=2)
     seen: list[tuple[int, int]] = []
-    run(job, FakeEncoder(), progress=lambda done, failed: seen.append((done, failed)))
-    assert (seen[0], seen[-1]) == ((9, 1), (FILES, 3))
+    encode(job, progress=lambda done, failed: seen.append((done, failed)))
+    assert (seen[0], seen[-1]) == ((8, 1), (FILES, 3))
 
 
 @pytest.mark.parametrize(
@@ -291,33 +329,30 @@ def test_progress_starts_with_what_was_done_and_ends_with_all(folder: Path) -> N
     [({"batch_size": 5}, "batch_size was 4, is 5"), ({"normalize": True}, "normalize was False, is True")],
 )
 def test_other_parameters_do_not_continue_a_run(folder: Path, changes: dict[str, Any], named: str) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(job_of(folder, "out.npy"), failing_at(2, KeyboardInterrupt))
+    interrupted(job_of(folder, "out.npy"), at=2)
     with pytest.raises(BulkError, match=named):
-        run(job_of(folder, "out.npy", **changes), FakeEncoder())
-    assert run(job_of(folder, "out.npy", restart=True, **changes), FakeEncoder()).resumed == 0
+        encode(job_of(folder, "out.npy", **changes))
+    assert encode(job_of(folder, "out.npy", restart=True, **changes)).resumed == 0
 
 
 def test_another_encoder_does_not_continue_a_run(folder: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(job_of(folder, "out.npy"), failing_at(2, KeyboardInterrupt))
+    interrupted(job_of(folder, "out.npy"), at=2)
     with pytest.raises(BulkError, match="revision was fake, is other"):
-        run(job_of(folder, "out.npy"), FakeEncoder(fake_spec(revision="other")))
+        encode(job_of(folder, "out.npy"), FakeEncoder(fake_spec(revision="other")))
 
 
 def test_other_files_do_not_continue_a_run(folder: Path) -> None:
-    with pytest.raises(KeyboardInterrupt):
-        run(job_of(folder, "out.npy"), failing_at(2, KeyboardInterrupt))
+    interrupted(job_of(folder, "out.npy"), at=2)
     (folder / "00.png").rename(folder / "99.png")
     with pytest.raises(BulkError, match=r"the files changed \(1 new, 1 gone\)"):
-        run(job_of(folder, "out.npy"), FakeEncoder())
+        encode(job_of(folder, "out.npy"))
 
 
 def test_a_finished_output_is_not_overwritten_unasked(folder: Path) -> None:
-    run(job_of(folder, "out.npy"), FakeEncoder())
+    encode(job_of(folder, "out.npy"))
     with pytest.raises(BulkError, match="exists already"):
-        run(job_of(folder, "out.npy"), FakeEncoder())
-    run(job_of(folder, "out.npy", restart=True), FakeEncoder())
+        encode(job_of(folder, "out.npy"))
+    encode(job_of(folder, "out.npy", restart=True))
 
 
 def test_two_processes_do_not_write_one_run(folder: Path) -> None:
@@ -333,11 +368,10 @@ def test_two_processes_do_not_write_one_run(folder: Path) -> None:
 def test_a_missing_part_is_noticed(folder: Path) -> None:
     job = job_of(folder, "out.npy")
     for _ in range(2):
-        with pytest.raises(KeyboardInterrupt):
-            run(job, failing_at(1, KeyboardInterrupt))
+        interrupted(job, at=1)
     (folder.parent / "out.npy.parts" / "000000.safetensors").unlink()
     with pytest.raises(BulkError, match="does not follow"):
-        run(job, FakeEncoder())
+        encode(job)
 
 
 def test_nothing_is_written_when_every_file_is_bad(tmp_path: Path) -> None:
@@ -345,7 +379,7 @@ def test_nothing_is_written_when_every_file_is_bad(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.png").write_bytes(b"text")
     job = job_of(folder, "out.npy")
-    assert run(job, FakeEncoder()) == Finished(0, 0, run_failures(job), job.out.with_name("out.npy.errors.jsonl"), {})
+    assert encode(job) == Finished(0, 0, run_failures(job), job.out.with_name("out.npy.errors.jsonl"), {})
     assert not job.out.exists()
 
 
@@ -357,7 +391,7 @@ def run_failures(job: Job) -> list[Failure]:
 def test_what_the_encoder_does_not_offer_is_said_before_anything_is_written(folder: Path) -> None:
     job = job_of(folder, "out.npy", output="tokens", layer=9)
     with pytest.raises(LayerNotFound):
-        run(job, FakeEncoder())
+        encode(job)
     assert content(job.out) == {}
 
 
@@ -369,7 +403,7 @@ def test_an_output_that_cannot_hold_the_arrays_is_refused(
     folder: Path, out: str, options: dict[str, Any], named: str
 ) -> None:
     with pytest.raises(BulkError, match=named):
-        run(job_of(folder, out, **options), FakeEncoder())
+        encode(job_of(folder, out, **options))
 
 
 def test_folders_are_walked_in_order_and_every_file_comes_once(tmp_path: Path) -> None:
@@ -400,5 +434,5 @@ def test_a_path_that_is_no_utf_8_is_written_escaped(tmp_path: Path) -> None:
     name = b"caf\xe9.png".decode("utf-8", "surrogateescape")
     Image.new("RGB", (8, 8)).save(folder / name, "PNG")
     job = job_of(folder, "out.parquet")
-    run(job, FakeEncoder())
+    encode(job)
     assert pq.read_table(job.out)["path"].to_pylist() == [f"{folder}/caf\\xe9.png"]

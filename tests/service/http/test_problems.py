@@ -2,19 +2,21 @@
 
 import re
 from collections.abc import Iterator
+from types import ModuleType
 
 import pytest
 
 from encoders.contract.errors import ImageError, ImageTooLarge, VisiontowerError, WeightsError
 from service import errors
 from service.errors import Overloaded
+from service.http import errors as http_errors
 from service.http import problems
 
 
 def family(cls: type[BaseException]) -> Iterator[type[BaseException]]:
     yield cls
     for child in cls.__subclasses__():
-        if child.__module__ in ("encoders.contract.errors", "service.errors"):
+        if child.__module__ in ("encoders.contract.errors", "service.errors", "service.http.errors"):
             yield from family(child)
 
 
@@ -34,9 +36,13 @@ def test_the_table_has_no_slug_twice() -> None:
     assert all(re.fullmatch(r"[a-z0-9-]+", slug) for slug in slugs)
 
 
-def test_the_tree_in_the_docstring_names_every_service_error() -> None:
-    own = {cls.__name__ for cls in ALL if cls.__module__ == "service.errors"}
-    drawn = set(re.findall(r"[├└]── (\w+)", errors.__doc__ or "")) - {"ImageError", "RequestError"}
+@pytest.mark.parametrize("module", [errors, http_errors], ids=lambda module: module.__name__)
+def test_the_tree_in_the_docstring_names_every_error_of_its_module(module: ModuleType) -> None:
+    own = {cls.__name__ for cls in ALL if cls.__module__ == module.__name__}
+    inner = {
+        cls.__name__ for cls in ALL for base in cls.__bases__ if base.__module__ != cls.__module__ for cls in [base]
+    }
+    drawn = set(re.findall(r"[├└]── (\w+)", module.__doc__ or "")) - (inner - own)
     assert drawn == own
 
 

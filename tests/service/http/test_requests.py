@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+from urllib.parse import urlencode
 
 import httpx
 import pytest
@@ -10,11 +11,12 @@ from hypothesis import strategies as st
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import ImageSize
-from service.errors import InvalidBody, InvalidOption, NotAcceptable, TooManyImages
-from service.http import request as requests
+from service.engine.values import ImageUrl
+from service.errors import InvalidOption
+from service.http.errors import InvalidBody, NotAcceptable, TooManyImages
+from service.http.protocols.native.body import Body, parse
 from service.http.protocols.native.negotiation import choose
-from service.http.protocols.native.options import EmbedOptions, SimilarityOptions, read
-from service.http.request import Body, ImageUrl
+from service.http.protocols.native.requests import EmbedOptions, SimilarityOptions, read
 
 names = st.text(st.characters(categories=["L", "N"]), min_size=1, max_size=8).filter(lambda name: name != "image")
 
@@ -28,14 +30,14 @@ def test_a_form_written_by_httpx_is_read_back(images: list[bytes], fields: list[
     parts = [("image", ("x", image, "image/png")) for image in images]
     parts += [(name, (None, value.encode())) for name, value in fields]  # type: ignore[misc]  # httpx takes both
     request = httpx.Request("POST", "http://service", files=parts)
-    found = requests.parse(request.read(), content_type=request.headers["content-type"], max_images=9)
+    found = parse(request.read(), content_type=request.headers["content-type"], max_images=9)
     assert found == Body(images=list(images), fields=list(fields))
 
 
 @given(st.binary(max_size=300), st.sampled_from(["multipart/form-data; boundary=x", "application/json"]))
 def test_no_body_is_worse_than_a_problem(body: bytes, content_type: str) -> None:
-    with contextlib.suppress(InvalidBody):
-        requests.parse(body, content_type=content_type, max_images=9)
+    with contextlib.suppress(InvalidBody, InvalidOption):
+        parse(body, content_type=content_type, max_images=9)
 
 
 def json_body(*images: str) -> bytes:
@@ -44,7 +46,7 @@ def json_body(*images: str) -> bytes:
 
 def test_json_images_may_be_base64_data_uris_or_urls() -> None:
     encoded = base64.b64encode(b"some bytes").decode()
-    body = requests.parse(
+    body = parse(
         json_body(
             encoded,
             f"data:image/png;base64,{encoded}",
@@ -61,20 +63,20 @@ def test_json_images_may_be_base64_data_uris_or_urls() -> None:
 
 @pytest.mark.parametrize("image", ["ab", "a b c!", "ü", "file:///etc/passwd", "data:image/png;base64,%%"])
 def test_what_is_no_base64_is_an_error_at_its_place(image: str) -> None:
-    body = requests.parse(json_body("AAAA", image), content_type="application/json", max_images=9)
+    body = parse(json_body("AAAA", image), content_type="application/json", max_images=9)
     assert body.images[0] == b"\0\0\0"
     assert isinstance(body.images[1], VisiontowerError)
 
 
 def test_too_many_images_are_counted_before_they_are_decoded() -> None:
     with pytest.raises(TooManyImages) as caught:
-        requests.parse(json_body(*["%"] * 10), content_type="application/json", max_images=9)
+        parse(json_body(*["%"] * 10), content_type="application/json", max_images=9)
     assert caught.value.facts == {"actual": 10, "limit": 9}
 
 
 def test_query_and_body_may_say_the_same() -> None:
     query = [("prefix", "TRUE"), ("layer", "2"), ("dtype", "float16"), ("dtype", "float16")]
-    options = read(EmbedOptions, query=query, body=[("prefix", True), ("layer", 2)])
+    options = read(EmbedOptions, query=urlencode(query).encode(), body=[("prefix", True), ("layer", 2)])
     assert (options.prefix, options.layer, options.dtype) == (True, 2, "float16")
 
 
@@ -96,22 +98,22 @@ def test_query_and_body_may_say_the_same() -> None:
 )
 def test_options_that_cannot_be_are_refused(query: list[tuple[str, str]], body: list[tuple[str, object]]) -> None:
     with pytest.raises(InvalidOption) as caught:
-        read(EmbedOptions, query=query, body=body)
+        read(EmbedOptions, query=urlencode(query).encode(), body=body)
     assert len(str(caught.value)) < 10_400
 
 
 def test_repeated_names_make_lists() -> None:
-    options = read(SimilarityOptions, query=[("text", "a"), ("text", "b")], body=[("text", "a"), ("text", "b")])
+    options = read(SimilarityOptions, query=b"text=a&text=b", body=[("text", "a"), ("text", "b")])
     assert options.texts == ("a", "b")
     with pytest.raises(InvalidOption):
-        read(SimilarityOptions, query=[("text", "a")], body=[("texts", ["b"])])
+        read(SimilarityOptions, query=b"text=a", body=[("texts", ["b"])])
 
 
 @pytest.mark.parametrize(
     ("value", "size"), [("336", (336, 336)), (224, (224, 224)), ("224x448", (224, 448)), (" 8X16 ", (8, 16))]
 )
 def test_a_resolution_is_n_or_height_x_width(value: object, size: tuple[int, int]) -> None:
-    assert read(EmbedOptions, query=[], body=[("resolution", value)]).resolution == ImageSize(*size)
+    assert read(EmbedOptions, query=b"", body=[("resolution", value)]).resolution == ImageSize(*size)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,11 @@ def raw(content: bytes, content_type: str = "image/jpeg") -> dict[str, Any]:
     return {"content": content, "headers": {"content-type": content_type}}
 
 
+JSON = {"content-type": "application/json"}
+LONG_LAYER = f'{{"images": ["{ENCODED}"], "layer": {"9" * 30}}}'.encode()
+DEEP = f'{{"images": ["{ENCODED}"], "model": {"[" * 1000}{"]" * 1000}}}'.encode()
+DEEP_IMAGES = b'{"images": ' + b"[" * 1000 + b"]" * 1000 + b"}"
+DEEPEST = b'{"images": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 JPEG = image_bytes(image_format="JPEG", size=(200, 200))
 BAD = [
     Bad("empty body", 422, "empty-image", request=raw(b"")),
@@ -71,6 +76,19 @@ BAD = [
     Bad("layer no number", 422, "invalid-option", "layer=last"),
     Bad("layer without tokens", 422, "invalid-option", "layer=0&output=pooled"),
     Bad("layer a boolean", 422, "invalid-option", request={"json": {"images": [ENCODED], "layer": True}}),
+    Bad("a layer of 30 digits", 422, "invalid-option", "layer=" + "9" * 30),
+    Bad("a layer of 30 digits in JSON", 422, "invalid-option", request={"content": LONG_LAYER, "headers": JSON}),
+    Bad("a layer that is an empty string", 422, "invalid-option", "layer="),
+    Bad("an option nested a thousand deep", 422, "invalid-option", request={"content": DEEP, "headers": JSON}),
+    Bad("images nested a thousand deep", 400, "invalid-body", request={"content": DEEP_IMAGES, "headers": JSON}),
+    Bad("JSON nested a hundred thousand deep", 400, "invalid-body", request={"content": DEEPEST, "headers": JSON}),
+    Bad("an unknown option with an object", 422, "invalid-option", request={"json": {"images": [], "x": {"y": 1}}}),
+    Bad(
+        "a boundary of 300 characters",
+        400,
+        "invalid-body",
+        request=raw(b"x", f"multipart/form-data; boundary={'b' * 300}"),
+    ),
     Bad(
         "options that differ",
         422,

@@ -5,6 +5,7 @@ import io
 import json
 from collections.abc import Callable
 from typing import Any
+from urllib.parse import unquote
 
 import httpx
 import ml_dtypes
@@ -242,3 +243,17 @@ async def test_numbers_too_large_for_float16_are_a_problem_not_infinity() -> Non
     async with serving(large) as client:
         response = await client.post("/embed?output=pooled&dtype=float16", content=image_bytes(), headers=PNG)
     assert_problem(response, 422, "numbers-do-not-fit")
+
+
+@pytest.mark.parametrize("format", ["npy", "raw", "safetensors"])
+async def test_a_model_s_id_may_be_of_any_script(format: str) -> None:
+    """Headers hold ASCII: other characters are percent-encoded there."""
+    model = "fake:塔/größe 100%"
+    async with serving(FakeEncoder(fake_spec(model))) as client:
+        response = await client.post(f"/embed?format={format}&output=pooled", content=PICTURE, headers=PNG)
+    assert response.status_code == 200, response.text
+    if format == "safetensors":
+        length = int.from_bytes(response.content[:8], "little")
+        assert json.loads(response.content[8 : 8 + length])["__metadata__"]["model"] == model
+    else:
+        assert unquote(response.headers["x-model"]) == model

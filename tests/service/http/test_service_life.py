@@ -36,7 +36,7 @@ def post(client: httpx.AsyncClient, query: str = "output=pooled") -> asyncio.Tas
 
 
 def inside(app: FastAPI) -> int:
-    count: int = app.state.service.door.inside("images")
+    count: int = app.state.engine.admission.inside("images")
     return count
 
 
@@ -99,7 +99,7 @@ async def test_a_request_not_answered_in_time_is_a_504_and_frees_its_place() -> 
         gate.close()
         assert_problem(await post(client), 504, "deadline-exceeded")
         assert inside(app) == 0
-        await until(lambda: app.state.service.batcher.busy_s > 0.05)
+        await until(lambda: app.state.engine.threads.busy_s > 0.05)
         ready = await client.get("/health/ready")
         gate.is_open.set()
     assert ready.json()["reason"] == "the device is stuck in a forward"
@@ -139,11 +139,11 @@ async def test_a_departed_client_s_waiting_image_is_not_run() -> None:
             "server": ("service", 80),
         }
         departing = asyncio.create_task(app(scope, receive, send))
-        batcher = app.state.service.batcher
-        await until(lambda: batcher.snapshot("fake:vit")[0] == 1)
+        batcher = app.state.engine.threads
+        await until(lambda: batcher.waiting("fake:vit")[0] == 1)
         leave.set()
         await departing
-        assert batcher.snapshot("fake:vit")[0] == 0
+        assert batcher.waiting("fake:vit")[0] == 0
         gate.is_open.set()
         assert (await first).status_code == 200
         metrics = (await client.get("/metrics")).text
@@ -173,8 +173,8 @@ async def test_draining_finishes_what_was_admitted_and_takes_nothing_new() -> No
         gate.close()
         admitted = post(client)
         await gate.someone_inside()
-        draining = asyncio.create_task(app.state.service.drain())
-        await until(lambda: not app.state.service.door.is_open)
+        draining = asyncio.create_task(app.state.engine.drain())
+        await until(lambda: not app.state.engine.admission.is_open)
         assert_problem(await post(client), 503, "shutting-down")
         assert (await client.get("/health/ready")).status_code == 503
         assert (await client.get("/health/live")).status_code == 200
@@ -191,15 +191,15 @@ async def test_at_the_drain_deadline_the_rest_fails_by_name_and_whole(images: in
         gate.close()
         admitted = asyncio.create_task(client.post("/embed", files=[("image", PICTURE)] * images))
         await gate.someone_inside()
-        await app.state.service.drain()
+        await app.state.engine.drain()
         assert_problem(await admitted, 503, "shutting-down")
         gate.is_open.set()
 
 
 async def test_if_the_device_thread_ends_the_server_says_so(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.CRITICAL + 1)
-    encoder, lost = FakeEncoder(), threading.Event()
-    app = app_of(encoder, on_lost=lost.set)
+    encoder = FakeEncoder()
+    app = app_of(encoder)
 
     def end(batch: int) -> None:
         raise SystemExit
@@ -210,9 +210,9 @@ async def test_if_the_device_thread_ends_the_server_says_so(caplog: pytest.LogCa
         assert_problem(await post(client), 503, "device-lost")
         ready = await client.get("/health/ready")
         model = await client.get("/models/fake:vit")
-    assert lost.is_set()
+        assert app.state.engine.threads.is_lost
     assert ready.status_code == 503
-    assert model.json()["state"] == "failed"
+    assert model.json()["state"] == "failing"
 
 
 async def test_a_failing_model_is_not_ready_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
@@ -231,7 +231,7 @@ async def test_a_failing_model_is_not_ready_and_harms_no_other(caplog: pytest.Lo
         sick.before = lambda batch: None
         recovered = await client.get("/health/ready")
     assert (ready.status_code, ready.json()["reason"]) == (503, "fake:sick fails")
-    assert states == {"fake:sick": "failed", "fake:well": "ready"}
+    assert states == {"fake:sick": "failing", "fake:well": "ready"}
     assert 'visiontower_model_ready{model="fake:sick"} 0.0' in metrics
     assert recovered.status_code == 200
 
@@ -303,7 +303,7 @@ async def test_concurrent_requests_share_batches_and_get_their_own_answers() -> 
         ]
         await gate.someone_inside()
         first = encoder.batches[0]
-        await until(lambda: app.state.service.batcher.snapshot("fake:vit")[0] == 20 - first)
+        await until(lambda: app.state.engine.threads.waiting("fake:vit")[0] == 20 - first)
         gate.is_open.set()
         together = [await task for task in tasks]
     assert len(encoder.batches) <= 4

@@ -13,12 +13,12 @@ import httpx
 import pytest
 from fastapi import FastAPI
 
-from encoders.adapters.fake import FakeEncoder, FakeMemory, fake_spec
+from encoders.adapters.fake import FakeBlueprint, FakeEncoder, FakeMemory, fake_spec
 from encoders.contract.cost import Cost
 from encoders.contract.encoder import Encoder
 from encoders.contract.values import ImageSize, Outputs
 from encoders.memory.prediction import MIB
-from service.engine.engine import Backend
+from service.engine.backend import Backend
 from service.errors import ModelDoesNotFit
 from service.http.app import create_app
 from service.settings import Settings
@@ -26,7 +26,7 @@ from tests.support.serving import PNG, Gate, assert_problem, client_of, image_by
 
 pytestmark = pytest.mark.anyio
 PICTURE = image_bytes()
-ONE = FakeEncoder().cost(ImageSize(32, 32), Outputs(pooled=True), device="cpu").requested(1)
+ONE = FakeEncoder().blueprint.cost(ImageSize(32, 32), Outputs(pooled=True), device="cpu").requested(1)
 """Bytes of a forward of one native image."""
 
 
@@ -57,7 +57,7 @@ def turns(
         weakref.finalize(encoder, memory.give, weights[model])
         return encoder
 
-    backend = Backend(load=load, blueprint=lambda model, dtype: FakeEncoder(specs[model]), memory=lambda: memory)
+    backend = Backend(load=load, blueprint=lambda model, dtype: FakeBlueprint(specs[model]), memory=lambda: memory)
     return loads, create_app(Settings(model=tuple(weights), **settings), backend=backend, clock=clock)
 
 
@@ -321,14 +321,14 @@ async def test_memory_is_on_the_metrics_page() -> None:
 async def test_a_new_shape_is_planned_once_for_all_who_wait_for_it() -> None:
     asked: list[ImageSize] = []
 
-    class Blueprint(FakeEncoder):
+    class Counted(FakeBlueprint):
         def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
             asked.append(size)
             return super().cost(size, outputs, device=device)
 
     backend = Backend(
         load=lambda model: FakeEncoder(),
-        blueprint=lambda model, dtype: Blueprint(),
+        blueprint=lambda model, dtype: Counted(),
         memory=lambda: FakeMemory(2**30),
     )
     async with client_of(create_app(Settings(model=("fake:vit",)), backend=backend)) as client:
@@ -341,7 +341,7 @@ async def test_a_new_shape_is_planned_once_for_all_who_wait_for_it() -> None:
 async def test_who_leaves_while_a_shape_is_planned_does_not_spoil_it_for_the_others() -> None:
     planning, finish = threading.Event(), threading.Event()
 
-    class Blueprint(FakeEncoder):
+    class Held(FakeBlueprint):
         def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
             if size == ImageSize(64, 64):
                 planning.set()
@@ -350,7 +350,7 @@ async def test_who_leaves_while_a_shape_is_planned_does_not_spoil_it_for_the_oth
 
     backend = Backend(
         load=lambda model: FakeEncoder(),
-        blueprint=lambda model, dtype: Blueprint(),
+        blueprint=lambda model, dtype: Held(),
         memory=lambda: FakeMemory(2**30),
     )
     async with client_of(create_app(Settings(model=("fake:vit",)), backend=backend)) as client:

@@ -37,7 +37,7 @@ class Card(FakeEncoder):
 
 def metered(card: Card, memory: FakeMemory) -> tuple[Meter, Budget]:
     budget = Budget(limit=10**9, overhead=CPU)
-    budget.learn(KEY, card.cost(KEY.size, KEY.outputs, device="cpu"))
+    budget.learn(KEY, card.blueprint.cost(KEY.size, KEY.outputs, device="cpu"))
     return Meter(memory, budget, Metrics([MODEL], refusals=[])), budget
 
 

@@ -15,24 +15,21 @@ import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.run.workers import Place, merged, share
+from service.http.siblings import Siblings, merged
+from service.run.workers import share
 from service.settings import Settings
-from service.telemetry.metrics import Metrics
+from service.telemetry.metrics import Metrics, ModelNow, Now
 from tests.support.serving import PNG, image_bytes
 
 pytestmark = pytest.mark.anyio
 
 
 def exposition(*, forwards: int, ready: int, free: int) -> str:
-    metrics = Metrics(["a"], refusals=[])
-    metrics.watch(
-        snapshot=lambda model: (forwards, float(forwards)),
-        is_ready=lambda model: bool(ready),
-        memory=lambda: ("cpu", {"weights": 10, "free": free}),
-    )
+    metrics = Metrics(["a"])
+    models = {"a": ModelNow(queue_images=forwards, oldest_s=float(forwards), is_ready=bool(ready))}
     for _ in range(forwards):
-        metrics.stage("a", "forward", 0.02)
-    return metrics.exposition().decode()
+        metrics.forward("a", size=None, items=1, is_cut=False, queue_s=[], forward_s=0.02)
+    return metrics.exposition(Now(models, "cpu", {"weights": 10, "free": free})).decode()
 
 
 def values(text: str) -> dict[str, float]:
@@ -70,7 +67,7 @@ def test_each_process_has_its_part() -> None:
 
 async def test_who_is_ready_waits_for_the_others() -> None:
     started = multiprocessing.get_context("spawn").RawArray(ctypes.c_bool, 2)
-    waiting = asyncio.create_task(Place((1, 2), 2, started).together())
+    waiting = asyncio.create_task(Siblings((1, 2), 2, started).together())
     await asyncio.sleep(0)
     assert (list(started), waiting.done()) == ([False, True], False)
     started[0] = True

@@ -7,12 +7,12 @@ from contextlib import asynccontextmanager
 
 import httpx
 import pytest
-import uvicorn
 
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import WeightsError
-from service.run.server import make_server, real_backend
+from service.engine.backend import real_backend
+from service.run.server import Server, make_server
 from service.settings import Settings
 from tests.support.serving import PNG, backend_of, image_bytes
 
@@ -21,7 +21,7 @@ SETTINGS = Settings(model=("fake:vit",), port=0)
 
 
 @asynccontextmanager
-async def listening(encoder: Encoder) -> AsyncIterator[tuple[uvicorn.Server, httpx.AsyncClient, asyncio.Task[None]]]:
+async def listening(encoder: Encoder) -> AsyncIterator[tuple[Server, httpx.AsyncClient, asyncio.Task[None]]]:
     server = make_server(SETTINGS, backend=backend_of(encoder))
     running = asyncio.create_task(server.serve())
     async with asyncio.timeout(30):
@@ -55,9 +55,9 @@ async def test_told_to_stop_it_first_answers_what_it_has_admitted() -> None:
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
         server.should_exit = True
-        service = server.config.loaded_app.state.service
+        engine = server.engine
         async with asyncio.timeout(30):
-            while service.engine.admission.is_open:
+            while engine.admission.is_open:
                 await asyncio.sleep(0)
         assert not running.done()
         gate.set()
@@ -77,7 +77,7 @@ async def test_a_client_that_hangs_up_frees_its_place() -> None:
         encoder.before = hold
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
-        door = server.config.loaded_app.state.service.door
+        door = server.engine.admission
         assert door.inside("images") == 1
         request.cancel()
         async with asyncio.timeout(30):
@@ -116,4 +116,4 @@ def test_real_encoders_come_from_the_registry_by_their_id() -> None:
 
 
 def test_real_encoders_run_in_as_many_lanes_as_the_settings_say() -> None:
-    assert real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32", lanes=2)).lanes() == 2
+    assert real_backend(Settings(model=("fake:a",), device="cpu", dtype="float32", lanes=2)).lanes().number == 2

@@ -1,9 +1,12 @@
 """Accept header -> the format of the answer (RFC 9110, section 12.5.1). Pure."""
 
 from collections.abc import Mapping
+from functools import lru_cache
+from typing import Literal, TypeAlias
 
-from service.errors import NotAcceptable
-from service.http.protocols.native.options import Format
+from service.http.errors import NotAcceptable
+
+Format: TypeAlias = Literal["json", "safetensors", "npy", "raw"]
 
 MEDIA_TYPES: Mapping[Format, str] = {
     "json": "application/json",
@@ -14,6 +17,7 @@ MEDIA_TYPES: Mapping[Format, str] = {
 """In order of preference: the first wins among equals."""
 
 
+@lru_cache(maxsize=64)
 def choose(accept: str, *, asked: Format | None, offered: tuple[Format, ...] = tuple(MEDIA_TYPES)) -> Format:
     """The format asked for by name, else the offered one that the header likes best. Raises NotAcceptable."""
     names = [MEDIA_TYPES[name] for name in offered]

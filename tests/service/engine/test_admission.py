@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.engine.admission import Door
+from service.engine.admission import Admission
 from service.errors import Overloaded, ShuttingDown
 
 
@@ -19,7 +19,7 @@ class Clock:
 
 
 def test_permits_come_back_when_the_block_ends_even_badly() -> None:
-    door = Door(images=2, texts=1, clock=Clock())
+    door = Admission(images=2, texts=1, clock=Clock())
     with contextlib.suppress(ValueError), door.admit(images=2, texts=1):
         raise ValueError
     with door.admit(images=2):
@@ -27,14 +27,14 @@ def test_permits_come_back_when_the_block_ends_even_badly() -> None:
 
 
 def test_all_permits_or_none() -> None:
-    door = Door(images=2, texts=1, clock=Clock())
+    door = Admission(images=2, texts=1, clock=Clock())
     with door.admit(images=1), pytest.raises(Overloaded), door.admit(images=1, texts=2):
         pass
     assert (door.inside("images"), door.inside("texts")) == (0, 0)
 
 
 def test_a_closed_door_admits_nobody() -> None:
-    door = Door(images=2, texts=1, clock=Clock())
+    door = Admission(images=2, texts=1, clock=Clock())
     door.close()
     with pytest.raises(ShuttingDown):
         door.check()
@@ -42,7 +42,7 @@ def test_a_closed_door_admits_nobody() -> None:
 
 def test_retry_after_follows_the_recent_pace() -> None:
     clock = Clock()
-    door = Door(images=10, texts=1, clock=clock)
+    door = Admission(images=10, texts=1, clock=clock)
     for _ in range(5):  # two images in 4 s each
         clock.now += 4
         with door.admit(images=2):
@@ -55,7 +55,7 @@ def test_retry_after_follows_the_recent_pace() -> None:
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0, 1e6)), max_size=80), st.floats(0, 1e6))
 def test_retry_after_is_whole_seconds_between_one_and_sixty(history: list[tuple[int, float]], later: float) -> None:
     clock = Clock()
-    door = Door(images=5, texts=1, clock=clock)
+    door = Admission(images=5, texts=1, clock=clock)
     for images, seconds in history:
         clock.now += seconds
         with door.admit(images=images):

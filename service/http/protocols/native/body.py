@@ -1,39 +1,29 @@
 """Request body -> images (still bytes, or a URL) and fields. Knows media types and limits; decodes no image.
 
-A body is read up to its limit and no further, and kept in memory: nothing is spooled to disk. What is wrong with one
-image stands at its index as the error it is; what is wrong with the request is raised.
+An error of one image stands at its index; an error of the whole request is raised.
 """
 
 import base64
 import binascii
 import math
 import re
-from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any
 from urllib.parse import unquote_to_bytes
 
 import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from encoders.contract.errors import ImageError
-from service.errors import BodyTooLarge, InvalidBase64, InvalidBody, TooManyImages, UnsupportedMediaType
+from service.engine.values import ImageUrl, Source
+from service.errors import InvalidOption
+from service.http.errors import InvalidBase64, InvalidBody, TooManyImages, UnsupportedMediaType
 
 _MAX_PARTS = 16_384
 """Parts of a multipart body; each costs parsing, so tiny ones are bounded too."""
 _SPACE = re.compile(rb"\s+")
-
-
-@dataclass(frozen=True)
-class ImageUrl:
-    """An image that is yet to be fetched."""
-
-    url: str
-
-
-Source: TypeAlias = bytes | ImageUrl | ImageError
-"""One image of a request: its bytes, where they are, or why there are none."""
+_SHOWN = 80
+"""Characters of a caller's word that an error repeats."""
 
 
 @dataclass(frozen=True)
@@ -42,20 +32,6 @@ class Body:
 
     images: list[Source] = field(default_factory=list)
     fields: list[tuple[str, object]] = field(default_factory=list)
-
-
-async def read(chunks: AsyncIterator[bytes], *, content_length: str | None, max_bytes: int) -> bytes:
-    """The whole body. Raises BodyTooLarge before reading where the length is announced, else once it is over."""
-    if content_length is not None and content_length.isdecimal() and int(content_length) > max_bytes:
-        raise BodyTooLarge(actual=int(content_length), limit=max_bytes)
-    received: list[bytes] = []
-    size = 0
-    async for chunk in chunks:
-        size += len(chunk)
-        if size > max_bytes:
-            raise BodyTooLarge(actual=None, limit=max_bytes)
-        received.append(chunk)
-    return received[0] if len(received) == 1 else b"".join(received)
 
 
 def media_type(content_type: str) -> str:
@@ -90,7 +66,18 @@ def _json(body: bytes, *, max_images: int) -> Body:
         raise InvalidBody("'images' must be a list of strings: base64, data: URIs or http(s) URLs.")
     if len(images) > max_images:
         raise TooManyImages(actual=len(images), limit=max_images)
+    for name, value in fields.items():
+        _require_flat(name, value)
     return Body(images=[_source(image) for image in images], fields=list(fields.items()))
+
+
+def _require_flat(name: str, value: object) -> None:
+    """No option is nested; a caller's nest may be deeper than Python can walk."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, list | dict):
+            raise InvalidOption(
+                name[:_SHOWN], f"'{name[:_SHOWN]}' must be a value or a list of values, not nested ones."
+            )
 
 
 def _source(text: str) -> Source:
@@ -168,21 +155,17 @@ def _multipart(body: bytes, *, content_type: str, max_images: int) -> Body:
         nonlocal is_complete
         is_complete = True
 
-    parser = MultipartParser(
-        boundary,
-        {
-            "on_part_begin": begin,
-            "on_header_field": name,
-            "on_header_value": value,
-            "on_header_end": lambda: part.end_header(),
-            "on_part_data": content,
-            "on_part_end": end_part,
-            "on_end": end,
-        },
-        math.inf,
-    )
+    callbacks: Any = {
+        "on_part_begin": begin,
+        "on_header_field": name,
+        "on_header_value": value,
+        "on_header_end": lambda: part.end_header(),
+        "on_part_data": content,
+        "on_part_end": end_part,
+        "on_end": end,
+    }
     try:
-        parser.write(body)
+        MultipartParser(boundary, callbacks, math.inf).write(body)
     except FormParserError as error:
         raise InvalidBody(f"The multipart body is broken: {error}.") from error
     if body and not is_complete:

@@ -1,28 +1,29 @@
-"""The options of a request: names, defaults, values. Knows where they may stand, not what they do."""
+"""Bodies and options of the native routes -> the engine's requests."""
 
-import re
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, TypeAlias, TypeVar, cast
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
-from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.contract.values import ImageSize
+from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest
 from service.errors import InvalidOption
-
-_RESOLUTION = re.compile(r"(\d{1,5})(?:x(\d{1,5}))?")
+from service.http.protocol import Asked, Incoming
+from service.http.protocols.native.body import parse
+from service.http.protocols.native.negotiation import Format, choose
+from service.sizes import parse_image_size
 
 
 def _resolution(value: object) -> ImageSize | None:
     """N or HxW, as text or (N) as a number."""
     if value is None or isinstance(value, ImageSize):
         return value
-    found = _RESOLUTION.fullmatch(str(value).strip().lower()) if isinstance(value, str | int) else None
-    if found is None or isinstance(value, bool):
-        raise ValueError("expected N or HxW in pixels, for example 336 or 224x448")
-    height, width = found.groups()
-    return ImageSize(int(height), int(width or height))
+    if isinstance(value, bool) or not isinstance(value, str | int):
+        value = ""
+    return parse_image_size(value)
 
 
 def _no_bool(value: object) -> object:
@@ -31,25 +32,87 @@ def _no_bool(value: object) -> object:
     return value
 
 
-V = TypeVar("V", int | None, int | bool | None)
-
-
-def _of_tokens(value: V, info: ValidationInfo) -> V:
-    if value is not None and value is not False and info.data.get("output") == "pooled":
-        raise ValueError("it is about tokens, which output=pooled does not give: ask for output=tokens or both")
-    return value
-
-
 Resolution = Annotated[
     ImageSize | None,
     BeforeValidator(_resolution, json_schema_input_type=int | str | None),
 ]
-Format = Literal["json", "safetensors", "npy", "raw"]
-Dtype = Literal["float32", "float16", "bfloat16"]
+Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=-10_000, le=10_000)]
+
+
+@dataclass(frozen=True)
+class EmbedReply:
+    """The form of an answer of /embed. encoding: of arrays in JSON."""
+
+    format: Format
+    encoding: str
+
+
+@dataclass(frozen=True)
+class VramReply:
+    """The form of an answer of /vram. is_table: several forwards were asked about, so that the answer is a list."""
+
+    is_table: bool
+
+
+def read_embed(incoming: Incoming) -> Asked:
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, TooManyImages or NotAcceptable."""
+    body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
+    if body.fields:
+        options = read(EmbedOptions, query=incoming.query, body=body.fields)
+    else:
+        options = _in_query(EmbedOptions, incoming.query)
+    format = choose(incoming.accept, asked=options.format)
+    if format in ("npy", "raw") and options.output == "both":
+        raise InvalidOption("output", f"The format {format} holds one array: ask for tokens or pooled, or safetensors.")
+    if format == "npy" and options.dtype == "bfloat16":
+        raise InvalidOption("dtype", "The format npy has no bfloat16: ask for float32 or float16, or safetensors.")
+    request = EmbedRequest(
+        body.images,
+        model=options.model,
+        output=options.output,
+        layer=options.layer,
+        project=options.project,
+        resolution=options.resolution,
+        prefix=options.prefix,
+        normalize=options.normalize,
+        dtype=options.dtype,
+    )
+    return Asked(request, EmbedReply(format, options.encoding_format))
+
+
+def read_similarity(incoming: Incoming) -> Asked:
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, TooManyImages or NotAcceptable."""
+    body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
+    options = read(SimilarityOptions, query=incoming.query, body=body.fields)
+    choose(incoming.accept, asked=options.format, offered=("json",))
+    return Asked(
+        SimilarityRequest(
+            body.images,
+            options.texts,
+            templates=options.templates,
+            heatmap=options.heatmap,
+            model=options.model,
+            resolution=options.resolution,
+        )
+    )
+
+
+def read_vram(incoming: Incoming) -> Asked:
+    """Raises InvalidOption."""
+    options = read(VramOptions, query=incoming.query, body=())
+    request = PlanRequest(
+        model=options.model,
+        resolutions=options.resolution,
+        batches=options.batch,
+        dtypes=options.dtype,
+        output=options.output,
+        layer=options.layer,
+    )
+    return Asked(request, VramReply(options.is_table))
 
 
 class Options(BaseModel):
-    """What all questions share. In JSON a null means the default."""
+    """The options that all routes share. In JSON a null means the default."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     repeated: ClassVar[dict[str, str]] = {}
@@ -59,7 +122,7 @@ class Options(BaseModel):
 
 
 class ImageOptions(Options):
-    """What requests with images share."""
+    """The options of requests with images."""
 
     resolution: Resolution = Field(
         default=None, description="N or HxW: run the model at that size. Default: its native size."
@@ -70,8 +133,8 @@ class ImageOptions(Options):
 class EmbedOptions(ImageOptions):
     """Options of /embed."""
 
-    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="What to give for each image.")
-    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(
+    output: Output = Field(default="tokens", description="What to give for each image.")
+    layer: Layer | None = Field(
         default=None,
         description="Block (for CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end. "
         "Default: the final tokens, after the final norm.",
@@ -83,18 +146,6 @@ class EmbedOptions(ImageOptions):
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
-
-    @field_validator("layer", "prefix", "project")
-    @classmethod
-    def _about_tokens(cls, value: int | bool | None, info: ValidationInfo) -> int | bool | None:
-        return _of_tokens(value, info)
-
-    def outputs(self, spec: EncoderSpec) -> Outputs:
-        """What the forward must give. Raises LayerNotFound or OutputNotOffered."""
-        kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
-        return spec.outputs(
-            pooled=self.output != "tokens", tokens=kind if self.output != "pooled" else None, layer=self.layer
-        )
 
 
 class SimilarityOptions(ImageOptions):
@@ -133,45 +184,44 @@ class VramOptions(Options):
     dtype: Listed[Dtype] = Field(
         default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
     )
-    output: Literal["tokens", "pooled", "both"] = Field(default="tokens", description="As of /embed.")
-    layer: Annotated[int, BeforeValidator(_no_bool)] | None = Field(default=None, description="As of /embed.")
-
-    @field_validator("layer")
-    @classmethod
-    def _about_tokens(cls, value: int | None, info: ValidationInfo) -> int | None:
-        return _of_tokens(value, info)
+    output: Output = Field(default="tokens", description="As of /embed.")
+    layer: Layer | None = Field(default=None, description="As of /embed.")
 
     @property
     def is_table(self) -> bool:
         """Whether several forwards are asked about."""
         return max(len(self.resolution), len(self.batch), len(self.dtype)) > 1
 
-    def outputs(self, spec: EncoderSpec) -> Outputs:
-        """What the forward would give. Raises LayerNotFound or OutputNotOffered."""
-        kind = TokenKind.HIDDEN if self.output != "pooled" else None
-        return spec.outputs(pooled=self.output != "tokens", tokens=kind, layer=self.layer)
-
 
 O = TypeVar("O", bound=Options)  # noqa: E741  # one letter, as type variables are
 Pairs = Iterable[tuple[str, object]]
-Query: TypeAlias = Sequence[tuple[str, str]]
-"""Names and values of a query string, in order."""
 
 
-def read(model: type[O], *, query: Query, body: Sequence[tuple[str, object]]) -> O:
-    """The options out of the query and the body. One may be in both if it says the same.
+def read(model: type[O], *, query: bytes, body: Sequence[tuple[str, object]]) -> O:
+    """The options out of the query (percent-encoded) and the body. One may be in both if it says the same.
 
     Raises InvalidOption, which names the option and what would be right.
     """
-    if body:
-        return _read(model, query, body)
-    return cast(O, _read_query(model, tuple(query)))
+    return _read(model, _pairs(query), body) if body else _in_query(model, query)
 
 
-@lru_cache(maxsize=64)
-def _read_query(model: type[Options], query: tuple[tuple[str, str], ...]) -> Options:
-    """Kept for a few queries: most callers send the same again and again, and a long one is theirs to choose."""
-    return _read(model, query, ())
+class _InQuery(Protocol):
+    """lru_cache forgets what a generic function gives."""
+
+    def __call__(self, model: type[O], query: bytes) -> O: ...
+
+
+def _read_query(model: type[O], query: bytes) -> O:
+    return _read(model, _pairs(query), ())
+
+
+_in_query: _InQuery = lru_cache(maxsize=64)(_read_query)
+"""The options out of the query alone. Kept for a few queries: most callers send the same again and again."""
+
+
+def _pairs(query: bytes) -> list[tuple[str, str]]:
+    """Names and values, in order."""
+    return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
 def _read(model: type[O], query: Pairs, body: Pairs) -> O:

@@ -1,0 +1,116 @@
+"""LLaVA and its kin: a vision tower with the projector into a language model."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor, nn
+
+from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.clip import ClipTower
+from encoders.adapters.hf.config import vit_facts
+from encoders.adapters.hf.siglip import SiglipTower
+from encoders.adapters.hf.spec import vit_spec
+from encoders.adapters.hf.vit import VitTower
+from encoders.contract.errors import EncoderIdError, OutputNotOffered
+from encoders.contract.values import Outputs, TokenKind
+from encoders.runtime.parts import TorchParts
+from encoders.runtime.tower import Features, Tower
+
+
+class LlavaTower(Tower):
+    """A vision tower with the projector into a language model.
+
+    depths: of the raw tokens that the projector was trained on, side by side (`vision_feature_layer`).
+    drops_class: whether the class token is left out of what is projected (`vision_feature_select_strategy` "default").
+    """
+
+    def __init__(
+        self, tower: VitTower, projector: nn.Module, *, depths: Sequence[int], drops_class: bool, encoder_id: str
+    ) -> None:
+        super().__init__()
+        self.tower = tower
+        self.projector = projector
+        self.depths = tuple(depths)
+        self.dropped = min(int(drops_class), tower.prefix_tokens)
+        self._encoder_id = encoder_id
+
+    def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
+        """As Tower.forward; projected tokens are of the checkpoint's own layers, or of the one asked for."""
+        if outputs.tokens is not TokenKind.PROJECTED:
+            features: Features = self.tower(pixels, outputs)
+            return features
+        if outputs.layer is not None and len(self.depths) > 1:
+            raise OutputNotOffered(
+                encoder=self._encoder_id,
+                output=f"the projection of layer {outputs.layer}",
+                reason=f"its projector reads {len(self.depths)} layers at once",
+            )
+        depths = self.depths if outputs.layer is None else (outputs.layer + 1,)
+        last = self.tower.depth
+        kept = self.tower.run(pixels, {*depths, *([last] if outputs.pooled else [])})
+        pooled = self.tower.pool(self.tower.norm(kept[last])) if outputs.pooled else None
+        chosen = torch.cat([kept[depth][:, self.dropped :] for depth in depths], dim=-1)
+        tokens = self.projector(chosen)
+        return Features(self.tower.grid(pixels), self.tower.prefix_tokens - self.dropped, tokens, pooled)
+
+
+def build_llava(checkpoint: Checkpoint) -> TorchParts:
+    """The vision tower and the projector; the language model is neither read nor kept."""
+    config = checkpoint.config()
+    vision = config.vision_config
+    if vision.model_type not in _LLAVA_TOWERS:
+        raise EncoderIdError(
+            f"{checkpoint.id} has a vision tower of type '{vision.model_type}', which is not supported. "
+            f"Supported: {', '.join(sorted(_LLAVA_TOWERS))}.",
+            model=checkpoint.id,
+        )
+    unused = r"(model\.)*(language_model|lm_head|image_newline)"
+    model = checkpoint.model(_vision_half(config.model_type), config, unused=unused)
+    inner = _LLAVA_TOWERS[vision.model_type](model.vision_tower, **vit_facts(vision))
+    seen = checkpoint.seen("LlavaImageProcessor")
+    # ViP-LLaVA's plural name is the only one up to transformers 5.17
+    chosen = getattr(config, "vision_feature_layers", None) or config.vision_feature_layer
+    tower = LlavaTower(
+        inner,
+        model.multi_modal_projector,
+        depths=[_depth(index, inner) for index in ([chosen] if isinstance(chosen, int) else chosen)],
+        drops_class=getattr(config, "vision_feature_select_strategy", "default") == "default",  # ViP-LLaVA: always
+        encoder_id=checkpoint.id,
+    )
+    spec = replace(
+        vit_spec(checkpoint, vision, inner, seen),
+        projected_size=int(config.text_config.hidden_size),
+        projection_drops=tower.dropped,
+    )
+    return TorchParts(spec, tower)
+
+
+_LLAVA_TOWERS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}
+
+
+def _depth(index: int, tower: VitTower) -> int:
+    """An index into transformers' hidden_states as a depth."""
+    depth = index if index >= 0 else tower.depth + 1 + index
+    if not 0 <= depth <= tower.depth:
+        raise ValueError(f"vision_feature_layer {index} is not one of the tower's {tower.depth} layers")
+    return depth
+
+
+def _vision_half(model_type: str) -> type[nn.Module]:
+    """A LLaVA-style architecture without its language model, under the names its checkpoints use."""
+    prefix = {"llava": "Llava", "llava_next": "LlavaNext", "llava_onevision": "LlavaOnevision", "vipllava": "VipLlava"}
+    base: Any = getattr(transformers, f"{prefix[model_type]}PreTrainedModel")
+    modeling = getattr(transformers.models, model_type)
+    projector: Any = getattr(getattr(modeling, f"modeling_{model_type}"), f"{prefix[model_type]}MultiModalProjector")
+
+    class VisionHalf(base):  # type: ignore[misc]  # transformers is Any here
+        def __init__(self, config: Any) -> None:
+            super().__init__(config)
+            self.vision_tower = transformers.AutoModel.from_config(config.vision_config)
+            self.multi_modal_projector = projector(config)
+            self.post_init()
+
+    return VisionHalf

@@ -1,0 +1,36 @@
+"""The text half of an open_clip model as a TextTower."""
+
+import threading
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from torch import Tensor, nn
+
+from encoders.adapters.openclip.packing import pack_blocks
+from encoders.runtime.tower import TextTower
+
+
+class OpenClipText(TextTower):
+    """The text half of an open_clip model. The tokenizers keep state, so one caller at a time."""
+
+    def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor] | None) -> None:
+        super().__init__()
+        self.model: Any = model
+        self._tokenizer = tokenizer
+        self._lock = threading.Lock()
+
+    def tokenize(self, texts: Sequence[str]) -> Tensor:
+        """As TextTower.tokenize."""
+        assert self._tokenizer is not None, "a blueprint has no tokenizer"
+        with self._lock:
+            return self._tokenizer(list(texts))
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """As TextTower.forward."""
+        embedded: Tensor = self.model.encode_text(ids)
+        return embedded
+
+    def pack(self) -> None:
+        """As Tower.pack."""
+        half = getattr(self.model, "text", self.model)  # where open_clip keeps it apart
+        pack_blocks(getattr(getattr(half, "transformer", None), "resblocks", ()))

@@ -1,0 +1,52 @@
+"""`timm:NAME[@WEIGHTS]`: any timm backbone as a token encoder, image only.
+
+Nothing is assumed of a backbone that timm does not declare.
+"""
+
+import difflib
+from pathlib import Path
+from typing import Any
+
+import timm
+from timm.models import load_state_dict
+
+from encoders.adapters.registry import EncoderId
+from encoders.adapters.timm.spec import native_size, preprocessing_of, trunk_spec
+from encoders.adapters.timm.tower import TimmTower
+from encoders.contract.errors import EncoderIdError, WeightsError
+from encoders.runtime.parts import TorchParts
+from encoders.runtime.weights import fitting, load_strictly, seeded
+
+
+def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
+    """The parts of a timm backbone. NAME may carry timm's tag (`resnet50.a1_in1k`); WEIGHTS is a file, or `random`.
+
+    Raises EncoderIdError for a name timm does not know, WeightsError for weights that cannot be had or do not fit.
+    """
+    name, weights = encoder_id.name, encoder_id.weights
+    if name.partition(".")[0] not in timm.list_models():
+        close = difflib.get_close_matches(name, timm.list_models(), n=3)
+        hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists them."
+        raise EncoderIdError(f"timm has no model '{name}'.{hint}", model=str(encoder_id))
+    with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
+        # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
+        options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
+        trunk: Any = timm.create_model(name, pretrained=weights is None and with_weights, num_classes=0, **options)
+        if weights is not None and with_weights and not encoder_id.is_random:
+            _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
+    tower = TimmTower(trunk)
+    spec = trunk_spec(
+        tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)
+    )
+    return TorchParts(spec, tower)
+
+
+def _load_file(trunk: Any, path: Path, *, encoder_id: str) -> None:
+    """A local timm checkpoint; its classifier, which a token encoder does not have, is left out."""
+    if not path.is_file():
+        raise WeightsError(f"There is no file {path} for {encoder_id}; '@random' asks for random weights.")
+    state = load_state_dict(str(path), use_ema=False, weights_only=True)
+    classifier = trunk.pretrained_cfg.get("classifier") or ()
+    names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
+    kept = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}
+    load_strictly(trunk, kept, encoder_id=encoder_id, source=str(path))

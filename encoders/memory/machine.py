@@ -1,0 +1,107 @@
+"""The part of the machine that this process may use: cores, and a container's memory. Standard library only.
+
+The kernel's control groups hold a container to its limits, by processor time and by bytes. A process is in one group,
+and the limits of the groups above it hold too. Version 2 has one tree for everything, version 1 a tree a controller.
+"""
+
+import math
+import os
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+CGROUP = Path("/sys/fs/cgroup")
+"""Where the trees are mounted. A container often sees its own group here, as the root."""
+MEMBERSHIP = Path("/proc/self/cgroup")
+"""Names the process' group in each tree: `ID:CONTROLLERS:/path`, where version 2 names no controllers."""
+
+
+class MemoryLimit(NamedTuple):
+    """Bytes that a control group may use, and that it uses."""
+
+    limit: int
+    used: int
+
+
+def available_cores(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> int:
+    """The cores that this process can keep busy: those it may run on, or the processor time it may take if less.
+
+    A quota of one core and a half is rounded up to two. At least 1. os.cpu_count counts the machine's cores, whoever
+    may use them.
+    """
+    quotas = (math.ceil(quota) for quota in _quotas(cgroup, membership))
+    return max(1, min([_cores_to_run_on(), *quotas]))
+
+
+def memory_limits(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> list[MemoryLimit]:
+    """The limit and the use of each control group above this process that has a limit."""
+    found = []
+    for folder, limit, used in (
+        *((folder, "memory.max", "memory.current") for folder in _groups(cgroup, membership, None)),
+        *(
+            (folder, "memory.limit_in_bytes", "memory.usage_in_bytes")
+            for folder in _groups(cgroup, membership, "memory")
+        ),
+    ):
+        limits, uses = _numbers(folder / limit), _numbers(folder / used)
+        if limits and uses:
+            found.append(MemoryLimit(limits[0], uses[0]))
+    return found
+
+
+def _cores_to_run_on() -> int:
+    """The cores that the scheduler may put this process on (taskset, cpusets)."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def _quotas(cgroup: Path, membership: Path) -> Iterator[float]:
+    """Cores' worth of processor time that the groups may take, for each group with a quota."""
+    for folder in _groups(cgroup, membership, None):
+        numbers = _numbers(folder / "cpu.max")  # "QUOTA PERIOD", in microseconds; without a quota "max PERIOD"
+        if len(numbers) == 2 and numbers[1] > 0:
+            yield numbers[0] / numbers[1]
+    for folder in _groups(cgroup, membership, "cpu"):
+        quota, period = _numbers(folder / "cpu.cfs_quota_us"), _numbers(folder / "cpu.cfs_period_us")
+        if quota and period and quota[0] > 0 and period[0] > 0:  # without a quota it is -1
+            yield quota[0] / period[0]
+
+
+def _groups(cgroup: Path, membership: Path, controller: str | None) -> Iterator[Path]:
+    """The folder of the process' group and those above it, up to the root. controller: None for version 2."""
+    root = cgroup if controller is None else cgroup / controller
+    own = next((path for names, path in _memberships(membership) if _is_of(controller, names)), "/")
+    if ".." in Path(own).parts:  # a group outside what this container sees
+        own = "/"
+    folder = root / own.lstrip("/")
+    yield folder
+    while folder != root:
+        folder = folder.parent
+        yield folder
+
+
+def _memberships(membership: Path) -> Iterator[tuple[str, str]]:
+    """(controllers, path) of each tree."""
+    try:
+        lines = membership.read_text().splitlines()
+    except OSError:  # no Linux
+        return
+    for line in lines:
+        _, names, path = line.split(":", 2)
+        yield names, path
+
+
+def _is_of(controller: str | None, names: str) -> bool:
+    return names == "" if controller is None else controller in names.split(",")
+
+
+def _numbers(file: Path) -> list[int]:
+    """The whole numbers in a file; none if it is not there or says `max`."""
+    try:
+        return [int(word) for word in file.read_text().split()]
+    except (OSError, ValueError):
+        return []

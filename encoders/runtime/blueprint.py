@@ -1,0 +1,65 @@
+"""The costs of an encoder's forwards, counted over tensors that hold no bytes. Knows towers; loads no weights."""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from encoders.contract.cost import Cost, Curve
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import ImageSize, Outputs
+from encoders.runtime.failures import running
+from encoders.runtime.placed_towers import PlacedTowers
+from encoders.runtime.tower import TextTower, Tower
+from encoders.runtime.trace import Trace
+
+
+class TorchBlueprint(PlacedTowers):
+    """A Blueprint over a Tower on torch's device meta.
+
+    tower, text: as an adapter builds them under torch.device("meta"). Their weights, if they have any, are dropped.
+    """
+
+    def __init__(self, spec: EncoderSpec, tower: Tower, text: TextTower | None = None, *, dtype: str) -> None:
+        super().__init__(spec, tower, text, device="meta", dtype=dtype)
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Blueprint.cost."""
+        rows, cols = self.spec.grid(size)
+
+        def run(pixels: Tensor) -> list[Tensor]:
+            features = self.run(pixels, outputs)
+            return [tensor for tensor in (features.tokens, features.pooled) if tensor is not None]
+
+        pixels = torch.empty(1, dtype=torch.uint8).expand(1, *size, 3)
+        return self._cost(run, pixels, device=device, itemsize=self._dtype.itemsize, tokens=rows * cols)
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Blueprint.text_cost."""
+        length = self.spec.context_length or 0
+        ids = torch.empty(1, dtype=torch.int64).expand(1, length)
+        return self._cost(lambda ids: [self.run_text(ids)], ids, device=device, itemsize=ids.itemsize, tokens=length)
+
+    def _cost(
+        self, run: Callable[[Tensor], list[Tensor]], item: Tensor, *, device: str, itemsize: int, tokens: int
+    ) -> Cost:
+        """By a run on one, two and four items that hold no bytes.
+
+        item: [1, ...] on the host, for its shape. itemsize: bytes of each of its values as the tower reads them.
+        """
+        traces = []
+        for batch in (1, 2, 4):
+            given = item.expand(batch, *item.shape[1:])
+            if device == "cpu":
+                given = given.to("meta")  # there already; what is left on the host is copied as part of the forward
+            with running(self.spec.id), Trace(runs_on=device) as trace:
+                output_bytes = sum(tensor.nbytes for tensor in run(given)) // batch
+            traces.append(trace)
+        return Cost(
+            requested=Curve.through(*(trace.live for trace in traces)),
+            during_products=Curve.through(*(trace.during_products for trace in traces)),
+            input_bytes=item.numel() * itemsize,
+            output_bytes=output_bytes,
+            flops=traces[0].flops,
+            tokens=tokens,
+        )

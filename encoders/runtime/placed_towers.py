@@ -1,0 +1,99 @@
+"""A Tower and its TextTower on one device in one dtype: what a forward computes there.
+
+TorchEncoder runs it over real tensors and TorchBlueprint over tensors on meta, so what is planned is what is run. Knows
+torch; what goes to the device and what comes back is the encoder's.
+"""
+
+from dataclasses import replace
+from typing import overload
+
+import torch
+from torch import Tensor, nn
+
+from encoders.contract.errors import OutputNotOffered
+from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import Outputs
+from encoders.runtime.attention import pin, straighten
+from encoders.runtime.tower import Features, TextTower, Tower
+
+
+class PlacedTowers:
+    """The towers, moved and cast, with the spec that says so.
+
+    spec: as the adapter knows it; dtype, device, parameters and weights_bytes are filled in here.
+    """
+
+    def __init__(self, spec: EncoderSpec, tower: Tower, text: TextTower | None, *, device: str, dtype: str) -> None:
+        self._device = torch.device(device)
+        self._dtype: torch.dtype = getattr(torch, dtype)
+        parts = as_module(tower, text).eval().requires_grad_(False)
+        parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
+        pin()
+        straighten(parts)
+        every = (*parts.parameters(), *parts.buffers())
+        unique = {tensor.untyped_storage()._cdata: tensor for tensor in every}.values()
+        self.tower = tower
+        self.text = text
+        self.spec = replace(
+            spec,
+            dtype=dtype,
+            device=device,
+            parameters=sum(parameter.numel() for parameter in parts.parameters()),
+            weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in unique),
+        )
+        self._mean = torch.tensor(spec.preprocessing.mean, device=self._device).view(3, 1, 1)
+        self._std = torch.tensor(spec.preprocessing.std, device=self._device).view(3, 1, 1)
+
+    def run(self, pixels: Tensor, outputs: Outputs) -> Features:
+        """uint8 [B, H, W, 3] -> features on the device, each compact, as they go to the host."""
+        features: Features = self.tower(self.normalise(pixels), outputs)
+        return replace(features, tokens=_compact(features.tokens), pooled=_compact(features.pooled))
+
+    def run_text(self, ids: Tensor) -> Tensor:
+        """int64 [N, context_length] -> [N, embed_dim] on the device, compact. Raises OutputNotOffered."""
+        embedded: Tensor = self.require_text()(ids.to(self._device))
+        return _compact(embedded)
+
+    def normalise(self, pixels: Tensor) -> Tensor:
+        """uint8 [B, H, W, 3] -> [B, 3, H, W] in the tower's dtype on its device.
+
+        In the order of torchvision's ToTensor and Normalize, in float32, so that values are equal to theirs.
+        """
+        batch, height, width, channels = pixels.shape
+        # What lives through the forward is made first: made last it would lie behind the hole the others leave.
+        given = torch.empty(batch, channels, height, width, dtype=self._dtype, device=self._device)
+        values = given if self._dtype == torch.float32 else torch.empty_like(given, dtype=torch.float32)
+        values.copy_(self.upload(pixels).permute(0, 3, 1, 2))
+        values.div_(255).sub_(self._mean).div_(self._std)
+        return given.copy_(values) if values is not given else given
+
+    def upload(self, pixels: Tensor) -> Tensor:
+        """The pixels on the device."""
+        return pixels.to(self._device)
+
+    def require_text(self) -> TextTower:
+        """The text tower. Raises OutputNotOffered if there is none."""
+        if self.text is None:
+            raise OutputNotOffered(encoder=self.spec.id, output="text embeddings", reason="it has no text tower")
+        return self.text
+
+
+def as_module(tower: Tower, text: TextTower | None) -> nn.ModuleDict:
+    """Both as one module, whose weights are named tower.... and text....."""
+    return nn.ModuleDict({"tower": tower} | ({"text": text} if text is not None else {}))
+
+
+@overload
+def _compact(values: Tensor) -> Tensor: ...
+
+
+@overload
+def _compact(values: None) -> None: ...
+
+
+def _compact(values: Tensor | None) -> Tensor | None:
+    """The values contiguous, in a storage of their own: a view would keep all of a larger tensor alive."""
+    if values is None:
+        return None
+    packed = values.contiguous()
+    return packed.clone() if packed.untyped_storage().nbytes() > packed.nbytes else packed

@@ -1,0 +1,38 @@
+"""The image files of a bulk run."""
+
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+from service.bulk.resume import BulkError
+
+SUFFIXES = frozenset(
+    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
+)
+"""What counts as an image in a folder; a file named on the command line is tried whatever its suffix."""
+
+
+def find_images(paths: Iterable[Path]) -> list[Path]:
+    """Files as given, folders' images below them in sorted order, each once. Raises BulkError if one is not there."""
+    found: dict[Path, None] = {}
+    for path in paths:
+        if path.is_dir():
+            inside = (
+                Path(folder, name)
+                for folder, _, names in os.walk(path, followlinks=False)
+                for name in names
+                if os.path.splitext(name)[1].lower() in SUFFIXES
+            )
+            found.update(dict.fromkeys(sorted(inside)))
+        elif path.exists():
+            found[path] = None
+        else:
+            raise BulkError(f"{path} is not there.")
+    if not found:
+        raise BulkError("There is no image in what was given.")
+    return list(found)
+
+
+def shown(path: Path) -> str:
+    """The path as text that every format can hold; bytes that are no UTF-8 are escaped."""
+    return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

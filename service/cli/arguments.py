@@ -1,0 +1,110 @@
+"""The flags that commands share, and how a wrong one is told."""
+
+import argparse
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from encoders.contract.values import ImageSize
+from service.settings import Settings
+from service.sizes import parse_image_size
+
+_WIDTH = 80
+
+
+class ArgumentError(Exception):
+    """Arguments that do not go together, or name something that is not there."""
+
+
+class Help(argparse.RawDescriptionHelpFormatter):
+    """Help for a terminal of 80 columns."""
+
+    def __init__(self, prog: str) -> None:
+        super().__init__(prog, width=_WIDTH, max_help_position=26)
+
+
+def add_command(
+    commands: Any, name: str, summary: str, text: str, *, run: Callable[[argparse.Namespace], int]
+) -> argparse.ArgumentParser:
+    """A command with its help; `run` gives the exit status."""
+    command: argparse.ArgumentParser = commands.add_parser(
+        name, help=summary, description=text, formatter_class=Help, allow_abbrev=False
+    )
+    command.set_defaults(run=run)
+    return command
+
+
+def add_model(command: argparse.ArgumentParser) -> None:
+    """--model."""
+    command.add_argument("--model", metavar="ID", default="demo:vit", help="encoder id [demo:vit]")
+
+
+def add_pixels(command: argparse.ArgumentParser) -> None:
+    """--resolution and --exact-pixels."""
+    command.add_argument("--resolution", metavar="N|HxW", help="run the encoder at this size [native]")
+    command.add_argument(
+        "--exact-pixels",
+        action="store_true",
+        help="decode and resize to the pixel as the model's own transforms do; slower",
+    )
+
+
+def add_placement(command: argparse.ArgumentParser) -> None:
+    """--device, --compute-dtype and --runtime."""
+    command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
+    command.add_argument(
+        "--compute-dtype",
+        choices=("auto", "float32", "float16", "bfloat16"),
+        default="auto",
+        help="what the encoder computes in [auto]",
+    )
+    command.add_argument(
+        "--runtime",
+        choices=("torch", "openvino"),
+        default="torch",
+        help="what runs it; openvino: faster on CPUs, needs the extra of that name [torch]",
+    )
+
+
+def positive(text: str) -> int:
+    """A whole number from 1."""
+    number = int(text)
+    if number < 1:
+        raise ValueError
+    return number
+
+
+def settings_of(arguments: argparse.Namespace, **more: Any) -> Settings:
+    """An engine's settings for one command: what its flags say, and for the rest the environment. No logs."""
+    return Settings(
+        model=(arguments.model,),
+        device=arguments.device,
+        dtype=arguments.compute_dtype,
+        runtime=arguments.runtime,
+        exact_pixels=arguments.exact_pixels,
+        **more,
+    )
+
+
+def resolution_of(arguments: argparse.Namespace) -> ImageSize | None:
+    """Of --resolution; None if it was not given. Raises ArgumentError."""
+    if arguments.resolution is None:
+        return None
+    return image_size(arguments.resolution)
+
+
+def image_size(word: str) -> ImageSize:
+    """One value of --resolution. Raises ArgumentError."""
+    try:
+        return parse_image_size(word)
+    except ValueError as error:
+        raise ArgumentError(f"--resolution: '{word}' is no size: {error}.") from error
+
+
+@contextmanager
+def flag(name: str) -> Iterator[None]:
+    """A ValueError inside is said of the flag. Raises ArgumentError."""
+    try:
+        yield
+    except ValueError as error:
+        raise ArgumentError(f"{name}: {str(error).rstrip('.')}.") from error

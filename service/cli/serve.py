@@ -1,0 +1,57 @@
+"""`visiontower serve`: encoders over HTTP. Every setting is a flag."""
+
+import argparse
+from typing import Any, Literal, get_args, get_origin
+
+from pydantic.fields import FieldInfo
+
+from service.cli.arguments import add_command
+from service.settings import Settings
+
+_HELP = """\
+Serve encoders over HTTP. Without --model: the three demo encoders.
+
+  visiontower serve
+  visiontower serve --model openclip:ViT-L-14-336@openai --model demo:vit
+  visiontower serve --device cuda --dtype bfloat16 --port 9000
+
+Every flag is a variable too: --max-batch 8 is VISIONTOWER_MAX_BATCH=8. Flags
+win. List flags are given once an item, list variables hold commas."""
+
+
+def add(commands: Any) -> None:
+    """The command and its flags."""
+    serve = add_command(commands, "serve", "serve encoders over HTTP", _HELP, run=run)
+    for name, field in Settings.model_fields.items():
+        serve.add_argument(setting_flag(name), dest=f"setting_{name}", **_flag_options(field))
+
+
+def run(arguments: argparse.Namespace) -> int:
+    """Serve until a signal."""
+    given = {
+        name: value for name in Settings.model_fields if (value := getattr(arguments, f"setting_{name}")) is not None
+    }
+    settings = Settings(**given)
+    from service.run.server import serve
+
+    serve(settings)
+    return 0
+
+
+def setting_flag(setting: str) -> str:
+    """--max-batch of max_batch."""
+    return f"--{setting.replace('_', '-')}"
+
+
+def _flag_options(field: FieldInfo) -> dict[str, Any]:
+    """add_argument's keywords for a setting. No default: what is not given is left to the environment."""
+    default = ", ".join(field.default) or "none" if isinstance(field.default, tuple) else field.default
+    options: dict[str, Any] = {"default": None, "help": f"{field.description} [{default}]".replace("%", "%%")}
+    kind = field.annotation
+    if kind is bool:
+        return {**options, "action": argparse.BooleanOptionalAction}
+    if get_origin(kind) is tuple:
+        return {**options, "action": "append", "metavar": "X"}
+    if get_origin(kind) is Literal:
+        return {**options, "choices": get_args(kind)}
+    return {**options, "metavar": "N" if kind in (int, float) else "X"}

@@ -1,0 +1,56 @@
+"""The device and the encoders that an engine runs, as its settings say. Imports torch when it is first asked."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache
+
+from encoders.adapters import registry
+from encoders.contract.encoder import Encoder, Placement
+from encoders.memory.device import Memory
+from service.engine.models import Load
+from service.memory.planner import MakeBlueprint
+from service.scheduling.lanes import Lanes
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Backend:
+    """memory is called once, before the rest."""
+
+    load: Load
+    blueprint: MakeBlueprint
+    memory: Callable[[], Memory]
+    lanes: Callable[[], Lanes] = Lanes
+
+
+def real_backend(settings: Settings) -> Backend:
+    """Encoders from the registry. `auto` is resolved when it is first asked for: that is where torch is needed."""
+
+    @cache
+    def placement() -> Placement:
+        from encoders.runtime.device import resolve  # imports torch
+
+        return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
+
+    def memory() -> Memory:
+        from encoders.runtime.device_memory import memory_of
+
+        return memory_of(placement().device)
+
+    def lanes() -> Lanes:
+        from encoders.runtime.device import take_cores
+
+        return Lanes(placement().lanes, take_cores=take_cores)
+
+    def load(model: str) -> Encoder:
+        from encoders.runtime.device import take_cores
+
+        take_cores(1)  # of the loading thread
+        return registry.load(model, placement())
+
+    return Backend(
+        load=load,
+        blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
+        memory=memory,
+        lanes=lanes,
+    )

@@ -1,0 +1,234 @@
+"""The engine's questions and answers. Frozen values: no protocol, no bytes of an answer.
+
+A request names a served encoder by its id, or none for the first. An image that cannot be used is an error at its place
+in the answer; the other images are answered.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+import ml_dtypes
+import numpy as np
+
+from encoders.contract.errors import ImageError, VisiontowerError
+from encoders.contract.spec import EncoderSpec, Scoring
+from encoders.contract.values import Floats, Grid, ImageSize, Outputs, TokenKind
+from encoders.memory.plan import Row
+from service.errors import InvalidOption
+
+Output: TypeAlias = Literal["tokens", "pooled", "both"]
+Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+DTYPES: Mapping[Dtype, np.dtype[np.generic]] = {
+    "float32": np.dtype(np.float32),
+    "float16": np.dtype(np.float16),
+    "bfloat16": np.dtype(ml_dtypes.bfloat16),
+}
+
+
+@dataclass(frozen=True)
+class ImageUrl:
+    """An image that is yet to be fetched."""
+
+    url: str
+
+
+Source: TypeAlias = bytes | Path | ImageUrl | ImageError
+"""One image: its bytes, a file on this machine, a URL, or the error that stands for it already.
+
+A protocol must never make a Path of a caller's words.
+"""
+
+
+@dataclass(frozen=True)
+class EmbedRequest:
+    """Images -> tokens, pooled vectors or both.
+
+    layer: block (CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end; None for the final
+        tokens. project: tokens through the model's own projection. resolution: None for the native size.
+    prefix: keep class and register tokens. normalize: vectors of length 1. dtype: of the arrays given.
+    is_set: the images share their forwards with nobody else, in order. So their numbers do not depend on other traffic.
+    timeout_s: seconds until DeadlineExceeded; None for the engine's setting.
+    """
+
+    sources: Sequence[Source]
+    model: str | None = None
+    output: Output = "tokens"
+    layer: int | None = None
+    project: bool = False
+    resolution: ImageSize | None = None
+    prefix: bool = False
+    normalize: bool = False
+    dtype: Dtype = "float32"
+    is_set: bool = False
+    timeout_s: float | None = None
+
+    def outputs(self, spec: EncoderSpec) -> Outputs:
+        """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
+        require_tokens(self.output, layer=self.layer, prefix=self.prefix, project=self.project)
+        kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
+        tokens = None if self.output == "pooled" else kind
+        return spec.outputs(pooled=self.output != "tokens", tokens=tokens, layer=self.layer)
+
+
+@dataclass(frozen=True)
+class EmbedTextsRequest:
+    """Texts -> vectors in the joint image-text space. normalize, dtype, timeout_s: as of EmbedRequest."""
+
+    texts: Sequence[str]
+    model: str | None = None
+    normalize: bool = False
+    dtype: Dtype = "float32"
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class SimilarityRequest:
+    """Images against texts, as the model was trained to compare them.
+
+    templates: each has {} where a text goes; a text's vector is the mean over its templates. heatmap: also the cosine
+    of every patch with every text.
+    """
+
+    sources: Sequence[Source]
+    texts: Sequence[str]
+    templates: Sequence[str] = ("{}",)
+    heatmap: bool = False
+    model: str | None = None
+    resolution: ImageSize | None = None
+    timeout_s: float | None = None
+
+
+@dataclass(frozen=True)
+class PlanRequest:
+    """What forwards would take of the device. Nothing is run. Empty sizes and dtypes: the encoder's own."""
+
+    model: str | None = None
+    resolutions: Sequence[ImageSize] = ()
+    batches: Sequence[int] = (1,)
+    dtypes: Sequence[Dtype] = ()
+    output: Output = "tokens"
+    layer: int | None = None
+
+    def outputs(self, spec: EncoderSpec) -> Outputs:
+        """What the forwards would give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
+        require_tokens(self.output, layer=self.layer)
+        tokens = TokenKind.HIDDEN if self.output != "pooled" else None
+        return spec.outputs(pooled=self.output != "tokens", tokens=tokens, layer=self.layer)
+
+
+def require_tokens(output: Output, **options: int | bool | None) -> None:
+    """Raises InvalidOption for an option about tokens where none are asked for."""
+    if output != "pooled":
+        return
+    for name, value in options.items():
+        if value is not None and value is not False:
+            raise InvalidOption(
+                name,
+                f"'{name}' is {value!r}: it is about tokens, which output=pooled does not give: "
+                "ask for output=tokens or both.",
+            )
+
+
+@dataclass(frozen=True)
+class Timing:
+    """Seconds by stage; of several images the slowest, stage by stage. total: since the engine got the request."""
+
+    fetch: float = 0.0
+    decode: float = 0.0
+    preprocess: float = 0.0
+    queue: float = 0.0
+    forward: float = 0.0
+    total: float = 0.0
+
+    def slower(self, other: "Timing") -> "Timing":
+        """Stage by stage, the longer of the two."""
+        stages = [f.name for f in fields(self)]
+        return Timing(**{name: max(getattr(self, name), getattr(other, name)) for name in stages})
+
+
+@dataclass(frozen=True)
+class Embedding:
+    """The arrays of one image, C-contiguous, in the dtype asked for.
+
+    tokens: [prefix_tokens + rows * cols, width], prefix first, then the patches row-major over `grid`. pooled: [width].
+    None if not asked for. grid: of the tokens; of the final feature map if there are none.
+    """
+
+    grid: Grid
+    prefix_tokens: int
+    tokens: Floats | None
+    pooled: Floats | None
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """One item an image, in the order of the request.
+
+    tokens: that the images are answered with, or were pooled from. values: how many numbers the items hold.
+    """
+
+    model: str
+    items: Sequence[Embedding | VisiontowerError]
+    timing: Timing
+    tokens: int
+    values: int
+
+
+@dataclass(frozen=True)
+class EmbedTextsResult:
+    """vectors: [texts, embed_dim] in the dtype asked for. values: how many numbers that is."""
+
+    model: str
+    vectors: Floats
+    timing: Timing
+    values: int
+
+
+@dataclass(frozen=True)
+class Scores:
+    """One image against all texts: float32 [texts]; heatmap: float32 [texts, rows, cols] if asked for."""
+
+    cosine: Floats
+    logits: Floats
+    probabilities: Floats
+    grid: Grid
+    heatmap: Floats | None
+
+
+@dataclass(frozen=True)
+class SimilarityResult:
+    """One item an image, in the order of the request. values: how many numbers the items hold."""
+
+    model: str
+    items: Sequence[Scores | VisiontowerError]
+    scoring: Scoring
+    timing: Timing
+    values: int
+    has_heatmaps: bool = False
+
+
+@dataclass(frozen=True)
+class PlannedRow:
+    """A line of a plan. max_resolution: the largest size of the native proportions that fits for its batch, if any."""
+
+    spec: EncoderSpec
+    row: Row
+    max_resolution: ImageSize | None
+
+
+@dataclass(frozen=True)
+class PlanResult:
+    """A row for each dtype, resolution and batch. budget_bytes: of the device, context included."""
+
+    model: str
+    device: str
+    budget_bytes: int
+    rows: Sequence[PlannedRow]
+    values: int = 0
+    """A plan is small."""
+
+
+Request: TypeAlias = EmbedRequest | EmbedTextsRequest | SimilarityRequest | PlanRequest
+Result: TypeAlias = EmbedResult | EmbedTextsResult | SimilarityResult | PlanResult

@@ -1,0 +1,78 @@
+"""What can go wrong on the wire, before and after the engine. Knows facts; status codes are in problems.py.
+
+VisiontowerError (encoders/contract/errors.py)
+├── ImageError
+│   └── InvalidBase64          a JSON image that is no base64
+├── RequestError
+│   └── InvalidBody            not the JSON or multipart it says it is
+├── UnknownProblem             no such page
+├── UnsupportedMediaType       a Content-Type that is not read here
+├── NotAcceptable              an Accept that is not written here
+├── LimitExceeded (service/errors.py)
+│   ├── BodyTooLarge
+│   └── TooManyImages
+└── ClientGone                 nobody is waiting for the answer
+"""
+
+from collections.abc import Sequence
+
+from encoders.contract.errors import ImageError, RequestError, VisiontowerError
+from service.errors import LimitExceeded
+
+
+class InvalidBase64(ImageError):
+    """An entry of `images` is neither base64 nor a data: URI with base64 in it."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The image is not valid base64: {reason}.")
+
+
+class InvalidBody(RequestError):
+    """The body is not what its Content-Type announces, for example broken JSON."""
+
+
+class UnknownProblem(VisiontowerError):
+    """There is no problem type of this name."""
+
+    def __init__(self, slug: str) -> None:
+        super().__init__(f"There is no problem type '{slug}'.")
+
+
+class UnsupportedMediaType(VisiontowerError):
+    """The Content-Type is none of multipart/form-data, image/*, application/octet-stream and application/json."""
+
+    def __init__(self, content_type: str) -> None:
+        super().__init__(
+            f"Content-Type '{content_type}' is not read here: send multipart/form-data, image/*, "
+            "application/octet-stream or application/json. (curl --data-binary needs -H 'Content-Type: image/jpeg'.)",
+            content_type=content_type,
+        )
+
+
+class NotAcceptable(VisiontowerError):
+    """None of the formats in the Accept header can be written."""
+
+    def __init__(self, accept: str, *, offered: Sequence[str]) -> None:
+        super().__init__(f"None of '{accept}' can be written. Offered: {', '.join(offered)}.", offered=list(offered))
+
+
+class BodyTooLarge(LimitExceeded):
+    """The body has more bytes than the setting max_body_bytes."""
+
+    def __init__(self, *, actual: int | None, limit: int) -> None:
+        has = "is" if actual is None else f"of {actual:,} bytes is"
+        super().__init__(f"The body {has} over the limit of {limit:,} bytes.", actual=actual, limit=limit)
+
+
+class TooManyImages(LimitExceeded):
+    """The request has more images than the setting max_images."""
+
+    def __init__(self, *, actual: int, limit: int) -> None:
+        super().__init__(f"{actual} images in one request; the limit is {limit}.", actual=actual, limit=limit)
+
+
+class ClientGone(VisiontowerError):
+    """The client closed the connection; its waiting work was dropped. Nobody reads this."""
+
+    def __init__(self) -> None:
+        super().__init__("The client has gone.")

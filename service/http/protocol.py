@@ -1,0 +1,67 @@
+"""What a wire protocol is: for each of its routes a way in and a way out, and a form for errors.
+
+A protocol knows its own words and the engine's values. It knows no other protocol, and the engine knows none.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypeAlias
+
+from service.engine.values import Request
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Incoming:
+    """A request as it came. query: as in the URL, percent-encoded. accept: all Accept headers, joined by commas."""
+
+    body: bytes
+    content_type: str
+    query: bytes
+    accept: str
+    settings: Settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What a caller wants: of the engine, and of the form of its answer."""
+
+    request: Request
+    reply: Any = None
+
+
+@dataclass(frozen=True)
+class Answer:
+    """An answer as bytes."""
+
+    content: bytes
+    media_type: str
+    status: int = 200
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+Read: TypeAlias = Callable[[Incoming], Asked]
+"""Body and options -> a request value. Raises VisiontowerError."""
+
+Write: TypeAlias = Callable[[Any, Any], Answer]
+"""The request's result, and the reply asked for -> bytes. Raises VisiontowerError, for the whole request."""
+
+
+@dataclass(frozen=True)
+class Route:
+    """documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra."""
+
+    path: str
+    read: Read
+    write: Write
+    method: Literal["GET", "POST"] = "POST"
+    documentation: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """write_error: an error in the protocol's own form."""
+
+    name: str
+    routes: Sequence[Route]
+    write_error: Callable[[Exception], Answer]

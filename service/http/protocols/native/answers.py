@@ -1,0 +1,207 @@
+"""The engine's results -> the bytes of the native routes' answers.
+
+Of /embed, JSON holds one entry an image. The binary formats hold the images that could be answered, stacked: every
+array is [images, ...], and `index` says which images they are. If no image could be answered there is no array: JSON
+then.
+"""
+
+import base64
+import io
+import json
+from collections.abc import Mapping, Sequence
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import orjson
+
+from encoders.contract.errors import VisiontowerError
+from encoders.contract.values import Floats
+from service.engine.values import Embedding, EmbedResult, PlanResult, Scores, SimilarityResult, Timing
+from service.http.json import to_json
+from service.http.problems import problem, problem_type
+from service.http.protocol import Answer
+from service.http.protocols.native.negotiation import MEDIA_TYPES
+from service.http.protocols.native.requests import EmbedReply, VramReply
+from service.spec_json import plan_json
+
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
+"""Characters that a header's value holds as they are; all others are percent-encoded as UTF-8."""
+
+
+def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
+    """Status 200, or 207 if some images failed. The error of a request's only image is raised: it is the answer."""
+    if len(result.items) == 1 and isinstance(result.items[0], VisiontowerError):
+        raise result.items[0]
+    format = reply.format
+    done: dict[int, Embedding] = {}
+    failed: dict[int, VisiontowerError] = {}
+    for index, item in enumerate(result.items):
+        if isinstance(item, VisiontowerError):
+            failed[index] = item
+        else:
+            done[index] = item
+    usage = {"images": len(done), "tokens": result.tokens}
+    milliseconds = timing_ms(result.timing)
+    headers = server_timing(milliseconds)
+    status = 207 if failed else 200
+    if format == "json" or not done:
+        answer = {
+            "object": "list",
+            "model": result.model,
+            "data": _entries(result.items, encoding=reply.encoding),
+            "usage": usage,
+            "timing_ms": milliseconds,
+        }
+        return Answer(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPES["json"], status, headers)
+    stacked = _stack([_arrays(item) for item in done.values()])
+    first = next(iter(done.values()))
+    about = {
+        "model": result.model,
+        "index": ",".join(str(index) for index in done),
+        "grid": f"{first.grid.rows},{first.grid.cols}",
+        "prefix_tokens": str(first.prefix_tokens),
+    }
+    if format == "safetensors":
+        errors = [{"index": index, "error": problem(error)} for index, error in failed.items()]
+        metadata = {**about, "errors": to_json(errors).decode(), "usage": to_json(usage).decode()}
+        return Answer(safetensors(stacked, metadata), MEDIA_TYPES[format], status, headers)
+    (name, array), *_ = stacked.items()
+    headers |= {f"x-{key.replace('_', '-')}": quote(value, safe=_PLAIN) for key, value in about.items()}
+    headers |= {
+        "x-tensor-name": name,
+        "x-tensor-shape": ",".join(str(side) for side in array.shape),
+        "x-tensor-dtype": array.dtype.name,
+    }
+    if failed:
+        short = [{"index": index, "type": problem_type(error).uri} for index, error in failed.items()]
+        headers["x-errors"] = to_json(short).decode()
+    return Answer(npy(array) if format == "npy" else array.tobytes(), MEDIA_TYPES[format], status, headers)
+
+
+def write_similarity(result: SimilarityResult, reply: None) -> Answer:
+    """Status 200, or 207 if some images failed: those are null in every list, and named in `errors`.
+
+    The error of a request's only image is raised: it is the answer.
+    """
+    only = result.items[0]
+    if len(result.items) == 1 and isinstance(only, VisiontowerError):
+        raise only
+    done = [item if isinstance(item, Scores) else None for item in result.items]
+    milliseconds = timing_ms(result.timing)
+    answer: dict[str, Any] = {
+        "object": "similarity",
+        "model": result.model,
+        "cosine": [item and item.cosine for item in done],
+        "logits": [item and item.logits for item in done],
+        "probabilities": [item and item.probabilities for item in done],
+        "logit_scale": result.scoring.logit_scale,
+        "logit_bias": result.scoring.logit_bias,
+        "activation": result.scoring.activation,
+    }
+    if result.has_heatmaps:
+        answer["grid"] = next((list(item.grid) for item in done if item), None)
+        answer["heatmap"] = [item and np.ascontiguousarray(item.heatmap) for item in done]
+    errors = [
+        {"index": index, "error": problem(item)}
+        for index, item in enumerate(result.items)
+        if isinstance(item, VisiontowerError)
+    ]
+    if errors:
+        answer["errors"] = errors
+    answer["usage"] = {"images": sum(item is not None for item in done)}
+    answer["timing_ms"] = milliseconds
+    return Answer(to_json(answer), "application/json", 207 if errors else 200, server_timing(milliseconds))
+
+
+def write_vram(result: PlanResult, reply: VramReply) -> Answer:
+    """One row, or a list of them."""
+    about = {"model": result.model, "device": result.device, "budget_bytes": result.budget_bytes}
+    rows = [plan_json(each.row, each.spec, max_resolution=each.max_resolution) for each in result.rows]
+    answer = {"object": "list", **about, "data": rows} if reply.is_table else {**about, **rows[0]}
+    return Answer(to_json(answer), "application/json")
+
+
+def timing_ms(timing: Timing) -> dict[str, float]:
+    """Milliseconds by stage; `fetch` only if an image was fetched."""
+    milliseconds = {"fetch": round(1000 * timing.fetch, 3)} if timing.fetch else {}
+    for stage in ("decode", "preprocess", "queue", "forward", "total"):
+        milliseconds[stage] = round(1000 * getattr(timing, stage), 3)
+    return milliseconds
+
+
+def server_timing(milliseconds: Mapping[str, float]) -> dict[str, str]:
+    """The header of that name."""
+    parts = []
+    for stage, value in milliseconds.items():
+        parts.append(f"{stage};dur={value:g}")
+    return {"Server-Timing": ", ".join(parts)}
+
+
+def safetensors(tensors: Mapping[str, Floats], metadata: Mapping[str, str]) -> bytes:
+    """A safetensors file: u64 header length, JSON header, the tensors' bytes; each is copied once.
+
+    https://github.com/huggingface/safetensors#format
+    """
+    header: dict[str, Any] = {"__metadata__": dict(metadata)}
+    offset = 0
+    for name, array in tensors.items():
+        header[name] = {
+            "dtype": _SAFETENSORS[array.dtype.name],
+            "shape": list(array.shape),
+            "data_offsets": [offset, offset + array.nbytes],
+        }
+        offset += array.nbytes
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)  # tensors start at a multiple of 8
+    return b"".join([len(head).to_bytes(8, "little"), head, *(_raw(array) for array in tensors.values())])
+
+
+def npy(array: Floats) -> bytes:
+    """One array as NumPy's own file format; it has no bfloat16."""
+    head = io.BytesIO()
+    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
+    return b"".join([head.getvalue(), _raw(array)])
+
+
+def _raw(array: Floats) -> memoryview:
+    """The bytes of a contiguous array, not copied; by way of uint8, as bfloat16 has no buffer of its own."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _entries(items: Sequence[Embedding | VisiontowerError], *, encoding: str) -> list[dict[str, Any]]:
+    entries: list[dict[str, Any]] = []
+    for index, item in enumerate(items):
+        if isinstance(item, VisiontowerError):
+            entries.append({"index": index, "error": problem(item)})
+            continue
+        entry: dict[str, Any] = {"index": index, "grid": list(item.grid), "prefix_tokens": item.prefix_tokens}
+        if item.tokens is not None:
+            entry["tokens"] = _json_array(item.tokens, encoding=encoding)
+        if item.pooled is not None:
+            entry["pooled"] = _json_array(item.pooled, encoding=encoding)
+        entries.append(entry)
+    return entries
+
+
+def _json_array(array: Floats, *, encoding: str) -> dict[str, object]:
+    dtype = array.dtype.name
+    if encoding == "base64":
+        values: object = base64.b64encode(_raw(array)).decode("ascii")
+    else:
+        values = array.astype(np.float32) if dtype == "bfloat16" else array
+    return {"shape": array.shape, "dtype": dtype, "data": values}
+
+
+def _arrays(item: Embedding) -> dict[str, Floats]:
+    """The arrays that were asked for, by name."""
+    both = {"tokens": item.tokens, "pooled": item.pooled}
+    return {name: array for name, array in both.items() if array is not None}
+
+
+def _stack(items: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
+    """Arrays of one request are of equal shape: it has one model, size and layer. A single image's are not copied."""
+    if len(items) == 1:
+        return {name: array[None] for name, array in items[0].items()}
+    return {name: np.stack([arrays[name] for arrays in items]) for name in items[0]}

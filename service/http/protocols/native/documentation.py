@@ -1,0 +1,170 @@
+"""What the API's own pages say of the native routes, whose bodies and options are parsed by hand. Knows OpenAPI."""
+
+from typing import Any
+
+from pydantic import BaseModel
+
+from service.http.openapi import problem_responses
+from service.http.protocols.native.negotiation import MEDIA_TYPES
+from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
+
+_EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
+server allows them) in JSON. Options may stand in the query, the form or the JSON body.
+
+The answer's format follows `Accept`, or `format`. JSON has an entry an image. The binary formats hold the images that
+could be answered, stacked, so every tensor is `[images, ...]`:
+
+* `application/vnd.safetensors`: tensors `tokens` and `pooled`; metadata `model`, `index` (which images the rows are),
+  `grid`, `prefix_tokens`, `usage` and `errors`.
+* `application/x-npy` and `application/octet-stream`: one array, so not `output=both`; its facts are in the headers
+  `x-tensor-name`, `x-tensor-shape`, `x-tensor-dtype`, `x-model`, `x-index`, `x-grid`, `x-prefix-tokens`, and `x-errors`
+  with the index and type of each failed image. Characters outside ASCII are percent-encoded there.
+
+If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage by
+stage, and also in the `Server-Timing` header."""
+
+_SIMILARITY_TEXT = """Images as in /embed; texts as fields or query parameters named `text`, or `texts` in JSON. Answers
+`cosine`, `logits` and `probabilities`, each `[images][texts]`. A text's vector is the normalised mean over its
+`templates`. `heatmap` adds `heatmap`, `[images][texts][rows][cols]`, and its `grid`. An image that failed is null in
+every list, and named in `errors`."""
+
+_VRAM_TEXT = """Bytes of a forward before anything runs, worked out from the model's own code: weights, inputs and
+outputs (`io_bytes`), activations at the highest point, and the overhead of context, workspaces and allocator.
+`max_batch` and `max_resolution` are the largest, of this resolution and of this batch, that fit the server's budget
+beside what else is loaded; 0 and null where nothing fits. `resolution`, `batch` and `dtype` may each be a list with
+commas: then `data` has a row for each combination. Each resolution takes some tenths of a second."""
+
+_IMAGE = {"type": "string", "format": "binary"}
+_EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+
+
+def _schema(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Option -> its JSON schema."""
+    properties: dict[str, dict[str, Any]] = model.model_json_schema(mode="validation")["properties"]
+    return {name: {k: v for k, v in schema.items() if k != "title"} for name, schema in properties.items()}
+
+
+def _query(model: type[Options]) -> list[dict[str, Any]]:
+    singular = {plural: name for name, plural in model.repeated.items()}
+    return [
+        {
+            "name": singular.get(name, name),
+            "in": "query",
+            "required": False,
+            "description": schema.get("description", ""),
+            "schema": {k: v for k, v in schema.items() if k != "description"},
+        }
+        for name, schema in _schema(model).items()
+    ]
+
+
+def _body(model: type[Options], example: dict[str, Any]) -> dict[str, Any]:
+    options = _schema(model)
+    singular = {plural: name for name, plural in model.repeated.items()}
+    form = {singular.get(name, name): schema for name, schema in options.items()}
+    images = {"type": "array", "items": {"type": "string"}, "description": "Base64, data: URIs, or http(s) URLs."}
+    return {
+        "required": True,
+        "content": {
+            "multipart/form-data": {
+                "schema": {
+                    "type": "object",
+                    "required": ["image"],
+                    "properties": {"image": {"type": "array", "items": _IMAGE}, **form},
+                }
+            },
+            "image/*": {"schema": _IMAGE},
+            "application/octet-stream": {"schema": _IMAGE},
+            "application/json": {
+                "schema": {"type": "object", "required": ["images"], "properties": {"images": images, **options}},
+                "example": {"images": [_EXAMPLE_PIXEL], **example},
+            },
+        },
+    }
+
+
+def _answer(example: dict[str, Any], *, binary: bool) -> dict[int | str, dict[str, Any]]:
+    content: dict[str, Any] = {"application/json": {"example": example}}
+    if binary:
+        content |= {media_type: {"schema": _IMAGE} for name, media_type in MEDIA_TYPES.items() if name != "json"}
+    partial = {"application/json": {"example": {"data": [{"index": 0, "error": {"type": "/problems/empty-image"}}]}}}
+    return {
+        200: {"description": "All images were answered.", "content": content},
+        207: {"description": "Some images failed; the others were answered.", "content": partial if binary else {}},
+        **problem_responses(400, 404, 406, 413, 415, 422, 500, 503, 504, 507),
+    }
+
+
+_EMBED_EXAMPLE = {
+    "object": "list",
+    "model": "demo:vit",
+    "data": [
+        {
+            "index": 0,
+            "grid": [8, 8],
+            "prefix_tokens": 0,
+            "tokens": {"shape": [64, 192], "dtype": "float32", "data": [[0.12, -0.53]]},
+        }
+    ],
+    "usage": {"images": 1, "tokens": 64},
+    "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
+}
+_SIMILARITY_EXAMPLE = {
+    "object": "similarity",
+    "model": "demo:vit",
+    "cosine": [[0.31, 0.12]],
+    "logits": [[31.0, 12.0]],
+    "probabilities": [[0.99, 0.01]],
+    "logit_scale": 100.0,
+    "logit_bias": 0.0,
+    "activation": "softmax",
+    "usage": {"images": 1},
+    "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
+}
+
+_VRAM_EXAMPLE = {
+    "model": "demo:vit",
+    "device": "cuda",
+    "budget_bytes": 6_442_450_944,
+    "resolution": [96, 96],
+    "grid": [6, 6],
+    "batch": 8,
+    "dtype": "bfloat16",
+    "weights_bytes": 3_434_498,
+    "io_bytes": 518_144,
+    "activation_bytes": 1_030_144,
+    "overhead_bytes": 573_770_410,
+    "total_bytes": 578_753_196,
+    "tokens": 288,
+    "flops": 666_619_904,
+    "max_batch": 30_062,
+    "max_resolution": [1024, 1024],
+}
+
+EMBED: dict[str, Any] = {
+    "summary": "Images to tokens and pooled vectors",
+    "description": _EMBED_TEXT,
+    "openapi_extra": {
+        "parameters": _query(EmbedOptions),
+        "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}),
+    },
+    "responses": _answer(_EMBED_EXAMPLE, binary=True),
+}
+SIMILARITY: dict[str, Any] = {
+    "summary": "Images against texts",
+    "description": _SIMILARITY_TEXT,
+    "openapi_extra": {
+        "parameters": _query(SimilarityOptions),
+        "requestBody": _body(
+            SimilarityOptions, {"texts": ["a red circle", "a dog"], "templates": ["a photo of {}"], "heatmap": False}
+        ),
+    },
+    "responses": _answer(_SIMILARITY_EXAMPLE, binary=False),
+}
+VRAM: dict[str, Any] = {
+    "summary": "What a forward would take, before it runs",
+    "description": _VRAM_TEXT,
+    "openapi_extra": {"parameters": _query(VramOptions)},
+    "responses": {200: {"description": "The plan.", "content": {"application/json": {"example": _VRAM_EXAMPLE}}}}
+    | problem_responses(404, 422),
+}

@@ -1,0 +1,109 @@
+"""The routes that are no protocol's: models, metrics, health, problems, the API's own pages."""
+
+from typing import Any
+
+from fastapi import FastAPI, Request, Response
+from fastapi.exceptions import RequestValidationError
+from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from starlette.exceptions import HTTPException
+
+from encoders.contract.errors import VisiontowerError
+from service.engine.engine import Engine
+from service.http import openapi, problems
+from service.http.json import to_json
+from service.http.web.docs import docs_page
+from service.spec_json import spec_json
+from service.telemetry.metrics import CONTENT_TYPE
+
+
+def add(app: FastAPI) -> None:
+    """Add them, and the form of errors outside the protocols."""
+    app.add_exception_handler(VisiontowerError, _problem)
+    app.add_exception_handler(HTTPException, _framework_problem)
+    app.add_exception_handler(RequestValidationError, _framework_problem)
+
+    @app.get("/models", summary="The served encoders", **openapi.MODELS)
+    async def models(request: Request) -> Response:
+        engine = _engine(request)
+        return _json({"object": "list", "data": [_card(engine, model) for model in engine.models.ids]})
+
+    @app.get("/models/{model:path}", summary="One encoder", **openapi.MODEL)
+    async def model(request: Request, model: str) -> Response:
+        engine = _engine(request)
+        return _json(_card(engine, engine.models.id_of(model)))
+
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    async def metrics(request: Request) -> Response:
+        engine = _engine(request)
+        exposition = engine.metrics.exposition(engine.now())
+        siblings = request.app.state.siblings
+        if siblings is not None:
+            exposition = await siblings.exposition(exposition, port=request.scope["server"][1])
+        return Response(exposition, media_type=CONTENT_TYPE)
+
+    @app.get("/health/live", summary="Whether the process answers")
+    async def live() -> dict[str, str]:
+        return {"status": "live"}
+
+    @app.get("/health/ready", summary="Whether requests can be answered", **openapi.READY)
+    async def ready(request: Request) -> Response:
+        engine = _engine(request)
+        reason = await engine.why_not_ready()
+        states = {model: _state(engine, model) for model in engine.models.ids}
+        if reason is None:
+            return _json({"status": "ready", "models": states})
+        return _json({"status": "not ready", "reason": reason, "models": states}, 503)
+
+    @app.get("/problems", summary="All problem types")
+    async def problem_types() -> dict[str, list[str]]:
+        return {"problems": [f"/problems/{slug}" for slug in problems.slugs()]}
+
+    @app.get("/problems/{slug}", summary="What a problem type means", response_class=PlainTextResponse)
+    async def problem_page(slug: str) -> str:
+        return problems.page(slug)
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs(request: Request) -> Response:
+        return HTMLResponse(docs_page(request.app.openapi()))
+
+    @app.get("/", include_in_schema=False)
+    async def index() -> Response:
+        return RedirectResponse("/docs")
+
+
+def _engine(request: Request) -> Engine:
+    engine: Engine = request.app.state.engine
+    return engine
+
+
+def _card(engine: Engine, model: str) -> dict[str, object]:
+    """The public part of a spec, and the model's state."""
+    return {**spec_json(engine.models.specs[model]), **_state(engine, model)}
+
+
+def _state(engine: Engine, model: str) -> dict[str, object]:
+    """state, and of a model that could not be loaded: why, and in how many seconds it may be tried again."""
+    now = engine.models.state(model)
+    about: dict[str, Any] = {"state": now.state}
+    if now.reason is not None:
+        about |= {"reason": now.reason, "retry_in_s": now.retry_in_s}
+    return about
+
+
+async def _problem(request: Request, error: Exception) -> Response:
+    if (reason := problems.refusal(error)) is not None:
+        _engine(request).metrics.rejected(reason)
+    answer = problems.write_problem(error)
+    return Response(answer.content, answer.status, dict(answer.headers), answer.media_type)
+
+
+async def _framework_problem(request: Request, error: Exception) -> Response:
+    status = error.status_code if isinstance(error, HTTPException) else 422
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+    return _json(problems.of_status(status), status, media_type=problems.MEDIA_TYPE, headers=headers)
+
+
+def _json(
+    value: object, status: int = 200, *, media_type: str = "application/json", headers: dict[str, str] | None = None
+) -> Response:
+    return Response(to_json(value), status, headers, media_type)

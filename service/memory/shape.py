@@ -1,0 +1,41 @@
+"""What images or texts must have in common to share a forward, and what that forward takes.
+
+The planner makes one object a shape: it is planned once, and compared by identity.
+"""
+
+from dataclasses import dataclass
+from typing import TypeAlias
+
+from encoders.contract.cost import Cost
+from encoders.contract.values import ImageSize, Outputs
+
+
+@dataclass(frozen=True, eq=False)
+class ImageShape:
+    """Images of one model, size and outputs."""
+
+    model: str
+    size: ImageSize
+    outputs: Outputs
+    cost: Cost
+
+    @property
+    def upload_bytes(self) -> int:
+        """Bytes of one image as it travels to the device: uint8 [H, W, 3]."""
+        return 3 * self.size.height * self.size.width
+
+
+@dataclass(frozen=True, eq=False)
+class TextShape:
+    """Texts of one model."""
+
+    model: str
+    cost: Cost
+
+    @property
+    def upload_bytes(self) -> int:
+        """None worth counting."""
+        return 0
+
+
+Shape: TypeAlias = ImageShape | TextShape

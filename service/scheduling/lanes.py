@@ -1,0 +1,66 @@
+"""Policy: on a CPU several forwards run side by side, each in a lane with its part of the cores. Pure.
+
+A forward on all cores waits at every product for the core that decodes an image or serves a request. So each lane
+computes on its part. A forward that needs more than a lane's part of the memory runs alone, and so do calls. A single
+item that is all there is runs alone too, on all cores, for its answer comes sooner. It always runs in the first lane:
+GNU's OpenMP keeps a team for every thread that ever had one, and once all teams together are larger than the machine,
+their threads sleep at barriers.
+
+A GPU has one lane, and the rules come to nothing.
+"""
+
+from collections.abc import Callable
+
+ENOUGH = 32
+"""Images, in all batches side by side, from which on larger batches are hardly faster on a CPU."""
+
+
+class Lanes:
+    """The lanes and who is in them. Used under the device threads' lock.
+
+    number: forwards side by side, at most. take_cores: called on a lane's thread when its part of the cores changes;
+    from then on the thread computes on that part, 1 being all of them.
+    """
+
+    def __init__(self, number: int = 1, *, take_cores: Callable[[int], None] = lambda part: None) -> None:
+        self.number = number
+        self.take_cores = take_cores
+        self.enough = ENOUGH // number
+        """Items from which on one lane's batch is hardly faster for being larger."""
+        self.busy = 0
+        """How many lanes are at work. The free lane of the lowest number takes the next work: lane <= busy."""
+        self.is_alone = False
+        """Whether nothing may begin beside the work that runs."""
+        self._entered: dict[int, float] = {}
+
+    def enter(self, lane: int, *, now: float, alone: bool) -> int:
+        """The lane begins work; gives the part of the cores it is to take."""
+        self._entered[lane] = now
+        self.busy = len(self._entered)
+        self.is_alone = alone
+        return 1 if alone else self.number
+
+    def go_on(self, lane: int, *, now: float) -> None:
+        """The lane begins the next work without a pause."""
+        self._entered[lane] = now
+
+    def leave(self, lane: int) -> bool:
+        """The lane is free again; False if it was free already."""
+        if self._entered.pop(lane, None) is None:
+            return False
+        self.busy = len(self._entered)
+        self.is_alone = self.is_alone and self.busy > 0
+        return True
+
+    def busy_since(self) -> float | None:
+        """When the lane that is longest at its work entered; None if all are free."""
+        return min(self._entered.values(), default=None)
+
+    def share(self, waiting: int) -> int:
+        """How many of a line's items one free lane takes.
+
+        A line too short to be fast in any case is divided among the free lanes. Of a long line each lane takes enough:
+        where there is much, there will be more.
+        """
+        divided = -(-waiting // (self.number - self.busy))
+        return divided if waiting < self.enough else max(divided, self.enough)

@@ -1,0 +1,71 @@
+"""How large a batch may be: by the budget of memory, by the time a forward may last, and by the operator's word.
+
+Memory alone would let hundreds of images into one forward of a minute on a CPU: nobody's answer would come before the
+last one's. So the speed of each tower is learnt, in floating-point operations a second.
+"""
+
+from typing import NamedTuple
+
+from service.memory.budget import Allowance, Budget
+from service.memory.shape import Shape
+
+_FORGETS = 0.9
+"""The best speed shrinks to this share after a slower forward."""
+_SHAPES = 10_000
+"""Shapes whose allowance is kept."""
+_ANY = 2**31
+"""More items than any queue holds: the time may be unlimited."""
+
+
+class Limit(NamedTuple):
+    """For one shape, now. ceiling: the most items in one forward, at least 1.
+
+    runs_alone: the forward may have nothing beside it. forward_s: seconds that the model's last forward took.
+    """
+
+    ceiling: int
+    runs_alone: bool
+    forward_s: float
+
+
+class BatchLimits:
+    """Stands beside the queue. Learns on the device threads, and is asked on any.
+
+    longest_s: seconds that a forward may last. most: items in one forward by the operator's word, None for any.
+    """
+
+    def __init__(self, budget: Budget, *, longest_s: float, most: int | None = None) -> None:
+        self._budget = budget
+        self._longest_s = longest_s
+        self._most = _ANY if most is None else most
+        self._allowances: dict[Shape, Allowance] = {}
+        self._flops_a_second: dict[tuple[type, str], float] = {}
+        self._forward_s: dict[str, float] = {}
+
+    def of(self, shape: Shape) -> Limit:
+        """The limit of this shape. Until a forward of its tower has run, its ceiling is 1."""
+        allowance = self._allowances.get(shape)
+        if allowance is None or allowance.state != self._budget.state:
+            allowance = self._ask(shape)
+        flops_a_second = self._flops_a_second.get((type(shape), shape.model), 0.0)
+        in_time = min(_ANY, self._longest_s * flops_a_second / max(1, shape.cost.flops))
+        ceiling = min(allowance.ceiling, max(1, int(in_time)), self._most)
+        return Limit(ceiling, allowance.runs_alone, self._forward_s.get(shape.model, 0.0))
+
+    def is_full(self, shape: Shape, items: int) -> bool:
+        """Whether the budget of memory allows no larger batch."""
+        return items >= self._ask(shape).ceiling
+
+    def _ask(self, shape: Shape) -> Allowance:
+        if len(self._allowances) > _SHAPES:
+            self._allowances.clear()
+        allowance = self._allowances[shape] = self._budget.allowance(shape)
+        return allowance
+
+    def ran(self, shape: Shape, items: int, seconds: float) -> None:
+        """A forward has run. Small forwards are slow, so the best speed counts."""
+        self._forward_s[shape.model] = seconds
+        if seconds > 0:
+            tower = (type(shape), shape.model)
+            best = self._flops_a_second.get(tower, 0.0)
+            self._flops_a_second[tower] = max(shape.cost.flops * items / seconds, best * _FORGETS)

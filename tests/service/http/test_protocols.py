@@ -1,0 +1,79 @@
+"""Protocols stand beside each other: a made-up one is served without touching anything but the table."""
+
+import asyncio
+import json
+
+import pytest
+
+from encoders.adapters.fake import FakeEncoder
+from encoders.contract.errors import VisiontowerError
+from service.engine.values import EmbedRequest, EmbedResult
+from service.http.app import create_app
+from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.http.protocols import PROTOCOLS
+from service.settings import Settings
+from tests.support.serving import Gate, backend_of, client_of, image_bytes, noise
+
+pytestmark = pytest.mark.anyio
+
+# The made-up protocol: PUT nothing but a picture; the vector comes back as words, and errors as `oh no: ...`.
+
+
+def read_words(incoming: Incoming) -> Asked:
+    loud = incoming.query == b"loud"
+    return Asked(EmbedRequest([incoming.body], output="pooled"), reply=loud)
+
+
+def write_words(result: EmbedResult, loud: bool) -> Answer:
+    (item,) = result.items
+    if isinstance(item, VisiontowerError):
+        raise item
+    assert item.pooled is not None
+    words = " ".join(f"{value:.3f}" for value in item.pooled)
+    return Answer(f"{words}{'!' * loud}".encode(), "text/words", headers={"x-words": str(len(item.pooled))})
+
+
+def write_sorry(error: Exception) -> Answer:
+    return Answer(f"oh no: {type(error).__name__}".encode(), "text/words", status=418)
+
+
+WORDS = Protocol("words", (Route("/words", read_words, write_words),), write_sorry)
+
+
+async def test_a_protocol_is_a_place_in_the_table() -> None:
+    settings = Settings(model=("fake:vit",))
+    app = create_app(settings, backend=backend_of(), protocols=(*PROTOCOLS, WORDS))
+    picture = noise(3)
+    async with client_of(app) as client:
+        spoken = await client.post("/words?loud", content=picture)
+        native = await client.post("/embed?output=pooled", content=picture, headers={"content-type": "image/png"})
+        refused = await client.post("/words", content=b"no picture")
+        wrong_method = await client.get("/words")
+        schema = (await client.get("/openapi.json")).json()
+        metrics = (await client.get("/metrics")).text
+    vector = native.json()["data"][0]["pooled"]["data"]
+    assert spoken.text == " ".join(f"{value:.3f}" for value in vector) + "!"
+    assert (spoken.headers["content-type"], spoken.headers["x-words"]) == ("text/words", "6")
+    assert (refused.status_code, refused.text) == (418, "oh no: NotAnImage")
+    assert wrong_method.status_code == 405
+    assert "post" in schema["paths"]["/words"]
+    assert 'visiontower_requests_total{route="/words",status="418"} 1.0' in metrics
+
+
+async def test_overload_and_deadlines_come_in_the_protocol_s_own_form() -> None:
+    gate = Gate()
+    settings = Settings(model=("fake:vit",), queue_images=1, max_images=1, request_timeout_s=0.2)
+    app = create_app(settings, backend=backend_of(FakeEncoder(before=gate)), protocols=(WORDS,))
+    async with client_of(app) as client:
+        gate.close()
+        held = asyncio.create_task(client.post("/words", content=image_bytes()))
+        await gate.someone_inside()
+        refused = await client.post("/words", content=image_bytes())
+        late = await held
+        gate.is_open.set()
+        native = await client.post("/embed", content=image_bytes())
+        metrics = (await client.get("/metrics")).text
+    assert (refused.text, late.text) == ("oh no: Overloaded", "oh no: DeadlineExceeded")
+    assert native.status_code == 404, "it is not served"
+    assert 'visiontower_rejected_total{reason="overloaded"} 1.0' in metrics
+    assert json.loads(native.text)["status"] == 404
