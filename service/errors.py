@@ -1,4 +1,4 @@
-"""What can go wrong in the service, whichever way a request came. Knows facts; status codes are in http/problems.py.
+"""The errors of the service, whichever way a request came. They carry facts; status codes are in http/problems.py.
 
 VisiontowerError (encoders/contract/errors.py)
 ├── ImageError

@@ -1,4 +1,4 @@
-"""What can be asked for: each scheme's form, examples, and on request all names its library knows. Loads no weights."""
+"""The catalog of ids: each scheme's form, examples, and on request all names its library knows. Loads no weights."""
 
 from collections.abc import Callable
 from dataclasses import dataclass

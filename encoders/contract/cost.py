@@ -1,4 +1,4 @@
-"""What a forward takes of its device, by batch size. Pure arithmetic, in bytes."""
+"""The cost of a forward by batch size: bytes of the device, and work. Pure arithmetic."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

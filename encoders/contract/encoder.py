@@ -1,4 +1,4 @@
-"""What a caller sees of a model: an Encoder runs it, a Blueprint says what a run would take."""
+"""A model as callers see it: an Encoder runs it, a Blueprint knows what a run costs."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What can go wrong with an image, a request or an encoder. Knows facts; never status codes, never HTTP.
+"""The errors of images, requests and encoders. They carry facts; never status codes, never HTTP.
 
 VisiontowerError
 ├── ImageError                 the caller's bytes

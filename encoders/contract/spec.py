@@ -1,4 +1,4 @@
-"""What an encoder is, and all that may be asked of it."""
+"""The spec of an encoder: its sizes, its outputs, and everything else that a caller may ask for."""
 
 from dataclasses import dataclass
 from typing import Literal

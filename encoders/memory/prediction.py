@@ -1,4 +1,4 @@
-"""What a forward will take of a device, tensors and all that comes on top. Pure arithmetic, in bytes.
+"""Predicts the memory of a forward on a device: tensors, and all that comes on top. Pure arithmetic, in bytes.
 
 Three measures, each at least the one before: `requested` is what tensors ask for, `allocated` what the allocator gives
 them, `reserved` what it holds of the card.

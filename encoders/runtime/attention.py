@@ -1,4 +1,4 @@
-"""Which attention kernel a forward runs with, so that what is predicted is what is run.
+"""Pins the attention kernels of forwards, so that predictions are of the kernels that run.
 
 Left to itself torch chooses by device, dtype, shape and flags, and nn.MultiheadAttention has a fast path whose
 memory on CPUs grows with the square of the tokens. `pin` narrows the choice for real forwards; `attend` runs the

@@ -1,4 +1,4 @@
-"""What torch raises in a forward, translated into the contract's errors. Knows torch's words; knows no encoder."""
+"""Torch's errors in a forward, translated into the contract's. Knows torch's words; knows no encoder."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

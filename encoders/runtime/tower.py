@@ -1,4 +1,4 @@
-"""What an adapter in torch implements: a Tower wraps one library's vision model, a TextTower its text model.
+"""The part that an adapter in torch implements: a Tower wraps one library's vision model, a TextTower its text model.
 
 TorchParts (parts.py) makes an Encoder or a Blueprint of them. A third party subclasses Tower and is done.
 """

@@ -9,7 +9,7 @@ from service.bulk.resume import BulkError
 SUFFIXES = frozenset(
     ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
 )
-"""What counts as an image in a folder; a file named on the command line is tried whatever its suffix."""
+"""Suffixes of images in a folder. A file named on the command line is tried whatever its suffix."""
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

@@ -1,4 +1,4 @@
-"""What forwards of an encoder would take, by dtype, size and batch: worked out from blueprints."""
+"""The memory of an encoder's forwards, by dtype, size and batch, worked out from blueprints."""
 
 from collections.abc import Callable, Sequence
 

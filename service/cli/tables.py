@@ -1,4 +1,4 @@
-"""What the command line shows, as rich tables and as JSON. Knows values; loads and computes nothing."""
+"""The command line's tables, for people and as JSON. Knows values; loads and computes nothing."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,5 +1,6 @@
 """The device and the encoders that an engine runs, as its settings say. Imports torch when it is first asked."""
 
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
@@ -7,6 +8,7 @@ from functools import cache
 from encoders.adapters import registry
 from encoders.contract.encoder import Encoder, Placement
 from encoders.memory.device import Memory
+from encoders.memory.prediction import ALLOCATOR
 from service.engine.models import Load
 from service.memory.planner import MakeBlueprint
 from service.scheduling.lanes import Lanes
@@ -25,6 +27,8 @@ class Backend:
 
 def real_backend(settings: Settings) -> Backend:
     """Encoders from the registry. `auto` is resolved when it is first asked for: that is where torch is needed."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # torch reads it when it is imported; plans count on it
 
     @cache
     def placement() -> Placement:

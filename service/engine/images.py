@@ -27,7 +27,7 @@ from service.telemetry.metrics import ImageStages
 _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | VisiontowerError
-"""What became of one image: its row, or why there is none."""
+"""One image's row, or the error that stands for it."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What can go wrong on the wire, before and after the engine. Knows facts; status codes are in problems.py.
+"""The errors of the wire, before and after the engine. They carry facts; status codes are in problems.py.
 
 VisiontowerError (encoders/contract/errors.py)
 ├── ImageError

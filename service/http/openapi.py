@@ -1,4 +1,4 @@
-"""What the API's own pages say of all routes together, and of those that are no protocol's. Knows OpenAPI."""
+"""The texts of the API's own pages: on the whole, and on the routes that are no protocol's. Knows OpenAPI."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""What a wire protocol is: for each of its routes a way in and a way out, and a form for errors.
+"""A wire protocol: for each of its routes a way in and a way out, and a form for errors.
 
 A protocol knows its own words and the engine's values. It knows no other protocol, and the engine knows none.
 """

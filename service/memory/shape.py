@@ -1,4 +1,4 @@
-"""What images or texts must have in common to share a forward, and what that forward takes.
+"""A shape: images or texts of one shape can share a forward. It holds the forward's cost.
 
 The planner makes one object a shape: it is planned once, and compared by identity.
 """

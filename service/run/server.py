@@ -3,13 +3,11 @@
 import asyncio
 import ctypes
 import gc
-import os
 import socket
 from contextlib import suppress
 
 import uvicorn
 
-from encoders.memory.prediction import ALLOCATOR
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http.app import create_app
@@ -40,8 +38,6 @@ def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[s
     _share_heaps()
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # before torch is imported
     server = make_server(settings, siblings=siblings)
     server.run(sockets)
     if server.is_device_lost:

@@ -1,1 +1,1 @@
-"""Who runs next, and on which thread."""
+"""The queue, the device's threads, and the policies that say which batch runs next."""

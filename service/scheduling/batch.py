@@ -22,7 +22,7 @@ from service.memory.shape import ImageShape, Shape
 _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | Floats | EncoderFailed
-"""What became of one item: its row, or why there is none."""
+"""One item's row, or the error that stands for it."""
 
 
 class Batch:
@@ -127,11 +127,13 @@ class _Texts:
 
 
 def _without_frames(error: EncoderFailed) -> EncoderFailed:
-    """The error without its and its causes' tracebacks: their frames hold the forward's tensors."""
-    link: BaseException | None = error
+    """The error without the tracebacks of all that led to it: their frames hold the forward's tensors."""
+    links: list[BaseException | None] = [error]
     seen: set[int] = set()
-    while link is not None and id(link) not in seen:
-        seen.add(id(link))
-        link.__traceback__ = None
-        link = link.__cause__ or link.__context__
+    while links:
+        link = links.pop()
+        if link is not None and id(link) not in seen:
+            seen.add(id(link))
+            link.__traceback__ = None
+            links += [link.__cause__, link.__context__]
     return error

@@ -282,7 +282,7 @@ class DeviceThreads:
                 self._wake.notify_all()  # who must be alone may have waited for this
             while not self._stopping:
                 wait_s = None
-                if lane > lanes.busy or lanes.is_alone:
+                if lane != lanes.next or lanes.is_alone:
                     pass  # it is for a free lane before this one, or for nobody yet
                 elif self._calls:
                     if not lanes.busy:

@@ -28,7 +28,9 @@ class Lanes:
         self.enough = ENOUGH // number
         """Items from which on one lane's batch is hardly faster for being larger."""
         self.busy = 0
-        """How many lanes are at work. The free lane of the lowest number takes the next work: lane <= busy."""
+        """How many lanes are at work."""
+        self.next = 0
+        """The free lane of the lowest number, which takes the next work; `number` if none is free."""
         self.is_alone = False
         """Whether nothing may begin beside the work that runs."""
         self._entered: dict[int, float] = {}
@@ -36,7 +38,7 @@ class Lanes:
     def enter(self, lane: int, *, now: float, alone: bool) -> int:
         """The lane begins work; gives the part of the cores it is to take."""
         self._entered[lane] = now
-        self.busy = len(self._entered)
+        self._count()
         self.is_alone = alone
         return 1 if alone else self.number
 
@@ -48,9 +50,15 @@ class Lanes:
         """The lane is free again; False if it was free already."""
         if self._entered.pop(lane, None) is None:
             return False
-        self.busy = len(self._entered)
+        self._count()
         self.is_alone = self.is_alone and self.busy > 0
         return True
+
+    def _count(self) -> None:
+        self.busy = len(self._entered)
+        self.next = 0
+        while self.next in self._entered:
+            self.next += 1
 
     def busy_since(self) -> float | None:
         """When the lane that is longest at its work entered; None if all are free."""

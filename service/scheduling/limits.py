@@ -4,6 +4,7 @@ Memory alone would let hundreds of images into one forward of a minute on a CPU:
 last one's. So the speed of each tower is learnt, in floating-point operations a second.
 """
 
+import math
 from typing import NamedTuple
 
 from service.memory.budget import Allowance, Budget
@@ -31,7 +32,7 @@ class Limit(NamedTuple):
 class BatchLimits:
     """Stands beside the queue. Learns on the device threads, and is asked on any.
 
-    longest_s: seconds that a forward may last. most: items in one forward by the operator's word, None for any.
+    longest_s: seconds that a forward may last; may be infinite. most: items in one forward by the operator's word.
     """
 
     def __init__(self, budget: Budget, *, longest_s: float, most: int | None = None) -> None:
@@ -43,12 +44,14 @@ class BatchLimits:
         self._forward_s: dict[str, float] = {}
 
     def of(self, shape: Shape) -> Limit:
-        """The limit of this shape. Until a forward of its tower has run, its ceiling is 1."""
+        """The limit of this shape. Where time is limited, its ceiling is 1 until a forward of its tower has run."""
         allowance = self._allowances.get(shape)
         if allowance is None or allowance.state != self._budget.state:
             allowance = self._ask(shape)
-        flops_a_second = self._flops_a_second.get((type(shape), shape.model), 0.0)
-        in_time = min(_ANY, self._longest_s * flops_a_second / max(1, shape.cost.flops))
+        in_time: float = _ANY
+        if self._longest_s < math.inf:
+            flops_a_second = self._flops_a_second.get((type(shape), shape.model), 0.0)
+            in_time = min(_ANY, self._longest_s * flops_a_second / max(1, shape.cost.flops))
         ceiling = min(allowance.ceiling, max(1, int(in_time)), self._most)
         return Limit(ceiling, allowance.runs_alone, self._forward_s.get(shape.model, 0.0))
 

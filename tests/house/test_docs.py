@@ -171,10 +171,10 @@ def test_the_example_with_an_encoder_runs() -> None:
 def test_the_tutorials_code_is_the_plugins() -> None:
     plugin = (ROOT / "tests" / "plugin" / "visiontower_lenet.py").read_text()
     tutorial = next(text for text in code(PAGES["docs/encoders.md"], "python") if "class LeNet5" in text)
-    head, _, tail = tutorial.partition("def load")
+    head, _, tail = tutorial.partition("\n\n\ndef build")
     assert head.split("Outputs) -> Features:\n")[1].strip() in plugin
     signature, *_, last = tail.strip().splitlines()
-    assert f"def load{signature}" in plugin
+    assert f"def build{signature}" in plugin
     assert last.strip().replace("LeNet5()", "tower") in plugin
     (entry,) = code(PAGES["docs/encoders.md"], "toml")
     assert entry.strip() in (ROOT / "tests" / "plugin" / "pyproject.toml").read_text()

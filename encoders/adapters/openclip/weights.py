@@ -1,4 +1,4 @@
-"""Where the weights of an `openclip:` id are: a tag, a file, a folder's own or none."""
+"""Finds the weights of an `openclip:` id: a tag, a file, a folder's own or none."""
 
 import difflib
 import zipfile

@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -14,7 +15,6 @@ from PIL import Image
 
 import encoders
 from encoders.adapters.catalog import DEMO
-from encoders.adapters.fake import FakeEncoder
 from encoders.contract.errors import WeightsError
 from service.cli import main as cli
 from service.cli.main import main
@@ -166,24 +166,25 @@ def test_embed_says_so_when_nothing_could_be_encoded(tmp_path: Path, capsys: pyt
     assert "was not written" in capsys.readouterr().err
 
 
-def test_embed_interrupted_says_how_to_go_on_and_goes_on(
-    images: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    out = images.parent / "out.npy"
-    argv = ["embed", str(images), "-o", str(out), "--model", "fake:vit", "--batch-size", "1"]
-    forwards: list[int] = []
-
-    def interrupt(batch: int) -> None:
-        forwards.append(batch)
-        if len(forwards) == 2:
-            raise KeyboardInterrupt
-
-    with monkeypatch.context() as patch:
-        patch.setattr(encoders, "load", lambda encoder_id, placement: FakeEncoder(before=interrupt))
-        assert main(argv) == 130
-    assert f"kept in {out}.parts" in capsys.readouterr().err
-    assert main(argv) == 0
-    assert "continued after 1 files" in capsys.readouterr().out
+def test_embed_interrupted_says_how_to_go_on_and_goes_on(images: Path) -> None:
+    """Ctrl-C while a file, a pipe that nobody writes to, is being read."""
+    out, pipe = images.parent / "out.npy", images / "2.png"
+    pipe.unlink()
+    os.mkfifo(pipe)
+    line = [sys.executable, "-m", "service.cli", "embed", str(images), "-o", str(out), "--model", "fake:vit"]
+    line += ["--batch-size", "1", "--workers", "1"]
+    running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    with pipe.open("wb"):  # waits for the reader
+        running.send_signal(signal.SIGINT)
+        assert running.stderr is not None
+        said = next(line for line in running.stderr if "Interrupted" in line)
+    shown, rest = running.communicate(timeout=60)
+    assert (running.returncode, shown) == (130, ""), rest
+    assert f"kept in {out}.parts" in said
+    assert "Traceback" not in rest
+    pipe.unlink()
+    Image.new("RGB", (8, 8)).save(pipe, "PNG")
+    subprocess.run(line, capture_output=True, check=True)
     assert len(np.load(out)) == 3
 
 

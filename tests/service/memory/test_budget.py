@@ -1,98 +1,116 @@
 """What may run, in bytes: pure arithmetic over costs, and whole workloads on a device that is simulated."""
 
 import random
+import sys
+import threading
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache, partial
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from encoders.contract.cost import Cost, Curve
-from encoders.contract.values import ImageSize, Outputs, TokenKind
+from encoders.contract.cost import Cost
+from encoders.contract.values import Outputs, TokenKind
 from encoders.memory.prediction import CPU, CUDA, MIB, Overhead
 from service.memory.budget import Budget
-from service.scheduling.queue import BatchKey, ImageKey, Queue, TextKey
-
-SIZE = ImageSize(224, 224)
-KEY = ImageKey("a", SIZE, Outputs(pooled=True))
-
-
-def linear(item: int, fixed: int = 0) -> Cost:
-    curve = Curve(fixed + item, ((fixed, item),))
-    return Cost(curve, curve, input_bytes=0, output_bytes=0, flops=1, tokens=1)
+from service.memory.shape import ImageShape, Shape, TextShape
+from service.scheduling.queue import Queue
+from tests.support.shapes import image_shape, linear, text_shape
 
 
-def budget_of(limit: int, cost: Cost, *, overhead: Overhead = CPU) -> Budget:
-    budget = Budget(limit=limit, overhead=overhead)
-    budget.learn(KEY, cost)
-    return budget
+def shape_of(cost: Cost, model: str = "a") -> ImageShape:
+    return image_shape(model, 224, cost=cost)
+
+
+def budget_of(limit: int, *, overhead: Overhead = CPU, lanes: int = 1) -> Budget:
+    return Budget(limit=limit, overhead=overhead, lanes=lanes)
 
 
 def test_weights_and_the_largest_batch_fill_the_budget_and_no_more() -> None:
-    budget = budget_of(1000, linear(30, fixed=10))
+    budget, shape = budget_of(1000), shape_of(linear(30, fixed=10))
     budget.hold("a", 400)
-    assert budget.ceiling(KEY) == 19
-    assert budget.weights + budget.need(KEY, 19) <= 1000 < budget.weights + budget.need(KEY, 20)
+    assert budget.ceiling(shape) == 19
+    assert budget.weights + budget.need(shape, 19) <= 1000 < budget.weights + budget.need(shape, 20)
+
+
+def test_who_holds_how_many_bytes_is_known() -> None:
+    budget = budget_of(1000, overhead=Overhead(context=50))
+    budget.hold("a", 400)
+    budget.hold("b", 100)
+    budget.hold("a", 300)
+    assert (budget.held("a"), budget.held("b"), budget.held("c")) == (300, 100, 0)
+    assert (budget.weights, budget.room, budget.limit, budget.total) == (400, 600, 1000, 1050)
+    budget.drop("b")
+    budget.drop("c")
+    assert (budget.held("b"), budget.room) == (0, 700)
 
 
 def test_a_ceiling_leaves_room_for_pixels_on_their_way_but_a_single_item_needs_none() -> None:
     """Two batches of 3 * 224 * 224 bytes an image beside a forward that takes ten times that of each."""
     pixels = 3 * 224 * 224
-    budget = budget_of(120 * pixels, linear(10 * pixels), overhead=Overhead(uploads=2))
-    assert budget.ceiling(KEY) == 10
-    assert budget.need(KEY, 1) == 10 * pixels
-    tight = budget_of(10 * pixels, linear(10 * pixels), overhead=Overhead(uploads=2))
-    assert tight.ceiling(KEY) == 1
+    shape = shape_of(linear(10 * pixels))
+    assert budget_of(120 * pixels, overhead=Overhead(uploads=2)).ceiling(shape) == 10
+    tight = budget_of(10 * pixels, overhead=Overhead(uploads=2))
+    assert tight.need(shape, 1) == 10 * pixels
+    assert tight.fits(shape)
+    assert tight.ceiling(shape) == 1
 
 
 def test_texts_leave_room_for_no_pixels() -> None:
-    budget = budget_of(100, linear(10), overhead=Overhead(uploads=2))
-    budget.learn(TextKey("a"), linear(10))
-    assert budget.ceiling(TextKey("a")) == 10
+    assert budget_of(100, overhead=Overhead(uploads=2)).ceiling(text_shape("a", cost=linear(10))) == 10
 
 
 def test_weights_of_another_model_leave_less_room_until_they_are_dropped() -> None:
-    budget = budget_of(1000, linear(100))
+    budget, shape = budget_of(1000), shape_of(linear(100))
     budget.hold("b", 500)
-    assert budget.ceiling(KEY) == 5
+    assert budget.ceiling(shape) == 5
     budget.drop("b")
-    assert budget.ceiling(KEY) == 10
+    assert budget.ceiling(shape) == 10
 
 
 def test_what_was_admitted_runs_alone_however_tight_it_gets() -> None:
-    budget = budget_of(1000, linear(600))
+    budget, shape = budget_of(1000), shape_of(linear(600))
+    assert budget.fits(shape)
     budget.hold("b", 500)
-    assert budget.ceiling(KEY) == 1
+    assert not budget.fits(shape)
+    assert budget.ceiling(shape) == 1
+
+
+def test_one_item_fits_up_to_the_last_byte() -> None:
+    budget = budget_of(1000)
+    assert budget.fits(shape_of(linear(1000)))
+    assert not budget.fits(shape_of(linear(1001)))
 
 
 def test_forwards_side_by_side_divide_the_room_and_what_needs_more_than_its_share_runs_alone() -> None:
-    budget = Budget(limit=1000, overhead=CPU, lanes=2)
+    budget, shape, large = budget_of(1000, lanes=2), shape_of(linear(100)), shape_of(linear(401))
     budget.hold("a", 200)
-    budget.learn(KEY, linear(100))
-    assert budget.ceiling(KEY) == 4
-    assert not budget.runs_alone(KEY)
-    large = replace(KEY, size=ImageSize(448, 448))
-    budget.learn(large, linear(401))
+    assert budget.ceiling(shape) == 4
+    assert not budget.runs_alone(shape)
     assert budget.ceiling(large) == 1
     assert budget.runs_alone(large)
+    assert budget.fits(large)
     budget.hold("a", 198)
     assert not budget.runs_alone(large)
 
 
 def test_the_only_lane_has_nothing_beside_it_anyway() -> None:
-    assert not budget_of(100, linear(90)).runs_alone(KEY)
+    assert not budget_of(100).runs_alone(shape_of(linear(90)))
+    assert not budget_of(100).runs_alone(shape_of(linear(900)))
 
 
 @given(limit=st.integers(10, 10_000), item=st.integers(1, 500), ratio=st.floats(1.0, 3.0), batch=st.integers(1, 50))
 def test_one_forward_that_took_more_than_predicted_lowers_the_ceiling_in_proportion(
     limit: int, item: int, ratio: float, batch: int
 ) -> None:
-    budget = budget_of(limit, linear(item))
+    budget, shape = budget_of(limit), shape_of(linear(item))
     peak = int(item * batch * ratio)
-    measured = budget.measured(KEY, batch, peak)
+    measured = budget.measured(shape, batch, peak)
     assert measured == pytest.approx(peak / (item * batch))
-    ceiling = budget.ceiling(KEY)
+    ceiling = budget.ceiling(shape)
     larger = max(ceiling, batch)
     excess = peak - batch * item
     assert ceiling == 1 or ceiling * item + excess * (larger / batch if larger > 2 * batch else 1) <= limit + 1
@@ -100,84 +118,171 @@ def test_one_forward_that_took_more_than_predicted_lowers_the_ceiling_in_proport
 
 def test_an_excess_that_is_the_same_for_small_forwards_and_large_does_not_grow_with_the_batch() -> None:
     """A workspace of 600, which at one item looks like 61 times what was predicted."""
-    budget = budget_of(1000, linear(10))
+    budget, shape = budget_of(1000), shape_of(linear(10))
     ceilings = []
     for _ in range(6):
-        batch = budget.ceiling(KEY)
+        batch = budget.ceiling(shape)
         ceilings.append(batch)
-        budget.measured(KEY, min(batch, len(ceilings)), 600 + 10 * min(batch, len(ceilings)))
+        budget.measured(shape, min(batch, len(ceilings)), 600 + 10 * min(batch, len(ceilings)))
     assert ceilings == [100, 2, 40, 40, 40, 40]
-    assert budget.need(KEY, 40) == 1000
-    assert budget.ceiling(KEY) == 40
+    assert budget.need(shape, 40) == 1000
+    assert budget.ceiling(shape) == 40
 
 
-def test_an_excess_that_grows_with_the_forward_is_extrapolated() -> None:
-    budget = budget_of(10_000, linear(10))
-    budget.measured(KEY, 1, 10 + 100 + 1)
-    budget.measured(KEY, 11, 110 + 100 + 11)
-    assert budget.need(KEY, 101) == pytest.approx(1010 + 100 + 101, abs=2)
+def test_a_correction_counts_for_all_shapes_of_its_model_and_for_no_other_model() -> None:
+    budget, measured, kin = budget_of(1000), shape_of(linear(10)), shape_of(linear(20))
+    budget.measured(measured, 10, 150)
+    assert budget.excess("a", 100) == 50
+    assert budget.need(kin, 5) == 150
+    assert budget.excess("b", 100) == 0
+    assert budget.need(shape_of(linear(10), "b"), 10) == 100
+
+
+def test_an_excess_can_keep_one_item_from_fitting() -> None:
+    budget, shape = budget_of(100), shape_of(linear(90))
+    budget.measured(shape, 1, 101)
+    assert not budget.fits(shape)
+    assert budget.ceiling(shape) == 1
 
 
 def test_a_correction_fades_when_it_is_no_longer_needed_but_not_at_once() -> None:
-    budget = budget_of(1000, linear(10))
-    budget.measured(KEY, 10, 150)
-    assert budget.excess("a", 100) == 50
-    budget.measured(KEY, 10, 100)
-    assert 40 < budget.excess("a", 100) < 50
+    budget, shape = budget_of(1000), shape_of(linear(10))
+    budget.measured(shape, 10, 150)
+    assert budget.ceiling(shape) < 100
     for _ in range(500):
-        budget.measured(KEY, 10, 100)
+        budget.measured(shape, 10, 100)
     assert budget.excess("a", 100) == 0
-    assert budget.ceiling(KEY) == 100
+    assert budget.ceiling(shape) == 100
 
 
 def test_a_forward_that_took_less_raises_nothing() -> None:
-    budget = budget_of(1000, linear(10))
-    assert budget.measured(KEY, 1, 5) == 0.5
-    assert budget.ceiling(KEY) == 100
+    budget, shape = budget_of(1000), shape_of(linear(10))
+    assert budget.measured(shape, 1, 5) == 0.5
+    assert budget.ceiling(shape) == 100
 
 
-def test_another_model_is_not_corrected() -> None:
-    budget = budget_of(1000, linear(10))
-    budget.measured(KEY, 1, 100)
-    assert budget.excess("b", 1000) == 0
+def test_where_nothing_was_predicted_there_is_no_ratio() -> None:
+    budget = budget_of(1000)
+    assert budget.measured(shape_of(linear(0)), 1, 5) is None
+    assert budget.excess("a", 100) == 0
 
 
 def test_an_out_of_memory_halves_the_shape_s_ceiling_and_is_remembered() -> None:
-    budget = budget_of(1000, linear(10))
-    budget.ran_out(KEY, 100)
-    assert budget.ceiling(KEY) == 50
-    budget.ran_out(KEY, 50)
-    assert budget.ceiling(KEY) == 25
-    other = replace(KEY, size=ImageSize(448, 448))
-    budget.learn(other, linear(10))
+    budget, shape, other = budget_of(1000), shape_of(linear(10)), shape_of(linear(10))
+    budget.ran_out(shape, 100)
+    assert budget.ceiling(shape) == 50
+    budget.ran_out(shape, 50)
+    assert budget.ceiling(shape) == 25
     assert budget.ceiling(other) == 100
+    budget.ran_out(shape, 1)
+    assert budget.ceiling(shape) == 1
 
 
 def test_a_ceiling_lowered_by_an_out_of_memory_grows_again_with_full_batches_alone() -> None:
-    budget = budget_of(1000, linear(10))
-    budget.ran_out(KEY, 8)
+    budget, shape = budget_of(1000), shape_of(linear(10))
+    budget.ran_out(shape, 8)
     for _ in range(100):
-        budget.ran(KEY, 2)
-    assert budget.ceiling(KEY) == 4
+        budget.ran(shape, 2)
+    assert budget.ceiling(shape) == 4
     for _ in range(8):
-        budget.ran(KEY, 4)
-    assert budget.ceiling(KEY) == 5
+        budget.ran(shape, 4)
+    assert budget.ceiling(shape) == 5
+    for _ in range(7):
+        budget.ran(shape, 5)
+    assert budget.ceiling(shape) == 5
+    budget.ran(shape, 5)
+    assert budget.ceiling(shape) == 6
 
 
-def test_what_is_inside_is_spoken_for() -> None:
-    budget = budget_of(1000, linear(30))
-    with budget.inside(KEY), budget.inside(KEY, TextKey("a")):
-        assert budget.spoken_for == 30
-    assert budget.spoken_for == 0
+def test_shapes_that_ran_out_are_remembered_up_to_a_bound_and_the_first_are_forgotten() -> None:
+    budget = budget_of(1000)
+    shapes = [shape_of(linear(10)) for _ in range(10_001)]
+    for shape in shapes:
+        budget.ran_out(shape, 100)
+    assert budget.ceiling(shapes[0]) == 100
+    assert budget.ceiling(shapes[1]) == 50
+    assert budget.ceiling(shapes[-1]) == 50
+    budget.ran(shapes[0], 100)
 
 
-def test_shapes_are_forgotten_least_recently_used_first() -> None:
-    budget = budget_of(1000, linear(10))
-    for side in range(1, 10_001):
-        budget.cost(KEY)
-        budget.learn(replace(KEY, size=ImageSize(side, 1)), linear(1))
-    assert budget.cost(KEY) is not None
-    assert budget.cost(replace(KEY, size=ImageSize(1, 1))) is None
+def test_nothing_learnt_on_one_thread_is_lost_because_another_asks() -> None:
+    budget = budget_of(1000)
+    shapes = [shape_of(linear(10), f"model {number}") for number in range(20_000)]
+    both = threading.Barrier(2)
+
+    def learn() -> None:
+        for number, shape in enumerate(shapes):
+            if number % 50 == 0:
+                both.wait(30)
+            budget.measured(shape, 1, 100)
+
+    def ask() -> None:
+        for number, shape in enumerate(shapes):
+            if number % 50 == 0:
+                both.wait(30)
+            budget.need(shape)
+
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        with ThreadPoolExecutor(2) as pool:
+            for each in [pool.submit(learn), pool.submit(ask)]:
+                each.result()
+    finally:
+        sys.setswitchinterval(interval)
+    assert [shape.model for shape in shapes if budget.need(shape) != 100] == []
+
+
+# Answers are kept as long as nothing changes. A budget of the same history that was never asked has none to keep.
+
+SHAPES: list[Shape] = [
+    shape_of(linear(10)),
+    shape_of(linear(300, fixed=50)),
+    text_shape("a", cost=linear(7)),
+    shape_of(linear(20), "b"),
+]
+models = st.sampled_from(["a", "b", "c"])
+shapes = st.sampled_from(SHAPES)
+Change = Callable[[Budget], object]
+changes: st.SearchStrategy[Change] = st.one_of(
+    st.builds(lambda model, size: lambda budget: budget.hold(model, size), models, st.integers(0, 1000)),
+    st.builds(lambda model: lambda budget: budget.drop(model), models),
+    st.builds(
+        lambda shape, batch, peak: lambda budget: budget.measured(shape, batch, peak),
+        shapes,
+        st.integers(1, 50),
+        st.integers(0, 2000),
+    ),
+    st.builds(lambda shape, batch: lambda budget: budget.ran_out(shape, batch), shapes, st.integers(1, 20)),
+    st.builds(
+        lambda shape, batch, times: lambda budget: [budget.ran(shape, batch) for _ in range(times)],
+        shapes,
+        st.sampled_from([2, 20]),
+        st.sampled_from([1, 7, 8, 20]),
+    ),
+)
+
+
+def answers(budget: Budget) -> list[tuple[bool, bool, int]]:
+    return [(budget.fits(shape), budget.runs_alone(shape), budget.ceiling(shape)) for shape in SHAPES]
+
+
+@given(
+    lanes=st.integers(1, 3),
+    overhead=st.sampled_from([CPU, Overhead(workspace=20, page=12, uploads=2)]),
+    history=st.lists(changes, max_size=25),
+)
+@settings(max_examples=300)
+def test_an_answer_follows_every_change(lanes: int, overhead: Overhead, history: list[Change]) -> None:
+    new = partial(budget_of, 1_000_000 if overhead.uploads else 1000, overhead=overhead, lanes=lanes)
+    asked = new()
+    for length, change in enumerate(history, start=1):
+        answers(asked)
+        change(asked)
+        fresh = new()
+        for earlier in history[:length]:
+            earlier(fresh)
+        assert answers(asked) == answers(asked) == answers(fresh)
 
 
 # Whole workloads. One forward at a time on a device that counts bytes and takes time; what a forward truly takes is the
@@ -191,7 +296,7 @@ _OUTPUTS = (Outputs(pooled=True), Outputs(tokens=TokenKind.HIDDEN), Outputs(toke
 
 @dataclass
 class Run:
-    """What became of a workload. longest_wait: the batches an item saw go by, beyond those of older items."""
+    """What became of a workload. overtaken: the batches of younger items that an item saw go by, at most."""
 
     items: int
     seconds: float
@@ -199,53 +304,58 @@ class Run:
     overtaken: int
 
 
-def workload(seed: int, items: int) -> list[BatchKey]:
-    """Keys in order of arrival: bursts of one shape, a rare giant, texts between."""
+@cache
+def images_of(model: str, height: int, width: int, outputs: Outputs) -> ImageShape:
+    cost = linear(_MODELS[model][1] * height * width, fixed=MIB)
+    return image_shape(model, width, outputs, height=height, cost=cost)
+
+
+@cache
+def texts_of(model: str) -> TextShape:
+    return text_shape(model, cost=linear(2 * MIB))
+
+
+def workload(seed: int, items: int) -> list[Shape]:
+    """Shapes in order of arrival: bursts of one shape, a rare giant, texts between."""
     rng = random.Random(seed)
-    keys: list[BatchKey] = []
-    while len(keys) < items:
+    shapes: list[Shape] = []
+    while len(shapes) < items:
         model = rng.choice(list(_MODELS))
         if rng.random() < 0.1:
-            keys += [TextKey(model)] * rng.randint(1, 20)
+            shapes += [texts_of(model)] * rng.randint(1, 20)
             continue
         side = rng.choices(_SIDES, weights=(5, 5, 8, 4, 2, 1))[0]
-        shape = ImageSize(side, side if rng.random() < 0.7 else 2 * side)
-        keys += [ImageKey(model, shape, rng.choice(_OUTPUTS))] * rng.choice((1, 1, 1, 4, 16))
-    return keys[:items]
+        width = side if rng.random() < 0.7 else 2 * side
+        shapes += [images_of(model, side, width, rng.choice(_OUTPUTS))] * rng.choice((1, 1, 1, 4, 16))
+    return shapes[:items]
 
 
-def cost_of(key: BatchKey) -> Cost:
-    if isinstance(key, TextKey):
-        return linear(2 * MIB)
-    pixels = key.size.height * key.size.width
-    return linear(_MODELS[key.model][1] * pixels, fixed=MIB)
+def true_bytes(shape: Shape, batch: int) -> int:
+    return int(shape.cost.requested(batch) * _MODELS[shape.model][2])
 
 
-def true_bytes(key: BatchKey, batch: int) -> int:
-    return int(cost_of(key).requested(batch) * _MODELS[key.model][2])
-
-
-def seconds(key: BatchKey, batch: int) -> float:
+def seconds(shape: Shape, batch: int) -> float:
     """A launch, and work that grows with pixels."""
-    pixels = 20_000 if isinstance(key, TextKey) else key.size.height * key.size.width
+    pixels = 20_000 if isinstance(shape, TextShape) else shape.size.height * shape.size.width
     return 0.002 + batch * pixels * 2e-7
 
 
-def run(keys: list[BatchKey], ceiling: Callable[[BatchKey], int], *, room: int, queued: int = 64) -> Run:
+def run(shapes: list[Shape], ceiling: Callable[[Shape], int], *, room: int, queued: int = 64) -> Run:
     """Closed loop: `queued` items wait at any time, as long as there are more."""
-    queue: Queue[int] = Queue(ceiling=ceiling)
-    upcoming = list(enumerate(keys))[::-1]
+    queue: Queue[int] = Queue()
+    upcoming = list(enumerate(shapes))[::-1]
     now, out_of_memory, done, overtaken = 0.0, 0, 0, 0
     waiting: dict[int, int] = {}  # item -> batches of younger items that went by
     while len(queue) or upcoming:
         while upcoming and len(queue) < queued:
-            number, key = upcoming.pop()
-            queue.put(key, number, now=now, deadline=float("inf"))
+            number, shape = upcoming.pop()
+            queue.put(shape, number, now=now, deadline=float("inf"))
             waiting[number] = 0
-        formed = queue.form_batch(now)
-        key, numbers = formed.batch[0].key, [each.item for each in formed.batch]
-        out_of_memory += true_bytes(key, len(numbers)) > room
-        now += seconds(key, len(numbers))
+        line = queue.next_line
+        assert line is not None
+        numbers = [each.item for each in queue.take(line, most=ceiling(line.shape), now=now).batch]
+        out_of_memory += true_bytes(line.shape, len(numbers)) > room
+        now += seconds(line.shape, len(numbers))
         done += len(numbers)
         for number in numbers:
             del waiting[number]
@@ -265,24 +375,23 @@ def test_under_any_budget_nothing_runs_out_of_memory_nothing_starves_and_the_ora
 
     tightness 1: the largest single image just fits beside the weights.
     """
-    keys = workload(seed, 1500)
+    shapes = workload(seed, 1500)
     weights = sum(weights for weights, _, _ in _MODELS.values())
-    largest = max(overhead.reserved(cost_of(key), 1) for key in keys)
+    largest = max(overhead.reserved(shape.cost, 1) for shape in shapes)
     budget = Budget(limit=weights + int(largest * tightness), overhead=overhead)
     for model, (size, _, _) in _MODELS.items():
         budget.hold(model, size)
-    for key in keys:
-        budget.learn(key, cost_of(key))
+    assert all(budget.fits(shape) for shape in shapes)
 
-    def oracle(key: BatchKey) -> int:
+    def oracle(shape: Shape) -> int:
         batch = 1
-        while batch < 64 and true_bytes(key, batch + 1) <= budget.room:
+        while batch < 64 and true_bytes(shape, batch + 1) <= budget.room:
             batch += 1
         return batch
 
-    planned = run(keys, budget.ceiling, room=budget.room)
-    best = run(keys, oracle, room=budget.room)
-    assert planned.items == best.items == len(keys)
+    planned = run(shapes, budget.ceiling, room=budget.room)
+    best = run(shapes, oracle, room=budget.room)
+    assert planned.items == best.items == len(shapes)
     assert planned.out_of_memory == 0
     assert planned.overtaken == 0
     assert best.seconds >= 0.85 * planned.seconds

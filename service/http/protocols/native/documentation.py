@@ -1,4 +1,4 @@
-"""What the API's own pages say of the native routes, whose bodies and options are parsed by hand. Knows OpenAPI."""
+"""The native routes in the API's own pages: their bodies and options are parsed by hand. Knows OpenAPI."""
 
 from typing import Any
 
@@ -101,21 +101,21 @@ _EMBED_EXAMPLE = {
     "data": [
         {
             "index": 0,
-            "grid": [8, 8],
+            "grid": [6, 6],
             "prefix_tokens": 0,
-            "tokens": {"shape": [64, 192], "dtype": "float32", "data": [[0.12, -0.53]]},
+            "tokens": {"shape": [36, 128], "dtype": "float32", "data": [[0.53, -0.25]]},
         }
     ],
-    "usage": {"images": 1, "tokens": 64},
+    "usage": {"images": 1, "tokens": 36},
     "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
 }
 _SIMILARITY_EXAMPLE = {
     "object": "similarity",
     "model": "demo:vit",
-    "cosine": [[0.31, 0.12]],
-    "logits": [[31.0, 12.0]],
-    "probabilities": [[0.99, 0.01]],
-    "logit_scale": 100.0,
+    "cosine": [[0.55, 0.09]],
+    "logits": [[29.3, 4.7]],
+    "probabilities": [[1.0, 0.0]],
+    "logit_scale": 53.44,
     "logit_bias": 0.0,
     "activation": "softmax",
     "usage": {"images": 1},

@@ -1,0 +1,92 @@
+"""The rules of lanes, by plain calls."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.scheduling.lanes import ENOUGH, Lanes
+
+
+@pytest.mark.parametrize(("waiting", "taken"), [(1, 1), (7, 4), (15, 8), (16, 16), (20, 16), (40, 20)])
+def test_little_is_divided_among_those_who_can_take_it_and_of_much_each_takes_enough(waiting: int, taken: int) -> None:
+    assert Lanes(2).share(waiting) == taken
+
+
+@pytest.mark.parametrize("waiting", [1, 7, 40])
+def test_the_last_free_lane_takes_all_that_waits(waiting: int) -> None:
+    lanes = Lanes(2)
+    lanes.enter(0, now=0.0, alone=False)
+    assert lanes.share(waiting) == waiting
+
+
+def test_enough_is_for_all_lanes_together() -> None:
+    assert [Lanes(number).enough for number in (1, 2, 4)] == [ENOUGH, ENOUGH // 2, ENOUGH // 4]
+
+
+def test_work_that_is_alone_takes_all_cores_and_other_work_a_lane_s_part() -> None:
+    lanes = Lanes(4)
+    assert lanes.enter(0, now=0.0, alone=True) == 1
+    assert lanes.is_alone
+    lanes.leave(0)
+    assert lanes.enter(0, now=0.0, alone=False) == 4
+    assert not lanes.is_alone
+
+
+def test_the_only_lane_takes_all_cores_in_any_case() -> None:
+    lanes = Lanes()
+    assert lanes.share(1000) == 1000
+    assert lanes.enter(0, now=0.0, alone=False) == 1
+
+
+def test_lanes_are_free_when_all_have_left() -> None:
+    lanes = Lanes(2)
+    assert lanes.are_free
+    lanes.enter(0, now=0.0, alone=False)
+    lanes.enter(1, now=0.0, alone=False)
+    assert lanes.leave(0)
+    assert not lanes.are_free
+    assert lanes.leave(1)
+    assert lanes.are_free
+
+
+def test_a_lane_leaves_once() -> None:
+    lanes = Lanes()
+    assert not lanes.leave(0)
+    lanes.enter(0, now=0.0, alone=False)
+    assert lanes.leave(0)
+    assert not lanes.leave(0)
+
+
+def test_busy_is_the_lane_that_is_longest_at_its_work() -> None:
+    lanes = Lanes(2)
+    assert lanes.busy_since() is None
+    lanes.enter(0, now=1.0, alone=False)
+    lanes.enter(1, now=3.0, alone=False)
+    assert lanes.busy_since() == 1.0
+    lanes.go_on(0, now=5.0)
+    assert lanes.busy_since() == 3.0
+    lanes.leave(1)
+    assert lanes.busy_since() == 5.0
+
+
+@given(number=st.integers(1, 5), data=st.data())
+def test_of_the_free_lanes_exactly_one_is_the_first(number: int, data: st.DataObject) -> None:
+    lanes = Lanes(number)
+    entered = data.draw(st.sets(st.integers(0, number - 1)))
+    for lane in entered:
+        lanes.enter(lane, now=0.0, alone=False)
+    free = [lane for lane in range(number) if lane not in entered]
+    assert [lane for lane in free if lanes.is_first(lane)] == free[:1]
+
+
+@given(number=st.integers(1, 4), waiting=st.integers(1, 200))
+def test_shares_leave_nothing_and_hardly_differ(number: int, waiting: int) -> None:
+    lanes, left, shares = Lanes(number), waiting, []
+    for lane in range(number):
+        if left:
+            shares.append(min(left, lanes.share(left)))
+            left -= shares[-1]
+            lanes.enter(lane, now=0.0, alone=False)
+    assert left == 0
+    if waiting < lanes.enough:
+        assert max(shares) - min(shares) <= 1

@@ -1,0 +1,80 @@
+"""For what a batch waits, and how long, by plain calls."""
+
+import pytest
+
+from encoders.contract.values import Outputs, TokenKind
+from service.memory.shape import Shape
+from service.scheduling.patience import Patience
+from tests.support.shapes import image_shape, text_shape
+
+SMALL, LARGE, OTHER = image_shape("a", 32), image_shape("a", 64), image_shape("b", 32)
+TOKENS, TEXT = image_shape("a", 32, Outputs(tokens=TokenKind.HIDDEN)), text_shape("a")
+ENOUGH = 32
+
+
+def coming(*shapes: Shape) -> Patience:
+    """An item of each of the shapes is on its way, and the model's last forward took half a second."""
+    patience = Patience(enough=ENOUGH)
+    patience.ran("a", 0.5)
+    for shape in shapes:
+        patience.expect(shape)
+    return patience
+
+
+def wait_s(patience: Patience, now: float = 0.0, *, waiting: int = 1, ceiling: int = 64, since: float = 0.0) -> float:
+    """Of a batch of SMALL."""
+    return patience.wait_s(SMALL, waiting=waiting, ceiling=ceiling, since=since, now=now)
+
+
+def test_a_batch_does_not_wait_for_company_that_may_not_come() -> None:
+    assert wait_s(coming()) == 0
+
+
+def test_what_is_on_its_way_is_waited_for_until_it_has_arrived() -> None:
+    patience = coming(SMALL, SMALL)
+    assert wait_s(patience, 0.5) == 1.5
+    patience.arrived(SMALL)
+    assert wait_s(patience, 0.5) == 1.5
+    patience.arrived(SMALL)
+    assert wait_s(patience, 0.5) == 0
+
+
+def test_what_is_on_its_way_is_counted_whatever_its_shape() -> None:
+    patience = coming(SMALL, LARGE, SMALL)
+    assert patience.coming == 3
+    patience.arrived(SMALL)
+    assert patience.coming == 2
+    patience.arrived(SMALL)
+    patience.arrived(LARGE)
+    assert patience.coming == 0
+
+
+def test_patience_ends_four_forwards_after_the_oldest_came() -> None:
+    assert wait_s(coming(SMALL), 2.9, since=1.0) == pytest.approx(0.1)
+    assert wait_s(coming(SMALL), 3.0, since=1.0) == 0
+    assert wait_s(coming(SMALL), 5.0, since=1.0) == 0
+
+
+def test_the_last_forward_counts() -> None:
+    patience = coming(SMALL)
+    patience.ran("a", 0.25)
+    assert wait_s(patience) == 1.0
+
+
+def test_a_model_s_patience_is_its_own_and_there_is_none_before_its_first_forward() -> None:
+    patience = Patience(enough=ENOUGH)
+    patience.ran("b", 100.0)
+    patience.expect(SMALL)
+    assert wait_s(patience) == 0
+
+
+@pytest.mark.parametrize("other", [LARGE, TOKENS, OTHER, TEXT, image_shape("a", 32)])
+def test_others_on_their_way_are_not_waited_for(other: Shape) -> None:
+    assert wait_s(coming(other)) == 0
+
+
+def test_a_batch_that_is_large_enough_or_full_waits_for_nobody() -> None:
+    assert wait_s(coming(SMALL), waiting=ENOUGH - 1) == 2.0
+    assert wait_s(coming(SMALL), waiting=ENOUGH) == 0
+    assert wait_s(coming(SMALL), waiting=2, ceiling=3) == 2.0
+    assert wait_s(coming(SMALL), waiting=3, ceiling=3) == 0
