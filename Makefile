@@ -1,6 +1,7 @@
 # With Python >= 3.11, git and make: `make serve` and `make test`. Everything goes into .venv; running again costs nothing.
 #   make serve ARGS="--port 9000 --model openclip:ViT-B-32@openai"
 #   make PYTHON=python3.12 test
+#   make test JOBS=0 ARGS="tests/house --pdb"
 
 .DEFAULT_GOAL := help
 SHELL := /bin/sh
@@ -9,15 +10,20 @@ SHELL := /bin/sh
 VENV ?= .venv
 PYTHON ?=
 ARGS ?=
+JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
+# JOBS processes with one thread each, a file's tests in one of them: most tests wait for loading, which no second
+# thread helps. A process takes up to 3 GB. JOBS=0: in this process, for a debugger.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+
 PEER := build/peers/fastapi/.made
 
-.PHONY: help setup fmt check test run serve bench
+.PHONY: help setup fmt check test test-slow run serve bench
 
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-7s %s\n", $$1, $$2}' Makefile
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
 
 setup: $(STAMP) ## .venv with everything, pinned by constraints.txt
 
@@ -28,8 +34,11 @@ serve: setup ## serve the demo encoders; ARGS="--port 9000"
 run: setup ## any command; ARGS="models demo:vit"
 	@exec $(BIN)/visiontower $(ARGS)
 
-test: setup ## the tests; ARGS="tests/test_cli.py -k help"
-	$(BIN)/python -m pytest $(ARGS)
+test: setup ## the quick tests; ARGS="tests/service/cli -k help"
+	$(PYTEST) -m "not slow" $(ARGS)
+
+test-slow: setup ## the other tests: large models, every combination, the stub card
+	$(PYTEST) -m slow $(ARGS)
 
 check: setup ## lint, format and types; changes nothing
 	$(BIN)/ruff check .

@@ -327,7 +327,24 @@ def test_constraints_pin_every_direct_dependency_exactly() -> None:
 def test_the_daily_commands_are_there() -> None:
     done = subprocess.run(["make", "-s", "help"], cwd=ROOT, capture_output=True, text=True, check=True)
     verbs = {line.split()[1] for line in done.stdout.splitlines()}
-    assert verbs >= {"setup", "fmt", "check", "test", "run", "serve", "help"}
-    ci = ROOT / ".ci" / "run"
-    assert os.access(ci, os.X_OK)
-    assert {"make check", "make test"} <= set(ci.read_text().splitlines())
+    assert verbs >= {"setup", "fmt", "check", "test", "test-slow", "run", "serve", "help"}
+
+
+@pytest.mark.parametrize("failing", ["nothing", "check", "test", "test-slow"])
+def test_before_a_merge_every_part_must_pass_and_says_how_long_it_took(tmp_path: Path, failing: str) -> None:
+    parts = ["setup", "check", "test", "test-slow"]
+    stub = tmp_path / "make"
+    stub.write_text(f'#!/bin/sh\n[ "$1" != {failing} ]\n')
+    stub.chmod(0o755)
+    path = os.pathsep.join([str(tmp_path), os.environ["PATH"]])
+    ran = subprocess.run([ROOT / ".ci" / "run"], env={**os.environ, "PATH": path}, capture_output=True, text=True)
+    assert (ran.returncode == 0) == (failing == "nothing")
+    times = re.findall(r"^ +0 min 0\d s  (.+)$", ran.stdout, flags=re.MULTILINE)
+    done = parts[: parts.index(failing) + 1] if failing in parts else parts
+    assert times == [*(f"make {part}" for part in done), "in all"]
+
+
+def test_a_suite_without_a_test_fails() -> None:
+    none = [sys.executable, "-m", "pytest", "--numprocesses", "2", "-m", "slow and not slow", __file__]
+    ran = subprocess.run(none, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == pytest.ExitCode.NO_TESTS_COLLECTED, ran.stdout

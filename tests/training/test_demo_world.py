@@ -148,6 +148,7 @@ def test_the_longest_caption_fits_the_context() -> None:
     assert caption(SUBJECTS[:1]) == "a red circle"
 
 
+@pytest.mark.slow
 def test_a_stopped_and_resumed_training_gives_the_same_weights(tmp_path: Path) -> None:
     plan = train.Plan("convnext", steps=4, batch=4, scenes=12, text_steps=2, warmup=1)
     straight = train.train_image(plan, tmp_path / "a", tmp_path / "a", keep_every=10)

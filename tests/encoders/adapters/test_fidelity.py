@@ -9,6 +9,7 @@ from encoders import load, pixels_of
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.values import Floats
 from tests.support.photographs import NAMES, photograph
+from tests.support.suites import split
 
 ENCODERS = ["demo:vit", "demo:resnet", "demo:convnext", "openclip:RN50@random", "openclip:ViT-B-32@random"]
 
@@ -32,7 +33,7 @@ def vectors(encoder: Encoder, *, exact: bool) -> Floats:
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
-@pytest.mark.parametrize("encoder_id", ENCODERS)
+@pytest.mark.parametrize("encoder_id", split(ENCODERS, quick=["demo:vit", "demo:resnet", "demo:convnext"]))
 def test_the_default_way_is_at_cosine_0999_or_closer(encoder_id: str, dtype: str) -> None:
     reference = vectors(load(encoder_id, Placement()), exact=True)
     default = vectors(load(encoder_id, Placement(dtype=dtype)), exact=False)

@@ -27,6 +27,7 @@ from encoders.runtime.parts import TorchParts
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.closeness import close
 from tests.support.photographs import photographs
+from tests.support.suites import split
 
 CPU = Placement()
 TEXTS = ["a photograph of an astronaut", "a cup of coffee", "a cat", "a rocket at night"]
@@ -75,7 +76,7 @@ class Pair:
     ids: Tensor
 
 
-@pytest.fixture(scope="module", params=GRIDS)
+@pytest.fixture(scope="module", params=split(GRIDS, quick=["ViT-B-32"]))
 def pair(request: pytest.FixtureRequest) -> Pair:
     name: str = request.param
     model = random_model(name)
@@ -108,7 +109,6 @@ def pair(request: pytest.FixtureRequest) -> Pair:
     return Pair(name, encoder, pixels, encoded, tokens, pooled, text, image_logits, ids)
 
 
-@pytest.mark.slow
 def test_tokens_and_pooled_equal_open_clips(pair: Pair) -> None:
     assert pair.encoded.tokens is not None
     close(pair.encoded.tokens[:, pair.encoded.prefix_tokens :], pair.tokens)
@@ -116,7 +116,6 @@ def test_tokens_and_pooled_equal_open_clips(pair: Pair) -> None:
     close(pair.encoder.encode(pair.pixels, Outputs(pooled=True)).pooled, pair.pooled)
 
 
-@pytest.mark.slow
 def test_text_and_logits_equal_open_clips(pair: Pair) -> None:
     scoring = pair.encoder.spec.require_text()
     text, pooled = pair.encoder.encode_text(pair.ids.numpy()), pair.encoded.pooled
@@ -127,7 +126,6 @@ def test_text_and_logits_equal_open_clips(pair: Pair) -> None:
     assert scoring.activation == ("sigmoid" if "SigLIP" in pair.name else "softmax")
 
 
-@pytest.mark.slow
 def test_the_spec_is_what_the_encoder_gives(pair: Pair) -> None:
     spec, encoded = pair.encoder.spec, pair.encoded
     rows, cols, width = GRIDS[pair.name]
@@ -141,7 +139,6 @@ def test_the_spec_is_what_the_encoder_gives(pair: Pair) -> None:
     assert spec.parameters == sum(sizes)
 
 
-@pytest.mark.slow
 def test_a_batch_row_equals_the_single_image(pair: Pair) -> None:
     outputs = pair.encoder.spec.outputs(tokens=TokenKind.HIDDEN, pooled=True)
     row, alone = pair.encoded.row(1), pair.encoder.encode(pair.pixels[1:], outputs).row(0)
@@ -149,7 +146,6 @@ def test_a_batch_row_equals_the_single_image(pair: Pair) -> None:
     close(alone.pooled, row.pooled)
 
 
-@pytest.mark.slow
 @pytest.mark.parametrize("side", [224, 336, 448])
 def test_the_grid_grows_with_the_resolution(pair: Pair, side: int) -> None:
     spec = pair.encoder.spec

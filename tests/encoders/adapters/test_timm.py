@@ -16,6 +16,7 @@ from encoders.contract.errors import EncoderIdError, OutputNotOffered, Unsupport
 from encoders.contract.values import ImageSize, TokenKind
 from tests.support.closeness import close
 from tests.support.photographs import photograph, photographs
+from tests.support.suites import split
 
 NAMES = [
     "vgg11",
@@ -30,7 +31,7 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(scope="module", params=split(NAMES, quick=set(NAMES) - {"vgg11"}))  # 530 MB
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     return load(f"timm:{request.param}@random")
 

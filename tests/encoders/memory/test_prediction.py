@@ -4,6 +4,7 @@ To the byte against the tensors' own sizes; within 1 % of what the CPU allocator
 convolution's weights into a buffer of its own, which no tensor's size tells.
 """
 
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from encoders.runtime.blueprint import TorchBlueprint
 from encoders.runtime.device_memory import HostMemory
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.trace import Trace
+from tests.support.suites import split
 
 BOTH = Outputs(pooled=True, tokens=TokenKind.HIDDEN)
 SIZES = {
@@ -52,7 +54,11 @@ REORDERED = {
 """Where a library's own buffer dominates. (Demo encoders' forwards are too small to tell.)"""
 
 
-@pytest.fixture(scope="module", params=SIZES)
+SMALL = ["openclip:RN50@random", "openclip:ViT-B-32@random", "openclip:convnext_base_w@random"]
+SMALL += ["timm:vit_small_patch14_dinov2@random", "demo:vit", "demo:resnet", "demo:convnext"]
+
+
+@pytest.fixture(scope="module", params=split(SIZES, quick=SMALL))
 def pair(request: pytest.FixtureRequest) -> tuple[Blueprint, TorchEncoder]:
     """A blueprint, and the encoder that was loaded."""
     name: str = request.param
@@ -89,9 +95,7 @@ def profiled(encoder: TorchEncoder, size: ImageSize, outputs: Outputs, batch: in
     return trace, int(np.cumsum(steps).max()) - given_to_pixels
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("batch", [1, 3])
-@pytest.mark.parametrize("place", [0, 1, 2])
+@pytest.mark.parametrize(("place", "batch"), split(product([0, 1, 2], [1, 3]), quick=[(0, 3)]))
 def test_a_forward_takes_what_was_predicted(pair: tuple[Blueprint, TorchEncoder], place: int, batch: int) -> None:
     drawn, real = pair
     side = SIZES[real.spec.id][place]

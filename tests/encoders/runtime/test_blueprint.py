@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable
 from dataclasses import replace
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from encoders.contract.spec import EncoderSpec, Scoring
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.blueprint import TorchBlueprint
 from tests.support.hf_folders import FAMILIES, one_thread, write
+from tests.support.suites import split
 
 NAMES = [
     "demo:vit",
@@ -72,8 +74,18 @@ def offered(spec: EncoderSpec) -> list[Outputs]:
     ]
 
 
-@pytest.mark.parametrize("device", ["cpu", "cuda"])
-@pytest.mark.parametrize("known", [*NAMES, *FAMILIES])
+QUICK = ["demo:resnet", "timm:swin_tiny_patch4_window7_224@random"]
+QUICK += ["clip", "convnextv2", "dinov2", "dinov3", "llava", "resnet", "siglip2", "vipllava", "vit"]
+"""One of each kind, on a card; what a CPU takes, test_trace.py measures."""
+
+
+@pytest.mark.parametrize(
+    ("known", "device"),
+    split(
+        product([*NAMES, *FAMILIES], ["cpu", "cuda"]),
+        quick=[("demo:vit", "cpu"), *((known, "cuda") for known in QUICK)],
+    ),
+)
 def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, device: str) -> None:
     drawn = blueprint(named(known), dtype="bfloat16")
     spec = drawn.spec

@@ -12,6 +12,7 @@ from encoders.contract.values import Encoded, Outputs, TokenKind
 from encoders.runtime import device
 from encoders.runtime.device import resolve, take_cores
 from tests.support.photographs import photographs
+from tests.support.suites import split
 
 OUTPUTS = [
     Outputs(tokens=TokenKind.HIDDEN, pooled=True),
@@ -48,7 +49,13 @@ def test_a_thread_takes_its_part_of_the_cores_and_nobody_else_s(monkeypatch: pyt
 
 
 @pytest.mark.parametrize("runtime", ["torch", "openvino"])
-@pytest.mark.parametrize("encoder_id", ["demo:vit", "demo:resnet", "demo:convnext", "timm:vit_tiny_patch16_224@random"])
+@pytest.mark.parametrize(
+    "encoder_id",
+    split(
+        ["demo:vit", "demo:resnet", "demo:convnext", "timm:vit_tiny_patch16_224@random"],
+        quick=["demo:vit", "demo:resnet", "demo:convnext"],
+    ),
+)
 def test_forwards_side_by_side_do_not_touch_each_other(encoder_id: str, runtime: str) -> None:
     encoder = load(encoder_id, Placement(dtype="bfloat16", runtime=runtime, lanes=2))
     pixels = np.stack([encoder.preprocess(image, encoder.spec.image_size) for image in photographs()])

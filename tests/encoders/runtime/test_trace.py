@@ -25,6 +25,7 @@ from encoders.runtime.tower import Features, Tower
 from encoders.runtime.trace import Trace
 from tests.support.hf_folders import FAMILIES, one_thread, write
 from tests.support.photographs import photographs
+from tests.support.suites import split
 
 BATCHES = (1, 3)
 """1 has a value of its own in a curve; 3 lies between the batches that are traced."""
@@ -120,8 +121,19 @@ SAME_SHAPE = [family for family in FAMILIES if family != "vit-classifier"]
 """That a ViT's checkpoint is without its pooler is in its weights alone, so a blueprint has one."""
 
 
+QUICK = [("demo:vit", "bfloat16"), ("demo:resnet", "float32"), ("demo:convnext", "bfloat16")]
+QUICK += [(name, "float32") for name in ("clip", "siglip", "siglip2", "dinov2", "dinov2-registers", "dinov3", "vit")]
+QUICK += [
+    (name, "float32") for name in ("resnet", "convnextv2", "dinov3-convnext", "llava", "llava-layers", "vipllava")
+]
+"""Every family; variants of them are slow."""
+
+
 @pytest.mark.parametrize(
-    ("name", "dtype"), [*((name, "bfloat16") for name in DEMOS), *((name, "float32") for name in [*DEMOS, *SAME_SHAPE])]
+    ("name", "dtype"),
+    split(
+        [*((name, "bfloat16") for name in DEMOS), *((name, "float32") for name in [*DEMOS, *SAME_SHAPE])], quick=QUICK
+    ),
 )
 def test_every_family_takes_what_was_predicted(small: Small, name: str, dtype: str) -> None:
     pair, both = small(name, dtype), Outputs(pooled=True, tokens=TokenKind.HIDDEN)
