@@ -1,5 +1,8 @@
 """What is made of forwards on a device that counts bytes."""
 
+import weakref
+from typing import Any
+
 import pytest
 
 from encoders.adapters.fake import FakeEncoder, FakeMemory
@@ -188,12 +191,34 @@ def test_a_shape_that_ran_out_is_not_settled_again_before_its_ceiling_is_forgott
     assert bench.measurement.settled == {SHAPE}
 
 
-def test_settled_shapes_are_kept_up_to_a_bound() -> None:
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_shapes_are_kept_up_to_a_bound(forwards: int) -> None:
+    """Those that are asked for once, too."""
     bench = Bench(Slow())
-    for _ in range(10_002):
+    shapes: list[weakref.ref[Shape]] = []
+    for _ in range(10_100):
         shape = image_shape(cost=SHAPE.cost)
-        for _ in range(2):
+        shapes.append(weakref.ref(shape))
+        for _ in range(forwards):
             with bench.measurement.forward(shape, 1):
                 pass
-    assert 0 < len(bench.measurement.settled) <= 10_001
-    assert shape in bench.measurement.settled
+    assert sum(each() is not None for each in shapes) <= 10_001
+    assert (shape in bench.measurement.settled) == (forwards == 2)
+
+
+def test_a_shape_that_runs_out_in_one_lane_while_a_forward_of_it_ends_in_another_is_not_settled() -> None:
+    """Else its ceiling would never grow again."""
+    bench = Bench(Slow())
+
+    class Caps(dict[Shape, Any]):
+        def __contains__(self, shape: object) -> bool:
+            answer = super().__contains__(shape)
+            if not self:
+                bench.measurement.ran_out(SHAPE, 4)
+            return answer
+
+    bench.begin(1).wait()
+    bench.budget.caps = Caps()
+    bench.begin(1).wait()
+    assert bench.budget.caps
+    assert bench.measurement.settled == set()
