@@ -380,6 +380,88 @@ async def test_where_there_is_patience_a_batch_waits_for_what_is_being_made(is_p
         assert encoder.batches == [1, together]
 
 
+@pytest.mark.parametrize("bound", ["patience", "ceiling"])
+async def test_a_batch_that_has_become_large_enough_waits_for_no_more(bound: str) -> None:
+    """Nothing but its growth wakes the thread: the clock stands still, and a third is still on its way."""
+    now, pool = [0.0], Later()
+
+    def tick(batch: int) -> None:
+        now[0] += 10_000
+
+    encoder = FakeEncoder(before=tick)
+    enough, ceiling = (2, 8) if bound == "patience" else (32, 2)
+    async with running(encoder, ceiling=ceiling, clock=lambda: now[0], patience=Patience(enough=enough)) as device:
+        await device.submit(0)
+        await has_been_round(device)
+        first, second, third = (device.submit_made(value, pool=pool) for value in (1, 2, 3))
+        pool.step()
+        await has_been_round(device)
+        assert encoder.batches == [1]
+        pool.step()
+        async with asyncio.timeout(30):
+            await asyncio.gather(first, second)
+        pool.step()
+        await third
+    assert encoder.batches == [1, 2, 1]
+
+
+async def test_what_was_large_enough_for_one_line_is_not_what_another_must_wait_for() -> None:
+    """A batch of one shape waited for many. One of another shape, whose ceiling is lower, waits for no more than that."""
+    now, pool = [0.0], Later()
+
+    def tick(batch: int) -> None:
+        now[0] += 10_000
+
+    encoder = FakeEncoder(before=tick)
+    async with running(
+        encoder,
+        ceiling=lambda shape: 8 if shape is SHAPE else 2,
+        clock=lambda: now[0],
+        patience=patience(),
+    ) as device:
+        await device.submit(0)
+        await has_been_round(device)
+        small = [device.submit_made(value, pool=pool) for value in (1, 2)]
+        pool.step()
+        await has_been_round(device)
+        pool.step()
+        await asyncio.gather(*small)
+        large = [device.submit_made(value, pool=pool, shape=LARGE) for value in (3, 4, 5)]
+        pool.step()
+        await has_been_round(device)
+        pool.step()
+        async with asyncio.timeout(30):
+            await asyncio.gather(*large[:2])
+        pool.step()
+        await large[2]
+    assert encoder.batches == [1, 2, 2, 1]
+
+
+async def test_an_item_is_cancelled_while_its_pixels_join_the_queue() -> None:
+    """Whichever is first, it is not run, and nobody's turn is lost."""
+    pool, gate = Later(), Gate()
+    encoder = FakeEncoder(before=gate)
+    async with running(encoder, patience=patience()) as device:
+        first = await gate.shut_with_one_inside(lambda: device.submit(0))
+        gone = [device.submit_made(value, pool=pool) for value in range(1, 21)]
+        with ThreadPoolExecutor(2) as threads:
+            work, pool.work = pool.work, []
+            running_work = [threads.submit(each) for each in work]
+            for future in gone:
+                future.cancel()
+                await asyncio.sleep(0)
+        for each in running_work:
+            each.result()
+        await asyncio.sleep(0)  # done-callbacks run on the next turn of the loop
+        assert device.threads.waiting(MODEL) == (0, 0.0)
+        kept = device.submit_made(21, pool=pool)
+        pool.run()
+        gate.open.set()
+        async with asyncio.timeout(30):
+            await asyncio.gather(first, kept)
+    assert encoder.batches == [1, 1]
+
+
 async def test_patience_ends() -> None:
     """By itself: nothing else happens on the threads when it does."""
     now, pool = [0.0], Later()
@@ -513,6 +595,23 @@ async def test_after_a_batch_of_failures_a_good_image_is_asked() -> None:
     assert len(encoder.threads) == 1
 
 
+async def test_a_batch_in_which_anything_worked_costs_no_forward_more() -> None:
+    encoder = Poisoned()
+    async with running(encoder) as device:
+        outcomes = await asyncio.gather(*await device.submit_together(255, 1), return_exceptions=True)
+        assert device.resident.is_healthy
+    assert [type(outcome) for outcome in outcomes] == [EncoderFailed, Answer]
+    assert encoder.batches == [2, 1, 1]
+
+
+async def test_a_batch_that_works_in_part_makes_a_model_healthy_again() -> None:
+    encoder = Poisoned()
+    async with running(encoder) as device:
+        device.resident.is_healthy = False
+        await asyncio.gather(*await device.submit_together(255, 1), return_exceptions=True)
+        assert device.resident.is_healthy
+
+
 async def test_a_model_that_fails_on_a_good_image_too_is_unhealthy_before_its_answer_until_it_works_again() -> None:
     def fail(batch: int) -> None:
         raise EncoderFailed("broken")
@@ -591,6 +690,7 @@ async def test_if_the_thread_ends_everyone_is_told_at_once(caplog: pytest.LogCap
             device.submit_made(5, pool=Later())
         with pytest.raises(DeviceLost):
             await device.threads.call(lambda: None)
+        assert device.threads.is_lost
     assert "the device thread has ended" in caplog.text
 
 
@@ -640,3 +740,4 @@ async def test_threads_that_were_told_to_stop_are_stopped_again_at_once() -> Non
     async with running(FakeEncoder()) as device:
         assert await device.threads.stop(timeout_s=30)
         assert await device.threads.stop(timeout_s=0)
+        assert not device.threads.is_lost
