@@ -135,6 +135,16 @@ async def test_the_limits_learn_how_long_each_forward_took() -> None:
     ]
 
 
+async def test_the_limits_learn_nothing_of_a_batch_that_failed() -> None:
+    """It may fail at once, and the next would be as large as if forwards were that fast."""
+    async with running(Poisoned()) as device:
+        with pytest.raises(EncoderFailed):
+            await device.submit(255)
+        assert device.limits.learnt == []
+        await asyncio.gather(*await device.submit_together(1, 255), return_exceptions=True)
+    assert [(shape, items) for shape, items, _ in device.limits.learnt] == [(SHAPE, 2)]
+
+
 async def test_a_batch_is_cut_if_the_budget_left_others_of_its_shape_waiting() -> None:
     async with running(FakeEncoder(), ceiling=2) as device:
         await asyncio.gather(*await device.submit_together(0, 1, 2))
