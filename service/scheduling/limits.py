@@ -32,7 +32,8 @@ class Limit(NamedTuple):
 class BatchLimits:
     """Stands beside the queue. Learns on the device threads, and is asked on any.
 
-    longest_s: seconds that a forward may last, may be infinite. most: items in one forward by the operator's word, None for any.
+    longest_s: seconds that a forward may last, may be infinite. most: items in one forward by the operator's word, None
+    for any.
     """
 
     def __init__(self, budget: Budget, *, longest_s: float, most: int | None = None) -> None:

@@ -165,6 +165,11 @@ def test_a_forward_that_took_less_raises_nothing() -> None:
 
 def test_answers_hold_until_something_changes_and_say_when_they_were_given() -> None:
     budget, shape = budget_of(1000), shape_of(linear(10))
+
+    def fill(times: int) -> None:
+        for _ in range(times):
+            budget.ran(shape, 10)
+
     first = budget.allowance(shape)
     assert (first.state, first.fits, first.runs_alone, first.ceiling) == (budget.state, True, False, 100)
     assert budget.allowance(shape) == first
@@ -173,7 +178,7 @@ def test_answers_hold_until_something_changes_and_say_when_they_were_given() -> 
         lambda: budget.drop("a"),
         lambda: budget.measured(shape, 10, 150),
         lambda: budget.ran_out(shape, 20),
-        lambda: [budget.ran(shape, 10) for _ in range(8)],
+        lambda: fill(8),
     ):
         before = budget.allowance(shape)
         change()

@@ -156,11 +156,15 @@ def test_where_nothing_was_predicted_nothing_is_told() -> None:
 def test_a_forward_that_fails_says_nothing() -> None:
     bench = Bench(Slow())
     bench.budget.ran_out(SHAPE, 2)
+
+    def fail(batch: int) -> None:
+        bench.memory.take(10**6, by=MODEL)
+        bench.memory.give(10**6)
+        raise EncoderFailed("broken")
+
+    bench.card.before = fail
     for _ in range(10):
-        with pytest.raises(EncoderFailed), bench.measurement.forward(SHAPE, 1):
-            bench.memory.take(10**6, by=MODEL)
-            bench.memory.give(10**6)
-            raise EncoderFailed("broken")
+        assert [type(outcome) for outcome in bench.begin(1).wait()] == [EncoderFailed]
     assert bench.sample("vram_prediction_ratio") is None
     assert bench.budget.excess(MODEL, 100) == 0
     assert bench.budget.allowance(SHAPE).ceiling == 1
