@@ -416,7 +416,7 @@ async def test_a_batch_that_has_become_large_enough_waits_for_no_more(bound: str
 
 
 async def test_what_was_large_enough_for_one_line_is_not_what_another_must_wait_for() -> None:
-    """A batch of one shape waited for many. One of another shape has a lower ceiling, and waits for no more than that."""
+    """A batch of one shape waited for many. One of another shape, of a lower ceiling, waits for no more than that."""
     now, pool = [0.0], Later()
 
     def tick(batch: int) -> None:
