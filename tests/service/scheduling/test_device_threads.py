@@ -4,8 +4,10 @@ import asyncio
 import gc
 import threading
 import weakref
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -14,6 +16,7 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EncoderFailed, UndecodableImage, VisiontowerError
 from encoders.contract.values import Encoded, Outputs, Pixels, TokenKind
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
+from service.memory.shape import Shape
 from service.scheduling.device_threads import Answer
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
@@ -23,6 +26,7 @@ from tests.support.shapes import MODEL, image_shape
 pytestmark = pytest.mark.anyio
 LARGE = image_shape(side=16)
 OTHER = "fake:other"
+R = TypeVar("R")
 
 
 class Poisoned(FakeEncoder):
@@ -33,6 +37,27 @@ class Poisoned(FakeEncoder):
         if (pixels == 255).any():
             raise RuntimeError("device-side assert")
         return encoded
+
+
+class Watched(Patience):
+    """told: when a batch is told to wait. The thread holds its lock then, and gives it up only to sleep."""
+
+    def __init__(self, *, enough: int = 32) -> None:
+        super().__init__(enough=enough)
+        self.told = threading.Event()
+
+    def wait_s(self, shape: Shape, **facts: Any) -> float:
+        seconds = super().wait_s(shape, **facts)
+        if seconds > 0:
+            self.told.set()
+        return seconds
+
+    async def waits_with(self, act: Callable[[], R]) -> R:
+        """Do something after which the thread is to sleep with what waits."""
+        self.told.clear()
+        result = act()
+        assert await asyncio.to_thread(self.told.wait, 30)
+        return result
 
 
 def patience() -> Patience:
@@ -400,12 +425,12 @@ async def test_a_batch_that_has_become_large_enough_waits_for_no_more(bound: str
 
     encoder = FakeEncoder(before=tick)
     enough, ceiling = (2, 8) if bound == "patience" else (32, 2)
-    async with running(encoder, ceiling=ceiling, clock=lambda: now[0], patience=Patience(enough=enough)) as device:
+    watched = Watched(enough=enough)
+    async with running(encoder, ceiling=ceiling, clock=lambda: now[0], patience=watched) as device:
         await device.submit(0)
         await has_been_round(device)
         first, second, third = (device.submit_made(value, pool=pool) for value in (1, 2, 3))
-        pool.step()
-        await has_been_round(device)
+        await watched.waits_with(pool.step)
         assert encoder.batches == [1]
         pool.step()
         async with asyncio.timeout(30):
@@ -422,23 +447,21 @@ async def test_what_was_large_enough_for_one_line_is_not_what_another_must_wait_
     def tick(batch: int) -> None:
         now[0] += 10_000
 
-    encoder = FakeEncoder(before=tick)
+    encoder, watched = FakeEncoder(before=tick), Watched()
     async with running(
         encoder,
         ceiling=lambda shape: 8 if shape is SHAPE else 2,
         clock=lambda: now[0],
-        patience=patience(),
+        patience=watched,
     ) as device:
         await device.submit(0)
         await has_been_round(device)
         small = [device.submit_made(value, pool=pool) for value in (1, 2)]
-        pool.step()
-        await has_been_round(device)
+        await watched.waits_with(pool.step)
         pool.step()
         await asyncio.gather(*small)
         large = [device.submit_made(value, pool=pool, shape=LARGE) for value in (3, 4, 5)]
-        pool.step()
-        await has_been_round(device)
+        await watched.waits_with(pool.step)
         pool.step()
         async with asyncio.timeout(30):
             await asyncio.gather(*large[:2])
@@ -479,16 +502,20 @@ async def test_patience_ends() -> None:
     def tick(batch: int) -> None:
         now[0] += 0.005
 
-    async with running(FakeEncoder(before=tick), clock=lambda: now[0], patience=patience()) as device:
+    watched = Watched()
+    async with running(FakeEncoder(before=tick), clock=lambda: now[0], patience=watched) as device:
         await device.submit(0)
-        await has_been_round(device)  # it waits without an end: nothing is there
-        first, never_made = (device.submit_made(value, pool=pool) for value in (1, 2))
-        pool.step()
-        assert not first.done()
-        now[0] += 0.02
-        async with asyncio.timeout(30):
-            await first
-        never_made.cancel()
+        for _ in range(2):
+            await has_been_round(device)
+            await asyncio.sleep(0.05)  # by now it waits without an end: nothing is there
+            first, never_made = (device.submit_made(value, pool=pool) for value in (1, 2))
+            await watched.waits_with(pool.step)
+            assert not first.done()
+            now[0] += 0.02
+            async with asyncio.timeout(30):
+                await first
+            never_made.cancel()
+            pool.run()
 
 
 async def test_nobody_waits_with_an_item_that_has_left() -> None:
@@ -499,12 +526,12 @@ async def test_nobody_waits_with_an_item_that_has_left() -> None:
         now[0] += 10_000
 
     other = image_shape(outputs=Outputs(tokens=TokenKind.HIDDEN))
-    async with running(FakeEncoder(before=tick), clock=lambda: now[0], patience=patience()) as device:
+    watched = Watched()
+    async with running(FakeEncoder(before=tick), clock=lambda: now[0], patience=watched) as device:
         await device.submit(0)
         leaves, never_made = (device.submit_made(value, pool=pool) for value in (1, 2))
-        pool.step()
-        stays = device.submit(3, other)
-        await has_been_round(device)
+        await watched.waits_with(pool.step)
+        stays = await watched.waits_with(lambda: device.submit(3, other))
         leaves.cancel()
         async with asyncio.timeout(30):
             assert (await stays).row.tokens is not None
@@ -578,6 +605,18 @@ async def test_an_item_past_its_deadline_is_not_run() -> None:
         with pytest.raises(DeadlineExceeded):
             await late
     assert encoder.batches == [1]
+
+
+async def test_what_waits_behind_those_who_are_too_late_is_run() -> None:
+    now = [0.0]
+    async with running(FakeEncoder(), clock=lambda: now[0]) as device:
+        async with device.occupied():
+            late, good = device.submit(0, deadline=10.0), device.submit(1, LARGE)
+            now[0] = 10.0
+        async with asyncio.timeout(30):
+            assert isinstance(await good, Answer)
+        with pytest.raises(DeadlineExceeded):
+            await late
 
 
 # Failures.
