@@ -212,6 +212,25 @@ async def test_an_item_is_not_all_there_is_while_another_is_on_its_way() -> None
     assert parts == [2, 1]
 
 
+async def test_cores_are_taken_only_when_a_lane_s_part_changes() -> None:
+    taken: list[tuple[int, int]] = []
+    room = Room()
+    async with lanes(room, take_cores=lambda part: taken.append((threading.get_ident(), part))) as device:
+        for value in (1, 2, 3):
+            await device.submit(value)
+        assert [part for _, part in taken] == [1]
+        for _ in range(3):
+            futures = await both_lanes_taken(room, device)
+            room.door.set()
+            await asyncio.gather(*futures)
+        assert sorted(part for _, part in taken) == [1, 2, 2]
+        assert len({thread for thread, part in taken if part == 2}) == 2
+        await device.threads.call(lambda: None)  # by now every lane is free
+        await device.submit(4)
+    assert [part for _, part in taken][-1] == 1
+    assert len(taken) == 4
+
+
 @pytest.mark.parametrize("number", [2, 3])
 async def test_all_cores_are_always_taken_by_the_same_thread(number: int) -> None:
     """Each thread that ever takes them keeps a team of threads (OpenMP), and too many teams slow each other down."""

@@ -29,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from encoders.adapters.fake import FakeEncoder, FakeMemory, fake_spec
 from encoders.contract.encoder import Finished, Forward
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, UndecodableImage, VisiontowerError
-from encoders.contract.values import Encoded, Floats, Grid, Outputs, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds
 from encoders.memory.prediction import CPU
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown, Unavailable
 from service.memory.budget import Budget
@@ -39,7 +39,7 @@ from service.scheduling.device_threads import Answer, DeviceThreads
 from service.scheduling.lanes import Lanes
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
-from tests.support.device_threads import AtWork, FixedLimits, Later, RecordingMetrics
+from tests.support.device_threads import AtWork, FixedLimits, Later, RecordingMetrics, submit_made
 from tests.support.shapes import image_shape, text_shape
 
 MODELS = ["fake:first", "fake:second", "fake:third"]
@@ -142,7 +142,8 @@ class Recorder(FakeEncoder):
     def _leave_at_work(self, pixels: Pixels) -> Callable[[], Encoded]:
         numbers = [int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in pixels]
         finish = self._begin(numbers, is_poisoned=bool((pixels[:, 0, 0, 2] == 1).any()))
-        return lambda: Encoded(grid=Grid(1, 1), pooled=finish())
+        grid = self.spec.grid(ImageSize(*pixels.shape[1:3]))
+        return lambda: Encoded(grid=grid, pooled=finish())
 
     def _begin(self, numbers: list[int], *, is_poisoned: bool) -> Callable[[], Floats]:
         if self.is_removed:
@@ -153,7 +154,7 @@ class Recorder(FakeEncoder):
             self.floor.end(forward)
             if is_poisoned:
                 raise EncoderFailed("poisoned")
-            return np.array(numbers, dtype=np.float32)[:, None]
+            return np.repeat(np.array(numbers, dtype=np.float32)[:, None], 6, axis=1)
 
         return finish
 
@@ -340,7 +341,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
 
         self.submit(
             [item],
-            lambda resident: [self.threads.submit_made(resident, kind, make, pool=self.pool, deadline=item.deadline)],
+            lambda resident: [submit_made(self.threads, resident, kind, make, pool=self.pool, deadline=item.deadline)],
         )
 
     @precondition(lambda self: self.pool.work)
