@@ -69,7 +69,7 @@ class Floor:
     """Where forwards and calls are seen. Each waits for a permit before it ends."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.permits = threading.Semaphore(0)
         self.is_open = threading.Event()
         self.parts: dict[int, int] = {}  # by thread
@@ -92,6 +92,7 @@ class Floor:
             self.forwards.append(forward)
             self.at_work.append(forward)
             self.met.append(list(self.at_work))
+            self.lock.notify_all()
             if self.calls:
                 self.wrongs.append(f"{numbers} began beside a call")
         return forward
@@ -101,12 +102,24 @@ class Floor:
         with self.lock:
             self.at_work.remove(forward)
 
+    def has_work(self, most: int, timeout: float) -> bool:
+        """Whether anything is at work, or will be soon. It is given some time to be at work on as much as it may."""
+        with self.lock:
+            self.lock.wait_for(lambda: self.calls or len(self.at_work) >= most, timeout)
+            return bool(self.calls or self.at_work)
+
+    def drain(self) -> None:
+        """Take back the permits that nobody used."""
+        while self.permits.acquire(blocking=False):
+            pass
+
     @contextmanager
     def call(self) -> Iterator[None]:
         with self.lock:
             if self.at_work or self.calls:
                 self.wrongs.append("a call began beside other work")
             self.calls += 1
+            self.lock.notify_all()
         try:
             self.permit()
             yield
@@ -194,6 +207,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda loop, context: self.loop_errors.append(context))
         self.leaves_at_work = leaves_at_work
+        self.is_patient = is_patient
         self.number_of_lanes = 1 if leaves_at_work else lanes
         self.floor = Floor()
         self.metrics = RecordingMetrics(*MODELS)
@@ -232,8 +246,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
         finally:
             if not was_open:
                 self.floor.is_open.clear()
-            while self.floor.permits.acquire(blocking=False):
-                pass
+            self.floor.drain()
 
     def load(self, model: str, *, is_broken: bool = False) -> None:
         def come() -> Resident:
@@ -364,10 +377,27 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
 
     # The device, and time.
 
-    @rule(permits=st.integers(1, 4))
-    def let_forwards_run(self, permits: int) -> None:
+    @rule(permits=st.integers(1, 4), looks=st.booleans())
+    def let_forwards_run(self, permits: int, looks: bool) -> None:
+        self.floor.drain()
         self.floor.permits.release(permits)
         self.turn()
+        if looks:
+            self.something_is_at_work_if_anything_waits()
+
+    @rule()
+    def something_is_at_work_if_anything_waits(self) -> None:
+        """Unless batches have patience: then it may be for what is being made."""
+        if self.is_patient or self.is_stopped:
+            return
+        for _ in range(10_000):
+            self.turn()
+            waits = [item.future for item in self.items if item.arrival is not None]
+            if all(each.done() for each in (*waits, *self.calls)):
+                return
+            if self.floor.has_work(self.number_of_lanes + self.leaves_at_work, 0.003):
+                return
+        raise AssertionError("items wait, and nothing is at work")
 
     @rule(seconds=st.integers(1, 4))
     def tick(self, seconds: int) -> None:
