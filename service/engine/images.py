@@ -20,7 +20,8 @@ from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
 from service.memory.shape import ImageShape
-from service.scheduling.device_threads import Answer, DeviceThreads, Expected
+from service.scheduling.device_threads import DeviceThreads, Expected
+from service.scheduling.items import Answer
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import ImageStages
 

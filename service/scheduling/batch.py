@@ -41,8 +41,8 @@ class Batch:
         self.worked = False
         self._failure: EncoderFailed | None = None
         self._forward: Forward | _Texts | None = None
+        self.is_done = True
         self._try(self._begin)
-        self.is_done = self._forward is None or self._forward.is_done
 
     def wait(self) -> list[Outcome]:
         """The outcomes, once they are there."""
@@ -75,7 +75,8 @@ class Batch:
                 self._forward = self._encoder.begin(stacked, shape.outputs)
             else:
                 self._forward = _Texts(self._encoder.encode_text(stacked))
-        if self._forward.is_done:
+        self.is_done = self._forward.is_done
+        if self.is_done:
             self._take_rows()
 
     def _take_rows(self) -> None:

@@ -14,15 +14,16 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import Pixels
 from service.errors import DeadlineExceeded, DeviceLost
 from service.memory.measurement import Measurement
 from service.memory.shape import ImageShape, Shape
-from service.scheduling.batch import Batch, Outcome
+from service.scheduling.batch import Batch
 from service.scheduling.behind import may_follow
+from service.scheduling.items import Answer, Item, fail, resolve
 from service.scheduling.lanes import Lanes
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
@@ -35,31 +36,10 @@ _log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Answer(Generic[R]):
-    """One item's row, and the seconds it waited and its batch ran.
-
-    forward_s: from the batch's beginning until its rows were there. Of a batch begun behind another it includes the
-    rest of that one, so that the throughput learnt from it is never too high.
-    """
-
-    row: R
-    queue_s: float
-    forward_s: float
-
-
-@dataclass
-class _Item:
-    resident: Resident
-    payload: Any
-    future: asyncio.Future[Any]
-    ticket: int | None = None  # in the queue; under _wake
-
-
-@dataclass(frozen=True)
 class _Running:
     """A batch that was begun. started: when, on the clock."""
 
-    taken: Taken[_Item]
+    taken: Taken[Item]
     started: float
     batch: Batch
 
@@ -70,7 +50,7 @@ class Expected:
     future: ends as `DeviceThreads.submit` says. Once it is done, nobody waits for the pixels any more.
     """
 
-    def __init__(self, threads: "DeviceThreads", item: _Item, shape: ImageShape, deadline: float) -> None:
+    def __init__(self, threads: "DeviceThreads", item: Item, shape: ImageShape, deadline: float) -> None:
         self.future: asyncio.Future[Answer[Any]] = item.future
         self._threads = threads
         self._item = item
@@ -84,7 +64,7 @@ class Expected:
     def fail(self, error: Exception | None) -> None:
         """It cannot be made; None: nobody wanted it any more."""
         if error is not None:
-            self._threads.tell(_fail, [self._item.future], error)
+            self._threads.tell(fail, [self._item.future], error)
         self._threads.settle(self._item, self._shape, self._deadline, None)
 
 
@@ -111,7 +91,7 @@ class DeviceThreads:
         self._wake = threading.Condition()
         self._lanes = lanes or Lanes()  # under _wake
         self._patience = patience  # under _wake
-        self._queue: Queue[_Item] = Queue()  # under _wake
+        self._queue: Queue[Item] = Queue()  # under _wake
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
         self._wanted = 0  # items with which a batch that waits for others is begun; under _wake
         self._parts: dict[int, int] = {}  # of the cores, by lane
@@ -183,7 +163,7 @@ class DeviceThreads:
                 self._patience.expect(shape)
         return Expected(self, item, shape, deadline)
 
-    def settle(self, item: _Item, shape: ImageShape, deadline: float, payload: Pixels | None) -> None:
+    def settle(self, item: Item, shape: ImageShape, deadline: float, payload: Pixels | None) -> None:
         """An expected item has its payload, or none. On any thread."""
         patience = self._patience
         with self._wake:
@@ -203,9 +183,9 @@ class DeviceThreads:
             try:
                 result = function()
             except Exception as error:
-                self.tell(_fail, [future], error)
+                self.tell(fail, [future], error)
             else:
-                self.tell(_resolve, future, result)
+                self.tell(resolve, future, result)
 
         with self._wake:
             self._calls.append(run)
@@ -218,7 +198,7 @@ class DeviceThreads:
         To come: an image of an admitted request may be on its way through decode and preprocess.
         """
         self._refusal = error
-        _fail(list(self._open), error)
+        fail(list(self._open), error)
         with self._wake:
             self._queue.clear()
 
@@ -237,9 +217,9 @@ class DeviceThreads:
             return False
         return True
 
-    def _item(self, resident: Resident, payload: Any) -> _Item:
+    def _item(self, resident: Resident, payload: Any) -> Item:
         """Not queued yet. Raises as `_promise`."""
-        item = _Item(resident, payload, self._promise())
+        item = Item(resident, payload, self._promise())
         item.future.add_done_callback(partial(self._forget, item))
         return item
 
@@ -252,7 +232,7 @@ class DeviceThreads:
         future.add_done_callback(self._open.discard)
         return future
 
-    def _forget(self, item: _Item, future: asyncio.Future[Any]) -> None:
+    def _forget(self, item: Item, future: asyncio.Future[Any]) -> None:
         """Nobody waits for a cancelled item: take it out of the queue."""
         if future.cancelled():
             with self._wake:
@@ -328,11 +308,11 @@ class DeviceThreads:
             self._wake.notify_all()  # the rest is another lane's to wait with
         return partial(self._run, lane, taken, part), None
 
-    def _tell_expired(self, taken: Taken[_Item]) -> None:
+    def _tell_expired(self, taken: Taken[Item]) -> None:
         for late in taken.expired:
-            self.tell(_fail, [late.item.future], DeadlineExceeded())
+            self.tell(fail, [late.item.future], DeadlineExceeded())
 
-    def _run(self, lane: int, taken: Taken[_Item], part: int) -> None:
+    def _run(self, lane: int, taken: Taken[Item], part: int) -> None:
         """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""
         if self._parts.get(lane) != part:
             self._parts[lane] = part
@@ -346,7 +326,7 @@ class DeviceThreads:
                     self._lanes.go_on(lane, now=self._clock())
             running = following
 
-    def _begin(self, taken: Taken[_Item]) -> _Running:
+    def _begin(self, taken: Taken[Item]) -> _Running:
         started = self._clock()
         payloads = []
         for waiting in taken.batch:
@@ -411,12 +391,10 @@ class DeviceThreads:
             self.abandon(DeviceLost())
 
 
-# On the event loop again. A future may be done already: its caller left, or the drain deadline passed.
-
-
 def _deliver(
     futures: Sequence[asyncio.Future[Any]], outcomes: Sequence[Outcome], waits: Sequence[float], forward_s: float
 ) -> None:
+    """On the event loop: each future gets its answer or its error, unless nobody waits for it any more."""
     for future, outcome, queue_s in zip(futures, outcomes, waits, strict=True):
         if future.done():
             continue
@@ -424,14 +402,3 @@ def _deliver(
             future.set_exception(outcome)
         else:
             future.set_result(Answer(outcome, queue_s, forward_s))
-
-
-def _resolve(future: asyncio.Future[Any], result: object) -> None:
-    if not future.done():
-        future.set_result(result)
-
-
-def _fail(futures: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
-    for future in futures:
-        if not future.done():
-            future.set_exception(error)

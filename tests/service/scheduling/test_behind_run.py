@@ -13,7 +13,7 @@ from encoders.contract.encoder import Forward
 from encoders.contract.errors import EncoderFailed
 from encoders.contract.values import Encoded, Outputs, Pixels
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
-from service.scheduling.device_threads import Answer
+from service.scheduling.items import Answer
 from service.scheduling.resident import Resident
 from tests.support.device_threads import AtWork, alone, running
 from tests.support.shapes import image_shape

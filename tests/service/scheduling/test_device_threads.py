@@ -17,7 +17,7 @@ from encoders.contract.errors import EncoderFailed, UndecodableImage, Visiontowe
 from encoders.contract.values import Encoded, Outputs, Pixels, TokenKind
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown
 from service.memory.shape import Shape
-from service.scheduling.device_threads import Answer
+from service.scheduling.items import Answer
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
 from tests.support.device_threads import NEVER, SHAPE, TEXT, Device, Gate, Later, alone, image, running

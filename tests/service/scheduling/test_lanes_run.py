@@ -16,7 +16,7 @@ from encoders.adapters.fake import FakeEncoder
 from encoders.contract.values import Encoded, Outputs, Pixels
 from service.errors import DeviceLost
 from service.memory.shape import Shape
-from service.scheduling.device_threads import Answer
+from service.scheduling.items import Answer
 from service.scheduling.lanes import Lanes
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident

@@ -35,7 +35,8 @@ from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown, Unavailab
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.shape import ImageShape, Shape
-from service.scheduling.device_threads import Answer, DeviceThreads
+from service.scheduling.device_threads import DeviceThreads
+from service.scheduling.items import Answer
 from service.scheduling.lanes import Lanes
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident

@@ -1,0 +1,49 @@
+"""Items that wait for a device thread, and how the futures end through which the event loop waits for them."""
+
+import asyncio
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from service.scheduling.resident import Resident
+
+R = TypeVar("R")
+
+
+@dataclass(frozen=True)
+class Answer(Generic[R]):
+    """One item's row, and the seconds it waited and its batch ran.
+
+    forward_s: from the batch's beginning until its rows were there. Of a batch begun behind another it includes the
+    rest of that one, so that the throughput learnt from it is never too high.
+    """
+
+    row: R
+    queue_s: float
+    forward_s: float
+
+
+@dataclass
+class Item:
+    """An image's pixels or a text's ids, for an encoder; None while the pixels are being made."""
+
+    resident: Resident
+    payload: Any
+    future: asyncio.Future[Any]
+    ticket: int | None = None  # in the queue; under _wake
+
+
+# On the event loop. A future may be done already: its caller left, or the drain deadline passed.
+
+
+def resolve(future: asyncio.Future[Any], result: object) -> None:
+    """The result of a call."""
+    if not future.done():
+        future.set_result(result)
+
+
+def fail(futures: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
+    """All of them end with this error."""
+    for future in futures:
+        if not future.done():
+            future.set_exception(error)
