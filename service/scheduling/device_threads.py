@@ -21,7 +21,7 @@ from encoders.contract.values import Pixels
 from service.errors import DeadlineExceeded, DeviceLost
 from service.memory.measurement import Measurement
 from service.memory.shape import ImageShape, Shape
-from service.scheduling.batch import Batch
+from service.scheduling.batch import Batch, Outcome
 from service.scheduling.behind import may_follow
 from service.scheduling.items import Answer, Item, fail, resolve
 from service.scheduling.lanes import Lanes
