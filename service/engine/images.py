@@ -18,7 +18,7 @@ from encoders.contract.values import Encoded, Pixels
 from encoders.images.pixels import decode_for
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
-from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
+from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
 from service.memory.shape import ImageShape
 from service.scheduling.device_threads import Answer, DeviceThreads, Expected
 from service.scheduling.resident import Resident
@@ -124,7 +124,10 @@ class Images:
             if isinstance(source, ImageUrl):
                 source = await self._fetch(source, spent)
             expected = self._threads.expect(resident, shape, deadline=deadline)
-            self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
+            try:
+                self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
+            except RuntimeError:  # the pool has ended with the engine
+                expected.fail(ShuttingDown())
             return await expected.future
         except VisiontowerError as error:
             return error

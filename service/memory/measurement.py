@@ -12,6 +12,7 @@ from service.telemetry.metrics import Metrics
 _FIRST = 2
 """Where measuring slows a forward, so many forwards of each shape are measured: more would find the same."""
 _SHAPES = 10_000
+"""Shapes whose forwards are counted."""
 
 
 class Measurement:
@@ -42,19 +43,21 @@ class Measurement:
         if has_cap:
             self._budget.ran(shape, batch)
         if not self._memory.reads_freely:
-            self._forwards[shape] += 1
-            if self._forwards[shape] >= _FIRST and not has_cap:
-                self._settle(shape)
+            self._count(shape, has_cap=has_cap)
 
     def ran_out(self, shape: Shape, batch: int) -> None:
         """A forward found no room. From now on this shape's forwards are watched until its ceiling is forgotten."""
-        self.settled.discard(shape)
         self._budget.ran_out(shape, batch)
+        self.settled.discard(shape)
         self._metrics.out_of_memory(shape.model)
         self._memory.release()
 
-    def _settle(self, shape: Shape) -> None:
-        if len(self.settled) > _SHAPES:
+    def _count(self, shape: Shape, *, has_cap: bool) -> None:
+        if len(self._forwards) > _SHAPES:
             self.settled.clear()
             self._forwards.clear()
-        self.settled.add(shape)
+        self._forwards[shape] += 1
+        if self._forwards[shape] >= _FIRST and not has_cap:
+            self.settled.add(shape)
+            if shape in self._budget.caps:  # it ran out meanwhile, in another lane
+                self.settled.discard(shape)

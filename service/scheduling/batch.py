@@ -80,8 +80,9 @@ class Batch:
 
     def _take_rows(self) -> None:
         """Raises what the encoder raises, or EncoderFailed if it does not give a row for each item."""
-        assert self._forward is not None
-        rows, model, count = self._forward.wait(), self._shape.model, len(self._payloads)
+        forward, self._forward = self._forward, None  # let go of: it may hold its outputs on the device
+        assert forward is not None
+        rows, model, count = forward.wait(), self._shape.model, len(self._payloads)
         outcomes: list[Outcome] = []
         if isinstance(rows, Encoded) and isinstance(self._shape, ImageShape):
             shape = self._shape

@@ -379,7 +379,8 @@ class DeviceThreads:
         for waiting in taken.batch:
             futures.append(waiting.item.future)
             waits.append(running.started - waiting.since)
-        self._limits.ran(shape, items, forward_s)
+        if batch.worked:  # a failure may be quick, and says nothing of how fast forwards are
+            self._limits.ran(shape, items, forward_s)
         self._metrics.forward(
             shape.model,
             size=shape.size if isinstance(shape, ImageShape) else None,

@@ -1,6 +1,7 @@
 """Device threads of which a test sets the limits, the clock and the order."""
 
 import asyncio
+import math
 import threading
 import time
 from collections.abc import AsyncIterator, Callable, Collection
@@ -11,17 +12,17 @@ from functools import partial
 from typing import Any
 
 import numpy as np
-from service.scheduling.throughput import Throughput
 
 from encoders.adapters.fake import FakeEncoder, FakeMemory
+from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, ImageSize, Pixels
 from encoders.memory.prediction import CPU
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.shape import ImageShape, Shape
-from service.scheduling.device_threads import DeviceThreads
+from service.scheduling.device_threads import DeviceThreads, Expected
 from service.scheduling.lanes import Lanes
-from service.scheduling.limits import BatchLimits
+from service.scheduling.limits import BatchLimits, Limit
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import Metrics
@@ -35,25 +36,24 @@ TEXT = text_shape()
 class FixedLimits(BatchLimits):
     """Ceilings that a test sets, one for all shapes or by shape. alone: shapes that may have nothing beside them.
 
-    learnt: the forwards that it was told of; they change nothing.
+    learnt: the forwards that it was told of; they change no ceiling.
     """
 
     def __init__(self, ceiling: int | Callable[[Shape], int] = 8, *, alone: Collection[Shape] = ()) -> None:
-        super().__init__(Budget(limit=2**60, overhead=CPU), Throughput(longest_s=1.0))
+        super().__init__(Budget(limit=2**60, overhead=CPU), longest_s=math.inf)
         self._fixed = ceiling
         self._alone = alone
         self.learnt: list[tuple[Shape, int, float]] = []
 
-    def ceiling(self, shape: Shape) -> int:
-        return self._fixed if isinstance(self._fixed, int) else self._fixed(shape)
-
-    def runs_alone(self, shape: Shape) -> bool:
-        return shape in self._alone
+    def of(self, shape: Shape) -> Limit:
+        ceiling = self._fixed if isinstance(self._fixed, int) else self._fixed(shape)
+        return Limit(ceiling, shape in self._alone, super().of(shape).forward_s)
 
     def is_full(self, shape: Shape, items: int) -> bool:
-        return items >= self.ceiling(shape)
+        return items >= self.of(shape).ceiling
 
     def ran(self, shape: Shape, items: int, seconds: float) -> None:
+        super().ran(shape, items, seconds)
         self.learnt.append((shape, items, seconds))
 
 
@@ -137,6 +137,37 @@ def image(value: int, shape: ImageShape = SHAPE) -> Pixels:
     return np.full((*shape.size, 3), value, dtype=np.uint8)
 
 
+def submit_made(
+    threads: DeviceThreads,
+    resident: Resident,
+    shape: ImageShape,
+    make: Callable[[], Pixels],
+    *,
+    pool: Executor,
+    deadline: float = NEVER,
+) -> asyncio.Future[Any]:
+    """Submit an image that is made on a pool, as the engine's Images do."""
+    expected = threads.expect(resident, shape, deadline=deadline)
+    pool.submit(_fill, expected, make)
+    return expected.future
+
+
+def _fill(expected: Expected, make: Callable[[], Pixels]) -> None:
+    if expected.future.done():
+        expected.fail(None)
+        return
+    try:
+        pixels = make()
+    except VisiontowerError as error:
+        expected.fail(error)
+    except BaseException as error:
+        failed = EncoderFailed("could not prepare the image")
+        failed.__cause__ = error
+        expected.fail(failed)
+    else:
+        expected.fill(pixels)
+
+
 def alone(value: int, shape: ImageShape = SHAPE) -> Any:
     """The pooled vector that the fake encoder gives an image by itself."""
     return FakeEncoder().encode(image(value, shape)[None], shape.outputs).row(0).pooled
@@ -166,7 +197,7 @@ class Device:
     ) -> asyncio.Future[Any]:
         """make: the image's value, or what makes it."""
         function = partial(image, make, shape) if isinstance(make, int) else make
-        return self.threads.submit_made(self.resident, shape, function, pool=pool, deadline=NEVER)
+        return submit_made(self.threads, self.resident, shape, function, pool=pool)
 
     @asynccontextmanager
     async def occupied(self) -> AsyncIterator[None]:

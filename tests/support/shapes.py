@@ -15,14 +15,14 @@ def image_shape(
     """Images of `side` x `side` pixels, or of `height` x `side`. Each call makes a shape of its own."""
     size = ImageSize(height or side, side)
     if cost is None:
-        cost = FakeEncoder(fake_spec(model)).cost(size, outputs, device="cpu")
+        cost = FakeEncoder(fake_spec(model)).blueprint.cost(size, outputs, device="cpu")
     return ImageShape(model, size, outputs, cost)
 
 
 def text_shape(model: str = MODEL, *, cost: Cost | None = None) -> TextShape:
     """Each call makes a shape of its own."""
     if cost is None:
-        cost = FakeEncoder(fake_spec(model)).text_cost(device="cpu")
+        cost = FakeEncoder(fake_spec(model)).blueprint.text_cost(device="cpu")
     return TextShape(model, cost)
 
 

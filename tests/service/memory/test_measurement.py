@@ -1,15 +1,18 @@
 """What is made of forwards on a device that counts bytes."""
 
+import weakref
+from typing import Any
+
 import pytest
 
 from encoders.adapters.fake import FakeEncoder, FakeMemory
 from encoders.contract.encoder import Forward
-from encoders.contract.errors import OutOfMemory
+from encoders.contract.errors import EncoderFailed, OutOfMemory
 from encoders.contract.values import Encoded, Outputs, Pixels
 from encoders.memory.prediction import CPU
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
-from service.memory.shape import ImageShape
+from service.memory.shape import ImageShape, Shape
 from service.scheduling.batch import Batch
 from service.telemetry.metrics import Metrics
 from tests.support.device_threads import SHAPE, AtWork, image
@@ -83,7 +86,7 @@ def test_an_out_of_memory_found_when_it_is_waited_for_is_recovered_from_and_reme
     bench.card.room = 2
     outcomes = bench.begin(4).wait()
     assert [type(outcome) for outcome in outcomes] == [Encoded] * 4
-    assert bench.budget.ceiling(SHAPE) == 2
+    assert bench.budget.allowance(SHAPE).ceiling == 2
     assert bench.sample("out_of_memory_total") == 1
 
 
@@ -92,7 +95,7 @@ def test_an_out_of_memory_found_when_it_is_begun_is_recovered_from_and_remembere
     bench.memory.limit(SHAPE.cost.requested(2))
     outcomes = bench.begin(8).wait()
     assert [type(outcome) for outcome in outcomes] == [Encoded] * 8
-    assert bench.budget.ceiling(SHAPE) == 2
+    assert bench.budget.allowance(SHAPE).ceiling == 2
     assert bench.sample("out_of_memory_total") == bench.memory.failures == 3
 
 
@@ -109,7 +112,7 @@ def test_full_batches_that_find_room_let_a_lowered_ceiling_grow() -> None:
     bench.budget.ran_out(SHAPE, 4)
     for _ in range(8):
         bench.begin(2).wait()
-    assert bench.budget.ceiling(SHAPE) == 3
+    assert bench.budget.allowance(SHAPE).ceiling == 3
 
 
 def test_where_reading_is_free_every_forward_is_measured() -> None:
@@ -138,11 +141,88 @@ def test_a_forward_that_is_not_measured_counts_as_one_that_found_room() -> None:
     bench.budget.ran_out(SHAPE, 4)
     for _ in range(8):
         bench.begin(2).wait()
-    assert bench.budget.ceiling(SHAPE) == 3
+    assert bench.budget.allowance(SHAPE).ceiling == 3
 
 
 def test_where_nothing_was_predicted_nothing_is_told() -> None:
     bench = Bench()
     shape = image_shape(cost=linear(0))
-    bench.measurement.ran(shape, 1, 5)
+    with bench.measurement.forward(shape, 1):
+        bench.memory.take(5, by=MODEL)
     assert bench.sample("vram_prediction_ratio") is None
+    assert bench.budget.excess(MODEL, 100) == 0
+
+
+def test_a_forward_that_fails_says_nothing() -> None:
+    bench = Bench(Slow())
+    bench.budget.ran_out(SHAPE, 2)
+
+    def fail(batch: int) -> None:
+        bench.memory.take(10**6, by=MODEL)
+        bench.memory.give(10**6)
+        raise EncoderFailed("broken")
+
+    bench.card.before = fail
+    for _ in range(10):
+        assert [type(outcome) for outcome in bench.begin(1).wait()] == [EncoderFailed]
+    assert bench.sample("vram_prediction_ratio") is None
+    assert bench.budget.excess(MODEL, 100) == 0
+    assert bench.budget.allowance(SHAPE).ceiling == 1
+    assert bench.measurement.settled == set()
+
+
+def test_where_reading_slows_a_forward_a_shape_is_settled_after_two_and_where_it_is_free_never() -> None:
+    for bench, settled in ((Bench(Slow()), {SHAPE}), (Bench(), set[Shape]())):
+        bench.begin(1).wait()
+        assert bench.measurement.settled == set()
+        for _ in range(2):
+            bench.begin(1).wait()
+            assert bench.measurement.settled == settled
+
+
+def test_a_shape_that_ran_out_is_not_settled_again_before_its_ceiling_is_forgotten() -> None:
+    bench = Bench(Slow())
+    for _ in range(2):
+        bench.begin(1).wait()
+    bench.measurement.ran_out(SHAPE, 4)
+    assert bench.measurement.settled == set()
+    for _ in range(8):
+        bench.begin(2).wait()
+    assert bench.budget.allowance(SHAPE).ceiling == 3
+    assert bench.measurement.settled == set()
+    bench.budget.caps.clear()
+    bench.begin(1).wait()
+    assert bench.measurement.settled == {SHAPE}
+
+
+@pytest.mark.parametrize("forwards", [1, 2])
+def test_shapes_are_kept_up_to_a_bound(forwards: int) -> None:
+    """Those that are asked for once, too."""
+    bench = Bench(Slow())
+    shapes: list[weakref.ref[Shape]] = []
+    for _ in range(10_100):
+        shape = image_shape(cost=SHAPE.cost)
+        shapes.append(weakref.ref(shape))
+        for _ in range(forwards):
+            with bench.measurement.forward(shape, 1):
+                pass
+    assert sum(each() is not None for each in shapes) <= 10_001
+    assert (shape in bench.measurement.settled) == (forwards == 2)
+
+
+def test_a_shape_that_runs_out_in_one_lane_while_a_forward_of_it_ends_in_another_is_not_settled() -> None:
+    """Else its ceiling would never grow again."""
+    bench = Bench(Slow())
+
+    class Caps(dict[Shape, Any]):
+        def __contains__(self, shape: object) -> bool:
+            answer = super().__contains__(shape)
+            if not self:
+                bench.measurement.ran_out(SHAPE, 4)
+            return answer
+
+    bench.begin(1).wait()
+    bench.budget.caps = Caps()
+    bench.begin(1).wait()
+    assert bench.budget.caps
+    assert bench.measurement.settled == set()

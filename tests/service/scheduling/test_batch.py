@@ -3,6 +3,7 @@
 import weakref
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,14 +11,14 @@ import pytest
 from encoders.adapters.fake import FakeEncoder, FakeMemory
 from encoders.contract.encoder import Forward
 from encoders.contract.errors import EncoderFailed, OutOfMemory
-from encoders.contract.values import Encoded, Outputs, Pixels
+from encoders.contract.values import Encoded, Floats, Grid, Outputs, Pixels, TokenIds, TokenKind
 from encoders.memory.prediction import CPU
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.scheduling.batch import Batch, Outcome
 from service.telemetry.metrics import Metrics
 from tests.support.device_threads import SHAPE, TEXT, AtWork, alone, image
-from tests.support.shapes import MODEL
+from tests.support.shapes import MODEL, image_shape
 
 POISON = 255
 
@@ -65,7 +66,8 @@ class Bench:
     def __post_init__(self) -> None:
         self.budget = Budget(limit=2**40, overhead=CPU)
         self.metrics = Metrics([MODEL], refusals=())
-        self.measurement = Measurement(FakeMemory(2**40), self.budget, self.metrics)
+        self.memory = FakeMemory(2**40)
+        self.measurement = Measurement(self.memory, self.budget, self.metrics)
 
     def begin(self, *values: int) -> Batch:
         return Batch(self.encoder, SHAPE, [image(value) for value in values], self.measurement)
@@ -141,17 +143,102 @@ def test_what_ends_a_thread_is_not_an_encoder_s_failure(step: str, error: type[B
         Bench(Card(on={step: raising(error())})).run(POISON)
 
 
-def test_a_wrong_number_of_rows_is_a_failure_of_the_encoder() -> None:
-    encoder = FakeEncoder(after=lambda encoded: replace(encoded, pooled=np.zeros((5, 6), np.float32)))
-    (outcome,) = Bench(encoder).run(1)
+def answering(**changes: Any) -> FakeEncoder:
+    """Its answers are not what it should give."""
+    return FakeEncoder(after=lambda encoded: replace(encoded, **changes))
+
+
+@pytest.mark.parametrize("leaves_at_work", [False, True])
+@pytest.mark.parametrize(
+    ("encoder", "wrong"),
+    [
+        (answering(pooled=np.zeros((5, 6), np.float32)), "pooled: 5x6, must be 1x6"),
+        (answering(pooled=np.zeros((1, 7), np.float32)), "pooled: 1x7, must be 1x6"),
+        (answering(pooled=None), "pooled: none, must be 1x6"),
+        (answering(tokens=np.zeros((1, 1, 12), np.float32)), "tokens: 1x1x12, must be none"),
+        (answering(grid=Grid(2, 1)), "grid: 2x1, must be 1x1"),
+    ],
+    ids=["rows", "width", "nothing", "more than was asked", "grid"],
+)
+def test_rows_that_the_spec_does_not_announce_are_a_failure_of_the_encoder(
+    encoder: FakeEncoder, wrong: str, leaves_at_work: bool
+) -> None:
+    if leaves_at_work:
+        card = Card(on={})
+        card.after = encoder.after
+        encoder = card
+    batch = Bench(encoder).begin(1)
+    (outcome,) = batch.wait()
+    assert type(outcome) is EncoderFailed
+    assert f"fake:vit gave rows that its spec does not announce: {wrong}." in str(outcome)
+    assert not batch.worked
+
+
+def test_tokens_are_given_with_the_grid_and_the_prefix_of_each_image() -> None:
+    encoder, shape = FakeEncoder(), image_shape(side=16, outputs=Outputs(tokens=TokenKind.HIDDEN, pooled=True))
+    pixels = [image(value, shape) for value in (1, 2)]
+    outcomes = Batch(encoder, shape, pixels, Bench(encoder).measurement).wait()
+    for outcome, each in zip(outcomes, pixels, strict=True):
+        row = encoder.encode(each[None], shape.outputs).row(0)
+        assert isinstance(outcome, Encoded)
+        assert (outcome.grid, outcome.prefix_tokens) == (Grid(2, 2), 1)
+        np.testing.assert_allclose(np.asarray(outcome.tokens), np.asarray(row.tokens), rtol=1e-6)
+        np.testing.assert_allclose(np.asarray(outcome.pooled), np.asarray(row.pooled), rtol=1e-6)
+
+
+def test_a_wrong_number_of_rows_of_texts_is_a_failure_of_the_encoder() -> None:
+    class Generous(FakeEncoder):
+        def encode_text(self, ids: TokenIds) -> Floats:
+            return np.zeros((5, 6), np.float32)
+
+    encoder = Generous()
+    (outcome,) = Batch(encoder, TEXT, list(encoder.tokenize(["one"])), Bench(encoder).measurement).wait()
     assert isinstance(outcome, EncoderFailed)
     assert "5 rows for 1" in str(outcome)
 
 
+def test_whether_any_item_has_a_row_is_known() -> None:
+    bench = Bench(Card(on={"wait": raising(EncoderFailed("broken"))}))
+    for values, works in [((1,), True), ((POISON,), False), ((POISON, 1), True), ((POISON, POISON), False)]:
+        batch = bench.begin(*values)
+        assert not batch.worked
+        batch.wait()
+        assert batch.worked is works
+
+
+def test_outcomes_are_there_when_they_are_known_and_the_forward_runs_once() -> None:
+    bench = Bench(FakeEncoder())
+    batch = bench.begin(1, 2)
+    assert batch.worked
+    assert batch.outcomes is not None
+    assert batch.outcomes is batch.wait()
+    card = Card(on={})
+    batch = Bench(card).begin(1)
+    assert batch.outcomes is None
+    assert batch.wait() is batch.wait() is batch.outcomes
+    assert card.log == [("begin", [1]), ("wait", [1])]
+
+
+@pytest.mark.parametrize("reads_freely", [True, False])
+def test_a_shape_that_ran_out_where_it_was_not_measured_any_more_is_watched_again(reads_freely: bool) -> None:
+    bench = Bench(Card(on={"begin": raising(OutOfMemory(encoder=MODEL), above=2)}))
+    bench.memory.reads_freely = reads_freely
+    for _ in range(3):
+        bench.run(1)
+    assert bench.measurement.settled == (set() if reads_freely else {SHAPE})
+    bench.run(1, 2, 3)
+    assert bench.measurement.settled == set()
+    for _ in range(8):
+        bench.run(1)
+    assert bench.budget.allowance(SHAPE).ceiling == 2
+
+
 def test_inputs_that_do_not_stack_are_a_failure_of_the_batch_and_each_is_tried_alone() -> None:
+    encoder = FakeEncoder()
     payloads = [np.zeros((8, 8, 3), np.uint8), np.zeros((16, 8, 3), np.uint8)]
-    outcomes = Batch(FakeEncoder(), SHAPE, payloads, Bench(FakeEncoder()).measurement).wait()
-    assert [type(outcome) for outcome in outcomes] == [Encoded, Encoded]
+    outcomes = Batch(encoder, SHAPE, payloads, Bench(encoder).measurement).wait()
+    assert [type(outcome) for outcome in outcomes] == [Encoded, EncoderFailed]
+    assert encoder.batches == [1, 1]
 
 
 class Tensor:
@@ -229,19 +316,19 @@ def test_a_batch_the_device_has_no_room_for_is_halved_counted_and_remembered(ste
     outcomes = bench.run(0, 1, 2, 3, 4, 5, 6, 7)
     assert [is_its_row(outcome, value) for value, outcome in enumerate(outcomes)] == [True] * 8
     assert bench.out_of_memory == 3
-    assert bench.budget.ceiling(SHAPE) == 2
+    assert bench.budget.allowance(SHAPE).ceiling == 2
 
 
 def test_one_item_the_device_has_no_room_for_fails_and_is_counted() -> None:
     bench = Bench(Card(on={"begin": raising(OutOfMemory(encoder=MODEL))}))
     assert [type(outcome) for outcome in bench.run(POISON)] == [OutOfMemory]
     assert bench.out_of_memory == 1
-    assert bench.budget.ceiling(SHAPE) == 1
+    assert bench.budget.allowance(SHAPE).ceiling == 1
 
 
 def test_another_failure_is_no_lack_of_room() -> None:
     bench = Bench(Card(on={"wait": raising(EncoderFailed("broken"))}))
-    before = bench.budget.ceiling(SHAPE)
+    before = bench.budget.allowance(SHAPE).ceiling
     bench.run(1, POISON)
     assert bench.out_of_memory == 0
-    assert bench.budget.ceiling(SHAPE) == before
+    assert bench.budget.allowance(SHAPE).ceiling == before

@@ -14,7 +14,7 @@ def line_of(items: int, shape: Shape = IMAGES, *, deadline: float = float("inf")
     queue: Queue[int] = Queue()
     for item in range(items):
         queue.put(shape, item, now=0.0, deadline=deadline)
-    line = queue.next_line
+    line = queue.next_line()
     assert line is not None
     return line
 

@@ -40,13 +40,14 @@ def test_the_only_lane_takes_all_cores_in_any_case() -> None:
 
 def test_lanes_are_free_when_all_have_left() -> None:
     lanes = Lanes(2)
-    assert lanes.are_free
+    assert lanes.busy == 0
     lanes.enter(0, now=0.0, alone=False)
     lanes.enter(1, now=0.0, alone=False)
+    assert lanes.busy == 2
     assert lanes.leave(0)
-    assert not lanes.are_free
+    assert lanes.busy == 1
     assert lanes.leave(1)
-    assert lanes.are_free
+    assert lanes.busy == 0
 
 
 def test_a_lane_leaves_once() -> None:
@@ -70,13 +71,16 @@ def test_busy_is_the_lane_that_is_longest_at_its_work() -> None:
 
 
 @given(number=st.integers(1, 5), data=st.data())
-def test_of_the_free_lanes_exactly_one_is_the_first(number: int, data: st.DataObject) -> None:
+def test_the_next_work_is_for_the_free_lane_of_the_lowest_number(number: int, data: st.DataObject) -> None:
     lanes = Lanes(number)
     entered = data.draw(st.sets(st.integers(0, number - 1)))
     for lane in entered:
         lanes.enter(lane, now=0.0, alone=False)
-    free = [lane for lane in range(number) if lane not in entered]
-    assert [lane for lane in free if lanes.is_first(lane)] == free[:1]
+    assert lanes.next == min(set(range(number)) - entered, default=number)
+    left = data.draw(st.sets(st.sampled_from(sorted(entered)))) if entered else set()
+    for lane in left:
+        assert lanes.leave(lane)
+    assert lanes.next == min(set(range(number)) - (entered - left), default=number)
 
 
 @given(number=st.integers(1, 4), waiting=st.integers(1, 200))

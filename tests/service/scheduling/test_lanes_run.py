@@ -141,18 +141,27 @@ async def test_a_set_above_its_ceiling_is_split_in_order_and_a_free_lane_takes_t
 async def test_what_another_lane_leaves_behind_is_not_left_waiting() -> None:
     """Patience ends in one lane, which takes its batch: the other lane must be told of what is left."""
     now, room, pool = [0.0], Room(), Later()
+    looked = threading.Semaphore(0)
 
     def tick(batch: int) -> None:
         now[0] += 0.005
 
+    def clock() -> float:
+        looked.release()
+        return now[0]
+
     room.before = tick
-    async with lanes(room, clock=lambda: now[0]) as device:
+    async with lanes(room, clock=clock) as device:
         await device.submit(0)
         await device.threads.call(lambda: None)
         room.door.clear()
         first, never_made = (device.submit_made(value, pool=pool) for value in (1, 2))
         pool.step()
         later = device.submit(3, LARGE)
+        while looked.acquire(blocking=False):
+            pass
+        for _ in range(3):  # the one lane looks again and again, and by now the other sleeps
+            assert await asyncio.to_thread(looked.acquire, timeout=30)
         now[0] += 0.02
         await room.holds(1, 3)
         room.door.set()
@@ -210,6 +219,25 @@ async def test_an_item_is_not_all_there_is_while_another_is_on_its_way() -> None
         pool.run()
         await coming
     assert parts == [2, 1]
+
+
+async def test_cores_are_taken_only_when_a_lane_s_part_changes() -> None:
+    taken: list[tuple[int, int]] = []
+    room = Room()
+    async with lanes(room, take_cores=lambda part: taken.append((threading.get_ident(), part))) as device:
+        for value in (1, 2, 3):
+            await device.submit(value)
+        assert [part for _, part in taken] == [1]
+        for _ in range(3):
+            futures = await both_lanes_taken(room, device)
+            room.door.set()
+            await asyncio.gather(*futures)
+        assert sorted(part for _, part in taken) == [1, 2, 2]
+        assert len({thread for thread, part in taken if part == 2}) == 2
+        await device.threads.call(lambda: None)  # by now every lane is free
+        await device.submit(4)
+    assert [part for _, part in taken][-1] == 1
+    assert len(taken) == 4
 
 
 @pytest.mark.parametrize("number", [2, 3])

@@ -29,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from encoders.adapters.fake import FakeEncoder, FakeMemory, fake_spec
 from encoders.contract.encoder import Finished, Forward
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, UndecodableImage, VisiontowerError
-from encoders.contract.values import Encoded, Floats, Grid, Outputs, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds
 from encoders.memory.prediction import CPU
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown, Unavailable
 from service.memory.budget import Budget
@@ -39,7 +39,7 @@ from service.scheduling.device_threads import Answer, DeviceThreads
 from service.scheduling.lanes import Lanes
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
-from tests.support.device_threads import AtWork, FixedLimits, Later, RecordingMetrics
+from tests.support.device_threads import AtWork, FixedLimits, Later, RecordingMetrics, submit_made
 from tests.support.shapes import image_shape, text_shape
 
 MODELS = ["fake:first", "fake:second", "fake:third"]
@@ -69,7 +69,7 @@ class Floor:
     """Where forwards and calls are seen. Each waits for a permit before it ends."""
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self.lock = threading.Condition()
         self.permits = threading.Semaphore(0)
         self.is_open = threading.Event()
         self.parts: dict[int, int] = {}  # by thread
@@ -92,6 +92,7 @@ class Floor:
             self.forwards.append(forward)
             self.at_work.append(forward)
             self.met.append(list(self.at_work))
+            self.lock.notify_all()
             if self.calls:
                 self.wrongs.append(f"{numbers} began beside a call")
         return forward
@@ -101,12 +102,24 @@ class Floor:
         with self.lock:
             self.at_work.remove(forward)
 
+    def has_work(self, most: int, timeout: float) -> bool:
+        """Whether anything is at work, or will be soon. It is given some time to be at work on as much as it may."""
+        with self.lock:
+            self.lock.wait_for(lambda: self.calls or len(self.at_work) >= most, timeout)
+            return bool(self.calls or self.at_work)
+
+    def drain(self) -> None:
+        """Take back the permits that nobody used."""
+        while self.permits.acquire(blocking=False):
+            pass
+
     @contextmanager
     def call(self) -> Iterator[None]:
         with self.lock:
             if self.at_work or self.calls:
                 self.wrongs.append("a call began beside other work")
             self.calls += 1
+            self.lock.notify_all()
         try:
             self.permit()
             yield
@@ -142,7 +155,8 @@ class Recorder(FakeEncoder):
     def _leave_at_work(self, pixels: Pixels) -> Callable[[], Encoded]:
         numbers = [int(row[0, 0, 0]) * 256 + int(row[0, 0, 1]) for row in pixels]
         finish = self._begin(numbers, is_poisoned=bool((pixels[:, 0, 0, 2] == 1).any()))
-        return lambda: Encoded(grid=Grid(1, 1), pooled=finish())
+        grid = self.spec.grid(ImageSize(*pixels.shape[1:3]))
+        return lambda: Encoded(grid=grid, pooled=finish())
 
     def _begin(self, numbers: list[int], *, is_poisoned: bool) -> Callable[[], Floats]:
         if self.is_removed:
@@ -153,7 +167,7 @@ class Recorder(FakeEncoder):
             self.floor.end(forward)
             if is_poisoned:
                 raise EncoderFailed("poisoned")
-            return np.array(numbers, dtype=np.float32)[:, None]
+            return np.repeat(np.array(numbers, dtype=np.float32)[:, None], 6, axis=1)
 
         return finish
 
@@ -193,6 +207,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
         self.loop = asyncio.new_event_loop()
         self.loop.set_exception_handler(lambda loop, context: self.loop_errors.append(context))
         self.leaves_at_work = leaves_at_work
+        self.is_patient = is_patient
         self.number_of_lanes = 1 if leaves_at_work else lanes
         self.floor = Floor()
         self.metrics = RecordingMetrics(*MODELS)
@@ -231,8 +246,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
         finally:
             if not was_open:
                 self.floor.is_open.clear()
-            while self.floor.permits.acquire(blocking=False):
-                pass
+            self.floor.drain()
 
     def load(self, model: str, *, is_broken: bool = False) -> None:
         def come() -> Resident:
@@ -340,7 +354,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
 
         self.submit(
             [item],
-            lambda resident: [self.threads.submit_made(resident, kind, make, pool=self.pool, deadline=item.deadline)],
+            lambda resident: [submit_made(self.threads, resident, kind, make, pool=self.pool, deadline=item.deadline)],
         )
 
     @precondition(lambda self: self.pool.work)
@@ -363,10 +377,27 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
 
     # The device, and time.
 
-    @rule(permits=st.integers(1, 4))
-    def let_forwards_run(self, permits: int) -> None:
+    @rule(permits=st.integers(1, 4), looks=st.booleans())
+    def let_forwards_run(self, permits: int, looks: bool) -> None:
+        self.floor.drain()
         self.floor.permits.release(permits)
         self.turn()
+        if looks:
+            self.something_is_at_work_if_anything_waits()
+
+    @rule()
+    def something_is_at_work_if_anything_waits(self) -> None:
+        """Unless batches have patience: then it may be for what is being made."""
+        if self.is_patient or self.is_stopped:
+            return
+        for _ in range(10_000):
+            self.turn()
+            waits = [item.future for item in self.items if item.arrival is not None]
+            if all(each.done() for each in (*waits, *self.calls)):
+                return
+            if self.floor.has_work(self.number_of_lanes + self.leaves_at_work, 0.003):
+                return
+        raise AssertionError("items wait, and nothing is at work")
 
     @rule(seconds=st.integers(1, 4))
     def tick(self, seconds: int) -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from encoders.contract.values import Outputs, TokenKind
 from service.memory.shape import Shape
+from service.scheduling.limits import Limit
 from service.scheduling.patience import Patience
 from tests.support.shapes import image_shape, text_shape
 
@@ -13,17 +14,25 @@ ENOUGH = 32
 
 
 def coming(*shapes: Shape) -> Patience:
-    """An item of each of the shapes is on its way, and the model's last forward took half a second."""
+    """An item of each of the shapes is on its way."""
     patience = Patience(enough=ENOUGH)
-    patience.ran("a", 0.5)
     for shape in shapes:
         patience.expect(shape)
     return patience
 
 
-def wait_s(patience: Patience, now: float = 0.0, *, waiting: int = 1, ceiling: int = 64, since: float = 0.0) -> float:
-    """Of a batch of SMALL."""
-    return patience.wait_s(SMALL, waiting=waiting, ceiling=ceiling, since=since, now=now)
+def wait_s(
+    patience: Patience,
+    now: float = 0.0,
+    *,
+    waiting: int = 1,
+    ceiling: int = 64,
+    since: float = 0.0,
+    forward_s: float = 0.5,
+) -> float:
+    """Of a batch of SMALL; the model's last forward took half a second."""
+    limit = Limit(ceiling, runs_alone=False, forward_s=forward_s)
+    return patience.wait_s(SMALL, waiting=waiting, limit=limit, since=since, now=now)
 
 
 def test_a_batch_does_not_wait_for_company_that_may_not_come() -> None:
@@ -33,19 +42,19 @@ def test_a_batch_does_not_wait_for_company_that_may_not_come() -> None:
 def test_what_is_on_its_way_is_waited_for_until_it_has_arrived() -> None:
     patience = coming(SMALL, SMALL)
     assert wait_s(patience, 0.5) == 1.5
-    patience.arrived(SMALL)
+    assert not patience.arrived(SMALL)
     assert wait_s(patience, 0.5) == 1.5
-    patience.arrived(SMALL)
+    assert patience.arrived(SMALL)
     assert wait_s(patience, 0.5) == 0
 
 
 def test_what_is_on_its_way_is_counted_whatever_its_shape() -> None:
     patience = coming(SMALL, LARGE, SMALL)
     assert patience.coming == 3
-    patience.arrived(SMALL)
+    assert not patience.arrived(SMALL)
     assert patience.coming == 2
-    patience.arrived(SMALL)
-    patience.arrived(LARGE)
+    assert patience.arrived(SMALL)
+    assert patience.arrived(LARGE)
     assert patience.coming == 0
 
 
@@ -55,17 +64,9 @@ def test_patience_ends_four_forwards_after_the_oldest_came() -> None:
     assert wait_s(coming(SMALL), 5.0, since=1.0) == 0
 
 
-def test_the_last_forward_counts() -> None:
-    patience = coming(SMALL)
-    patience.ran("a", 0.25)
-    assert wait_s(patience) == 1.0
-
-
-def test_a_model_s_patience_is_its_own_and_there_is_none_before_its_first_forward() -> None:
-    patience = Patience(enough=ENOUGH)
-    patience.ran("b", 100.0)
-    patience.expect(SMALL)
-    assert wait_s(patience) == 0
+def test_the_model_s_last_forward_counts_and_there_is_no_patience_before_its_first() -> None:
+    assert wait_s(coming(SMALL), forward_s=0.25) == 1.0
+    assert wait_s(coming(SMALL), forward_s=0.0) == 0
 
 
 @pytest.mark.parametrize("other", [LARGE, TOKENS, OTHER, TEXT, image_shape("a", 32)])

@@ -26,7 +26,7 @@ def queue_of(*shapes: Shape, deadline: float = NEVER) -> Queue[int]:
 
 
 def take(queue: Queue[int], most: int = 8, now: float = 0.0) -> Taken[int]:
-    line = queue.next_line
+    line = queue.next_line()
     assert line is not None
     return queue.take(line, most=most, now=now)
 
@@ -38,7 +38,7 @@ def batch(queue: Queue[int], most: int = 8, now: float = 0.0) -> list[int]:
 def batches(queue: Queue[int], most: int = 8) -> list[list[int]]:
     """All that waits, batch by batch."""
     taken = []
-    while len(queue):
+    while queue.size:
         taken.append(batch(queue, most))
     return taken
 
@@ -52,7 +52,7 @@ def test_shapes_of_equal_values_that_are_two_objects_are_two_shapes() -> None:
 
 
 def test_an_empty_queue_has_no_next_line() -> None:
-    assert queue_of().next_line is None
+    assert queue_of().next_line() is None
 
 
 def test_what_is_left_of_a_line_is_told_and_served_by_its_oldest_item() -> None:
@@ -86,7 +86,7 @@ def test_a_line_whose_items_are_all_discarded_is_not_served() -> None:
 def test_nothing_waits_in_a_queue_that_was_cleared() -> None:
     queue = queue_of(SMALL, LARGE, SMALL)
     queue.clear()
-    assert (len(queue), queue.next_line, queue.oldest_since("a"), queue.waiting_images("a")) == (0, None, None, 0)
+    assert (queue.size, queue.next_line(), queue.oldest_since("a"), queue.waiting_images("a")) == (0, None, None, 0)
     assert not queue.discard(0)
 
 
