@@ -65,11 +65,11 @@ class Watched:
 
 async def together(client: httpx.AsyncClient, app: Any, *, images: int, query: str) -> int:
     """Answers to one request of `images`, all of which wait when the device gets to them; gives its status."""
-    batcher = app.state.service.batcher
+    threads = app.state.engine.threads
     release = threading.Event()
-    held = asyncio.create_task(batcher.call(release.wait))
+    held = asyncio.create_task(threads.call(release.wait))
     posted = asyncio.create_task(client.post(f"/embed?model={MODEL}&{query}", files=[("image", PICTURE)] * images))
-    while batcher.snapshot(MODEL)[0] < images and not posted.done():
+    while threads.waiting(MODEL)[0] < images and not posted.done():
         await asyncio.sleep(0)
     release.set()
     await held
