@@ -1,7 +1,8 @@
 """One batch through an encoder: whose failure is whose, and what is left of it."""
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,6 +16,7 @@ from encoders.contract.values import Encoded, Floats, Grid, Outputs, Pixels, Tok
 from encoders.memory.prediction import CPU
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
+from service.memory.shape import Shape
 from service.scheduling.batch import Batch, Outcome
 from service.telemetry.metrics import Metrics
 from tests.support.device_threads import SHAPE, TEXT, AtWork, alone, image
@@ -217,6 +219,21 @@ def test_outcomes_are_there_when_they_are_known_and_the_forward_runs_once() -> N
     assert batch.outcomes is None
     assert batch.wait() is batch.wait() is batch.outcomes
     assert card.log == [("begin", [1]), ("wait", [1])]
+
+
+def test_a_forward_of_a_shape_that_is_settled_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    bench, measured = Bench(FakeEncoder()), list[int]()
+
+    @contextmanager
+    def forward(shape: Shape, batch: int) -> Iterator[None]:
+        measured.append(batch)
+        yield
+
+    monkeypatch.setattr(bench.measurement, "forward", forward)
+    bench.run(1, 2)
+    bench.measurement.settled.add(SHAPE)
+    bench.run(1, 2, 3)
+    assert measured == [2]
 
 
 @pytest.mark.parametrize("reads_freely", [True, False])

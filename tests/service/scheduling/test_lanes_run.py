@@ -355,6 +355,7 @@ async def test_if_one_thread_ends_the_others_do_too_and_everyone_is_told(caplog:
                 await future
         assert not device.threads.is_alive
         assert await device.threads.stop(timeout_s=30)
+        assert device.threads.is_lost
     assert "the device thread has ended" in caplog.text
 
 
