@@ -182,30 +182,24 @@ class Images:
             pixels = self._pixels(source, encoder, shape, spent)
         except VisiontowerError as error:
             expected.fail(error)
-        except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
-            _log.exception("making the pixels of an image failed")
-            failed = EncoderFailed(f"{shape.model} could not prepare the image.", model=shape.model)
-            failed.__cause__ = error
-            expected.fail(failed)
         else:
             expected.fill(pixels)
 
     def _pixels(self, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages) -> Pixels:
-        """Decode and preprocess. On the pool."""
+        """Decode and preprocess. On the pool. Raises VisiontowerError, whatever a library raised."""
+        exact, size, preprocessing = self._exact_pixels, shape.size, encoder.spec.preprocessing
         started = self._clock()
-        image_bytes = source if isinstance(source, bytes) else _read(source)
-        exact, size = self._exact_pixels, shape.size
-        preprocessing = encoder.spec.preprocessing
-        image = decode_for(preprocessing, image_bytes, size, exact=exact, max_pixels=self._max_image_pixels)
-        decoded = self._clock()
-        spent.decode = decoded - started
         try:
+            image_bytes = source if isinstance(source, bytes) else _read(source)
+            image = decode_for(preprocessing, image_bytes, size, exact=exact, max_pixels=self._max_image_pixels)
+            decoded = self._clock()
+            spent.decode = decoded - started
             pixels = encoder.preprocess(image, size, exact=exact)
         except VisiontowerError:
             raise
-        except Exception as error:
-            _log.exception("preprocessing a %dx%d image failed", image.height, image.width)
-            raise EncoderFailed(f"{shape.model} could not preprocess the image.", model=shape.model) from error
+        except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
+            _log.exception("an image could not be prepared")
+            raise EncoderFailed(f"{shape.model} could not prepare the image.", model=shape.model) from error
         spent.preprocess = self._clock() - decoded
         return pixels
 

@@ -40,10 +40,12 @@ def png(value: int) -> bytes:
     return buffer.getvalue()
 
 
-async def encode(images: Images, device: Device, *values: int) -> EncodedImages:
+async def encode(images: Images, device: Device, *values: int, is_set: bool = False) -> EncodedImages:
     sources = [png(value) for value in values]
     async with asyncio.timeout(30):
-        return await images.encode(sources, resident=device.resident, shape=SHAPE, started=0.0, deadline=NEVER)
+        return await images.encode(
+            sources, resident=device.resident, shape=SHAPE, started=0.0, deadline=NEVER, is_set=is_set
+        )
 
 
 async def test_an_image_whose_making_panics_is_an_error_at_its_place_and_nobody_waits_for_it(
@@ -75,5 +77,7 @@ async def test_an_image_whose_making_panics_is_an_error_at_its_place_and_nobody_
             assert str(bad) == "fake:vit could not prepare the image."
             assert isinstance((await encode(images, device, 255)).outcomes[0], EncoderFailed)
             assert isinstance((await encode(images, device, 3)).outcomes[0], Encoded)
-    assert encoder.batches == [1, 2, 1]
-    assert "making the pixels of an image failed" in caplog.text
+            a_set = await encode(images, device, 1, 255, 2, is_set=True)
+            assert [type(outcome) for outcome in a_set.outcomes] == [Encoded, EncoderFailed, Encoded]
+    assert encoder.batches == [1, 2, 1, 2]
+    assert "an image could not be prepared" in caplog.text
