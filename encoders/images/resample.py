@@ -1,7 +1,8 @@
 """Resizing with torch's kernels for 8-bit images: the filters of Pillow, several times faster.
 
 Values are rounded between the two passes in another place, so they differ from Pillow's by at most 2 of 255, when an
-image is enlarged, and by at most 1 otherwise (tests/test_resampling.py). Knows torch and Pillow; knows no encoder.
+image is enlarged, and by at most 1 otherwise (tests/encoders/images/test_resampling.py). Knows torch and Pillow; knows
+no encoder.
 """
 
 import numpy as np

@@ -37,7 +37,8 @@ class Overhead:
         Blocks do not fill pages to the brim: a page and a twelfth are lost, five pages at most. That is an allowance,
         found by trying what runs with torch's allocator under ALLOCATOR: of five encoders at two sizes with 64 to 1500
         MiB free, the batch planned ran in 89 cases of 90, and with 512 MiB or more it was 0.95 of the largest that ran
-        on average, 0.90 at worst (tests/test_cudastub_memory.py). What it gets wrong, the server halves and remembers.
+        on average, 0.90 at worst (tests/cudastub/test_cudastub_memory.py). What it gets wrong, the server halves and
+        remembers.
         """
         allocated = self.allocated(cost, batch)
         return allocated + min(_LOST_PAGES * self.page, allocated // 12 + self.page if self.page else 0)
