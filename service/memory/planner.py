@@ -15,7 +15,7 @@ from encoders.contract.encoder import Blueprint
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.plan import Row, largest_size, plan
-from service.errors import ImageDoesNotFit
+from service.errors import ImageDoesNotFit, ShuttingDown
 from service.memory.budget import Budget
 from service.memory.shape import ImageShape, Shape, TextShape
 
@@ -30,7 +30,10 @@ _SHAPES = 10_000
 
 
 class Planner:
-    """Lives on the event loop; the work is done on one thread beside it. device: cpu or cuda."""
+    """Lives on the event loop; the work is done on one thread beside it. device: cpu or cuda.
+
+    Every question raises ShuttingDown once the planner is closed.
+    """
 
     def __init__(self, blueprint: MakeBlueprint, *, device: str, budget: Budget) -> None:
         self._make = blueprint
@@ -137,11 +140,15 @@ class Planner:
         )
 
     def close(self) -> None:
-        """End the thread."""
-        self._thread.shutdown(wait=False, cancel_futures=True)
+        """Take no more; the thread ends with the plans that somebody waits for."""
+        self._thread.shutdown(wait=False)
 
     async def _run(self, function: Callable[[], R]) -> R:
-        return await asyncio.get_running_loop().run_in_executor(self._thread, function)
+        try:
+            planned = asyncio.get_running_loop().run_in_executor(self._thread, function)
+        except RuntimeError as error:  # the thread has ended with the engine
+            raise ShuttingDown from error
+        return await planned
 
     async def _learn(self, name: Hashable, work_out: Callable[[], S]) -> S:
         """Plan a new shape; whoever asks meanwhile waits for the same plan."""

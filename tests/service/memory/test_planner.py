@@ -15,7 +15,7 @@ from encoders.contract.errors import EncoderFailed, EncoderIdError, OutputNotOff
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.prediction import CPU, Overhead
-from service.errors import ImageDoesNotFit
+from service.errors import ImageDoesNotFit, ShuttingDown
 from service.memory.budget import Budget
 from service.memory.planner import Planner
 from service.memory.shape import ImageShape
@@ -341,3 +341,18 @@ async def test_a_refusal_counts_what_forwards_were_seen_to_take_beyond_their_pre
     budget.measured(shape, 1, shape.cost.requested(1) + 1)
     assert (await planner.refusal(shape)).facts["largest_resolution"] == [24, 24]
     planner.close()
+
+
+async def test_a_closed_planner_answers_whoever_waits_and_nobody_new() -> None:
+    shelf = Shelf()
+    async with planning(shelf) as planner:
+        known = await planner.image_shape(MODEL, SIZE, POOLED)
+        shelf.only.hold()
+        asked_image = asyncio.create_task(planner.image_shape(MODEL, SIZE, TOKENS))
+        asked_text = asyncio.create_task(planner.text_shape(MODEL))
+        await shelf.only.is_at_work()
+    assert await planner.image_shape(MODEL, SIZE, POOLED) is known
+    with pytest.raises(ShuttingDown):
+        await planner.image_shape(MODEL, ImageSize(16, 16), POOLED)
+    shelf.only.goes_on.set()
+    assert (await asked_image).model == (await asked_text).model == MODEL
