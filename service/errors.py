@@ -33,9 +33,19 @@ from encoders.contract.errors import ImageError, RequestError, VisiontowerError
 from encoders.contract.values import ImageSize
 from service.sizes import show_bytes
 
+_SHOWN = 200
+"""Characters of a caller's word that are shown again: it may have as many as a body has bytes."""
+
+
+def shown(word: str) -> str:
+    """The beginning of a caller's word, to be named in an error."""
+    return word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
+
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean x?' for the closest known name, or nothing."""
+    if len(name) > _SHOWN:
+        return ""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f" Did you mean '{close[0]}'?" if close else ""
 
@@ -44,14 +54,14 @@ class ImageUrlRefused(ImageError):
     """The server does not fetch images from this URL: its host is not in the setting image_url_hosts."""
 
     def __init__(self, url: str, *, reason: str) -> None:
-        super().__init__(f"The image URL is not fetched: {reason}.", url=url)
+        super().__init__(f"The image URL is not fetched: {reason}.", url=shown(url))
 
 
 class ImageFetchFailed(ImageError):
     """The image URL was tried, but gave no image: not found, too slow, too large, or a redirect."""
 
     def __init__(self, url: str, *, reason: str) -> None:
-        super().__init__(f"The image URL could not be fetched: {reason}.", url=url)
+        super().__init__(f"The image URL could not be fetched: {reason}.", url=shown(url))
 
 
 class ImageUnreadable(ImageError):
@@ -66,27 +76,27 @@ class InvalidOption(RequestError):
     """An option has an unknown name or a value it cannot have, or was given twice with different values."""
 
     def __init__(self, option: str, message: str, **facts: object) -> None:
-        super().__init__(message, option=option, **facts)
+        super().__init__(message, option=shown(option), **facts)
 
     @classmethod
     def unknown(cls, name: str, known: Sequence[str]) -> "InvalidOption":
         """For a name that is no option."""
-        message = f"Unknown option '{name}'.{did_you_mean(name, known)} Known: {', '.join(known)}."
+        message = f"Unknown option '{shown(name)}'.{did_you_mean(name, known)} Known: {', '.join(known)}."
         return cls(name, message, known=list(known))
 
 
 class NoImages(RequestError):
     """The request has no image: send a part named `image`, a raw body, or JSON with `images`."""
 
-    def __init__(self) -> None:
-        super().__init__("There is no image in the request: send parts named 'image', a raw body, or JSON 'images'.")
+    def __init__(self, advice: str = "") -> None:
+        super().__init__(f"There is no image in the request{advice}.")
 
 
 class NoTexts(RequestError):
     """The request has no text, and needs at least one: send fields named `text`, or JSON with `texts`."""
 
-    def __init__(self) -> None:
-        super().__init__("There is no text in the request: send fields named 'text', or JSON 'texts'.")
+    def __init__(self, advice: str = "") -> None:
+        super().__init__(f"There is no text in the request{advice}.")
 
 
 class NumbersDoNotFit(RequestError):
@@ -102,7 +112,9 @@ class UnknownModel(VisiontowerError):
     def __init__(self, model: str, *, served: Sequence[str]) -> None:
         hint = did_you_mean(model, served)
         super().__init__(
-            f"'{model}' is not served here.{hint} Served: {', '.join(served)}.", model=model, served=list(served)
+            f"'{shown(model)}' is not served here.{hint} Served: {', '.join(served)}.",
+            model=shown(model),
+            served=list(served),
         )
 
 
@@ -239,7 +251,7 @@ class DeviceLost(Unavailable):
 
 
 class DeadlineExceeded(VisiontowerError):
-    """The request was not answered within the setting request_timeout_s; its waiting work was dropped."""
+    """The request was not answered in time: within its own limit, or the setting request_timeout_s."""
 
     def __init__(self) -> None:
-        super().__init__("The request was not answered within the server's time limit; its waiting work was dropped.")
+        super().__init__("The request was not answered in time; its waiting work was dropped.")

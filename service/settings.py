@@ -53,8 +53,9 @@ class Settings(BaseSettings):
     )
     runtime: Literal["torch", "openvino"] = Field(
         default="torch",
-        description="What runs forwards. openvino is for CPUs: faster for final tokens and pooled vectors at native "
-        "size; all else is PyTorch's still. It needs the extra of that name, and seconds an encoder at start.",
+        description="The library that runs forwards. openvino is for CPUs. It is faster for final tokens and pooled "
+        "vectors at native size; PyTorch runs everything else. It needs the extra of that name, and some seconds for "
+        "each encoder at start.",
     )
     vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
         default="auto",

@@ -38,7 +38,7 @@ class Curve:
 
 
 _ANY = 2**31
-"""A batch that no queue holds: of what does not grow with the batch, any number fits."""
+"""Stands for any batch: more items than a queue ever holds. Used where the bytes do not grow with the batch."""
 
 
 def _envelope(lines: set[tuple[int, int]]) -> tuple[tuple[int, int], ...]:

@@ -16,7 +16,7 @@ class Forward(Protocol):
 
     @property
     def is_done(self) -> bool:
-        """Whether the rows were on the host when the forward was given out: no other can be begun behind it."""
+        """Whether the rows were on the host when `begin` returned. Then no forward can begin behind this one."""
 
     def wait(self) -> Encoded:
         """The rows, in the order of the pixels, on the host. To be called once. Raises EncoderFailed."""

@@ -20,7 +20,18 @@ MAX_PIXELS = 64 * 1024 * 1024
 """Default limit: 192 MiB of RGB; takes photographs up to 64 megapixels."""
 
 # Pillow's decoders raise these on broken data; all mean that the bytes are bad.
-_BROKEN = (OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError, struct.error, zlib.error)
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    RuntimeError,  # AVIF's
+    struct.error,
+    zlib.error,
+)
 
 
 def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:

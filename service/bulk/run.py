@@ -9,7 +9,8 @@ import json
 import math
 import time
 from collections import deque
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
+from contextlib import aclosing
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -96,17 +97,18 @@ async def _encode_rest(
     progress(parts.stop, len(parts.failures))
     part, began = Part(parts.stop, parts.stop), clock()
     try:
-        async for first, result in _batches(job, engine, start=parts.stop):
-            part = _with_batch(job, part, parts.files, first, result)
-            progress(part.stop, len(parts.failures) + len(part.failures))
-            if part.nbytes >= _PART_BYTES or clock() - began >= _PART_SECONDS:
-                parts.append(part)
-                part, began = Part(part.stop, part.stop), clock()
+        async with aclosing(_batches(job, engine, start=parts.stop)) as batches:
+            async for first, result in batches:
+                part = _with_batch(job, part, parts.files, first, result)
+                progress(part.stop, len(parts.failures) + len(part.failures))
+                if part.nbytes >= _PART_BYTES or clock() - began >= _PART_SECONDS:
+                    parts.append(part)
+                    part, began = Part(part.stop, part.stop), clock()
     finally:
         parts.append(part)
 
 
-async def _batches(job: Job, engine: Engine, *, start: int) -> AsyncIterator[tuple[int, EmbedResult]]:
+async def _batches(job: Job, engine: Engine, *, start: int) -> AsyncGenerator[tuple[int, EmbedResult]]:
     """The first file of each batch, and its result; in order, some ahead in work."""
     running: deque[tuple[int, asyncio.Task[EmbedResult]]] = deque()
     try:

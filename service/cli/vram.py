@@ -92,8 +92,8 @@ def _words(text: str | None) -> Sequence[str]:
 
 
 def _batch(word: str) -> int:
-    if not word.isdecimal() or not 1 <= int(word) <= 1_000_000:
-        raise ValueError(f"'{word}' is not a whole number from 1 to 1,000,000")
+    if not word.isdecimal() or not 1 <= int(word) <= 100_000:
+        raise ValueError(f"'{word}' is not a whole number from 1 to 100,000")
     return int(word)
 
 

@@ -24,7 +24,7 @@ class Admission:
         self._limits = {"images": images, "texts": texts}
         self._inside = {"images": 0, "texts": 0}
         self._clock = clock
-        self._left: deque[tuple[float, int]] = deque(maxlen=_HISTORY)  # when, how many images
+        self._left = {kind: deque[tuple[float, int]](maxlen=_HISTORY) for kind in self._limits}  # when, how many
         self._closed = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -60,7 +60,9 @@ class Admission:
             inside["images"] -= images
             inside["texts"] -= texts
             self.is_full = self._closed or inside["images"] >= most
-            self._left.append((self._clock(), images))
+            for kind, count in (("images", images), ("texts", texts)):
+                if count:
+                    self._left[kind].append((self._clock(), count))
             if not inside["images"] and not inside["texts"]:
                 self._empty.set()
 
@@ -81,13 +83,14 @@ class Admission:
                     what=kind,
                     waiting=self._inside[kind],
                     limit=self._limits[kind],
-                    retry_after_s=self._retry_after_s(),
+                    retry_after_s=self._retry_after_s(kind),
                 )
 
-    def _retry_after_s(self) -> int:
-        """Whole seconds until the work inside now has left, at the recent pace; 1 if there is no history."""
-        if not self._left:
+    def _retry_after_s(self, kind: str) -> int:
+        """Whole seconds until the work of this kind inside now has left, at the recent pace; 1 without a history."""
+        left = self._left[kind]
+        if not left:
             return 1
-        elapsed = self._clock() - self._left[0][0]
-        done = sum(images for _, images in self._left)
-        return max(1, min(_LONGEST_RETRY_S, math.ceil(self._inside["images"] * elapsed / max(1, done))))
+        elapsed = self._clock() - left[0][0]
+        done = sum(count for _, count in left)
+        return max(1, min(_LONGEST_RETRY_S, math.ceil(self._inside[kind] * elapsed / done)))

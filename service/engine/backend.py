@@ -17,7 +17,7 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Backend:
-    """memory is called once, before the rest."""
+    """Makes the parts of an engine. `memory` is called first, and once."""
 
     load: Load
     blueprint: MakeBlueprint

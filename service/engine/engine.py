@@ -53,7 +53,6 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 
 R = TypeVar("R")
-T = TypeVar("T")
 _log = logging.getLogger(__name__)
 INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
@@ -164,8 +163,8 @@ class Engine:
         await self.threads.stop(timeout_s=5.0)
         self.planner.close()
         await self._fetcher.close()
-        self._pool.shutdown(wait=False, cancel_futures=True)
-        self._answer_pool.shutdown(wait=False, cancel_futures=True)
+        self._pool.shutdown(wait=False)
+        self._answer_pool.shutdown(wait=False)
 
     @overload
     async def run(self, request: EmbedRequest) -> EmbedResult: ...
@@ -207,9 +206,11 @@ class Engine:
         started = self.clock()
         timeout_s = self.settings.request_timeout_s if timeout_s is None else timeout_s
         try:
-            async with asyncio.timeout(timeout_s if timeout_s < math.inf else None):
+            async with asyncio.timeout(timeout_s if timeout_s < math.inf else None) as limit:
                 return await work(started, started + timeout_s)
         except TimeoutError as error:
+            if not limit.expired():  # somebody else's: of a download, say
+                raise
             raise DeadlineExceeded from error
 
     async def _embed(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
@@ -284,7 +285,11 @@ class Engine:
                     rule = resident.spec.require_text()  # a blueprint's has no logit scale
                     return similarities(images, vectors, rule, model=model, has_heatmaps=request.heatmap)
 
-                result = finish() if images.values <= INLINE_VALUES else await self.on_pool(finish)
+                numbers = len(request.texts) * (3 * len(request.sources))  # cosine, logits, probabilities
+                if request.heatmap:
+                    numbers += len(request.texts) * images.values // spec.pooled_size
+                is_small = max(numbers, images.values) <= INLINE_VALUES
+                result = finish() if is_small else await self.on_pool(finish)
         self.metrics.answered(model, tokens=0, all_stages=images.stages)
         return result
 
@@ -344,7 +349,7 @@ def _log_rehearsal(done: asyncio.Task[None]) -> None:
 
 
 async def _ended(task: asyncio.Task[Any]) -> None:
-    """Cancel the task if it still runs, and take its error, which somebody else has raised already."""
+    """Cancel the task if it still runs. Its error is dropped: the caller raises another, or has raised this one."""
     task.cancel()
     await asyncio.wait([task])
     if not task.cancelled():

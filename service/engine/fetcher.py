@@ -48,7 +48,7 @@ class Fetcher:
                 return await self._get(url, parsed)
         except (TimeoutError, httpx.TimeoutException) as error:
             raise ImageFetchFailed(url, reason=f"no answer within {self._timeout_s:g} s") from error
-        except (httpx.HTTPError, OSError) as error:
+        except (httpx.HTTPError, OSError, UnicodeError) as error:  # the latter from a name that is none
             raise ImageFetchFailed(url, reason=f"the connection failed ({type(error).__name__})") from error
 
     def _allowed(self, url: str) -> httpx.URL:
@@ -56,11 +56,13 @@ class Fetcher:
             raise ImageUrlRefused(url, reason="this server fetches no URLs (setting image_url_hosts)")
         try:
             parsed = httpx.URL(url)
-        except httpx.InvalidURL as error:
+            host = parsed.host.lower()
+        except (httpx.InvalidURL, UnicodeError) as error:  # the latter from a name that IDNA cannot decode
             raise ImageUrlRefused(url, reason="it is not a valid URL") from error
-        host = parsed.host.lower()
         if parsed.scheme not in ("http", "https") or not host or parsed.userinfo:
             raise ImageUrlRefused(url, reason="only plain http and https URLs are fetched")
+        if parsed.port is not None and not 0 < parsed.port < 65_536:
+            raise ImageUrlRefused(url, reason=f"there is no port {parsed.port}")
         if not any(host == allowed or (allowed[:2] == "*." and host.endswith(allowed[1:])) for allowed in self._hosts):
             raise ImageUrlRefused(url, reason=f"the host {host} is not in the setting image_url_hosts")
         return parsed

@@ -5,7 +5,8 @@ setting when_full says: `refuse`, or `evict` the model that has been idle for lo
 is never evicted, so two that do not fit together cannot push each other out with every request.
 
 A model that failed to load is not tried again before some time has passed, longer each time. Until then a request for
-it is refused at once. A retry takes room that is free; it evicts nobody, for it may fail again.
+it is refused at once. A retry takes room that is free, or that of a model nobody has asked for in a long time: it may
+fail again.
 """
 
 import asyncio
@@ -40,6 +41,8 @@ Load = Callable[[str], Encoder]
 _log = logging.getLogger(__name__)
 _FIRST_RETRY_S = 30.0
 _LONGEST_RETRY_S = 960.0
+_RETRY_EVICTS_IDLE_S = 960.0
+"""A load that may fail again takes the place only of a model that nobody has asked for in as long."""
 _SHAPES = 10_000
 
 
@@ -154,19 +157,20 @@ class Models:
 
         Raises ModelFailed, ModelDoesNotFit, ModelWaitsForRoom, ImageDoesNotFit, or the error of a load that fails now.
         """
+        counted: list[Shape] = []
         self._users[model] += 1
-        for shape in shapes:
-            self._in_use[shape] += 1
         try:
             while model not in self._residents:
                 await self._put_once(model)
             for shape in shapes:
                 if self._fits.get(shape) != self._budget.state:
                     await self._require_room(shape)
+                self._in_use[shape] += 1  # now that it fits: every load leaves room for the shapes in use
+                counted.append(shape)
             yield self._residents[model]
         finally:
             self._users[model] -= 1
-            for shape in shapes:
+            for shape in counted:
                 self._in_use[shape] -= 1
                 if not self._in_use[shape]:
                     del self._in_use[shape]
@@ -177,15 +181,16 @@ class Models:
 
         Raises ImageDoesNotFit or ModelDoesNotFit.
         """
-        if self._budget.allowance(shape).fits:
+        allowance = self._budget.allowance(shape)
+        if allowance.fits:
             if len(self._fits) > _SHAPES:
                 self._fits.clear()
-            self._fits[shape] = self._budget.state
+            self._fits[shape] = allowance.state
             return
 
         async def evict() -> None:
             async with self._changing:
-                await self._make_room(self._budget.need(shape), sparing=shape.model)
+                await self._make_room(self._budget.need(shape), sparing=shape.model, idle_s=self._evict_idle_s)
 
         if self._when_full == "evict":
             with suppress(ModelDoesNotFit, ModelWaitsForRoom):
@@ -207,10 +212,6 @@ class Models:
         async def put() -> None:
             try:
                 await self._put(model)
-            except Exception as error:
-                if (failure := self._failures.get(model)) is not None:
-                    _log.error("%s could not be loaded; next try in %.0f s: %s", model, failure.pause_s, error)
-                raise
             finally:
                 del self._loading[model]
 
@@ -229,7 +230,8 @@ class Models:
         except Exception as error:
             self._failed(model, error)
             raise
-        await self._make_room(needed, sparing=model, may_evict=model not in self._failures)
+        idle_s = max(self._evict_idle_s, _RETRY_EVICTS_IDLE_S if model in self._failures else 0.0)
+        await self._make_room(needed, sparing=model, idle_s=idle_s)
         self._budget.hold(model, self.specs[model].weights_bytes)
         started = self._clock()
         try:
@@ -264,17 +266,21 @@ class Models:
         before = self._failures.get(model)
         pause_s = _FIRST_RETRY_S if before is None else min(_LONGEST_RETRY_S, 2 * before.pause_s)
         self._failures[model] = _Failure(str(error), self._clock() + pause_s, pause_s)
+        _log.error("%s could not be loaded; next try in %.0f s: %s", model, pause_s, error)
 
-    async def _make_room(self, needed: int, *, sparing: str, may_evict: bool = True) -> None:
-        """Evict until `needed` bytes are free. Raises ModelDoesNotFit, or ModelWaitsForRoom if it may fit later."""
+    async def _make_room(self, needed: int, *, sparing: str, idle_s: float) -> None:
+        """Evict models that have been idle for `idle_s`, the longest idle first, until `needed` bytes are free.
+
+        Raises ModelDoesNotFit, or ModelWaitsForRoom if it may fit later.
+        """
         others = [model for model in self._residents if model != sparing]
         own = self._budget.room + sum(self._residents[model].spec.weights_bytes for model in others)
         if needed > (own if self._when_full == "evict" else self._budget.room):
             raise ModelDoesNotFit(sparing, needed=needed, limit=self._budget.limit, room=self._budget.room)
         while needed > self._budget.room:
             idle = sorted((self._left[model], model) for model in others if not self._users[model])
-            wait_s = self._evict_idle_s - (self._clock() - idle[0][0]) if idle else self._evict_idle_s
-            if wait_s > 0 or not idle or not may_evict:
+            wait_s = idle_s - (self._clock() - idle[0][0]) if idle else idle_s
+            if wait_s > 0 or not idle:
                 raise ModelWaitsForRoom(
                     sparing, needed=needed, room=self._budget.room, retry_after_s=math.ceil(max(0.0, wait_s))
                 )

@@ -10,7 +10,7 @@ from service.errors import NumbersDoNotFit
 
 
 def embeddings(images: EncodedImages, request: EmbedRequest, *, model: str) -> EmbedResult:
-    """The images' arrays as the request wants them; one that cannot be had is an error at its place."""
+    """The images' arrays as the request wants them. An image whose arrays cannot be given is an error at its place."""
     items: list[Embedding | VisiontowerError] = []
     tokens = 0
     for outcome in images.outcomes:

@@ -18,7 +18,7 @@ _SLOT = "{}"
 
 @dataclass(frozen=True)
 class Prompts:
-    """Texts put into templates. unique: each distinct prompt once; place[t][k]: where text t in template k is there."""
+    """Texts put into templates. unique: each distinct prompt once. place[t][k]: index in it of text t in template k."""
 
     unique: tuple[str, ...]
     place: tuple[tuple[int, ...], ...]
@@ -58,7 +58,7 @@ class Prompts:
 def similarities(
     images: EncodedImages, texts: Floats, scoring: Scoring, *, model: str, has_heatmaps: bool
 ) -> SimilarityResult:
-    """The images' scores; texts: unit vectors [texts, D]. An image that cannot be scored is an error at its place."""
+    """The images' scores; texts: unit vectors [texts, D]. An image without finite scores is an error at its place."""
     items: list[Scores | VisiontowerError] = []
     for outcome in images.outcomes:
         try:
@@ -67,7 +67,8 @@ def similarities(
             items.append(score(outcome, texts, scoring, model=model))
         except VisiontowerError as error:
             items.append(error)
-    return SimilarityResult(model, items, scoring, images.timing, images.values, has_heatmaps=has_heatmaps)
+    values = sum(item.values for item in items if isinstance(item, Scores))
+    return SimilarityResult(model, items, scoring, images.timing, values, has_heatmaps=has_heatmaps)
 
 
 def score(row: Encoded, texts: Floats, scoring: Scoring, *, model: str) -> Scores:

@@ -5,7 +5,7 @@ in the answer; the other images are answered.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, TypeAlias
 
@@ -142,11 +142,6 @@ class Timing:
     forward: float = 0.0
     total: float = 0.0
 
-    def slower(self, other: "Timing") -> "Timing":
-        """Stage by stage, the longer of the two."""
-        stages = [f.name for f in fields(self)]
-        return Timing(**{name: max(getattr(self, name), getattr(other, name)) for name in stages})
-
 
 @dataclass(frozen=True)
 class Embedding:
@@ -166,7 +161,7 @@ class Embedding:
 class EmbedResult:
     """One item an image, in the order of the request.
 
-    tokens: that the images are answered with, or were pooled from. values: how many numbers the items hold.
+    tokens: that the images are answered with, or were pooled from. values: numbers that the items hold, at most.
     """
 
     model: str
@@ -195,6 +190,11 @@ class Scores:
     probabilities: Floats
     grid: Grid
     heatmap: Floats | None
+
+    @property
+    def values(self) -> int:
+        """How many numbers it holds."""
+        return 3 * self.cosine.size + (0 if self.heatmap is None else self.heatmap.size)
 
 
 @dataclass(frozen=True)

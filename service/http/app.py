@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from service.engine.backend import Backend
@@ -78,9 +79,14 @@ class _App(FastAPI):
             self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
 
     def build_middleware_stack(self) -> ASGIApp:
-        """As Starlette's: called once, before the first request. The whole of the list goes around everything."""
+        """As Starlette's: called once, before the first request. The whole of the list goes around everything.
+
+        FastAPI's outermost layer answers an unforeseen error in plain text. It is left out: Observe answers it.
+        """
         around, self.user_middleware = self.user_middleware, []
-        app: ASGIApp = Dispatch(self._exchanges, others=super().build_middleware_stack())
+        others = super().build_middleware_stack()
+        assert isinstance(others, ServerErrorMiddleware)
+        app: ASGIApp = Dispatch(self._exchanges, others=others.app)
         self.user_middleware = around
         for each in reversed(around):
             app = each.cls(app, *each.args, **each.kwargs)

@@ -72,7 +72,7 @@ class TooManyImages(LimitExceeded):
 
 
 class ClientGone(VisiontowerError):
-    """The client closed the connection; its waiting work was dropped. Nobody reads this."""
+    """The client closed the connection; its waiting work was dropped."""
 
     def __init__(self) -> None:
         super().__init__("The client has gone.")

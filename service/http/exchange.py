@@ -53,14 +53,16 @@ class Exchange:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
         try:
-            if engine.admission.is_full:
+            if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
-            async with asyncio.timeout(engine.settings.request_timeout_s):
+            async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
                 asked = await self._read(request, engine)
                 answer = await _while_present(request, self._run(request, engine, asked))
         except VisiontowerError as error:
             answer = self._refused(error, engine)
         except TimeoutError:
+            if not limit.expired():
+                raise
             answer = self._refused(DeadlineExceeded(), engine)
         except ClientDisconnect:
             answer = self._refused(ClientGone(), engine)

@@ -28,6 +28,8 @@ class ProblemType:
     status: int
     slug: str
     title: str
+    about: str = ""
+    """Its page's text; if empty, the docstring of the class."""
 
     @property
     def uri(self) -> str:
@@ -35,8 +37,10 @@ class ProblemType:
         return f"/problems/{self.slug}"
 
 
+_UNFORESEEN = "The server failed in a way that it did not foresee. Its log has the trace, under the request's id."
+
 TYPES: Mapping[type[BaseException], ProblemType] = {
-    e.VisiontowerError: ProblemType(500, "internal", "Internal error"),
+    e.VisiontowerError: ProblemType(500, "internal", "Internal error", _UNFORESEEN),
     e.ImageError: ProblemType(422, "unusable-image", "Unusable image"),
     e.EmptyImage: ProblemType(422, "empty-image", "Empty image"),
     e.NotAnImage: ProblemType(415, "not-an-image", "Not an image"),
@@ -142,6 +146,6 @@ def page(slug: str) -> str:
     """The page of a problem type, plain text. Raises UnknownProblem."""
     for cls, kind in TYPES.items():
         if kind.slug == slug:
-            about = inspect.cleandoc(cls.__doc__ or "")
+            about = kind.about or inspect.cleandoc(cls.__doc__ or "")
             return f"{kind.title}\n\ntype    {kind.uri}\nstatus  {kind.status}\n\n{about}\n"
     raise h.UnknownProblem(slug)

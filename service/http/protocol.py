@@ -49,12 +49,16 @@ Write: TypeAlias = Callable[[Any, Any], Answer]
 
 @dataclass(frozen=True)
 class Route:
-    """documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra."""
+    """has_images: its requests are refused before they are read, if no image would be admitted.
+
+    documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra.
+    """
 
     path: str
     read: Read
     write: Write
     method: Literal["GET", "POST"] = "POST"
+    has_images: bool = True
     documentation: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -62,6 +66,5 @@ class Route:
 class Protocol:
     """write_error: an error in the protocol's own form."""
 
-    name: str
     routes: Sequence[Route]
     write_error: Callable[[Exception], Answer]

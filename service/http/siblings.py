@@ -50,7 +50,7 @@ class Siblings:
         async with httpx.AsyncClient(timeout=_ASK_S, trust_env=False) as client:
             asked = [client.get(f"http://127.0.0.1:{other}/metrics") for other in self.ports if other != self.own]
             answers = await asyncio.gather(*asked, return_exceptions=True)
-        texts = [answer.text for answer in answers if isinstance(answer, httpx.Response)]
+        texts = [answer.text for answer in answers if isinstance(answer, httpx.Response) and answer.is_success]
         return await asyncio.to_thread(merged, [own.decode(), *texts])
 
 

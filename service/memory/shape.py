@@ -1,6 +1,6 @@
 """A shape: images or texts of one shape can share a forward. It holds the forward's cost.
 
-The planner makes one object a shape: it is planned once, and compared by identity.
+Shapes are compared by identity. The planner gives the same object until it forgets the shape.
 """
 
 from dataclasses import dataclass

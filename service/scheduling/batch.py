@@ -28,8 +28,8 @@ Outcome: TypeAlias = Encoded | Floats | EncoderFailed
 class Batch:
     """Items of one shape, given to their encoder when the batch is made.
 
-    is_done: the device has finished with them: nothing can be begun behind. outcomes: one an item, in order, once they
-    are known. worked: whether any item has a row.
+    is_done: the device has finished, so no other batch can be begun behind this one. outcomes: one an item, in order,
+    once they are known. worked: whether any item has a row.
     """
 
     def __init__(self, encoder: Encoder, shape: Shape, payloads: Sequence[Any], measurement: Measurement) -> None:

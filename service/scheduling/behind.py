@@ -10,8 +10,8 @@ from service.scheduling.queue import Line, T
 def may_follow(line: Line[T], *, running: int, ceiling: int) -> bool:
     """Whether a batch of this line may be begun behind one of `running` items.
 
-    It must be as large already, or as large as it may be: a smaller one had better grow meanwhile, unless it is a set.
-    Texts never follow, as their forwards are waited for at once. Images past their deadline are counted, as nobody has
-    looked at them yet.
+    Yes if the line has as many items as the running batch, or as many as one forward may take. A shorter line waits and
+    grows. A set cannot grow, so it follows at once. Texts never follow, because their forward ends before the call
+    returns. Items past their deadline are counted too.
     """
     return isinstance(line.shape, ImageShape) and (line.is_set or len(line.waiting) >= min(running, ceiling))

@@ -71,7 +71,7 @@ class Expected:
 class DeviceThreads:
     """Queues work for the encoders and runs it, batch after batch.
 
-    All methods but the threads' own are for the event loop that it was started on.
+    Its methods are for the event loop that it was started on; `settle` and `tell` may be called on any thread.
     """
 
     def __init__(
@@ -93,7 +93,7 @@ class DeviceThreads:
         self._patience = patience  # under _wake
         self._queue: Queue[Item] = Queue()  # under _wake
         self._calls: deque[Callable[[], None]] = deque()  # under _wake
-        self._wanted = 0  # items with which a batch that waits for others is begun; under _wake
+        self._wanted = 0  # length of line from which a waiting batch is begun; under _wake
         self._parts: dict[int, int] = {}  # of the cores, by lane
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
@@ -155,7 +155,7 @@ class DeviceThreads:
             self._wake.notify_all()
         return [item.future for item in items]
 
-    def expect(self, resident: Resident, shape: ImageShape, *, deadline: float) -> "Expected":
+    def expect(self, resident: Resident, shape: ImageShape, *, deadline: float) -> Expected:
         """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
         item = self._item(resident, None)
         if self._patience is not None:
@@ -214,6 +214,7 @@ class DeviceThreads:
                 await self._ended.wait()
         except TimeoutError:
             _log.error("the device thread is stuck in a forward")
+            self.abandon(DeviceLost())
             return False
         return True
 
@@ -349,7 +350,7 @@ class DeviceThreads:
 
     def _finish(self, running: _Running) -> None:
         batch, taken = running.batch, running.taken
-        outcomes = batch.outcomes if batch.outcomes is not None else batch.wait()
+        outcomes = batch.wait()
         forward_s = self._clock() - running.started
         shape, items = taken.shape, len(taken.batch)
         resident = taken.batch[0].item.resident

@@ -30,20 +30,18 @@ class Item:
     resident: Resident
     payload: Any
     future: asyncio.Future[Any]
-    ticket: int | None = None  # in the queue; under _wake
-
-
-# On the event loop. A future may be done already: its caller left, or the drain deadline passed.
+    ticket: int | None = None
+    """Its place in the queue, once it is there."""
 
 
 def resolve(future: asyncio.Future[Any], result: object) -> None:
-    """The result of a call."""
+    """It ends with this result, unless it is done: its caller left, or the drain deadline passed."""
     if not future.done():
         future.set_result(result)
 
 
 def fail(futures: Sequence[asyncio.Future[Any]], error: BaseException) -> None:
-    """All of them end with this error."""
+    """All that are not done end with this error."""
     for future in futures:
         if not future.done():
             future.set_exception(error)

@@ -18,7 +18,7 @@ class Resident:
         self.encoder = encoder
         self.spec = encoder.spec
         self.is_healthy = True
-        """Whether the last forward worked, or after a failed one, a forward of a plain grey image."""
+        """Whether the last batch gave a row; if it gave none, whether a grey image then worked."""
 
     def probe(self) -> bool:
         """Try the grey image; gives and keeps the health. A failure is logged. On a device thread."""

@@ -30,5 +30,5 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
-    logging.getLogger("uvicorn.access").disabled = True  # middleware.py writes that line
+    logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
     logging.getLogger("httpx").setLevel(logging.WARNING)

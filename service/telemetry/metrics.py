@@ -29,7 +29,7 @@ class ModelNow:
 
 @dataclass(frozen=True)
 class Now:
-    """The state of things that are not counted but looked at, whenever the metrics are asked for.
+    """Values that are read when the metrics are asked for, not counted as requests pass.
 
     memory: bytes by kind: weights, allocated, reserved, budget, free, total.
     """

@@ -13,7 +13,7 @@ from service.http.problems import MEDIA_TYPE, problem
 from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("visiontower.requests")
-_ID = re.compile(r"[\w.-]{1,64}")
+_ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
 class Observe:

@@ -52,6 +52,23 @@ def test_retry_after_follows_the_recent_pace() -> None:
     assert 16 <= caught.value.retry_after_s <= 20
 
 
+def test_retry_after_is_of_the_kind_that_is_full() -> None:
+    clock = Clock()
+    door = Admission(images=10, texts=10, clock=clock)
+    for _ in range(5):
+        clock.now += 4
+        with door.admit(images=1):
+            pass
+        with door.admit(images=0, texts=10):
+            pass
+    with door.admit(images=0, texts=10), pytest.raises(Overloaded) as of_texts, door.admit(images=0, texts=1):
+        pass
+    with door.admit(images=10), pytest.raises(Overloaded) as of_images:
+        door.check()
+    assert of_texts.value.retry_after_s <= 4
+    assert 32 <= of_images.value.retry_after_s <= 40
+
+
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0, 1e6)), max_size=80), st.floats(0, 1e6))
 def test_retry_after_is_whole_seconds_between_one_and_sixty(history: list[tuple[int, float]], later: float) -> None:
     clock = Clock()

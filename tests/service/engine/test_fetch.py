@@ -76,6 +76,9 @@ async def test_a_listed_address_is_fetched() -> None:
         ("http://[broken/x", ("example.com",)),
         ("http:///x", ("example.com",)),
         ("http://127.0.0.1/x", ("localhost",)),
+        ("http://xn--a/x", ("example.com",)),
+        ("http://example.com:99999/x", ("example.com",)),
+        ("http://example.com:-1/x", ("example.com",)),
     ],
 )
 async def test_other_urls_are_refused(url: str, hosts: tuple[str, ...]) -> None:
@@ -117,6 +120,15 @@ async def test_a_name_that_does_not_resolve_is_a_failure() -> None:
     async with fetching("img.example.com") as fetcher:
         with pytest.raises(ImageFetchFailed):
             await fetcher.fetch("http://img.example.com/x.png")
+
+
+@pytest.mark.parametrize("name", ["a" * 64, "a."])
+async def test_a_name_that_cannot_be_one_is_a_failure(name: str) -> None:
+    """By the system's resolver, which asks nobody about it."""
+    fetcher = Fetcher(hosts=["*.example.com"], max_bytes=10, timeout_s=30)
+    with pytest.raises(ImageFetchFailed):
+        await fetcher.fetch(f"http://{name}.example.com/x.png")
+    await fetcher.close()
 
 
 async def test_the_service_embeds_by_url_and_counts_the_fetch() -> None:

@@ -69,21 +69,49 @@ async def test_a_model_that_failed_to_load_is_not_tried_again_with_every_request
     assert ready.json()["models"]["fake:bad"] == {k: told[k] for k in ("state", "reason", "retry_in_s")}
 
 
-async def test_a_retry_evicts_nobody_and_comes_later_each_time() -> None:
+async def test_a_retry_evicts_nobody_who_is_asked_for(caplog: pytest.LogCaptureFixture) -> None:
     """The first try may evict, as any load may. What it threw out comes back, and stays."""
     shelf = Shelf()
     async with client_of(shelf.app()) as client:
         shelf.now = 100
         assert_problem(await embed(client, "fake:bad"), 500, "weights")
-        assert (await embed(client, "fake:good")).status_code == 200
-        pauses = []
-        for _ in range(4):
-            shelf.now += 10_000
-            assert_problem(await embed(client, "fake:bad"), 503, "model-waits-for-room")
+        caplog.clear()
+        for _ in range(10):
+            assert (await embed(client, "fake:good")).status_code == 200
+            shelf.now += 600
+            refused = await embed(client, "fake:bad")
+            assert_problem(refused, 503, "model-waits-for-room")
+            assert refused.headers["retry-after"] == "360"
             assert (await states(client))["fake:good"]["state"] == "ready"
         assert shelf.loads == ["fake:good", "fake:bad", "fake:good"]
-        pauses.append((await states(client))["fake:bad"]["retry_in_s"])
-    assert pauses == [0.0]
+        assert (await states(client))["fake:bad"]["retry_in_s"] == 0
+    assert "could not be loaded" not in caplog.text, "nothing was tried"
+
+
+async def test_a_model_that_was_mended_takes_the_place_of_one_that_nobody_has_asked_for_in_long() -> None:
+    shelf = Shelf()
+    async with client_of(shelf.app()) as client:
+        shelf.now = 100
+        assert_problem(await embed(client, "fake:bad"), 500, "weights")
+        assert (await embed(client, "fake:good")).status_code == 200
+        shelf.broken = False
+        shelf.now += 960
+        assert (await embed(client, "fake:bad")).status_code == 200
+        assert (await states(client))["fake:good"]["state"] == "not loaded"
+
+
+async def test_an_image_that_is_too_large_does_not_spoil_the_load_of_its_model() -> None:
+    """It gets its own error, and the model is there for the next one."""
+    shelf = Shelf()
+    shelf.broken = False
+    async with client_of(shelf.app(vram_budget=61 * MIB)) as client:
+        shelf.now = 100
+        large = "/embed?output=pooled&model=fake:bad&resolution=512"
+        refused = await client.post(large, content=PICTURE, headers=PNG)
+        answered = await embed(client, "fake:bad")
+    assert assert_problem(refused, 413, "image-does-not-fit")["largest_resolution"] is not None
+    assert answered.status_code == 200
+    assert shelf.loads == ["fake:good", "fake:bad"]
 
 
 async def test_the_pause_grows_with_each_failure_and_a_load_that_works_ends_it() -> None:

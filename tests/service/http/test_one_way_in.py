@@ -8,7 +8,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.http.middleware.observe import Observe
-from tests.support.serving import app_of, client_of, image_bytes
+from tests.support.serving import app_of, assert_problem, client_of, image_bytes
 
 pytestmark = pytest.mark.anyio
 
@@ -57,6 +57,22 @@ async def test_the_same_routes_answer_without_it() -> None:
             answer = await client.request(method, path, content=image_bytes() if method == "POST" else None)
             assert answer.status_code not in (403, 404, 405), (method, path)
             assert answer.headers["x-request-id"], "observed"
+
+
+async def test_an_unforeseen_error_is_a_problem_with_the_request_s_id(caplog: pytest.LogCaptureFixture) -> None:
+    """On FastAPI's own routes too: FastAPI would answer in plain text."""
+    app = app_of()
+
+    @app.get("/broken")
+    async def broken() -> None:
+        raise RuntimeError("secret")
+
+    async with client_of(app) as client:
+        answer = await client.get("/broken")
+    problem = assert_problem(answer, 500, "internal")
+    assert problem["request_id"] == answer.headers["x-request-id"]
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
 
 
 async def test_the_list_stands_in_one_place() -> None:

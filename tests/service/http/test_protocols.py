@@ -37,7 +37,7 @@ def write_sorry(error: Exception) -> Answer:
     return Answer(f"oh no: {type(error).__name__}".encode(), "text/words", status=418)
 
 
-WORDS = Protocol("words", (Route("/words", read_words, write_words),), write_sorry)
+WORDS = Protocol((Route("/words", read_words, write_words),), write_sorry)
 
 
 async def test_a_protocol_is_a_place_in_the_table() -> None:

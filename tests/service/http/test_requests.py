@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import ImageSize
 from service.engine.values import ImageUrl
-from service.errors import InvalidOption
+from service.errors import InvalidOption, NoImages
 from service.http.errors import InvalidBody, NotAcceptable, TooManyImages
 from service.http.protocols.native.body import Body
 from service.http.protocols.native.negotiation import choose
@@ -36,7 +36,7 @@ def test_a_form_written_by_httpx_is_read_back(images: list[bytes], fields: list[
 
 @given(st.binary(max_size=300), st.sampled_from(["multipart/form-data; boundary=x", "application/json"]))
 def test_no_body_is_worse_than_a_problem(body: bytes, content_type: str) -> None:
-    with contextlib.suppress(InvalidBody, InvalidOption):
+    with contextlib.suppress(InvalidBody, InvalidOption, NoImages):
         parse(body, content_type=content_type, max_images=9)
 
 

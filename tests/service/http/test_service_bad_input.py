@@ -53,6 +53,10 @@ DEEP = f'{{"images": ["{ENCODED}"], "model": {"[" * 1000}{"]" * 1000}}}'.encode(
 DEEP_IMAGES = b'{"images": ' + b"[" * 1000 + b"]" * 1000 + b"}"
 DEEPEST = b'{"images": ' + b"[" * 100_000 + b"]" * 100_000 + b"}"
 JPEG = image_bytes(image_format="JPEG", size=(200, 200))
+AVIF = image_bytes(image_format="AVIF", size=(64, 64))
+PICTURE_DATA = AVIF.index(b"mdat") + 4
+BROKEN_AVIF = AVIF[:PICTURE_DATA] + bytes(len(AVIF) - PICTURE_DATA)
+LONG = "x" * 1_000_000
 BAD = [
     Bad("empty body", 422, "empty-image", request=raw(b"")),
     Bad("empty body without a type", 422, "empty-image", request={"content": b""}),
@@ -65,6 +69,10 @@ BAD = [
     Bad("1000 images", 413, "too-many-images", request={"json": {"images": [ENCODED] * 1000}}),
     Bad("1000 parts", 413, "too-many-images", request={"files": [("image", GOOD)] * 1000}),
     Bad("unknown model", 404, "unknown-model", "model=demo:vti"),
+    Bad("a model's name of a megabyte", 404, "unknown-model", request={"json": {"images": [ENCODED], "model": LONG}}),
+    Bad("an option's name of a megabyte", 422, "invalid-option", request={"json": {"images": [ENCODED], LONG: 1}}),
+    Bad("a URL of a megabyte", 422, "image-url-refused", request={"json": {"images": [f"http://x/{LONG}"]}}),
+    Bad("a broken AVIF", 422, "undecodable-image", request=raw(BROKEN_AVIF, "image/avif")),
     Bad("layer out of range", 422, "layer-not-found", "layer=4"),
     Bad("layer below range", 422, "layer-not-found", "layer=-5"),
     Bad("resolution not divisible", 422, "unsupported-resolution", "resolution=100"),

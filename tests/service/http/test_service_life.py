@@ -56,11 +56,13 @@ async def test_when_the_queue_is_full_a_request_is_refused_at_once_and_unread() 
 
         refused = await client.post("/embed", content=body(), headers=PNG)
         assert not sent
+        planned = await client.get("/vram")
         gate.is_open.set()
         assert [(await task).status_code for task in admitted] == [200, 200]
         assert (await client.post("/embed", content=PICTURE, headers=PNG)).status_code == 200
         metrics = (await client.get("/metrics")).text
     problem = assert_problem(refused, 503, "overloaded")
+    assert planned.status_code == 200, "a plan takes no place in the queue"
     assert int(refused.headers["retry-after"]) >= 1
     assert problem["retry_after_s"] == int(refused.headers["retry-after"])
     assert 'visiontower_rejected_total{reason="overloaded"} 1.0' in metrics

@@ -134,6 +134,8 @@ async def test_if_every_image_is_bad_all_are_named() -> None:
         ({"texts": [1]}, {}, 422, "invalid-option"),
         ({"texts": "a"}, {}, 422, "invalid-option"),
         ({"texts": ["a" * 4097]}, {}, 422, "invalid-option"),
+        ({"texts": ["a"], "text": "b"}, {}, 422, "invalid-option"),
+        ({"texts": ["a"], "template": "{}", "templates": ["a {}"]}, {}, 422, "invalid-option"),
         ({"texts": ["a"], "layer": 1}, {}, 422, "invalid-option"),
         ({"texts": ["a"], "resolution": 33}, {}, 422, "unsupported-resolution"),
         ({"texts": ["a"], "model": "fake:none"}, {}, 404, "unknown-model"),

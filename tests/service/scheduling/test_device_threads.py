@@ -776,13 +776,16 @@ async def test_stopping_finishes_what_has_begun_and_fails_what_waits() -> None:
     assert encoder.batches == [1]
 
 
-async def test_a_stuck_thread_is_reported_not_waited_for() -> None:
+async def test_a_stuck_thread_is_reported_not_waited_for_and_nor_is_its_work() -> None:
     gate = Gate()
     async with running(FakeEncoder(before=gate)) as device:
         stuck = await gate.shut_with_one_inside(lambda: device.submit(0))
+        behind = device.submit(1)
         assert not await device.threads.stop(timeout_s=0)
+        for work in (stuck, behind):
+            with pytest.raises(DeviceLost):
+                await work
         gate.open.set()
-        await stuck
 
 
 async def test_threads_that_were_told_to_stop_are_stopped_again_at_once() -> None:

@@ -166,5 +166,5 @@ VRAM: dict[str, Any] = {
     "description": _VRAM_TEXT,
     "openapi_extra": {"parameters": _query(VramOptions)},
     "responses": {200: {"description": "The plan.", "content": {"application/json": {"example": _VRAM_EXAMPLE}}}}
-    | problem_responses(404, 422),
+    | problem_responses(404, 422, 500, 503, 504),
 }

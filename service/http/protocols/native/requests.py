@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from encoders.contract.values import ImageSize
 from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest
-from service.errors import InvalidOption
+from service.errors import InvalidOption, NoImages, NoTexts
 from service.http.errors import UnsupportedMediaType
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
@@ -60,28 +60,29 @@ def media_type(content_type: str) -> str:
     return content_type.partition(";")[0].strip().lower()
 
 
-def parse(body: bytes, *, content_type: str, max_images: int) -> Body:
-    """Images and fields of a body.
+def parse(content: bytes, *, content_type: str, max_images: int) -> Body:
+    """One image or more, and the fields of a body.
 
-    Raises UnsupportedMediaType, InvalidBody, InvalidOption or TooManyImages.
+    Raises UnsupportedMediaType, InvalidBody, InvalidOption, NoImages or TooManyImages.
     """
     kind = media_type(content_type)
     if kind == "multipart/form-data":
-        return form_body(body, content_type=content_type, max_images=max_images)
-    if kind == "application/json":
-        return json_body(body, max_images=max_images)
-    if kind.startswith("image/") or kind == "application/octet-stream" or (not kind and not body):
-        return Body(images=[body])
-    raise UnsupportedMediaType(content_type or "none")
+        body = form_body(content, content_type=content_type, max_images=max_images)
+    elif kind == "application/json":
+        body = json_body(content, max_images=max_images)
+    elif kind.startswith("image/") or kind == "application/octet-stream" or (not kind and not content):
+        body = Body(images=[content])
+    else:
+        raise UnsupportedMediaType(content_type or "none")
+    if not body.images:
+        raise NoImages(": send parts named 'image', a raw body, or JSON 'images'")
+    return body
 
 
 def read_embed(incoming: Incoming) -> Asked:
-    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, TooManyImages or NotAcceptable."""
+    """Raises as `parse`, and InvalidOption or NotAcceptable."""
     body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
-    if body.fields:
-        options = read(EmbedOptions, query=incoming.query, body=body.fields)
-    else:
-        options = _in_query(EmbedOptions, incoming.query)
+    options = read(EmbedOptions, query=incoming.query, body=body.fields)
     format = choose(incoming.accept, asked=options.format)
     if format in ("npy", "raw") and options.output == "both":
         raise InvalidOption("output", f"The format {format} holds one array: ask for tokens or pooled, or safetensors.")
@@ -102,10 +103,12 @@ def read_embed(incoming: Incoming) -> Asked:
 
 
 def read_similarity(incoming: Incoming) -> Asked:
-    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, TooManyImages or NotAcceptable."""
+    """Raises as `parse`, and InvalidOption, NoTexts or NotAcceptable."""
     body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
     options = read(SimilarityOptions, query=incoming.query, body=body.fields)
     choose(incoming.accept, asked=options.format, offered=("json",))
+    if not options.texts:
+        raise NoTexts(": send fields named 'text', or JSON 'texts'")
     return Asked(
         SimilarityRequest(
             body.images,
@@ -190,7 +193,7 @@ def _listed(value: object) -> object:
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_listed, json_schema_input_type=str)]
 _Size = Annotated[ImageSize, BeforeValidator(_resolution)]
-_Batch = Annotated[int, Field(ge=1, le=1_000_000)]
+_Batch = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class VramOptions(Options):
@@ -260,7 +263,7 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
     found: dict[str, Any] = {}
     lists: dict[str, list[object]] = {}
     for name, value in pairs:
-        if name in model.repeated:
+        if name in model.repeated and value is not None:
             lists.setdefault(model.repeated[name], []).append(value)
         elif name not in model.model_fields:
             raise InvalidOption.unknown(name, [*model.model_fields, *model.repeated])
@@ -268,6 +271,9 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
             raise InvalidOption(name, f"'{name}' is given twice: {found[name]!r} and {value!r}.")
         elif value is not None:
             found[name] = value
+    for name, list_name in model.repeated.items():
+        if list_name in found and list_name in lists:
+            raise InvalidOption(name, f"'{name}' and '{list_name}' are one option: give one of them.")
     return {**found, **lists}
 
 
