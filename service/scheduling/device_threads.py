@@ -157,11 +157,11 @@ class DeviceThreads:
 
     def expect(self, resident: Resident, shape: ImageShape, *, deadline: float) -> Expected:
         """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
-        item = self._item(resident, None)
+        expected = Expected(self, self._item(resident, None), shape, deadline)
         if self._patience is not None:
             with self._wake:
                 self._patience.expect(shape)
-        return Expected(self, item, shape, deadline)
+        return expected
 
     def settle(self, item: Item, shape: ImageShape, deadline: float, payload: Pixels | None) -> None:
         """An expected item has its payload, or none. On any thread."""
@@ -350,7 +350,7 @@ class DeviceThreads:
 
     def _finish(self, running: _Running) -> None:
         batch, taken = running.batch, running.taken
-        outcomes = batch.wait()
+        outcomes = batch.outcomes or batch.wait()  # of a forward that ended at once they are there
         forward_s = self._clock() - running.started
         shape, items = taken.shape, len(taken.batch)
         resident = taken.batch[0].item.resident
