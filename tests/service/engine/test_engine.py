@@ -17,7 +17,7 @@ from encoders.contract.errors import EmptyImage, OutputNotOffered, VisiontowerEr
 from encoders.contract.values import ImageSize
 from service.bulk.run import Job, run
 from service.engine import EmbedRequest, EmbedTextsRequest, Engine, PlanRequest, SimilarityRequest
-from service.engine.values import Embedding, ImageUrl, Source
+from service.engine.values import Embedding, ImageUrl, Scores, Source
 from service.errors import (
     DeadlineExceeded,
     ImageUnreadable,
@@ -132,6 +132,19 @@ async def test_run_answers_every_kind_of_request() -> None:
             PlanRequest(),
         ):
             assert (await engine.run(request)).model == "fake:vit"
+
+
+async def test_an_answer_says_how_many_numbers_it_holds() -> None:
+    """Large ones are worked on and written on a thread, so that the event loop goes on."""
+    async with engine_of() as engine:
+        scores = await engine.similarity(SimilarityRequest([PICTURE, b"bad", noise(2)], ["a", "b", "c"], heatmap=True))
+        vectors = await engine.embed(EmbedRequest([PICTURE], output="pooled"))
+    (first, bad, _) = scores.items
+    assert isinstance(first, Scores)
+    assert isinstance(bad, VisiontowerError)
+    assert first.heatmap is not None
+    assert scores.values == 2 * (3 * 3 + first.heatmap.size)
+    assert vectors.values == fake_spec().pooled_size
 
 
 async def test_a_plan_is_of_the_size_asked_and_runs_nothing() -> None:

@@ -58,6 +58,20 @@ def test_one_alone_stays_what_it_is() -> None:
     assert values(merged([text]).decode()) == values(text)
 
 
+async def test_a_process_that_fails_is_left_out() -> None:
+    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 500 Oh\r\nConnection: close\r\nContent-Length: 9\r\n\r\nno metric")
+        writer.close()
+
+    started = multiprocessing.get_context("spawn").RawArray(ctypes.c_bool, 2)
+    text = exposition(forwards=2, ready=1, free=70)
+    async with await asyncio.start_server(fail, "127.0.0.1", 0) as server:
+        other = server.sockets[0].getsockname()[1]
+        found = await Siblings((0, other), 0, started).exposition(text.encode(), port=None)
+    assert values(found.decode()) == values(text)
+
+
 def test_each_process_has_its_part() -> None:
     part = share(Settings(processes=4, vram_budget=2**32, queue_images=300))
     assert (part.vram_budget, part.queue_images, part.processes) == (2**30, 300, 1)
