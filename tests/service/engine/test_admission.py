@@ -19,52 +19,52 @@ class Clock:
 
 
 def test_permits_come_back_when_the_block_ends_even_badly() -> None:
-    door = Admission(images=2, texts=1, clock=Clock())
-    with contextlib.suppress(ValueError), door.admit(images=2, texts=1):
+    admission = Admission(images=2, texts=1, clock=Clock())
+    with contextlib.suppress(ValueError), admission.admit(images=2, texts=1):
         raise ValueError
-    with door.admit(images=2):
-        assert door.inside("images") == 2
+    with admission.admit(images=2):
+        assert admission.inside("images") == 2
 
 
 def test_all_permits_or_none() -> None:
-    door = Admission(images=2, texts=1, clock=Clock())
-    with door.admit(images=1), pytest.raises(Overloaded), door.admit(images=1, texts=2):
+    admission = Admission(images=2, texts=1, clock=Clock())
+    with admission.admit(images=1), pytest.raises(Overloaded), admission.admit(images=1, texts=2):
         pass
-    assert (door.inside("images"), door.inside("texts")) == (0, 0)
+    assert (admission.inside("images"), admission.inside("texts")) == (0, 0)
 
 
 def test_a_closed_door_admits_nobody() -> None:
-    door = Admission(images=2, texts=1, clock=Clock())
-    door.close()
+    admission = Admission(images=2, texts=1, clock=Clock())
+    admission.close()
     with pytest.raises(ShuttingDown):
-        door.check()
+        admission.check()
 
 
 def test_retry_after_follows_the_recent_pace() -> None:
     clock = Clock()
-    door = Admission(images=10, texts=1, clock=clock)
+    admission = Admission(images=10, texts=1, clock=clock)
     for _ in range(5):  # two images in 4 s each
         clock.now += 4
-        with door.admit(images=2):
+        with admission.admit(images=2):
             pass
-    with door.admit(images=10), pytest.raises(Overloaded) as caught:
-        door.check()
+    with admission.admit(images=10), pytest.raises(Overloaded) as caught:
+        admission.check()
     assert 16 <= caught.value.retry_after_s <= 20
 
 
 def test_retry_after_is_of_the_kind_that_is_full() -> None:
     clock = Clock()
-    door = Admission(images=10, texts=10, clock=clock)
+    admission = Admission(images=10, texts=10, clock=clock)
     for _ in range(5):
         clock.now += 4
-        with door.admit(images=1):
+        with admission.admit(images=1):
             pass
-        with door.admit(images=0, texts=10):
+        with admission.admit(images=0, texts=10):
             pass
-    with door.admit(images=0, texts=10), pytest.raises(Overloaded) as of_texts, door.admit(images=0, texts=1):
+    with admission.admit(images=0, texts=10), pytest.raises(Overloaded) as of_texts, admission.admit(images=0, texts=1):
         pass
-    with door.admit(images=10), pytest.raises(Overloaded) as of_images:
-        door.check()
+    with admission.admit(images=10), pytest.raises(Overloaded) as of_images:
+        admission.check()
     assert of_texts.value.retry_after_s <= 4
     assert 32 <= of_images.value.retry_after_s <= 40
 
@@ -72,13 +72,13 @@ def test_retry_after_is_of_the_kind_that_is_full() -> None:
 @given(st.lists(st.tuples(st.integers(1, 5), st.floats(0, 1e6)), max_size=80), st.floats(0, 1e6))
 def test_retry_after_is_whole_seconds_between_one_and_sixty(history: list[tuple[int, float]], later: float) -> None:
     clock = Clock()
-    door = Admission(images=5, texts=1, clock=clock)
+    admission = Admission(images=5, texts=1, clock=clock)
     for images, seconds in history:
         clock.now += seconds
-        with door.admit(images=images):
+        with admission.admit(images=images):
             pass
     clock.now += later
-    with door.admit(images=5), pytest.raises(Overloaded) as caught:
-        door.check()
+    with admission.admit(images=5), pytest.raises(Overloaded) as caught:
+        admission.check()
     assert isinstance(caught.value.retry_after_s, int)
     assert 1 <= caught.value.retry_after_s <= 60

@@ -141,11 +141,11 @@ async def test_a_departed_client_s_waiting_image_is_not_run() -> None:
             "server": ("service", 80),
         }
         departing = asyncio.create_task(app(scope, receive, send))
-        batcher = app.state.engine.threads
-        await until(lambda: batcher.waiting("fake:vit")[0] == 1)
+        threads = app.state.engine.threads
+        await until(lambda: threads.waiting("fake:vit")[0] == 1)
         leave.set()
         await departing
-        assert batcher.waiting("fake:vit")[0] == 0
+        assert threads.waiting("fake:vit")[0] == 0
         gate.is_open.set()
         assert (await first).status_code == 200
         metrics = (await client.get("/metrics")).text

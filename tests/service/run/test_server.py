@@ -77,11 +77,11 @@ async def test_a_client_that_hangs_up_frees_its_place() -> None:
         encoder.before = hold
         request = asyncio.create_task(client.post("/embed", content=image_bytes(), headers=PNG))
         assert await asyncio.to_thread(entered.wait, 30)
-        door = server.engine.admission
-        assert door.inside("images") == 1
+        admission = server.engine.admission
+        assert admission.inside("images") == 1
         request.cancel()
         async with asyncio.timeout(30):
-            while door.inside("images"):
+            while admission.inside("images"):
                 await asyncio.sleep(0)
         gate.set()
 

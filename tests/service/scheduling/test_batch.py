@@ -3,7 +3,7 @@
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -13,10 +13,10 @@ from encoders.adapters.fake import FakeEncoder, FakeMemory
 from encoders.contract.encoder import Forward
 from encoders.contract.errors import EncoderFailed, OutOfMemory
 from encoders.contract.values import Encoded, Floats, Grid, Outputs, Pixels, TokenIds, TokenKind
+from encoders.memory.device import Reading
 from encoders.memory.prediction import CPU
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
-from service.memory.shape import Shape
 from service.scheduling.batch import Batch, Outcome
 from service.telemetry.metrics import Metrics
 from tests.support.device_threads import SHAPE, TEXT, AtWork, alone, image
@@ -64,11 +64,11 @@ class Bench:
     """Where batches are run, and what is learnt of them."""
 
     encoder: FakeEncoder
+    memory: FakeMemory = field(default_factory=lambda: FakeMemory(2**40))
 
     def __post_init__(self) -> None:
         self.budget = Budget(limit=2**40, overhead=CPU)
         self.metrics = Metrics([MODEL], refusals=())
-        self.memory = FakeMemory(2**40)
         self.measurement = Measurement(self.memory, self.budget, self.metrics)
 
     def begin(self, *values: int) -> Batch:
@@ -221,19 +221,22 @@ def test_outcomes_are_there_when_they_are_known_and_the_forward_runs_once() -> N
     assert card.log == [("begin", [1]), ("wait", [1])]
 
 
-def test_a_forward_of_a_shape_that_is_settled_is_not_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    bench, measured = Bench(FakeEncoder()), list[int]()
+def test_a_forward_of_a_shape_that_is_settled_is_not_measured() -> None:
+    class Counted(FakeMemory):
+        readings = 0
 
-    @contextmanager
-    def forward(shape: Shape, batch: int) -> Iterator[None]:
-        measured.append(batch)
-        yield
+        @contextmanager
+        def reading(self) -> Iterator[Reading]:
+            self.readings += 1
+            with super().reading() as reading:
+                yield reading
 
-    monkeypatch.setattr(bench.measurement, "forward", forward)
+    memory = Counted(2**40)
+    bench = Bench(FakeEncoder(), memory)
     bench.run(1, 2)
     bench.measurement.settled.add(SHAPE)
     bench.run(1, 2, 3)
-    assert measured == [2]
+    assert memory.readings == 1
 
 
 @pytest.mark.parametrize("reads_freely", [True, False])
