@@ -1,8 +1,9 @@
 """Values -> JSON bytes."""
 
+from collections.abc import Callable
+from functools import partial
+
 import orjson
 
-
-def to_json(value: object) -> bytes:
-    """JSON; float arrays as nested lists, each number in the fewest digits that give it back."""
-    return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+to_json: Callable[[object], bytes] = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
+"""JSON; float arrays as nested lists, each number in the fewest digits that give it back."""

@@ -138,7 +138,7 @@ class Metrics:
             self._out_of_memory.labels(model)
             self._batch_images.labels(model)
 
-    def request(self, route: str, status: int, seconds: float, *, served: "Served | None" = None) -> None:
+    def request(self, route: str, status: int, seconds: float, *, served: Served | None = None) -> None:
         """A request has been answered; served: by a model."""
         self._request(route, str(status)).inc()
         self._duration(route).observe(seconds)

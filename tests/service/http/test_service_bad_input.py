@@ -71,6 +71,13 @@ BAD = [
     Bad("unknown model", 404, "unknown-model", "model=demo:vti"),
     Bad("a model's name of a megabyte", 404, "unknown-model", request={"json": {"images": [ENCODED], "model": LONG}}),
     Bad("an option's name of a megabyte", 422, "invalid-option", request={"json": {"images": [ENCODED], LONG: 1}}),
+    Bad(
+        "values of a megabyte that differ",
+        422,
+        "invalid-option",
+        "model=x",
+        request={"json": {"images": [ENCODED], "model": LONG}},
+    ),
     Bad("a URL of a megabyte", 422, "image-url-refused", request={"json": {"images": [f"http://x/{LONG}"]}}),
     Bad("a broken AVIF", 422, "undecodable-image", request=raw(BROKEN_AVIF, "image/avif")),
     Bad("layer out of range", 422, "layer-not-found", "layer=4"),
@@ -155,6 +162,7 @@ async def test_bad_input_has_its_problem_and_leaves_others_alone(bad: Bad) -> No
         assert (await neighbour).status_code == 200
     problem = assert_problem(response, bad.status, bad.slug)
     assert problem["detail"]
+    assert len(response.content) < 2_000, "however long the caller's words"
 
 
 async def test_an_unknown_model_lists_the_served_ones() -> None:

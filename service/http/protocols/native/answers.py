@@ -13,7 +13,6 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
-import orjson
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import Floats
@@ -54,7 +53,7 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
             "usage": usage,
             "timing_ms": milliseconds,
         }
-        return Answer(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY), MEDIA_TYPES["json"], status, headers)
+        return Answer(to_json(answer), MEDIA_TYPES["json"], status, headers)
     stacked = _stack([_arrays(item) for item in done.values()])
     first = next(iter(done.values()))
     about = {

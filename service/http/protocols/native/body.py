@@ -16,14 +16,12 @@ from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
 from service.engine.values import ImageUrl, Source
-from service.errors import InvalidOption
+from service.errors import InvalidOption, shown
 from service.http.errors import InvalidBase64, InvalidBody, TooManyImages
 
 _MAX_PARTS = 16_384
 """Parts of a multipart body; each costs parsing, so tiny ones are bounded too."""
 _SPACE = re.compile(rb"\s+")
-_SHOWN = 80
-"""Characters of a caller's word that an error repeats."""
 
 
 @dataclass(frozen=True)
@@ -56,9 +54,7 @@ def _require_flat(name: str, value: object) -> None:
     """No option is nested; a caller's nest may be deeper than Python can walk."""
     for each in value if isinstance(value, list) else [value]:
         if isinstance(each, list | dict):
-            raise InvalidOption(
-                name[:_SHOWN], f"'{name[:_SHOWN]}' must be a value or a list of values, not nested ones."
-            )
+            raise InvalidOption(name, f"'{shown(name)}' must be a value or a list of values, not nested ones.")
 
 
 def _source(text: str) -> Source:
@@ -161,4 +157,4 @@ def _text(name: str, content: bytes) -> str:
     try:
         return content.decode()
     except UnicodeDecodeError as error:
-        raise InvalidBody(f"The field '{name}' is not UTF-8 text.") from error
+        raise InvalidBody(f"The field '{shown(name)}' is not UTF-8 text.") from error

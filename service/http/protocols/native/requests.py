@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from encoders.contract.values import ImageSize
 from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest
-from service.errors import InvalidOption, NoImages, NoTexts
+from service.errors import InvalidOption, NoImages, NoTexts, shown
 from service.http.errors import UnsupportedMediaType
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
@@ -252,7 +252,10 @@ def _read(model: type[O], query: Pairs, body: Pairs) -> O:
     in_query, in_body = _gather(model, query), _gather(model, body)
     for name in in_query.keys() & in_body.keys():
         if _plain(in_query[name]) != _plain(in_body[name]):
-            raise InvalidOption(name, f"'{name}' is {in_query[name]!r} in the query but {in_body[name]!r} in the body.")
+            raise InvalidOption(
+                name,
+                f"'{name}' is {shown(repr(in_query[name]))} in the query but {shown(repr(in_body[name]))} in the body.",
+            )
     try:
         return model.model_validate({**in_query, **in_body})
     except ValidationError as error:
@@ -268,7 +271,7 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
         elif name not in model.model_fields:
             raise InvalidOption.unknown(name, [*model.model_fields, *model.repeated])
         elif name in found and _plain(found[name]) != _plain(value):
-            raise InvalidOption(name, f"'{name}' is given twice: {found[name]!r} and {value!r}.")
+            raise InvalidOption(name, f"'{name}' is given twice: {shown(repr(found[name]))} and {shown(repr(value))}.")
         elif value is not None:
             found[name] = value
     for name, list_name in model.repeated.items():
@@ -286,9 +289,4 @@ def _invalid(error: ValidationError) -> InvalidOption:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
     message = first["msg"].removeprefix("Value error, ")
-    return InvalidOption(name, f"'{name}' is {_short(first['input'])}: {message[:1].lower()}{message[1:]}.")
-
-
-def _short(value: object) -> str:
-    shown = repr(value)
-    return shown if len(shown) <= 80 else f"{shown[:77]}..."
+    return InvalidOption(name, f"'{name}' is {shown(repr(first['input']))}: {message[:1].lower()}{message[1:]}.")
