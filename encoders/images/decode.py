@@ -62,12 +62,25 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
     try:
         image.seek(0)
         if at_least is not None:
-            image.draft(None, (at_least, at_least))
+            _shrink(image, at_least)
         image.load()
         ImageOps.exif_transpose(image, in_place=True)  # else a copy, also of what is upright already
         return _rgb(image)
     except _BROKEN as error:
         raise UndecodableImage(image_format, _reason(error)) from error
+
+
+def _shrink(image: Image.Image, at_least: int) -> None:
+    """Have a JPEG decoded at the smallest part of its size that keeps `at_least` pixels a side.
+
+    Both sides must divide by the part: else the last row or column stands for less than the others, and resizing would
+    move all of the picture by up to half a pixel.
+    """
+    for part in (8, 4, 2):
+        width, height = image.width // part, image.height // part
+        if min(width, height) >= at_least and (width * part, height * part) == image.size:
+            image.draft(None, (width, height))
+            return
 
 
 def _rgb(image: Image.Image) -> Image.Image:
