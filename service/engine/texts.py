@@ -26,8 +26,8 @@ class Texts:
         Raises OutputNotOffered, InvalidText, EncoderFailed, Unavailable or DeadlineExceeded.
         """
         loop = asyncio.get_running_loop()
-        ids = await loop.run_in_executor(self._pool, resident.encoder.tokenize, texts)
-        futures = [self._threads.submit(resident, shape, row, deadline=deadline) for row in ids]
+        tokenized = await loop.run_in_executor(self._pool, resident.encoder.tokenize, texts)
+        futures = [self._threads.submit(resident, shape, row, deadline=deadline) for row in tokenized.ids]
         try:
             answers = await asyncio.gather(*futures)
         finally:

@@ -4,9 +4,12 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from encoders.adapters.openclip.packing import pack_blocks
+from encoders.adapters.openclip.tokenizer import count_tokens
+from encoders.contract.values import Tokenized
 from encoders.runtime.tower import TextTower
 
 
@@ -19,11 +22,13 @@ class OpenClipText(TextTower):
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As TextTower.tokenize."""
         assert self._tokenizer is not None, "a blueprint has no tokenizer"
         with self._lock:
-            return self._tokenizer(list(texts))
+            ids: Tensor = self._tokenizer(list(texts))
+            lengths = [count_tokens(self._tokenizer, text) for text in texts]
+        return Tokenized(ids.numpy(), np.array(lengths, dtype=np.int64))
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""

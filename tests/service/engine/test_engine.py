@@ -99,7 +99,7 @@ async def test_texts_alone_become_vectors() -> None:
         encoder.batches.clear()
         result = await engine.embed_texts(EmbedTextsRequest(["a", "b", "a"], normalize=True, dtype="float16"))
         scores = await engine.similarity(SimilarityRequest([PICTURE], ["a", "b"]))
-    vectors = encoder.encode_text(encoder.tokenize(["a", "b"]))
+    vectors = encoder.encode_text(encoder.tokenize(["a", "b"]).ids)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert (result.vectors.dtype.name, result.vectors.shape, result.model) == ("float16", (3, 6), "fake:vit")
     np.testing.assert_allclose(result.vectors, unit[[0, 1, 0]], atol=1e-3)

@@ -39,7 +39,7 @@ def encoded(picture: bytes) -> Encoded:
 
 def text_vectors(*texts: str) -> NDArray[Any]:
     encoder = FakeEncoder()
-    return unit(encoder.encode_text(encoder.tokenize(texts)))
+    return unit(encoder.encode_text(encoder.tokenize(texts).ids))
 
 
 def close(found: Any, wanted: Any) -> None:
