@@ -36,7 +36,7 @@ class Tokenized:
     @property
     def truncated(self) -> NDArray[np.bool_]:
         """Which texts were cut; bool [N]."""
-        return self.lengths > self.ids.shape[1]
+        return np.greater(self.lengths, self.ids.shape[1])
 
 
 class ImageSize(NamedTuple):
