@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from encoders.adapters.openclip.packing import pack_blocks
 from encoders.adapters.openclip.tokenizer import count_tokens
 from encoders.contract.values import Tokenized
+from encoders.runtime.padding import read_no_mask
 from encoders.runtime.tower import TextTower
 
 
@@ -21,6 +23,9 @@ class OpenClipText(TextTower):
         self.model: Any = model
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
+        half = getattr(model, "text", None)
+        if isinstance(half, HFTextEncoder):
+            read_no_mask(half.transformer)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As TextTower.tokenize."""
@@ -32,7 +37,7 @@ class OpenClipText(TextTower):
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""
-        embedded: Tensor = self.model.encode_text(ids)
+        embedded: Tensor = self.model.encode_text(ids, normalize=False)  # CoCa's would be normalised
         return embedded
 
     def pack(self) -> None:
