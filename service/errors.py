@@ -9,6 +9,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── InvalidOption          unknown name, wrong value, or two different ones
 │   ├── NoImages               a request without an image
 │   ├── NoTexts                a request without a text where it needs one
+│   ├── TextTooLong            a text past the context length, where none may be cut
 │   └── NumbersDoNotFit        the dtype asked for cannot hold the values
 ├── UnknownModel               not one of the served encoders
 ├── ModelDoesNotFit            the encoder is too large for the memory budget
@@ -26,7 +27,7 @@ VisiontowerError (encoders/contract/errors.py)
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from encoders.contract.errors import ImageError, RequestError, VisiontowerError
@@ -35,6 +36,9 @@ from service.sizes import show_bytes
 
 _SHOWN = 200
 """Characters of a caller's word that are shown again: it may have as many as a body has bytes."""
+
+_NAMED = 20
+"""Texts that one error names."""
 
 
 def shown(word: str) -> str:
@@ -97,6 +101,26 @@ class NoTexts(RequestError):
 
     def __init__(self, advice: str = "") -> None:
         super().__init__(f"There is no text in the request{advice}.")
+
+
+class TextTooLong(RequestError):
+    """A text has more tokens than the model reads, and the request forbids to cut it (`truncate=false`).
+
+    texts: the indices of such texts; tokens: how many each has, with its template and the special tokens. The first 20.
+    """
+
+    def __init__(self, *, model: str, tokens: Mapping[int, int], context_length: int) -> None:
+        named = dict(list(tokens.items())[:_NAMED])
+        counts = ", ".join(f"text {index} has {number}" for index, number in named.items())
+        more = f" and {len(tokens) - len(named)} more texts" if len(tokens) > len(named) else ""
+        super().__init__(
+            f"{model} reads {context_length} tokens of a text: {counts}{more}. "
+            "Shorten them, or leave truncate=false out to have them cut.",
+            model=model,
+            context_length=context_length,
+            texts=list(named),
+            tokens=list(named.values()),
+        )
 
 
 class NumbersDoNotFit(RequestError):

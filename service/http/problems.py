@@ -64,6 +64,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.InvalidOption: ProblemType(422, "invalid-option", "Invalid option"),
     s.NoImages: ProblemType(422, "no-images", "No images"),
     s.NoTexts: ProblemType(422, "no-texts", "No texts"),
+    s.TextTooLong: ProblemType(422, "text-too-long", "Text too long"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
     h.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),

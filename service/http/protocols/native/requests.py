@@ -115,6 +115,7 @@ def read_similarity(incoming: Incoming) -> Asked:
             options.texts,
             templates=options.templates,
             heatmap=options.heatmap,
+            truncate=options.truncate,
             model=options.model,
             resolution=options.resolution,
         )
@@ -184,6 +185,10 @@ class SimilarityOptions(ImageOptions):
         description="Each has {} where the text goes; a text's vector is the mean over its templates.",
     )
     heatmap: bool = Field(default=False, description="Add the cosine of every patch with every text.")
+    truncate: bool = Field(
+        default=True,
+        description="Cut texts past the context length, and name them in `truncated`; false refuses them.",
+    )
 
 
 def _listed(value: object) -> object:
