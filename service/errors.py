@@ -50,8 +50,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean x?' for the closest known name, or nothing."""
     if len(name) > _SHOWN:
         return ""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 class ImageUrlRefused(ImageError):
@@ -83,9 +84,10 @@ class InvalidOption(RequestError):
         super().__init__(message, option=shown(option), **facts)
 
     @classmethod
-    def unknown(cls, name: str, known: Sequence[str]) -> "InvalidOption":
-        """For a name that is no option."""
-        message = f"Unknown option '{shown(name)}'.{did_you_mean(name, known)} Known: {', '.join(known)}."
+    def unknown(cls, name: str, known: Sequence[str], *, advice: str = "") -> "InvalidOption":
+        """For a name that is no option. advice: in place of the nearest known name."""
+        advice = advice or did_you_mean(name, known)
+        message = f"Unknown option '{shown(name)}'.{advice} Known: {', '.join(known)}."
         return cls(name, message, known=list(known))
 
 
@@ -115,7 +117,7 @@ class TextTooLong(RequestError):
         more = f" and {len(tokens) - len(named)} more texts" if len(tokens) > len(named) else ""
         super().__init__(
             f"{model} reads {context_length} tokens of a text: {counts}{more}. "
-            "Shorten them, or leave truncate=false out to have them cut.",
+            "Shorten them, or allow to cut them (truncate).",
             model=model,
             context_length=context_length,
             texts=list(named),

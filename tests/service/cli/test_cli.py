@@ -217,7 +217,7 @@ def test_similarity_says_which_texts_were_cut(images: Path, capsys: pytest.Captu
     assert f"its end does not count: {longer[:60]}..." in shown
     assert main([*argv, "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["truncated"] == [0, 2]
-    assert main([*argv, "--no-truncate"]) == 1
+    assert main([*argv, "--no-truncate"]) == 2
     assert "fake:vit reads 16 tokens of a text: text 0 has 17, text 2 has 116." in capsys.readouterr().err
 
 
