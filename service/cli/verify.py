@@ -128,7 +128,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _embedded(encoder: "Encoder", texts: Sequence[str]) -> "Floats":
-    return encoder.encode_text(encoder.tokenize(texts))
+    return encoder.encode_text(encoder.tokenize(texts).ids)
 
 
 def _served(encoder: "Encoder", image_bytes: bytes, *, exact: bool) -> "Served":
