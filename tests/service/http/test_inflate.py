@@ -4,6 +4,7 @@ import base64
 import contextlib
 import gzip
 import zlib
+from collections.abc import Callable
 
 import pytest
 from hypothesis import given
@@ -22,7 +23,12 @@ def bare(body: bytes) -> bytes:
     return deflater.compress(body) + deflater.flush()
 
 
-WRITERS = {"gzip": gzip.compress, "X-GZip": gzip.compress, "deflate": zlib.compress, " Deflate ": bare}
+WRITERS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": gzip.compress,
+    "X-GZip": gzip.compress,
+    "deflate": zlib.compress,
+    " Deflate ": bare,
+}
 
 
 @pytest.mark.parametrize("encoding", WRITERS)
@@ -40,9 +46,9 @@ def test_a_bomb_is_not_inflated_past_the_limit(encoding: str) -> None:
 
 @pytest.mark.parametrize("encoding", WRITERS)
 @pytest.mark.parametrize("break_it", [lambda body: body[:-3], lambda body: body[:5], lambda body: b""])
-def test_a_body_cut_short_is_named(encoding: str, break_it: object) -> None:
+def test_a_body_cut_short_is_named(encoding: str, break_it: Callable[[bytes], bytes]) -> None:
     with pytest.raises(InvalidBody, match="ends too early"):
-        inflated(break_it(WRITERS[encoding](PICTURE)), encoding, max_bytes=10_000)  # type: ignore[operator]
+        inflated(break_it(WRITERS[encoding](PICTURE)), encoding, max_bytes=10_000)
 
 
 @pytest.mark.parametrize(

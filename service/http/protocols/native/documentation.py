@@ -9,7 +9,8 @@ from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
 
 _EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
-server allows them) in JSON. Options may stand in the query, the form or the JSON body.
+server allows them) in JSON. Options may stand in the query, the form or the JSON body. A body may be compressed with
+gzip or deflate.
 
 The answer's format follows `Accept`, or `format`. JSON has an entry an image. The binary formats hold the images that
 could be answered, stacked, so every tensor is `[images, ...]`:

@@ -40,13 +40,15 @@ IMAGES_GO = "Images go in parts named 'image' of a form, or in the list 'images'
 
 def meant(name: str, known: Collection[str]) -> str:
     """A sentence, after a blank, about an option of a well-known other name; empty for any other."""
-    plain = _NUMBERED.sub("", name[:100].strip().lower().replace("-", "_"))
-    if _TEXTS.fullmatch(plain):
+    plain = name[:100].strip().lower().replace("-", "_")
+    unnumbered = _NUMBERED.sub("", plain)
+    if _TEXTS.fullmatch(unnumbered):
         if "texts" in known:
             return " Did you mean 'texts'? Texts go in fields named 'text', or in the list 'texts' of JSON."
         return " Texts go to /similarity."
-    if _IMAGES.fullmatch(plain) and "resolution" in known and "batch" not in known:
-        return f" Did you mean 'images'? {IMAGES_GO}."
+    if "images" in known and (_IMAGES.fullmatch(plain) or _IMAGES.fullmatch(unnumbered)):
+        question = "" if name == "images" else " Did you mean 'images'?"
+        return f"{question} {IMAGES_GO}."
     option = _OPTIONS.get(plain)
     return f" Did you mean '{option}'?" if option in known else ""
 

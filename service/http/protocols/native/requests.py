@@ -153,12 +153,16 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     repeated: ClassVar[dict[str, str]] = {}
     """Names that may be repeated in a query or a form, and the list they make."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """What a body has beside options."""
 
     model: str | None = Field(default=None, description="Id of a served encoder; default the first served.")
 
 
 class ImageOptions(Options):
     """The options of requests with images."""
+
+    beside: ClassVar[tuple[str, ...]] = ("images",)
 
     resolution: Resolution = Field(
         default=None, description="N or HxW: run the model at that size. Default: its native size."
@@ -283,7 +287,7 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
     lists: dict[str, list[object]] = {}
     for name, value in pairs:
         if name not in model.model_fields and name not in model.repeated:
-            known = [*model.model_fields, *model.repeated]
+            known = [*model.beside, *model.model_fields, *model.repeated]
             raise InvalidOption.unknown(name, known, advice=meant(name, known))
         if isinstance(value, list | dict):
             _require_flat(name, value)
