@@ -15,6 +15,8 @@ from torch.nn import functional as F
 from encoders.runtime.packed_linear import PackedLinear
 
 _aten = torch.ops.aten
+_MASK_ALIGNMENT = 8
+"""ATen's preprocess_mask copies a mask whose rows do not begin at a multiple of it, for the efficient kernel."""
 
 
 class Attention(StrEnum):
@@ -86,6 +88,9 @@ def attend(
         )[0]
         return cpu
     if kernel is Attention.EFFICIENT:
+        if mask is not None and any(stride % _MASK_ALIGNMENT for stride in mask.stride()[:-1]):
+            length = mask.shape[-1]
+            mask = F.pad(mask, (0, _MASK_ALIGNMENT - length % _MASK_ALIGNMENT))[..., :length]
         efficient: Tensor = _aten._scaled_dot_product_efficient_attention(
             query, key, value, mask, False, dropout_p, is_causal, scale=scale
         )[0]

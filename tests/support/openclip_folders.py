@@ -56,6 +56,16 @@ def word_tokenizer(**options: Any) -> transformers.PreTrainedTokenizerFast:
     )
 
 
+def write_to_hub_cache(kind: str, repository: str, cache: Path) -> None:
+    """The configuration and the tokenizer, as huggingface_hub keeps what it has downloaded."""
+    revision = "a" * 40
+    folder = cache / f"models--{repository.replace('/', '--')}"
+    (folder / "refs").mkdir(parents=True)
+    (folder / "refs" / "main").write_text(revision)
+    TEXT_MODELS[kind][0].save_pretrained(folder / "snapshots" / revision)
+    word_tokenizer().save_pretrained(folder / "snapshots" / revision)
+
+
 def write(kind: str, folder: Path) -> Any:
     """The model, in eval mode, and its files in `folder`."""
     config, text_cfg = TEXT_MODELS[kind]

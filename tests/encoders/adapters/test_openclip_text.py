@@ -15,7 +15,8 @@ from encoders.contract.errors import WeightsError
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.trace import Trace
 from tests.support.closeness import close
-from tests.support.openclip_folders import TEXT_MODELS, WORDS, write
+from tests.support.openclip_folders import TEXT_MODELS, WORDS, write, write_to_hub_cache
+from tests.support.suites import split
 
 TEXTS = ["w1", " ".join(WORDS), "w3 w2 w1", " ".join(WORDS * 3)]
 
@@ -69,6 +70,44 @@ def test_padding_changes_nothing(served: tuple[TorchEncoder, Any]) -> None:
     encoder, _ = served
     alone, beside = (encoder.encode_text(encoder.tokenize(texts).ids)[0] for texts in (["w1"], ["w1", TEXTS[1]]))
     close(alone, torch.from_numpy(beside))
+
+
+ARCHITECTURES = {
+    "roberta-ViT-B-32": ("roberta-base", "roberta"),
+    "coca_roberta-ViT-B-32": ("roberta-base", "coca"),
+    "xlm-roberta-base-ViT-B-32": ("xlm-roberta-base", "xlm-roberta"),
+    "xlm-roberta-large-ViT-H-14": ("xlm-roberta-large", "xlm-roberta"),
+    "nllb-clip-base": ("facebook/nllb-200-distilled-600M", "nllb"),
+    "nllb-clip-base-siglip": ("facebook/nllb-200-distilled-600M", "nllb"),
+    "nllb-clip-large": ("facebook/nllb-200-distilled-1.3B", "nllb"),
+    "mt5-base-ViT-B-32": ("google/mt5-base", "mt5"),
+    "mt5-xl-ViT-H-14": ("google/mt5-xl", "mt5"),
+}
+"""open_clip's own that name a text model on the hub; here with a tiny one of its type."""
+
+
+@pytest.mark.parametrize("name", split(ARCHITECTURES, quick=["coca_roberta-ViT-B-32", "nllb-clip-base"]))
+def test_open_clips_own_architectures_are_planned(name: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    repository, kind = ARCHITECTURES[name]
+    write_to_hub_cache(kind, repository, tmp_path)
+    drawn = blueprint(f"openclip:{name}@random")
+    assert drawn.spec.context_length == 77
+    for device in ("cpu", "cuda"):
+        assert drawn.text_cost(device=device).requested(1) > 0
+
+
+@pytest.mark.slow
+def test_an_architecture_of_open_clip_is_loaded_from_the_hubs_cache(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    write_to_hub_cache("roberta", "roberta-base", tmp_path)
+    encoder = load("openclip:roberta-ViT-B-32@random")
+    assert encoder.spec.context_length == 77
+    assert encoder.encode_text(encoder.tokenize(TEXTS).ids).shape == (4, 512)
 
 
 def test_what_is_missing_of_the_hub_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

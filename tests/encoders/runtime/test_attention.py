@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoders.runtime.attention import straighten
+from encoders.runtime.attention import Attention, attend, choose, straighten
+from encoders.runtime.trace import Trace
 
 BATCH, TOKENS, KEYS, WIDTH, HEADS = 3, 5, 7, 16, 4
 
@@ -78,3 +79,17 @@ def test_no_product_copies_weights_for_each_token() -> None:
     with torch.profiler.profile(acc_events=True) as profile:
         attention(tokens, tokens, tokens, need_weights=False)
     assert "aten::bmm" not in {event.key for event in profile.key_averages()}
+
+
+@pytest.mark.parametrize(("length", "copied"), [(77, 2 * 80 * 4), (80, 0)])
+def test_a_card_copies_a_mask_whose_rows_are_not_aligned(length: int, copied: int) -> None:
+    """For the efficient kernel, as ATen's preprocess_mask does: into rows of the next multiple of 8."""
+    query, mask = torch.empty(2, 4, length, 16, device="meta"), torch.empty(2, 1, 1, length, device="meta")
+    aligned = torch.empty(2, 1, 1, 80, device="meta")[..., :length]
+    assert choose("cuda", query, query, query, mask) is Attention.EFFICIENT
+    peaks = []
+    for each in (mask, aligned):
+        with Trace(runs_on="cuda") as trace:
+            attend("cuda", query, query, query, each)
+        peaks.append(trace.peak)
+    assert peaks[0] - peaks[1] == copied

@@ -33,6 +33,7 @@ from service.errors import (
 )
 from service.http.app import create_app
 from service.settings import Settings
+from tests.support import openclip_folders
 from tests.support.photographs import photograph
 from tests.support.serving import PNG, Gate, backend_of, client_of, noise
 
@@ -123,6 +124,18 @@ async def test_texts_past_the_context_length_are_named_or_refused() -> None:
                 await engine.run(request)
             assert caught.value.facts["texts"] == [1, 3]
         assert not (await engine.embed_texts(EmbedTextsRequest(["a"], truncate=False))).truncated
+
+
+async def test_a_text_tower_of_transformers_is_served(tmp_path: Path) -> None:
+    """With real encoders: its forwards are planned, and its texts are scored."""
+    openclip_folders.write("roberta", tmp_path)
+    texts = ["w1 w2", " ".join(["w3"] * 75), " ".join(["w3"] * 76), "w3"]
+    async with Engine(Settings(model=(f"openclip:{tmp_path}",), device="cpu")) as engine:
+        result = await engine.similarity(SimilarityRequest([PICTURE], texts))
+    (scores,) = result.items
+    assert not isinstance(scores, VisiontowerError)
+    assert (len(scores.cosine), list(result.truncated)) == (4, [2])
+    assert scores.cosine[1] == scores.cosine[2]
 
 
 async def test_what_texts_cannot_be_is_said() -> None:

@@ -13,8 +13,8 @@ _IMAGES = re.compile(
     r"(_?(ur[il]|data|file|path|base64|b64|json|bytes)s?)?|pixel_values"
 )
 _TEXTS = re.compile(
-    r"(candidate_|input_|class_|text_)?"
-    r"(text|label|candidate|class|classe|name|classname|categorie|category|caption|prompt|query|querie|sentence|word|tag)s?"
+    r"(candidate_|input_|text_)?"
+    r"(text|label|candidate|class|classe|class_?name|categorie|category|caption|prompt|query|querie|sentence|word|tag)s?"
 )
 _OPTIONS = {
     "model_id": "model",
@@ -45,7 +45,7 @@ def meant(name: str, known: Collection[str]) -> str:
     if _TEXTS.fullmatch(unnumbered):
         if "texts" in known:
             return " Did you mean 'texts'? Texts go in fields named 'text', or in the list 'texts' of JSON."
-        return " Texts go to /similarity."
+        return " Texts go to /similarity." if "images" in known else ""
     if "images" in known and (_IMAGES.fullmatch(plain) or _IMAGES.fullmatch(unnumbered)):
         question = "" if name == "images" else " Did you mean 'images'?"
         return f"{question} {IMAGES_GO}."
