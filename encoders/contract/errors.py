@@ -28,11 +28,11 @@ _LONGEST = 300
 def in_brief(error: BaseException) -> str:
     """What the error of a foreign library says, to stand in a sentence of ours.
 
-    One line of at most 300 characters without colour codes and control characters; the class alone if it says nothing.
+    One line of at most 300 characters without colour codes and control characters; with its class if it says nothing.
     """
     said = " ".join(_CONTROL.sub(" ", str(error)).split())
-    if not said:
-        return type(error).__name__
+    if not said or isinstance(error, KeyError):  # which says the key alone
+        said = f"{type(error).__name__} {said}".strip()
     return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3].rstrip()}..."
 
 

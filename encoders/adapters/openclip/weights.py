@@ -69,7 +69,6 @@ def load_file(model: Any, path: Path, *, encoder_id: str) -> None:
 
 def _file_in(folder: Path, encoder_id: EncoderId) -> Path:
     """The weights that open_clip takes from a folder: open_clip's names first, then others, safetensors first."""
-    refuse_adapter(folder, encoder_id=str(encoder_id))
     files = [file for suffix in ("*.safetensors", "*.bin", "*.pth", "*.pt") for file in sorted(folder.glob(suffix))]
     if not files:
         raise WeightsError(
@@ -84,6 +83,7 @@ def _known_weights(encoder_id: EncoderId) -> dict[str, Any]:
     if Path(name).is_dir():
         if weights is not None:
             raise EncoderIdError(f"'{encoder_id}': a folder brings its own weights; leave '@{weights}' out.")
+        refuse_adapter(Path(name), encoder_id=str(encoder_id))
         if not Path(name, "open_clip_config.json").is_file():
             raise EncoderIdError(
                 f"{name} has no open_clip_config.json.{hint_for_folder(Path(name))}", model=str(encoder_id)
