@@ -9,6 +9,7 @@ import numpy as np
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.trained_text import as_trained
 from encoders.contract.errors import InvalidText
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Tokenized
@@ -56,5 +57,6 @@ def with_text(
     if tokenizer is None:
         return parts
     length = int(config.max_position_embeddings)
-    text = HfText(model, projection, tokenizer, context_length=length)
+    trained = as_trained(tokenizer, config.model_type)
+    text = HfText(model, projection, trained, context_length=length)
     return replace(parts, spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)

@@ -1,12 +1,13 @@
 """`openclip:ARCHITECTURE@WEIGHTS`: open_clip's ResNets and ViTs, and its timm towers (ConvNeXt, SigLIP, EVA, ...).
 
 WEIGHTS is a pretrained tag, a file (safetensors, bin, OpenAI's TorchScript) or `random`. In place of ARCHITECTURE a
-folder with open_clip_config.json may stand.
+folder with open_clip_config.json may stand. Of a file, `?preprocess=TAG` says whose pixels it wants, `?quick_gelu=true`
+which activation (preprocessing.py).
 """
 
 import logging
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,18 +15,21 @@ import open_clip
 
 from encoders.adapters.openclip.clip import clip_parts
 from encoders.adapters.openclip.hub import require_one_of
+from encoders.adapters.openclip.preprocessing import forced
 from encoders.adapters.openclip.reference import OpenClipReference
 from encoders.adapters.openclip.tokenizer import context_length, tokenizer_of
-from encoders.adapters.openclip.weights import creation_options, is_torchscript, torchscript_weights
+from encoders.adapters.openclip.weights import creation_options, file_of, load_file
 from encoders.adapters.registry import EncoderId
 from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.weights import fitting, load_strictly, seeded
+from encoders.runtime.weights import fitting, seeded
 
 
-def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
+def build(
+    encoder_id: EncoderId, *, with_weights: bool, preprocess: str | None = None, quick_gelu: str | None = None
+) -> TorchParts:
     """The parts of an open_clip model. Raises EncoderIdError or WeightsError."""
-    model = _created(encoder_id, with_weights=with_weights)
+    model = _created(encoder_id, preprocess, quick_gelu, with_weights=with_weights)
     text_cfg = _text_cfg(encoder_id)
     return clip_parts(
         model,
@@ -37,9 +41,9 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     )
 
 
-def reference(encoder_id: EncoderId) -> Reference:
+def reference(encoder_id: EncoderId, preprocess: str | None = None, quick_gelu: str | None = None) -> Reference:
     """The same checkpoint as open_clip runs it. Raises EncoderIdError or WeightsError."""
-    model = _created(encoder_id, with_weights=True)
+    model = _created(encoder_id, preprocess, quick_gelu, with_weights=True)
     tokenizer = tokenizer_of(_source(encoder_id), _text_cfg(encoder_id), encoder_id)
     return OpenClipReference(model, open_clip.get_model_preprocess_cfg(model), tokenizer)
 
@@ -55,23 +59,24 @@ def _text_cfg(encoder_id: EncoderId) -> dict[str, Any]:
     return found
 
 
-def _created(encoder_id: EncoderId, *, with_weights: bool) -> Any:
-    source, weights = _source(encoder_id), encoder_id.weights
-    with seeded(), fitting(str(encoder_id), weights or source), nullcontext() if with_weights else _unwarned():
+def _created(encoder_id: EncoderId, preprocess: str | None, quick_gelu: str | None, *, with_weights: bool) -> Any:
+    source = _source(encoder_id)
+    with seeded(), fitting(str(encoder_id), encoder_id.weights or source), _unwarned():
         options = creation_options(encoder_id, with_weights=with_weights)
+        options |= forced(encoder_id, preprocess, quick_gelu)
         text_cfg = _text_cfg(encoder_id)
         if "hf_model_name" in text_cfg:
             require_one_of(["config.json"], of=text_cfg["hf_model_name"], part="text tower", encoder_id=str(encoder_id))
         # A base model for the text tower would be downloaded, then overwritten: pretrained_text=False.
         model: Any = open_clip.create_model(source, pretrained_text=False, **options)
-        if weights is not None and with_weights and is_torchscript(weights):
-            load_strictly(model, torchscript_weights(weights), encoder_id=str(encoder_id), source=weights)
+        if with_weights and (path := file_of(encoder_id)):
+            load_file(model, path, encoder_id=str(encoder_id))
     return model
 
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """open_clip warns, on the root logger, of a model without weights; here that is a blueprint, and meant so."""
+    """open_clip warns, on the root logger, of a model without weights; here that is meant so: they come later."""
 
     def is_another(record: logging.LogRecord) -> bool:
         return not record.msg.startswith("No pretrained weights loaded")
