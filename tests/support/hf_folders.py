@@ -95,6 +95,15 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
     "vit": ("ViTModel", lambda: transformers.ViTConfig(**_CLIP)),
     "vit-classifier": ("ViTForImageClassification", lambda: transformers.ViTConfig(**_CLIP)),
     "resnet": ("ResNetModel", lambda: transformers.ResNetConfig(**_CNN, embedding_size=8)),
+    "deit": ("DeiTModel", lambda: transformers.DeiTConfig(**_CLIP)),
+    "deit-classifier": ("DeiTForImageClassificationWithTeacher", lambda: transformers.DeiTConfig(**_CLIP)),
+    "ijepa": ("IJepaModel", lambda: transformers.IJepaConfig(**_CLIP)),
+    "vit-mae": (
+        "ViTMAEForPreTraining",
+        lambda: transformers.ViTMAEConfig(
+            **_CLIP, decoder_hidden_size=16, decoder_num_attention_heads=2, decoder_num_hidden_layers=1
+        ),
+    ),
     "llava": ("LlavaForConditionalGeneration", lambda: _llava("Llava", "clip_vision_model", image_seq_length=16)),
     "llava-layers": (
         "LlavaForConditionalGeneration",

@@ -13,6 +13,7 @@ from encoders.adapters.hf.checkpoint import Checkpoint, quiet
 from encoders.adapters.hf.clip import build_clip, build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
 from encoders.adapters.hf.dino import build_dinov2, build_dinov3
+from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
 from encoders.adapters.hf.vanilla_vit import build_vanilla_vit
@@ -60,4 +61,5 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "siglip_vision_model": build_siglip_vision,
     "vipllava": build_llava,
     "vit": build_vanilla_vit,
+    **dict.fromkeys(FAMILIES, build_family),
 }
