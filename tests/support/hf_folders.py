@@ -31,6 +31,14 @@ _MLP: dict[str, Any] = {"intermediate_size": 64}
 _CLIP = {**_VIT, **_MLP, "image_size": SIDE}
 _TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_MLP}
 _CNN: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_SWIN: dict[str, Any] = {
+    "image_size": SIDE,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 _CLIP_TEXT = {
     **_TEXT,
     "vocab_size": 49408,
@@ -97,6 +105,31 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
     "resnet": ("ResNetModel", lambda: transformers.ResNetConfig(**_CNN, embedding_size=8)),
     "deit": ("DeiTModel", lambda: transformers.DeiTConfig(**_CLIP)),
     "deit-classifier": ("DeiTForImageClassificationWithTeacher", lambda: transformers.DeiTConfig(**_CLIP)),
+    "swin": ("SwinModel", lambda: transformers.SwinConfig(**_SWIN)),
+    "swin-classifier": ("SwinForImageClassification", lambda: transformers.SwinConfig(**_SWIN)),
+    "swinv2": ("Swinv2Model", lambda: transformers.Swinv2Config(**_SWIN, pretrained_window_sizes=[4, 2])),
+    "beit": ("BeitModel", lambda: transformers.BeitConfig(**_CLIP, use_relative_position_bias=True)),
+    "beit-classifier": (
+        "BeitForImageClassification",
+        lambda: transformers.BeitConfig(**_CLIP, use_shared_relative_position_bias=True, use_mask_token=True),
+    ),
+    "beit-masked": (
+        "BeitForMaskedImageModeling",
+        lambda: transformers.BeitConfig(
+            **_CLIP, use_absolute_position_embeddings=True, use_mean_pooling=False, vocab_size=50
+        ),
+    ),
+    "data2vec": ("Data2VecVisionModel", lambda: transformers.Data2VecVisionConfig(**_CLIP)),
+    "data2vec-classifier": (
+        "Data2VecVisionForImageClassification",
+        lambda: transformers.Data2VecVisionConfig(**_CLIP, use_relative_position_bias=True),
+    ),
+    "aimv2-vision": ("Aimv2VisionModel", lambda: transformers.Aimv2VisionConfig(**_CLIP)),
+    "aimv2-vision-native": (
+        "Aimv2VisionModel",
+        lambda: transformers.Aimv2VisionConfig(**_CLIP, is_native=True, use_head=False),
+    ),
+    "mlcd": ("MLCDVisionModel", lambda: transformers.MLCDVisionConfig(**_CLIP)),
     "ijepa": ("IJepaModel", lambda: transformers.IJepaConfig(**_CLIP)),
     "vit-mae": (
         "ViTMAEForPreTraining",

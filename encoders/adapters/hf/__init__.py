@@ -12,11 +12,9 @@ from collections.abc import Callable
 from encoders.adapters.hf.checkpoint import Checkpoint, quiet
 from encoders.adapters.hf.clip import build_clip, build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
-from encoders.adapters.hf.dino import build_dinov2, build_dinov3
 from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
-from encoders.adapters.hf.vanilla_vit import build_vanilla_vit
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.runtime.parts import TorchParts
@@ -47,10 +45,7 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "clip_vision_model": build_clip_vision,
     "convnext": build_convnext,
     "convnextv2": build_convnext,
-    "dinov2": build_dinov2,
-    "dinov2_with_registers": build_dinov2,
     "dinov3_convnext": build_dinov3_convnext,
-    "dinov3_vit": build_dinov3,
     "llava": build_llava,
     "llava_next": build_llava,
     "llava_onevision": build_llava,
@@ -60,6 +55,5 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "siglip2_vision_model": build_siglip_vision,
     "siglip_vision_model": build_siglip_vision,
     "vipllava": build_llava,
-    "vit": build_vanilla_vit,
     **dict.fromkeys(FAMILIES, build_family),
 }

@@ -115,15 +115,15 @@ class Checkpoint:
         """Its configuration."""
         return transformers.AutoConfig.from_pretrained(self.name, **self.options)
 
-    def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "") -> Any:
+    def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "", **options: Any) -> Any:
         """The architecture with the checkpoint's weights, in float32 whatever they are stored in, so losing nothing.
 
         unused: a pattern of keys that belong to parts not loaded. optional: a pattern of keys that may be missing all
-        together; their module is then set to None. Raises WeightsError that names the keys that do not fit.
+        together; their module is then set to None. options: further arguments of the architecture. Raises WeightsError that names the keys that do not fit.
         """
         if self.random or not self.with_weights:
             with seeded():
-                return architecture(config).float()
+                return architecture(config, **options).float()
         model, found = architecture.from_pretrained(
             self.name,
             config=config,
@@ -131,6 +131,7 @@ class Checkpoint:
             weights_only=True,
             ignore_mismatched_sizes=True,  # they are raised below, with the others
             output_loading_info=True,
+            **options,
             **self.options,
         )
         missing = set(found["missing_keys"])

@@ -1,6 +1,7 @@
 """The vision architectures of transformers that are read by description: one Family a model type."""
 
 from dataclasses import replace
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -8,9 +9,23 @@ import transformers
 from torch import Tensor
 
 from encoders.adapters.hf.checkpoint import CLASSIFIER, Checkpoint
-from encoders.adapters.hf.family import Family, FamilyTower, patches
+from encoders.adapters.hf.family import (
+    Family,
+    FamilyTower,
+    Geometry,
+    patches,
+    plain,
+    pyramid,
+    with_class_token,
+    without_prefix,
+)
+from encoders.adapters.hf.quirks import forget_sizes, index_positions_afresh
 from encoders.contract.spec import EncoderSpec
 from encoders.runtime.parts import TorchParts
+
+
+def _pooler_size(model: Any) -> int | None:
+    return None if model.pooler is None else int(model.pooler.dense.out_features)
 
 
 def _unmasked(model: Any, pixels: Tensor, native: bool) -> dict[str, Any]:
@@ -25,31 +40,104 @@ def _mask_nothing(config: Any) -> None:
     config.mask_ratio = 0.0
 
 
-def _pooler_size(model: Any) -> int | None:
-    return None if model.pooler is None else int(model.pooler.dense.out_features)
+def _swin(config: Any) -> Geometry:
+    """A Swin's windows are of one size, and the last stage must hold one."""
+    return pyramid(config, minimum=config.patch_size * 2 ** (len(config.depths) - 1) * (config.window_size - 1) + 1)
 
+
+def _swin_v2(config: Any) -> Geometry:
+    """Absolute positions, which no checkpoint of Microsoft's has, are not interpolated rightly by transformers."""
+    return pyramid(config, resizes=not config.use_absolute_embeddings)
+
+
+_VIT = Family(
+    "ViTModel",
+    "ViTImageProcessor",
+    pooled_size=_pooler_size,
+    unused=rf"{CLASSIFIER}|.*mask_token$",
+    optional=r"pooler\.",
+)
+_DINOV2 = Family(
+    "Dinov2Model",
+    "BitImageProcessor",
+    blocks=attrgetter("encoder.layer"),
+    arguments=plain,
+    bound=False,
+    unused=CLASSIFIER,
+)
+_SWIN = Family(
+    "SwinModel",
+    "ViTImageProcessor",
+    blocks=lambda model: [stage.blocks[-1] for stage in model.encoder.layers],  # ahead of what halves the grid
+    geometry=_swin,
+    pooling=lambda model: "mean",
+    unused=rf"{CLASSIFIER}|.*mask_token$",
+    family="swin",
+    ready=forget_sizes,
+)
+_BEIT = Family(
+    "BeitModel",
+    "BeitImageProcessor",
+    arguments=plain,
+    pooling=lambda model: "mean" if model.config.use_mean_pooling else "class",
+    unused=rf"{CLASSIFIER}|lm_head\.|layernorm\.|.*mask_token$",
+    optional=r"pooler\.",
+    ready=index_positions_afresh,
+)
 
 FAMILIES: dict[str, Family] = {
-    "deit": Family(
-        "DeiTModel",
-        "DeiTImageProcessor",
-        geometry=patches(prefix=lambda config: 2),
-        pooled_size=_pooler_size,
-        unused=rf"{CLASSIFIER}|(cls|distillation)_classifier\.|.*mask_token",
-        optional=r"pooler\.",
+    "aimv2_vision_model": Family(
+        "Aimv2VisionModel",
+        "CLIPImageProcessor",
+        blocks=attrgetter("encoder.layers"),
+        geometry=lambda config: patches(config, prefix_tokens=0, resizes=config.is_native),
+        arguments=plain,
+        pooling=lambda model: "attention" if model.use_head else "mean",
     ),
-    "ijepa": Family(
-        "IJepaModel",
-        "ViTImageProcessor",
-        geometry=patches(prefix=lambda config: 0),
+    "beit": _BEIT,
+    "data2vec-vision": replace(
+        _BEIT,
+        architecture="Data2VecVisionModel",
+        blocks=attrgetter("encoder.layer"),
+        options={"add_pooling_layer": True},
+    ),
+    "deit": replace(
+        _VIT,
+        architecture="DeiTModel",
+        processor="DeiTImageProcessor",
+        geometry=lambda config: patches(config, prefix_tokens=2),
+        unused=rf"{_VIT.unused}|(cls|distillation)_classifier\.",
+    ),
+    "dinov2": _DINOV2,
+    "dinov2_with_registers": replace(_DINOV2, architecture="Dinov2WithRegistersModel"),
+    "dinov3_vit": replace(
+        _DINOV2, architecture="DINOv3ViTModel", processor="DINOv3ViTImageProcessor", blocks=attrgetter("model.layer")
+    ),
+    "ijepa": replace(
+        _VIT,
+        architecture="IJepaModel",
+        geometry=without_prefix,
         pooling=lambda model: "mean",
-        unused=CLASSIFIER,
+        pooled_size=lambda model: None,
+        optional="",
     ),
+    "mlcd_vision_model": Family(
+        "MLCDVisionModel",
+        "CLIPImageProcessor",
+        blocks=attrgetter("encoder.layers"),
+        arguments=plain,
+        final=lambda model, output: model.post_layernorm(output.last_hidden_state),  # it norms the class token alone
+        bound=False,
+    ),
+    "swin": _SWIN,
+    "swinv2": replace(_SWIN, architecture="Swinv2Model", geometry=_swin_v2, ready=lambda model: None),
+    "vit": _VIT,
     "vit_mae": Family(
         "ViTMAEModel",
         "ViTImageProcessor",
+        geometry=with_class_token,
         arguments=_unmasked,
-        unused=rf"{CLASSIFIER}|decoder\.",
+        unused=CLASSIFIER,
         prepare=_mask_nothing,
     ),
 }
@@ -61,7 +149,9 @@ def build_family(checkpoint: Checkpoint) -> TorchParts:
     family = FAMILIES[config.model_type]
     family.prepare(config)
     architecture = getattr(transformers, family.architecture)
-    model = checkpoint.model(architecture, config, unused=family.unused, optional=family.optional)
+    model = checkpoint.model(
+        architecture, config, unused=family.unused, optional=family.optional, **family.options
+    )
     return family_parts(checkpoint, family, config, model)
 
 

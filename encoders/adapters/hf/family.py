@@ -4,8 +4,8 @@ One Family an architecture. Its model's own forward runs (hooked.py). Knows modu
 no files.
 """
 
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
 
@@ -43,27 +43,56 @@ class Geometry:
         return Grid(-(-height // stride), -(-width // stride))
 
 
-def patches(
-    *, prefix: Callable[[Any], int] = lambda config: 1, resizes: Callable[[Any], bool] = lambda config: True
-) -> Callable[[Any], Geometry]:
+def patches(config: Any, *, prefix_tokens: int, resizes: bool = True) -> Geometry:
     """The geometry of a plain vision transformer: every layer has one token a patch.
 
-    prefix: the number of class and register tokens. resizes: whether its forward takes other sizes than its own.
+    prefix_tokens: class and register tokens. resizes: whether its forward takes other sizes than its own.
     """
+    native, patch = pair(config.image_size), pair(config.patch_size)
+    return Geometry(
+        native=native,
+        patch_size=patch,
+        hidden_size=int(config.hidden_size),
+        resolutions=Resolutions(
+            multiple=patch, minimum=patch, maximum=largest_size(patch), only=None if resizes else native
+        ),
+        prefix_tokens=prefix_tokens,
+    )
 
-    def geometry(config: Any) -> Geometry:
-        native, patch = pair(config.image_size), pair(config.patch_size)
-        return Geometry(
-            native=native,
-            patch_size=patch,
-            hidden_size=int(config.hidden_size),
-            resolutions=Resolutions(
-                multiple=patch, minimum=patch, maximum=largest_size(patch), only=None if resizes(config) else native
-            ),
-            prefix_tokens=prefix(config),
-        )
 
-    return geometry
+def with_class_token(config: Any) -> Geometry:
+    """The geometry of a vision transformer with one class token, and registers if its configuration has some."""
+    return patches(config, prefix_tokens=1 + getattr(config, "num_register_tokens", 0))
+
+
+def without_prefix(config: Any) -> Geometry:
+    """The geometry of a vision transformer whose tokens are all of patches."""
+    return patches(config, prefix_tokens=0)
+
+
+def pyramid(config: Any, *, minimum: int | None = None, resizes: bool = True) -> Geometry:
+    """The geometry of a Swin: its stages halve the grid, rounded up, and double the width.
+
+    minimum: the least side in pixels; one token of the last stage if None. resizes: as `patches`.
+    """
+    stem = pair(config.patch_size).height
+    strides = tuple(stem * 2**stage for stage in range(len(config.depths)))
+    native, patch = pair(config.image_size), pair(strides[-1])
+    widths = tuple(int(config.embed_dim) * 2**stage for stage in range(len(config.depths)))
+    return Geometry(
+        native=native,
+        patch_size=patch,
+        hidden_size=widths[-1],
+        resolutions=Resolutions(
+            multiple=pair(1),
+            minimum=pair(minimum or strides[-1]),
+            maximum=largest_size(patch),
+            only=None if resizes else native,
+        ),
+        grid_offset=strides[-1] - 1,
+        layer_sizes=widths,
+        strides=strides,
+    )
 
 
 def interpolating(model: Any, pixels: Tensor, native: bool) -> dict[str, Any]:
@@ -89,23 +118,27 @@ class Family:
     pooling: the pooling's name, of a model. Where the model's output has no pooler_output, `class` is the first of
         the final tokens and `mean` is the mean of the patch tokens.
     pooled_size: width of the pooled vectors, of a model; None if it is hidden_size.
+    final: the final tokens after the final norm, of a model and its output.
     bound: whether positions belong to one size. If not, native is the size that the checkpoint's processor makes.
     unused: a pattern of keys in checkpoints that belong to parts not loaded. optional: of keys that may be missing.
     family: as EncoderSpec.family.
+    options: further arguments of the architecture's class.
     prepare: changes a configuration before the model is made. ready: changes a model before it is used.
     """
 
     architecture: str
     processor: str
     blocks: Callable[[Any], Iterable[nn.Module]] = attrgetter("layers")
-    geometry: Callable[[Any], Geometry] = patches()
+    geometry: Callable[[Any], Geometry] = with_class_token
     arguments: Callable[[Any, Tensor, bool], dict[str, Any]] = interpolating
     pooling: Callable[[Any], str] = lambda model: "class"
     pooled_size: Callable[[Any], int | None] = lambda model: None
+    final: Callable[[Any, Any], Any] = lambda model, output: output.last_hidden_state
     bound: bool = True
     unused: str = ""
     optional: str = ""
     family: str = "vit"
+    options: Mapping[str, Any] = field(default_factory=dict)
     prepare: Callable[[Any], None] = lambda config: None
     ready: Callable[[Any], None] = lambda model: None
 
@@ -120,6 +153,18 @@ class FamilyTower(Tower):
         self.family = family
         self.geometry = geometry
         self.depth = hooked.watch(family.blocks(model))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FamilyTower":
+        """Moves and casts as any module, but for rotary frequencies, which stay float32.
+
+        transformers keeps them so in every dtype; cast to bfloat16 they would turn far patches by the wrong angle.
+        """
+        rotary: list[Any] = [module for module in self.modules() if "inv_freq" in module._buffers]
+        frequencies = [module.inv_freq for module in rotary]
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]  # torch does not type it
+        for module, kept in zip(rotary, frequencies, strict=True):
+            module.inv_freq = kept.to(module.inv_freq.device)
+        return self
 
     @property
     def pooling(self) -> str:
@@ -148,7 +193,7 @@ class FamilyTower(Tower):
 
     def final_tokens(self, output: Any) -> Tensor:
         """The final tokens of the model's output, after its final norm if it has one."""
-        return _tokens(output.last_hidden_state)
+        return _tokens(self.family.final(self.model, output))
 
     def pool(self, output: Any) -> Tensor:
         """The pooled vectors [B, C] of the model's output."""
