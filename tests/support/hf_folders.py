@@ -31,6 +31,20 @@ _MLP: dict[str, Any] = {"intermediate_size": 64}
 _CLIP = {**_VIT, **_MLP, "image_size": SIDE}
 _TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_MLP}
 _CNN: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_EFFICIENTNET: dict[str, Any] = {
+    "image_size": 72,
+    "hidden_dim": 32,
+    "width_coefficient": 1.0,
+    "depth_coefficient": 1.2,
+    "depthwise_padding": [5],
+    "in_channels": [32, 16, 16],
+    "out_channels": [16, 16, 32],
+    "strides": [1, 2, 2],
+    "kernel_sizes": [3, 5, 3],
+    "num_block_repeats": [1, 2, 2],
+    "expand_ratios": [1, 2, 2],
+}
+_BERT_TEXT: dict[str, Any] = {**_TEXT, "vocab_size": len(WORDS) + 8, "max_position_embeddings": 40, "pad_token_id": 0}
 _SWIN: dict[str, Any] = {
     "image_size": SIDE,
     "patch_size": 4,
@@ -105,6 +119,53 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
     "resnet": ("ResNetModel", lambda: transformers.ResNetConfig(**_CNN, embedding_size=8)),
     "deit": ("DeiTModel", lambda: transformers.DeiTConfig(**_CLIP)),
     "deit-classifier": ("DeiTForImageClassificationWithTeacher", lambda: transformers.DeiTConfig(**_CLIP)),
+    "aimv2": (
+        "Aimv2Model",
+        lambda: transformers.Aimv2Config(vision_config=_CLIP, text_config=_CLIP_TEXT, projection_dim=24),
+    ),
+    "align": (
+        "AlignModel",
+        lambda: transformers.AlignConfig(
+            vision_config=_EFFICIENTNET, text_config=_BERT_TEXT, projection_dim=_EFFICIENTNET["hidden_dim"]
+        ),
+    ),
+    "altclip": (
+        "AltCLIPModel",
+        lambda: transformers.AltCLIPConfig(
+            vision_config=_CLIP, text_config={**_BERT_TEXT, "project_dim": 24}, projection_dim=24
+        ),
+    ),
+    "blip": (
+        "BlipModel",
+        lambda: transformers.BlipConfig(vision_config=_CLIP, text_config=_BERT_TEXT, projection_dim=24),
+    ),
+    "blip-retrieval": (
+        "BlipForImageTextRetrieval",
+        lambda: transformers.BlipConfig(vision_config=_CLIP, text_config=_BERT_TEXT, image_text_hidden_size=24),
+    ),
+    "blip-captions": (
+        "BlipForConditionalGeneration",
+        lambda: transformers.BlipConfig(vision_config=_CLIP, text_config=_BERT_TEXT),
+    ),
+    "chinese-clip": (
+        "ChineseCLIPModel",
+        lambda: transformers.ChineseCLIPConfig(vision_config=_CLIP, text_config=_BERT_TEXT, projection_dim=24),
+    ),
+    "clipseg": (
+        "CLIPSegForImageSegmentation",
+        lambda: transformers.CLIPSegConfig(
+            vision_config=_CLIP,
+            text_config=_CLIP_TEXT,
+            projection_dim=24,
+            extract_layers=[0, 1, 2],
+            reduce_dim=16,
+            decoder_num_attention_heads=4,
+        ),
+    ),
+    "metaclip2": (
+        "MetaClip2Model",
+        lambda: transformers.MetaClip2Config(vision_config=_CLIP, text_config=_CLIP_TEXT, projection_dim=24),
+    ),
     "swin": ("SwinModel", lambda: transformers.SwinConfig(**_SWIN)),
     "swin-classifier": ("SwinForImageClassification", lambda: transformers.SwinConfig(**_SWIN)),
     "swinv2": ("Swinv2Model", lambda: transformers.Swinv2Config(**_SWIN, pretrained_window_sizes=[4, 2])),
@@ -204,8 +265,10 @@ def write(family: str, folder: Path, *, tokenizer: bool = True) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     model.save_pretrained(folder)
-    if tokenizer and family == "clip":
+    if tokenizer and family in ("aimv2", "clip", "clipseg", "metaclip2"):
         write_clip_tokenizer(folder)
+    if tokenizer and family in ("align", "altclip", "blip", "blip-retrieval", "chinese-clip"):
+        write_bert_tokenizer(folder)
     if tokenizer and family in ("siglip", "siglip2"):
         write_word_tokenizer(folder)
     return model
@@ -237,6 +300,14 @@ def write_clip_tokenizer(folder: Path) -> None:
                 "model_max_length": 77,
             }
         )
+    )
+
+
+def write_bert_tokenizer(folder: Path) -> None:
+    """BERT's tokenizer with a few words, in the one file that its checkpoints have."""
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512})
     )
 
 
