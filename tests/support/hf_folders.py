@@ -31,6 +31,7 @@ _MLP: dict[str, Any] = {"intermediate_size": 64}
 _CLIP = {**_VIT, **_MLP, "image_size": SIDE}
 _TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_MLP}
 _CNN: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_NECK: dict[str, Any] = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
 _EFFICIENTNET: dict[str, Any] = {
     "image_size": 72,
     "hidden_dim": 32,
@@ -178,6 +179,49 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
         "BeitForMaskedImageModeling",
         lambda: transformers.BeitConfig(
             **_CLIP, use_absolute_position_embeddings=True, use_mean_pooling=False, vocab_size=50
+        ),
+    ),
+    "dpt": (
+        "DPTForDepthEstimation",
+        lambda: transformers.DPTConfig(**_CLIP, **_NECK, backbone_out_indices=[0, 1, 2, 3]),
+    ),
+    "dpt-hybrid": (
+        "DPTForDepthEstimation",
+        lambda: transformers.DPTConfig(
+            **{**_CLIP, "image_size": 64, "patch_size": 16},
+            **_NECK,
+            is_hybrid=True,
+            backbone_config={
+                "model_type": "bit",
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16, 32],
+                "depths": [1, 1, 1],
+                "num_groups": 2,
+                "layer_type": "bottleneck",
+                "embedding_dynamic_padding": True,
+                "out_features": ["stage1", "stage2", "stage3"],
+            },
+            backbone_featmap_shape=[1, 32, 4, 4],
+        ),
+    ),
+    "dpt-beit": (
+        "DPTForDepthEstimation",
+        lambda: transformers.DPTConfig(
+            **_NECK,
+            backbone_config=transformers.BeitConfig(
+                **_CLIP, use_relative_position_bias=True, out_indices=[1, 2, 3, 4], reshape_hidden_states=False
+            ),
+        ),
+    ),
+    "depth-anything": (
+        "DepthAnythingForDepthEstimation",
+        lambda: transformers.DepthAnythingConfig(
+            backbone_config=transformers.Dinov2Config(
+                **_VIT, image_size=SIDE, out_indices=[1, 2, 3, 4], reshape_hidden_states=False
+            ),
+            patch_size=PATCH,
+            reassemble_hidden_size=32,
+            **_NECK,
         ),
     ),
     "data2vec": ("Data2VecVisionModel", lambda: transformers.Data2VecVisionConfig(**_CLIP)),

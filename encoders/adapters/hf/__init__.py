@@ -13,6 +13,7 @@ from encoders.adapters.hf.checkpoint import Checkpoint, quiet
 from encoders.adapters.hf.clip import build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
 from encoders.adapters.hf.contrastive import CONTRASTIVE, build_blip, build_contrastive
+from encoders.adapters.hf.depth import DEPTH, build_depth
 from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
@@ -58,4 +59,5 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "vipllava": build_llava,
     **dict.fromkeys(CONTRASTIVE, build_contrastive),
     **dict.fromkeys(FAMILIES, build_family),
+    **dict.fromkeys(DEPTH, build_depth),
 }

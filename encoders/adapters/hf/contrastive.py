@@ -1,7 +1,7 @@
 """The image-and-text models of transformers that are read by description: CLIP and its kin, AIMv2, ALIGN, BLIP."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from operator import attrgetter
 from typing import Any
 
@@ -38,7 +38,7 @@ class Contrastive:
     """
 
     architecture: str
-    text: TextFamily = TextFamily()
+    text: TextFamily = field(default_factory=TextFamily)
     vision: Family | None = None
     processor: str = "CLIPImageProcessor"
     visual_projection: str | None = "visual_projection"
@@ -108,7 +108,7 @@ def build_blip(checkpoint: Checkpoint) -> TorchParts:
 
 def _both_towers(checkpoint: Checkpoint, config: Any, read: Contrastive) -> TorchParts:
     model = checkpoint.model(getattr(transformers, read.architecture), config, unused=read.unused)
-    vision, projection = model.vision_model, read.visual_projection and getattr(model, read.visual_projection)
+    vision, projection = model.vision_model, getattr(model, read.visual_projection) if read.visual_projection else None
     if read.vision is None:
         parts = clip_parts(checkpoint, config.vision_config, vision, projection, read.processor)
     else:

@@ -10,6 +10,7 @@ import transformers
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import CLASSIFIER, Checkpoint
+from encoders.adapters.hf.config import pair
 from encoders.adapters.hf.family import (
     Family,
     FamilyTower,
@@ -21,11 +22,9 @@ from encoders.adapters.hf.family import (
     without_prefix,
 )
 from encoders.adapters.hf.quirks import forget_sizes, index_positions_afresh
-from encoders.adapters.hf.config import pair
 from encoders.contract.spec import EncoderSpec, Resolutions
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import largest_size
-
 
 _OTHER_HALF = r"text_|logit_scale|temperature|visual_projection|vision_proj\.|itm_head\."
 """Of a checkpoint of two towers."""
@@ -159,6 +158,16 @@ FAMILIES: dict[str, Family] = {
     "dinov2_with_registers": replace(_DINOV2, architecture="Dinov2WithRegistersModel"),
     "dinov3_vit": replace(
         _DINOV2, architecture="DINOv3ViTModel", processor="DINOv3ViTImageProcessor", blocks=attrgetter("model.layer")
+    ),
+    "dpt": Family(
+        "DPTModel",
+        "DPTImageProcessor",
+        blocks=attrgetter("encoder.layer"),
+        geometry=lambda config: patches(config, prefix_tokens=1, resizes=not config.is_hybrid),
+        arguments=plain,
+        pooled_size=_pooler_size,
+        unused=r"neck\.|head\.|auxiliary_head\.",
+        optional=r"pooler\.",
     ),
     "ijepa": replace(
         _VIT,

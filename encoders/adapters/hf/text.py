@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.trained_text import as_trained
 from encoders.contract.errors import InvalidText
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Tokenized
@@ -54,17 +55,25 @@ def causal(is_text: Tensor, dtype: torch.dtype) -> Tensor:
 class HfText(TextTower):
     """A text tower with its projection, if it has one outside itself, and its tokenizer.
 
-    Texts are padded to the context length.
+    Texts are padded to the context length, with the token of id `padding`.
     """
 
     def __init__(
-        self, model: nn.Module, projection: nn.Module | None, tokenizer: Any, family: TextFamily, *, context_length: int
+        self,
+        model: nn.Module,
+        projection: nn.Module | None,
+        tokenizer: Any,
+        family: TextFamily,
+        *,
+        context_length: int,
+        padding: int,
     ) -> None:
         super().__init__()
         self.model = model
         self.projection = projection
         self.family = family
         self.context_length = context_length
+        self.padding = padding
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # padding and truncation are settings of the one tokenizer
 
@@ -83,10 +92,13 @@ class HfText(TextTower):
         """As TextTower.forward."""
         options = {}
         if self.family.mask is not None:
-            is_text = ids != self._tokenizer.pad_token_id
+            is_text = ids != self.padding
             options["attention_mask"] = self.family.mask(is_text, next(self.model.parameters()).dtype)
         pooled = self.family.pool(self.model(input_ids=ids, **options))
         return pooled if self.projection is None else self.projection(pooled)
+
+
+_PLAIN = TextFamily()
 
 
 def with_text(
@@ -96,12 +108,14 @@ def with_text(
     model: nn.Module,
     projection: Any,
     scoring: Scoring,
-    family: TextFamily = TextFamily(),
+    family: TextFamily = _PLAIN,
 ) -> TorchParts:
     """`parts` with the text half, whose configuration is `config`."""
     tokenizer = checkpoint.tokenizer(vocabulary=config.vocab_size)
     if tokenizer is None:
         return parts
     length = family.context_length(config, tokenizer)
-    text = HfText(model, projection, tokenizer, family, context_length=length)
+    trained = as_trained(tokenizer, config.model_type)
+    padding = tokenizer.pad_token_id  # as trained
+    text = HfText(model, projection, trained, family, context_length=length, padding=padding)
     return replace(parts, spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)
