@@ -1,16 +1,19 @@
 """Encoder ids and the adapters that build them. Knows names; imports an adapter only for one of its ids."""
 
+import inspect
 import logging
+import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from typing import Protocol
 
+from encoders.adapters.hints import hint_for_name
 from encoders.contract.encoder import Blueprint, Encoder, Placement
-from encoders.contract.errors import EncoderIdError
+from encoders.contract.errors import EncoderIdError, VisiontowerError, in_brief
 
 ENTRY_POINTS = "visiontower.encoders"
 """Entry-point group of third-party schemes: name = the scheme, object = an Adapter."""
@@ -26,26 +29,32 @@ _BUILT_IN = {
 }
 
 
+_OPTIONS = re.compile(r"\?([a-z_]+=[^?&=]+(?:&[a-z_]+=[^?&=]+)*)$")
+
+
 @dataclass(frozen=True)
 class EncoderId:
-    """SCHEME:NAME[@WEIGHTS], taken apart."""
+    """SCHEME:NAME[@WEIGHTS][?OPTION=VALUE[&...]], taken apart."""
 
     scheme: str
     name: str
     weights: str | None = None
+    options: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
     def parse(cls, text: str) -> "EncoderId":
         """Raises EncoderIdError if the text has no scheme or no name."""
-        scheme, colon, rest = text.partition(":")
+        found = _OPTIONS.search(text)
+        whole, asked = (text[: found.start()], found[1].split("&")) if found else (text, [])
+        scheme, colon, rest = whole.partition(":")
         name, at, weights = rest.partition("@")
         if not (colon and scheme and name) or (at and not weights):
             raise EncoderIdError(
                 f"'{text}' is not an encoder id: expected SCHEME:NAME or SCHEME:NAME@WEIGHTS, "
-                "for example demo:vit or openclip:ViT-B-32@openai",
+                f"for example demo:vit or openclip:ViT-B-32@openai.{hint_for_name(text)}",
                 model=text,
             )
-        return cls(scheme, name, weights or None)
+        return cls(scheme, name, weights or None, dict(option.split("=", 1) for option in asked))
 
     @property
     def is_random(self) -> bool:
@@ -53,7 +62,9 @@ class EncoderId:
         return self.weights == "random"
 
     def __str__(self) -> str:
-        return f"{self.scheme}:{self.name}" + (f"@{self.weights}" if self.weights else "")
+        options = "&".join(f"{name}={value}" for name, value in self.options.items())
+        weights = f"@{self.weights}" if self.weights else ""
+        return f"{self.scheme}:{self.name}{weights}" + (f"?{options}" if options else "")
 
 
 class Parts(Protocol):
@@ -72,8 +83,11 @@ class Parts(Protocol):
 class Adapter(Protocol):
     """The entry point of a scheme: an id in, the parts of an encoder out."""
 
-    def __call__(self, encoder_id: EncoderId, *, with_weights: bool) -> Parts:
+    def __call__(self, encoder_id: EncoderId, *, with_weights: bool, **options: str) -> Parts:
         """Raises EncoderIdError or WeightsError.
+
+        An option that may stand in the ids of the scheme (?preprocess=openai) is a keyword argument more: a str, with
+        a default.
 
         with_weights: else no weights are to be read or downloaded. Tensors made here then hold no bytes: the call runs
             under torch.device("meta").
@@ -98,9 +112,11 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
     placement: default the CPU in float32. Raises EncoderIdError or WeightsError.
     """
     parsed, placement = EncoderId.parse(encoder_id), placement or Placement()
-    encoder = _adapter(parsed)(parsed, with_weights=True).encoder(placement)
-    if encoder.spec.runtime != placement.runtime:
-        _log.warning("%s does not run on %s: it runs on %s.", encoder_id, placement.runtime, encoder.spec.runtime)
+    with _naming(encoder_id):
+        encoder = _adapter(parsed)(parsed, with_weights=True, **parsed.options).encoder(placement)
+        runtime = encoder.spec.runtime
+    if runtime != placement.runtime:
+        _log.warning("%s does not run on %s: it runs on %s.", encoder_id, placement.runtime, runtime)
     return encoder
 
 
@@ -110,23 +126,47 @@ def blueprint(encoder_id: str, *, dtype: str = "float32") -> Blueprint:
     dtype: what it would compute in. Raises EncoderIdError or WeightsError (a configuration that cannot be had).
     """
     parsed = EncoderId.parse(encoder_id)
-    adapter = _adapter(parsed)
-    with _holding_no_bytes():
-        return adapter(parsed, with_weights=False).blueprint(dtype=dtype)
+    with _naming(encoder_id):
+        adapter = _adapter(parsed)  # imported before: what a module makes at its import holds bytes
+        with _holding_no_bytes():
+            return adapter(parsed, with_weights=False, **parsed.options).blueprint(dtype=dtype)
 
 
 def _adapter(encoder_id: EncoderId) -> Adapter:
-    """The adapter of the id's scheme, imported."""
+    """The adapter of the id's scheme, imported, and known to take the id's options."""
     known = schemes()
     if encoder_id.scheme not in known:
         raise EncoderIdError(
-            f"Unknown scheme '{encoder_id.scheme}' in '{encoder_id}'. Known: {', '.join(sorted(known))}.",
+            f"Unknown scheme '{encoder_id.scheme}' in '{encoder_id}'. Known: {', '.join(sorted(known))}."
+            f"{hint_for_name(str(encoder_id))}",
             model=str(encoder_id),
             known=sorted(known),
         )
     entry = known[encoder_id.scheme]
     adapter: Adapter = getattr(import_module(entry.module), entry.attr)
+    if encoder_id.options:
+        taken = inspect.signature(adapter).parameters.keys() - {"encoder_id", "with_weights"}
+        for name in encoder_id.options.keys() - taken:
+            offers = f"it takes {', '.join(sorted(taken))}" if taken else "it takes none"
+            raise EncoderIdError(
+                f"'{encoder_id}': {encoder_id.scheme} has no option '{name}'; {offers}.", model=str(encoder_id)
+            )
     return adapter
+
+
+@contextmanager
+def _naming(encoder_id: str) -> Iterator[None]:
+    """Whatever an adapter raises, a plug-in's too, ends in a sentence that names the id."""
+    try:
+        yield
+    except (VisiontowerError, MemoryError):
+        raise
+    except Exception as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
+            raise
+        raise EncoderIdError(
+            f"{encoder_id} cannot be built: {type(error).__name__}: {in_brief(error)}", model=encoder_id
+        ) from error
 
 
 @contextmanager

@@ -18,7 +18,22 @@ VisiontowerError
     └── OutOfMemory            the device had no room for it
 """
 
+import re
 from collections.abc import Sequence
+
+_CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]+")
+_LONGEST = 300
+
+
+def in_brief(error: BaseException) -> str:
+    """What the error of a foreign library says, to stand in a sentence of ours.
+
+    One line of at most 300 characters without colour codes and control characters; with its class if it says nothing.
+    """
+    said = " ".join(_CONTROL.sub(" ", str(error)).split())
+    if not said or isinstance(error, KeyError):  # which says the key alone
+        said = f"{type(error).__name__} {said}".strip()
+    return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3].rstrip()}..."
 
 
 class VisiontowerError(Exception):

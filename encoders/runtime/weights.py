@@ -1,4 +1,4 @@
-"""Reading weights: strictly, reproducibly, and with a fingerprint."""
+"""Loading weights: strictly, reproducibly, and with a fingerprint."""
 
 import hashlib
 import math
@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from encoders.contract.errors import VisiontowerError, WeightsError
+from encoders.contract.errors import VisiontowerError, WeightsError, in_brief
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -42,7 +42,7 @@ def fitting(encoder_id: str, source: str) -> Iterator[None]:
     except VisiontowerError:
         raise
     except Exception as error:  # every library and file format raises its own
-        raise WeightsError(f"{source} does not load into {encoder_id}: {error}", model=encoder_id) from error
+        raise WeightsError(f"{source} does not load into {encoder_id}: {in_brief(error)}", model=encoder_id) from error
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, encoder_id: str, source: str) -> None:

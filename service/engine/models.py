@@ -21,7 +21,7 @@ from functools import partial
 from typing import Literal, TypeVar
 
 from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderIdError
+from encoders.contract.errors import EncoderIdError, VisiontowerError
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Outputs
 from encoders.memory.device import Memory
@@ -119,7 +119,9 @@ class Models:
             except ModelWaitsForRoom as error:
                 _log.info("%s is left for later: %s", model, error)
             except Exception as error:
-                _log.critical("cannot serve %s: %s", model, error)
+                _log.critical(
+                    "cannot serve %s: %s", model, error, exc_info=None if isinstance(error, VisiontowerError) else error
+                )
                 raise
 
     def id_of(self, model: str | None) -> str:

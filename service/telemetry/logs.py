@@ -31,4 +31,10 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
+    # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
+    logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def _is_no_traceback(record: logging.LogRecord) -> bool:
+    return not record.getMessage().startswith("Traceback (most recent call last)")

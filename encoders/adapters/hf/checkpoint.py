@@ -20,15 +20,27 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from encoders.adapters.hf.preprocessing import Seen, seen_by
+from encoders.adapters.hints import hint_for_folder, hint_for_name, timm_name
 from encoders.adapters.registry import EncoderId
-from encoders.contract.errors import EncoderIdError, WeightsError
+from encoders.contract.errors import EncoderIdError, VisiontowerError, WeightsError, in_brief
 from encoders.runtime.weights import seeded
+from encoders.runtime.weights_file import read_weights, refuse_adapter
 
 CLASSIFIER = r"(classifier|decoder)\."
 """Heads of ...ForImageClassification and ...ForMaskedImageModeling."""
+
+
+def _names_in(file: Path) -> list[str]:
+    """The names in a safetensors file, without its tensors; none if it cannot be read."""
+    try:
+        with safe_open(file, framework="pt") as found:
+            return list(found.keys())
+    except Exception:  # read_weights says what is wrong with it
+        return []
 
 
 @contextmanager
@@ -63,6 +75,14 @@ class Checkpoint:
         """Raises EncoderIdError for a folder with a revision, WeightsError for a folder that is not there."""
         name, weights = encoder_id.name, encoder_id.weights
         is_folder = Path(name).is_dir()
+        if Path(name).is_file():
+            raise EncoderIdError(
+                f"{name} is a file; {encoder_id} needs a folder with config.json. A file of weights goes with its "
+                "architecture: openclip:ARCHITECTURE@FILE or timm:MODEL@FILE.",
+                model=str(encoder_id),
+            )
+        if not is_folder and (hint := hint_for_name(name)):
+            raise EncoderIdError(f"'{encoder_id}' is no id.{hint}", model=str(encoder_id))
         if not is_folder and name.startswith(("/", "./", "../", "~")):
             raise WeightsError(f"There is no folder {name} for {encoder_id}.", model=str(encoder_id))
         revision = None if encoder_id.is_random else weights
@@ -105,11 +125,46 @@ class Checkpoint:
         return True
 
     def model_type(self) -> str:
-        """What config.json says it is, read before any class is chosen."""
+        """What config.json says it is, read before any class is chosen.
+
+        Raises WeightsError for a configuration that says nothing, EncoderIdError for one of another library's, with the
+        id that loads it.
+        """
+        folder = Path(self.name) if self.options["local_files_only"] else None
+        if folder is not None:
+            refuse_adapter(folder, encoder_id=self.id)
         if not self.has("config.json"):
-            raise WeightsError(f"{self.name} has no config.json.", model=self.id)
-        found, _ = transformers.PreTrainedConfig.get_config_dict(self.name, **self.options)
-        return str(found.get("model_type"))
+            raise WeightsError(f"{self.name} has no config.json.{self._meant()}", model=self.id)
+        try:
+            found, _ = transformers.PreTrainedConfig.get_config_dict(self.name, **self.options)
+            model_type = found.get("model_type")
+        except Exception as error:  # not JSON, not an object
+            raise WeightsError(
+                f"The config.json of {self.name} is no configuration: {in_brief(error)}", model=self.id
+            ) from error
+        if architecture := timm_name(found) if model_type in (None, "timm_wrapper") else None:
+            tag = found.get("pretrained_cfg", {}).get("tag")
+            name = f"{architecture}.{tag}" if tag and "." not in architecture else architecture
+            hint = f" Write timm:{name}" if folder is None else hint_for_folder(folder)
+            raise EncoderIdError(f"{self.id} is in timm's format.{hint}", model=self.id)
+        if not isinstance(model_type, str):
+            raise EncoderIdError(
+                f"The config.json of {self.name} names no model_type, so it is not of transformers.{self._meant()}",
+                model=self.id,
+            )
+        return model_type
+
+    def _meant(self) -> str:
+        """The id that loads it, as a sentence; empty if nothing is known of it."""
+        if self.options["local_files_only"]:
+            return hint_for_folder(Path(self.name))
+        if self.has("adapter_config.json"):
+            return " It is a PEFT adapter: merge it into its base model (merge_and_unload) and give the result."
+        if self.has("open_clip_config.json"):
+            return " It is in open_clip's format: `visiontower models --scheme openclip` lists the ids."
+        if self.has("modules.json"):
+            return f" It is of sentence-transformers: download it and write hf:FOLDER/0_CLIPModel for {self.name}."
+        return ""
 
     def config(self) -> Any:
         """Its configuration."""
@@ -125,15 +180,16 @@ class Checkpoint:
         if self.random or not self.with_weights:
             with seeded():
                 return architecture(config, **options).float()
+        weights = self._wrapped_weights()
+        source = {"state_dict": weights, "pretrained_model_name_or_path": None} if weights else self.options
         model, found = architecture.from_pretrained(
-            self.name,
+            **({"pretrained_model_name_or_path": self.name} | source),
             config=config,
             dtype=torch.float32,
             weights_only=True,
             ignore_mismatched_sizes=True,  # they are raised below, with the others
             output_loading_info=True,
             **options,
-            **self.options,
         )
         missing = set(found["missing_keys"])
         if optional:
@@ -164,11 +220,35 @@ class Checkpoint:
             )
         return model
 
+    def _wrapped_weights(self) -> dict[str, torch.Tensor] | None:
+        """A folder's weights where transformers would not take them as they are; None where it does.
+
+        It reads neither the names of torch.compile and DistributedDataParallel nor what trainers save beside weights.
+        """
+        folder = Path(self.name)
+        if not folder.is_dir():
+            return None
+        tensors, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
+        if tensors.exists():
+            names = _names_in(tensors)
+            if names and not any("_orig_mod." in name or name.startswith("module.") for name in names):
+                return None
+            return read_weights(tensors, encoder_id=self.id)
+        return read_weights(pickled, encoder_id=self.id) if pickled.exists() else None
+
     def seen(self, default: str) -> Seen:
         """Its image processor's settings; those of the class named `default` if it has no file of them."""
-        if self.has("preprocessor_config.json", "processor_config.json"):
-            return seen_by(transformers.AutoImageProcessor.from_pretrained(self.name, **self.options), configured=True)
-        return seen_by(getattr(transformers, default)(), configured=False)
+        try:
+            if self.has("preprocessor_config.json", "processor_config.json"):
+                processor = transformers.AutoImageProcessor.from_pretrained(self.name, **self.options)
+                return seen_by(processor, configured=True)
+            return seen_by(getattr(transformers, default)(), configured=False)
+        except VisiontowerError:
+            raise
+        except Exception as error:
+            raise WeightsError(
+                f"The preprocessing of {self.name} is not read: {in_brief(error)}", model=self.id
+            ) from error
 
     def tokenizer(self, *, vocabulary: int) -> Any | None:
         """Its own tokenizer; None only for random weights. Raises WeightsError if it has none that fits.

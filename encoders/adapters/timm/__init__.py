@@ -8,14 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import timm
-from timm.models import load_state_dict
 
+from encoders.adapters.hints import hint_for_folder, hint_for_name
 from encoders.adapters.registry import EncoderId
 from encoders.adapters.timm.spec import native_size, preprocessing_of, trunk_spec
 from encoders.adapters.timm.tower import TimmTower
-from encoders.contract.errors import EncoderIdError, WeightsError
+from encoders.contract.errors import EncoderIdError
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting, load_strictly, seeded
+from encoders.runtime.weights_file import read_weights
 
 
 def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
@@ -25,9 +26,7 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     """
     name, weights = encoder_id.name, encoder_id.weights
     if name.partition(".")[0] not in timm.list_models():
-        close = difflib.get_close_matches(name, timm.list_models(), n=3)
-        hint = f" Did you mean {', '.join(close)}?" if close else " timm.list_models() lists them."
-        raise EncoderIdError(f"timm has no model '{name}'.{hint}", model=str(encoder_id))
+        raise EncoderIdError(f"timm has no model '{name}'.{_meant(name)}", model=str(encoder_id))
     with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
         # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
         options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
@@ -41,11 +40,22 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     return TorchParts(spec, tower)
 
 
+def _meant(name: str) -> str:
+    """The id that a name timm does not know may stand for, as a sentence."""
+    if Path(name).is_dir():
+        return hint_for_folder(Path(name))
+    bare = name.removeprefix("hf-hub:").removeprefix("hf_hub:").removeprefix("timm/")
+    if bare != name and bare.partition(".")[0] in timm.list_models():
+        return f" Write timm:{bare}"
+    if hint := hint_for_name(name):
+        return hint
+    close = difflib.get_close_matches(name, timm.list_models(), n=3)
+    return f" Did you mean {', '.join(close)}?" if close else " `visiontower models --scheme timm` lists them."
+
+
 def _load_file(trunk: Any, path: Path, *, encoder_id: str) -> None:
     """A local timm checkpoint; its classifier, which a token encoder does not have, is left out."""
-    if not path.is_file():
-        raise WeightsError(f"There is no file {path} for {encoder_id}; '@random' asks for random weights.")
-    state = load_state_dict(str(path), use_ema=False, weights_only=True)
+    state = read_weights(path, encoder_id=encoder_id, own=trunk.state_dict().keys())
     classifier = trunk.pretrained_cfg.get("classifier") or ()
     names = (classifier,) if isinstance(classifier, str) else tuple(classifier)
     kept = {key: value for key, value in state.items() if not key.startswith(tuple(f"{name}." for name in names))}

@@ -35,7 +35,8 @@ def offered(spec: EncoderSpec) -> list[Outputs]:
 def taken(encoder: TorchEncoder, size: ImageSize, outputs: Outputs) -> int:
     with torch.inference_mode(), Trace() as trace:
         encoder.run(torch.zeros(3, *size, 3, dtype=torch.uint8), outputs)
-    return trace.peak
+    peak: int = trace.peak
+    return peak
 
 
 @pytest.mark.parametrize("family", split((name for name in FAMILIES if "llava" not in name), quick=QUICK))
@@ -45,7 +46,7 @@ def test_a_forward_takes_what_was_predicted(twins: Twins, family: str) -> None:
     for size in (spec.image_size, ImageSize(40, 64)):
         if size == spec.image_size or spec.resolutions.problem(size) is None:
             for outputs in offered(spec):
-                predicted = drawn.cost(size, outputs, device="cpu").requested(3)
+                predicted: int = drawn.cost(size, outputs, device="cpu").requested(3)
                 assert taken(encoder, size, outputs) == predicted, (size, outputs)
     if spec.has_text:
         ids = torch.from_numpy(encoder.tokenize(TEXTS).ids)
