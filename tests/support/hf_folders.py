@@ -31,6 +31,29 @@ _MLP: dict[str, Any] = {"intermediate_size": 64}
 _CLIP = {**_VIT, **_MLP, "image_size": SIDE}
 _TEXT: dict[str, Any] = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4, **_MLP}
 _CNN: dict[str, Any] = {"hidden_sizes": [8, 16, 24, 32], "depths": [1, 1, 2, 1]}
+_NECK: dict[str, Any] = {"neck_hidden_sizes": [8, 8, 8, 8], "fusion_hidden_size": 8}
+_EFFICIENTNET: dict[str, Any] = {
+    "image_size": 72,
+    "hidden_dim": 32,
+    "width_coefficient": 1.0,
+    "depth_coefficient": 1.2,
+    "depthwise_padding": [5],
+    "in_channels": [32, 16, 16],
+    "out_channels": [16, 16, 32],
+    "strides": [1, 2, 2],
+    "kernel_sizes": [3, 5, 3],
+    "num_block_repeats": [1, 2, 2],
+    "expand_ratios": [1, 2, 2],
+}
+_BERT_TEXT: dict[str, Any] = {**_TEXT, "vocab_size": len(WORDS) + 8, "max_position_embeddings": 40, "pad_token_id": 0}
+_SWIN: dict[str, Any] = {
+    "image_size": SIDE,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depths": [2, 2],
+    "num_heads": [2, 4],
+    "window_size": 4,
+}
 _CLIP_TEXT = {
     **_TEXT,
     "vocab_size": 49408,
@@ -95,6 +118,131 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
     "vit": ("ViTModel", lambda: transformers.ViTConfig(**_CLIP)),
     "vit-classifier": ("ViTForImageClassification", lambda: transformers.ViTConfig(**_CLIP)),
     "resnet": ("ResNetModel", lambda: transformers.ResNetConfig(**_CNN, embedding_size=8)),
+    "deit": ("DeiTModel", lambda: transformers.DeiTConfig(**_CLIP)),
+    "deit-classifier": ("DeiTForImageClassificationWithTeacher", lambda: transformers.DeiTConfig(**_CLIP)),
+    "aimv2": (
+        "Aimv2Model",
+        lambda: transformers.Aimv2Config(vision_config=_CLIP, text_config=_CLIP_TEXT, projection_dim=24),
+    ),
+    "align": (
+        "AlignModel",
+        lambda: transformers.AlignConfig(
+            vision_config=_EFFICIENTNET, text_config=_BERT_TEXT, projection_dim=_EFFICIENTNET["hidden_dim"]
+        ),
+    ),
+    "altclip": (
+        "AltCLIPModel",
+        lambda: transformers.AltCLIPConfig(
+            vision_config=_CLIP, text_config={**_BERT_TEXT, "project_dim": 24}, projection_dim=24
+        ),
+    ),
+    "blip": (
+        "BlipModel",
+        lambda: transformers.BlipConfig(vision_config=_CLIP, text_config=_BERT_TEXT, projection_dim=24),
+    ),
+    "blip-retrieval": (
+        "BlipForImageTextRetrieval",
+        lambda: transformers.BlipConfig(vision_config=_CLIP, text_config=_BERT_TEXT, image_text_hidden_size=24),
+    ),
+    "blip-captions": (
+        "BlipForConditionalGeneration",
+        lambda: transformers.BlipConfig(vision_config=_CLIP, text_config=_BERT_TEXT),
+    ),
+    "chinese-clip": (
+        "ChineseCLIPModel",
+        lambda: transformers.ChineseCLIPConfig(vision_config=_CLIP, text_config=_BERT_TEXT, projection_dim=24),
+    ),
+    "clipseg": (
+        "CLIPSegForImageSegmentation",
+        lambda: transformers.CLIPSegConfig(
+            vision_config=_CLIP,
+            text_config=_CLIP_TEXT,
+            projection_dim=24,
+            extract_layers=[0, 1, 2],
+            reduce_dim=16,
+            decoder_num_attention_heads=4,
+        ),
+    ),
+    "metaclip2": (
+        "MetaClip2Model",
+        lambda: transformers.MetaClip2Config(vision_config=_CLIP, text_config=_CLIP_TEXT, projection_dim=24),
+    ),
+    "swin": ("SwinModel", lambda: transformers.SwinConfig(**_SWIN)),
+    "swin-classifier": ("SwinForImageClassification", lambda: transformers.SwinConfig(**_SWIN)),
+    "swinv2": ("Swinv2Model", lambda: transformers.Swinv2Config(**_SWIN, pretrained_window_sizes=[4, 2])),
+    "beit": ("BeitModel", lambda: transformers.BeitConfig(**_CLIP, use_relative_position_bias=True)),
+    "beit-classifier": (
+        "BeitForImageClassification",
+        lambda: transformers.BeitConfig(**_CLIP, use_shared_relative_position_bias=True, use_mask_token=True),
+    ),
+    "beit-masked": (
+        "BeitForMaskedImageModeling",
+        lambda: transformers.BeitConfig(
+            **_CLIP, use_absolute_position_embeddings=True, use_mean_pooling=False, vocab_size=50
+        ),
+    ),
+    "dpt": (
+        "DPTForDepthEstimation",
+        lambda: transformers.DPTConfig(**_CLIP, **_NECK, backbone_out_indices=[0, 1, 2, 3]),
+    ),
+    "dpt-hybrid": (
+        "DPTForDepthEstimation",
+        lambda: transformers.DPTConfig(
+            **{**_CLIP, "image_size": 64, "patch_size": 16},
+            **_NECK,
+            is_hybrid=True,
+            backbone_config={
+                "model_type": "bit",
+                "embedding_size": 8,
+                "hidden_sizes": [8, 16, 32],
+                "depths": [1, 1, 1],
+                "num_groups": 2,
+                "layer_type": "bottleneck",
+                "embedding_dynamic_padding": True,
+                "global_padding": "SAME",
+                "out_features": ["stage1", "stage2", "stage3"],
+            },
+            backbone_featmap_shape=[1, 32, 4, 4],
+        ),
+    ),
+    "dpt-beit": (
+        "DPTForDepthEstimation",
+        lambda: transformers.DPTConfig(
+            **_NECK,
+            backbone_config=transformers.BeitConfig(
+                **_CLIP, use_relative_position_bias=True, out_indices=[1, 2, 3, 4], reshape_hidden_states=False
+            ),
+        ),
+    ),
+    "depth-anything": (
+        "DepthAnythingForDepthEstimation",
+        lambda: transformers.DepthAnythingConfig(
+            backbone_config=transformers.Dinov2Config(
+                **_VIT, image_size=SIDE, out_indices=[1, 2, 3, 4], reshape_hidden_states=False
+            ),
+            patch_size=PATCH,
+            reassemble_hidden_size=32,
+            **_NECK,
+        ),
+    ),
+    "data2vec": ("Data2VecVisionModel", lambda: transformers.Data2VecVisionConfig(**_CLIP)),
+    "data2vec-classifier": (
+        "Data2VecVisionForImageClassification",
+        lambda: transformers.Data2VecVisionConfig(**_CLIP, use_relative_position_bias=True),
+    ),
+    "aimv2-vision": ("Aimv2VisionModel", lambda: transformers.Aimv2VisionConfig(**_CLIP)),
+    "aimv2-vision-native": (
+        "Aimv2VisionModel",
+        lambda: transformers.Aimv2VisionConfig(**_CLIP, is_native=True, use_head=False),
+    ),
+    "mlcd": ("MLCDVisionModel", lambda: transformers.MLCDVisionConfig(**_CLIP)),
+    "ijepa": ("IJepaModel", lambda: transformers.IJepaConfig(**_CLIP)),
+    "vit-mae": (
+        "ViTMAEForPreTraining",
+        lambda: transformers.ViTMAEConfig(
+            **_CLIP, decoder_hidden_size=16, decoder_num_attention_heads=2, decoder_num_hidden_layers=1
+        ),
+    ),
     "llava": ("LlavaForConditionalGeneration", lambda: _llava("Llava", "clip_vision_model", image_seq_length=16)),
     "llava-layers": (
         "LlavaForConditionalGeneration",
@@ -162,8 +310,10 @@ def write(family: str, folder: Path, *, tokenizer: bool = True) -> Any:
         for parameter in model.parameters():
             parameter.add_(torch.randn(parameter.shape, generator=generator) * 0.1)
     model.save_pretrained(folder)
-    if tokenizer and family == "clip":
+    if tokenizer and family in ("aimv2", "clip", "clipseg", "metaclip2"):
         write_clip_tokenizer(folder)
+    if tokenizer and family in ("align", "altclip", "blip", "blip-retrieval", "chinese-clip"):
+        write_bert_tokenizer(folder)
     if tokenizer and family in ("siglip", "siglip2"):
         write_word_tokenizer(folder)
     return model
@@ -195,6 +345,14 @@ def write_clip_tokenizer(folder: Path) -> None:
                 "model_max_length": 77,
             }
         )
+    )
+
+
+def write_bert_tokenizer(folder: Path) -> None:
+    """BERT's tokenizer with a few words, in the one file that its checkpoints have."""
+    (folder / "vocab.txt").write_text("\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", *WORDS]) + "\n")
+    (folder / "tokenizer_config.json").write_text(
+        json.dumps({"tokenizer_class": "BertTokenizer", "do_lower_case": True, "model_max_length": 512})
     )
 
 

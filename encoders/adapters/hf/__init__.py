@@ -10,13 +10,14 @@ image size of config.json: CLIP's, SigLIP's, BiT's for DINOv2, DINOv3ViT's, Conv
 from collections.abc import Callable
 
 from encoders.adapters.hf.checkpoint import Checkpoint, quiet
-from encoders.adapters.hf.clip import build_clip, build_clip_vision
+from encoders.adapters.hf.clip import build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
-from encoders.adapters.hf.dino import build_dinov2, build_dinov3
+from encoders.adapters.hf.contrastive import CONTRASTIVE, build_blip, build_contrastive
+from encoders.adapters.hf.depth import DEPTH, build_depth
+from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.reference import HfReference
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
-from encoders.adapters.hf.vanilla_vit import build_vanilla_vit
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.reference import Reference
@@ -56,14 +57,11 @@ def reference(encoder_id: EncoderId) -> Reference:
 
 
 _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
-    "clip": build_clip,
+    "blip": build_blip,
     "clip_vision_model": build_clip_vision,
     "convnext": build_convnext,
     "convnextv2": build_convnext,
-    "dinov2": build_dinov2,
-    "dinov2_with_registers": build_dinov2,
     "dinov3_convnext": build_dinov3_convnext,
-    "dinov3_vit": build_dinov3,
     "llava": build_llava,
     "llava_next": build_llava,
     "llava_onevision": build_llava,
@@ -73,5 +71,7 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "siglip2_vision_model": build_siglip_vision,
     "siglip_vision_model": build_siglip_vision,
     "vipllava": build_llava,
-    "vit": build_vanilla_vit,
+    **dict.fromkeys(CONTRASTIVE, build_contrastive),
+    **dict.fromkeys(FAMILIES, build_family),
+    **dict.fromkeys(DEPTH, build_depth),
 }

@@ -170,15 +170,16 @@ class Checkpoint:
         """Its configuration."""
         return transformers.AutoConfig.from_pretrained(self.name, **self.options)
 
-    def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "") -> Any:
+    def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "", **options: Any) -> Any:
         """The architecture with the checkpoint's weights, in float32 whatever they are stored in, so losing nothing.
 
         unused: a pattern of keys that belong to parts not loaded. optional: a pattern of keys that may be missing all
-        together; their module is then set to None. Raises WeightsError that names the keys that do not fit.
+        together; their module is then set to None. options: further arguments of the architecture. Raises WeightsError
+        that names the keys that do not fit.
         """
         if self.random or not self.with_weights:
             with seeded():
-                return architecture(config).float()
+                return architecture(config, **options).float()
         weights = self._wrapped_weights()
         source = {"state_dict": weights, "pretrained_model_name_or_path": None} if weights else self.options
         model, found = architecture.from_pretrained(
@@ -188,6 +189,7 @@ class Checkpoint:
             weights_only=True,
             ignore_mismatched_sizes=True,  # they are raised below, with the others
             output_loading_info=True,
+            **options,
         )
         missing = set(found["missing_keys"])
         if optional:
@@ -253,7 +255,9 @@ class Checkpoint:
 
         vocabulary: rows of the text tower's embedding table.
         """
-        if not self.has("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model"):
+        if not self.has(
+            "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"
+        ):
             if self.random:
                 return None
             # AutoTokenizer would make one of two tokens and say nothing.

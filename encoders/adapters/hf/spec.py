@@ -10,8 +10,8 @@ from encoders.contract.spec import EncoderSpec, Resolutions
 from encoders.contract.values import ImageSize
 from encoders.runtime.tower import largest_size
 
-_RESAMPLED_BY_USE = {"dinov2", "dinov2_with_registers", "dinov3_vit", "siglip2_vision_model"}
-"""Families whose positions are made for any grid: native is what their processor makes (DINOv2: 224 of 518)."""
+_RESAMPLED_BY_USE = {"clipseg_vision_model", "siglip2_vision_model"}
+"""Families whose positions are made for any grid: native is what their processor makes."""
 
 
 def vit_spec(checkpoint: Checkpoint, config: Any, tower: VitTower, seen: Seen) -> EncoderSpec:

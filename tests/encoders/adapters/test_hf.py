@@ -4,14 +4,18 @@ Tolerance: both sides run the same modules in the same order in float32, so nati
 other sizes and for single rows of a batch, kernels may sum in another order: 1e-5 on values of order 1.
 """
 
+import copy
+import inspect
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -19,11 +23,28 @@ from encoders import ImageSize, Placement, TokenKind, load
 from encoders.contract.errors import InvalidText, LayerNotFound, OutputNotOffered, UnsupportedResolution
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.hf_folders import FAMILIES, SIDE, TEXTS, Twins, one_thread, write
+from tests.support.suites import split
 
 TOLERANCE = 1e-5
 TOWERS = [name for name in FAMILIES if "llava" not in name]
-VITS = [name for name in TOWERS if "net" not in name and "conv" not in name]
-CNNS = [name for name in TOWERS if name not in VITS]
+CNNS = ["align", "convnext", "convnextv2", "dinov3-convnext", "resnet"]
+VITS = [name for name in TOWERS if name not in CNNS]
+QUICK = ["aimv2", "align", "beit", "chinese-clip", "clip", "clip-vision", "convnextv2", "data2vec-classifier"]
+QUICK += [
+    "depth-anything",
+    "dinov2-registers",
+    "dinov3",
+    "dinov3-convnext",
+    "mlcd",
+    "resnet",
+    "siglip",
+    "siglip2",
+    "swin",
+]
+QUICK += ["swinv2", "vit-mae", "vit-classifier"]
+"""One of each kind."""
+FIXED = ["aimv2", "aimv2-vision", "dpt-hybrid"]
+"""Of one size."""
 PATCH = ImageSize(8, 8)
 
 
@@ -39,9 +60,23 @@ def pixels(size: ImageSize, count: int = 2) -> NDArray[np.uint8]:
 
 def vision_model(model: Any) -> Any:
     """The part of a whole model that sees, as transformers has it."""
-    if hasattr(model, "vision_model"):
-        return model.vision_model
-    return getattr(model, "vit", model)
+    headed = [model.base_model_prefix] if "For" in type(model).__name__ else []
+    for name in (*headed, "vision_model", "backbone"):
+        model = getattr(model, name, None) or model
+    return model
+
+
+def swin_stages(vision: Any, values: Tensor, options: dict[str, Any]) -> list[Tensor]:
+    """The feature maps of Swin's stages, ahead of what halves the grid."""
+    embedded, grid = vision.embeddings(values, **options)
+    out = vision.encoder(embedded, grid, output_hidden_states=True, output_hidden_states_before_downsampling=True)
+    return list(out.reshaped_hidden_states[1:])
+
+
+def unshuffled(tokens: Tensor, ids_restore: Tensor) -> Tensor:
+    """ViT-MAE's tokens in the order of the patches."""
+    index = ids_restore[..., None].expand(-1, -1, tokens.shape[-1])
+    return torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, index)], dim=1)
 
 
 def reference(encoder: TorchEncoder, model: Any, images: NDArray[np.uint8]) -> tuple[Any, list[Tensor]]:
@@ -56,31 +91,50 @@ def reference(encoder: TorchEncoder, model: Any, images: NDArray[np.uint8]) -> t
         values = patches.permute(0, 1, 3, 2, 4, 5).reshape(len(images), rows * cols, -1)
         options["pixel_attention_mask"] = torch.ones(values.shape[:2], dtype=torch.int32)
         options["spatial_shapes"] = torch.tensor([[rows, cols]] * len(images))
-    elif kind in ("clip_vision_model", "siglip_vision_model", "vit") and images.shape[1:3] != (SIDE, SIDE):
-        options["interpolate_pos_encoding"] = True
+    elif "interpolate_pos_encoding" in inspect.signature(vision.forward).parameters:
+        options["interpolate_pos_encoding"] = images.shape[1:3] != (SIDE, SIDE)
+    if kind == "vit_mae":
+        vision.config.mask_ratio = 0.0
     with torch.inference_mode():
+        if kind in ("swin", "swinv2"):
+            options.pop("output_hidden_states")
+            vision = copy.deepcopy(vision)  # Swin's blocks keep sizes
+            return vision(values, **options), swin_stages(vision, values, options)
         out = vision(values, **options)
-    return out, list(out.hidden_states[1:])
+    layers = list(out.hidden_states[1:])
+    if kind == "align_vision_model":  # one for every block: the last of each grid
+        layers = [a for a, b in zip(layers, [*layers[1:], values], strict=True) if a.shape[2:] != b.shape[2:]]
+    if kind == "vit_mae":
+        layers = [unshuffled(layer, out.ids_restore) for layer in layers]
+        out.last_hidden_state = unshuffled(out.last_hidden_state, out.ids_restore)
+    return out, layers
 
 
 def final_tokens(model: Any, out: Any) -> Tensor:
     vision = vision_model(model)
+    if "feature_maps" in out:  # of a backbone, whose output has no final tokens by themselves
+        mapped: Tensor = out.feature_maps[-1]
+        return mapped
     with torch.inference_mode():
-        if vision.config.model_type == "clip_vision_model":  # whose last_hidden_state is before the norm
+        if hasattr(vision, "pre_layrnorm"):  # of CLIP's make: last_hidden_state is before the norm
             normed: Tensor = vision.post_layernorm(out.last_hidden_state)
             return normed
     last: Tensor = out.last_hidden_state
     return last.flatten(2).transpose(1, 2) if last.ndim == 4 else last
 
 
-def pooled_vector(model: Any, out: Any) -> Tensor:
+def pooled_vector(encoder: TorchEncoder, model: Any, out: Any) -> Tensor:
+    whole = getattr(model, "clip", model)
     with torch.inference_mode():
-        if hasattr(model, "visual_projection"):
-            projected: Tensor = model.visual_projection(out.pooler_output)
+        if hasattr(whole, "visual_projection"):
+            projected: Tensor = whole.visual_projection(out.pooler_output)
             return projected
-    if out.pooler_output is None:
-        first: Tensor = out.last_hidden_state[:, 0]
-        return first
+        if hasattr(whole, "vision_proj"):
+            projected = whole.vision_proj(out.last_hidden_state[:, 0])
+            return projected
+    if out.get("pooler_output") is None:
+        final, prefix = final_tokens(model, out), encoder.spec.prefix_tokens
+        return final[:, 0] if encoder.spec.pooling == "class" else final[:, prefix:].mean(dim=1)
     pooled: Tensor = out.pooler_output
     return pooled.flatten(1)
 
@@ -94,14 +148,17 @@ def cosine(a: Any, b: Any) -> Any:
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
 def test_native_tokens_and_pooled_are_transformers_to_the_bit(twins: Twins, family: str) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size())
     encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
     out, _ = reference(encoder, model, images)
-    np.testing.assert_array_equal(encoded.tokens, final_tokens(model, out).numpy())
-    assert_near(encoded.pooled, pooled_vector(model, out))
+    if family == "vit-mae":  # the reference shuffles its patches
+        assert_near(encoded.tokens, final_tokens(model, out))
+    else:
+        np.testing.assert_array_equal(encoded.tokens, final_tokens(model, out).numpy())
+    assert_near(encoded.pooled, pooled_vector(encoder, model, out))
     assert encoded.tokens is not None
     assert encoded.pooled is not None
     rows, cols = encoder.spec.grid()
@@ -111,8 +168,15 @@ def test_native_tokens_and_pooled_are_transformers_to_the_bit(twins: Twins, fami
     assert encoded.pooled.shape == (2, encoder.spec.pooled_size)
 
 
-@pytest.mark.parametrize("size", [ImageSize(48, 48), ImageSize(32, 64), ImageSize(72, 40)])
-@pytest.mark.parametrize("family", VITS)
+@pytest.mark.parametrize(
+    ("family", "size"),
+    split(
+        product(
+            (name for name in VITS if name not in FIXED), [ImageSize(48, 48), ImageSize(32, 64), ImageSize(72, 40)]
+        ),
+        quick=[(name, ImageSize(72, 40)) for name in QUICK if name in VITS and name not in FIXED],
+    ),
+)
 def test_other_sizes_of_vits_are_transformers(twins: Twins, family: str, size: ImageSize) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size(size))
@@ -120,22 +184,34 @@ def test_other_sizes_of_vits_are_transformers(twins: Twins, family: str, size: I
     out, _ = reference(encoder, model, images)
     assert encoded.grid == (size.height // 8, size.width // 8) == encoder.spec.grid(size)
     assert_near(encoded.tokens, final_tokens(model, out))
-    assert_near(encoded.pooled, pooled_vector(model, out))
+    assert_near(encoded.pooled, pooled_vector(encoder, model, out))
 
 
-@pytest.mark.parametrize("size", [ImageSize(32, 32), ImageSize(96, 64), ImageSize(79, 101)])
-@pytest.mark.parametrize("family", CNNS)
-def test_other_sizes_of_cnns_are_transformers(twins: Twins, family: str, size: ImageSize) -> None:
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        *product(
+            (name for name in CNNS if name != "align"), [ImageSize(32, 32), ImageSize(96, 64), ImageSize(79, 101)]
+        ),
+        *product(["align", "swin", "swin-classifier", "swinv2"], [ImageSize(40, 40), ImageSize(96, 64)]),
+        *product(["swin", "swinv2"], [ImageSize(79, 101)]),
+    ],
+)
+def test_other_sizes_of_stages_are_transformers(twins: Twins, family: str, size: ImageSize) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size(size))
     encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
     out, layers = reference(encoder, model, images)
     assert encoded.grid == tuple(layers[-1].shape[2:]) == encoder.spec.grid(size)
+    for k, layer in enumerate(layers):
+        stage = encoder.encode(images, encoder.spec.outputs(tokens=TokenKind.HIDDEN, layer=k))
+        assert stage.grid == tuple(layer.shape[2:])
+        assert_near(stage.tokens, layer.flatten(2).transpose(1, 2))
     assert_near(encoded.tokens, final_tokens(model, out))
-    assert_near(encoded.pooled, pooled_vector(model, out))
+    assert_near(encoded.pooled, pooled_vector(encoder, model, out))
 
 
-@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
 def test_layers_are_raw_block_outputs(twins: Twins, family: str) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size())
@@ -153,7 +229,7 @@ def test_layers_are_raw_block_outputs(twins: Twins, family: str) -> None:
         encoder.spec.outputs(tokens=TokenKind.HIDDEN, layer=len(layers))
 
 
-@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
 def test_a_layer_and_the_pooled_vector_in_one_forward_are_those_of_two(twins: Twins, family: str) -> None:
     encoder, _ = twins(family)
     images = pixels(encoder.spec.size())
@@ -166,7 +242,7 @@ def test_a_layer_and_the_pooled_vector_in_one_forward_are_those_of_two(twins: Tw
     assert layer.pooled is None
 
 
-@pytest.mark.parametrize("family", [*TOWERS, "llava"])
+@pytest.mark.parametrize("family", split([*TOWERS, "llava"], quick=[*QUICK, "llava"]))
 def test_a_row_of_a_batch_is_the_single_images(twins: Twins, family: str) -> None:
     encoder, _ = twins(family)
     images = pixels(encoder.spec.size(), count=3)
@@ -178,13 +254,13 @@ def test_a_row_of_a_batch_is_the_single_images(twins: Twins, family: str) -> Non
         assert_near(batch.row(index).pooled, single.row(0).pooled)
 
 
-@pytest.mark.parametrize("family", [*TOWERS, "llava"])
+@pytest.mark.parametrize("family", split([*TOWERS, "llava"], quick=[*QUICK, "llava"]))
 def test_bfloat16_points_where_float32_does(twins: Twins, family: str) -> None:
     """Eight bits of mantissa leave an error near 1 % a layer; its direction is random, so cosines stay above 0.99."""
     encoder, _ = twins(family)
     half = load(encoder.spec.id, Placement(dtype="bfloat16"))
     assert half.spec.revision == encoder.spec.revision
-    size = encoder.spec.size(ImageSize(64, 96))
+    size = encoder.spec.size(None if family in FIXED else ImageSize(64, 96))
     outputs = encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN)
     images = pixels(size)
     full, low = encoder.encode(images, outputs), half.encode(images, outputs)
@@ -229,6 +305,75 @@ def test_texts_and_logits_are_transformers(twins: Twins, family: str) -> None:
     cosines = cosine(pooled[:, None], texts[None])
     logits = scoring.logit_scale * cosines + scoring.logit_bias
     np.testing.assert_allclose(logits, out.logits_per_image.numpy(), rtol=0, atol=1e-4 * max(1, scoring.logit_scale))
+
+
+@pytest.mark.parametrize(
+    "family",
+    split(
+        ["aimv2", "align", "altclip", "blip", "blip-retrieval", "chinese-clip", "clipseg", "metaclip2"],
+        quick=["aimv2", "align", "blip-retrieval", "chinese-clip"],
+    ),
+)
+def test_texts_and_logits_of_the_described_are_transformers(twins: Twins, family: str) -> None:
+    """From the checkpoint's own tokenizer with its attention mask, padded to the longest text alone."""
+    encoder, model = twins(family)
+    images = pixels(encoder.spec.size())
+    texts = [text.lower() for text in TEXTS]
+    tokenizer = transformers.AutoTokenizer.from_pretrained(encoder.spec.id.removeprefix("hf:"))
+    given = tokenizer(texts, padding=True, truncation=True, max_length=encoder.spec.context_length, return_tensors="pt")
+    inputs = {name: given[name] for name in ("input_ids", "attention_mask")}
+    inputs["pixel_values"] = encoder.normalise(torch.from_numpy(images))
+    with torch.inference_mode():
+        if family == "blip-retrieval":
+            theirs = model(**inputs, use_itm_head=False).itm_score
+        else:
+            theirs = getattr(model, "clip", model)(**inputs).logits_per_image
+    tokenized = encoder.tokenize(texts)
+    assert tokenized.ids.shape == (len(texts), encoder.spec.context_length)
+    vectors = encoder.encode_text(tokenized.ids)
+    pooled = encoder.encode(images, encoder.spec.outputs(pooled=True)).pooled
+    assert pooled is not None
+    scoring = encoder.spec.require_text()
+    assert (scoring.activation, scoring.logit_bias) == ("softmax", 0)
+    logits = scoring.logit_scale * cosine(pooled[:, None], vectors[None])
+    np.testing.assert_allclose(logits, theirs.numpy(), rtol=0, atol=1e-5 * max(1, scoring.logit_scale))
+
+
+def test_the_context_is_what_a_text_tower_was_trained_on(twins: Twins, tmp_path: Path) -> None:
+    """BERT's tokenizer allows 512, as do its positions; Chinese-CLIP was trained on 52."""
+    assert twins("blip")[0].spec.context_length == 35
+    assert twins("align")[0].spec.context_length == 40  # all its positions, though ALIGN's processor cuts at 64
+    write("align", tmp_path / "align")
+    settings = tmp_path / "align" / "tokenizer_config.json"
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"model_max_length": 9}))
+    encoder = load(f"hf:{tmp_path / 'align'}")
+    assert encoder.spec.context_length == 9
+    assert encoder.tokenize(TEXTS).truncated.tolist() == [False, False, True]
+
+
+def test_a_swin_keeps_nothing_of_a_smaller_image(twins: Twins) -> None:
+    """transformers' own block keeps the window and the shift of the smallest grid that it has seen."""
+    encoder, model = twins("swin")
+    large, native = pixels(ImageSize(64, 64)), pixels(encoder.spec.size())
+    outputs = encoder.spec.outputs(tokens=TokenKind.HIDDEN)
+    before = encoder.encode(large, outputs).tokens
+    encoder.encode(native, outputs)
+    np.testing.assert_array_equal(encoder.encode(large, outputs).tokens, before)
+    fresh = type(model)(model.config).eval()
+    fresh.load_state_dict(model.state_dict())
+    with torch.inference_mode():
+        theirs = fresh(encoder.normalise(torch.from_numpy(large)), interpolate_pos_encoding=True)
+    assert_near(before, theirs.last_hidden_state)
+
+
+def test_a_swin_is_not_run_where_no_window_fits(twins: Twins) -> None:
+    with pytest.raises(UnsupportedResolution, match="at least 25"):
+        twins("swin")[0].spec.size(ImageSize(24, 24))
+
+
+def test_an_aimv2_with_learned_positions_has_one_size(twins: Twins) -> None:
+    with pytest.raises(UnsupportedResolution, match="one fixed size"):
+        twins("aimv2-vision")[0].spec.size(ImageSize(48, 48))
 
 
 @pytest.mark.parametrize("family", ["clip", "clip-vision-projected"])

@@ -46,10 +46,14 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
     return name
 
 
+POOLERLESS = ("beit-masked", "data2vec", "deit-classifier", "dpt", "dpt-hybrid", "vit-classifier")
+"""Without a pooler, which their weights alone tell."""
+
+
 def plain(spec: EncoderSpec) -> EncoderSpec:
     """Without what only weights tell."""
     scoring = spec.scoring and Scoring(spec.scoring.activation, logit_scale=1.0)
-    if "vit-classifier" in spec.id:  # without a pooler, which its weights alone tell
+    if spec.id.rpartition("/")[2] in POOLERLESS:
         spec = replace(spec, parameters=0, weights_bytes=0)
     return replace(spec, revision="", device="", scoring=scoring)
 
