@@ -15,6 +15,7 @@ from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, buil
 from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
+from encoders.adapters.hf.vlms import VLMS, build_vlm
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.runtime.parts import TorchParts
@@ -56,4 +57,5 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "siglip_vision_model": build_siglip_vision,
     "vipllava": build_llava,
     **dict.fromkeys(FAMILIES, build_family),
+    **dict.fromkeys(VLMS, build_vlm),
 }

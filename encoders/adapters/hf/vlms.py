@@ -1,0 +1,197 @@
+"""The vision-language architectures of transformers that are read by description: one Vlm a model type."""
+
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from operator import attrgetter
+from typing import Any
+
+import torch
+import transformers
+from torch import Tensor
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+
+from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.config import pair
+from encoders.adapters.hf.family import Geometry, interpolating, patches, plain, with_class_token
+from encoders.adapters.hf.packed import packed, packed_features, unpacked
+from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, vision_half
+from encoders.contract.errors import EncoderIdError
+from encoders.contract.spec import EncoderSpec, Resolutions
+from encoders.contract.values import ImageSize
+from encoders.runtime.parts import TorchParts
+from encoders.runtime.tower import largest_size
+
+NATIVE_SIDE = 448
+"""Pixels a side that a model of native resolution is run at unless asked otherwise, or nearly.
+
+Such a model has no size of its own: its processor keeps every image's own, between a least and a most number of pixels
+(Qwen2-VL: to 12.8 million, 16,384 projected tokens). An encoder batches images of one size. 448 is the side of the
+first Qwen-VL and of InternVL: 256 projected tokens of 28 pixels a side.
+"""
+
+
+def _native_resolution(merge: Callable[[Any], int], width: str = "hidden_size") -> Callable[[Any], Geometry]:
+    """The geometry of a tower that takes any size its merged patches allow. width: the name of its tokens' width."""
+
+    def geometry(config: Any) -> Geometry:
+        step = pair(config.patch_size * merge(config))
+        side = max(NATIVE_SIDE // step.height, 1) * step.height
+        return Geometry(
+            native=ImageSize(side, side),
+            patch_size=pair(config.patch_size),
+            hidden_size=int(getattr(config, width)),
+            resolutions=Resolutions(multiple=step, minimum=step, maximum=largest_size(step)),
+        )
+
+    return geometry
+
+
+def _of_one_size(config: Any) -> Geometry:
+    """A tower whose tokens are only projected at its own size: the projection takes the grid for a square."""
+    return patches(config, prefix_tokens=0, resizes=False)
+
+
+def _merge(config: Any) -> int:
+    return int(config.vision_config.spatial_merge_size)
+
+
+_QWEN = Vlm(
+    tower=attrgetter("visual"),
+    geometry=_native_resolution(attrgetter("spatial_merge_size")),
+    arguments=packed,
+    project=packed_features,
+    row_major=unpacked,
+    merge=_merge,
+    processor="Qwen2VLImageProcessor",
+    bound=True,
+)
+_SIGLIP = Vlm(
+    geometry=partial(patches, prefix_tokens=0),
+    arguments=interpolating,
+    processor="SiglipImageProcessor",
+)
+
+
+def _with_all_states(model: Any, arguments: dict[str, Any]) -> Any:
+    """Mistral 3's features: its own takes one image a row of tokens, ours a batch."""
+    pixels, config = arguments["pixel_values"], model.config
+    output = model.vision_tower(**arguments, output_hidden_states=True, return_dict=True)
+    chosen = config.vision_feature_layer
+    layers = [chosen] if isinstance(chosen, int) else chosen
+    tokens = torch.cat([output.hidden_states[layer] for layer in layers], dim=-1)
+    sizes = [tuple(pixels.shape[2:])] * len(pixels)
+    output.pooler_output = model.multi_modal_projector(tokens.flatten(0, 1), sizes).unflatten(0, (len(pixels), -1))
+    return output
+
+
+def _connected(model: Any, arguments: dict[str, Any]) -> Any:
+    """Idefics3's features: its own first looks for images that are all zeros, ours has none."""
+    output = model.vision_model(**arguments)
+    output.pooler_output = model.connector(output.last_hidden_state)
+    return output
+
+
+class _IdeficsTower:
+    """Idefics3's tower on whole images: every patch is seen, so nothing is masked."""
+
+    def forward(self: Any, pixel_values: Tensor, **options: Any) -> Any:
+        count, _, height, width = pixel_values.shape
+        seen = torch.ones(
+            (count, height // self.patch_size, width // self.patch_size), dtype=torch.bool, device=pixel_values.device
+        )
+        embedded = self.embeddings(pixel_values=pixel_values, patch_attention_mask=seen)
+        encoded = self.encoder(inputs_embeds=embedded, attention_mask=None)
+        return BaseModelOutputWithPooling(last_hidden_state=self.post_layernorm(encoded.last_hidden_state))
+
+
+def _unmasked(model: Any) -> None:
+    vision = model.vision_model
+    vision.__class__ = type(type(vision).__name__, (_IdeficsTower, type(vision)), {})
+
+
+_IDEFICS = Vlm(
+    tower=attrgetter("vision_model"),
+    geometry=_of_one_size,
+    arguments=plain,
+    project=_connected,
+    merge=lambda config: int(config.scale_factor),
+    processor="Idefics3ImageProcessor",
+    ready=_unmasked,
+)
+
+
+def _gemma_merge(config: Any) -> int:
+    vision = config.vision_config
+    return int(vision.image_size // vision.patch_size // config.mm_tokens_per_image**0.5)
+
+
+VLMS: dict[str, Vlm] = {
+    "aya_vision": replace(_SIGLIP, geometry=_of_one_size, merge=lambda config: int(config.downsample_factor)),
+    "blip-2": Vlm(
+        architecture="Blip2ForConditionalGeneration",
+        processor="BlipImageProcessor",
+        tower=attrgetter("vision_model"),
+        geometry=with_class_token,
+        arguments=interpolating,
+        pooling=lambda model: "class",
+        queries=lambda config: int(config.num_query_tokens),
+        unused=rf"{LANGUAGE}|.*position_ids$",
+    ),
+    "cohere2_vision": replace(_SIGLIP, geometry=_of_one_size, merge=lambda config: int(config.downsample_factor)),
+    "gemma3": replace(_SIGLIP, geometry=_of_one_size, merge=_gemma_merge, processor="Gemma3ImageProcessor"),
+    "idefics3": _IDEFICS,
+    "internvl": Vlm(
+        geometry=partial(patches, prefix_tokens=1, resizes=False),
+        arguments=plain,
+        merge=lambda config: round(1 / config.downsample_ratio),
+        drops=lambda config: int(config.vision_feature_select_strategy == "default"),
+        processor="GotOcr2ImageProcessor",
+    ),
+    "paligemma": _SIGLIP,
+    "qwen2_5_vl": _QWEN,
+    "qwen2_vl": replace(_QWEN, geometry=_native_resolution(attrgetter("spatial_merge_size"), width="embed_dim")),
+    "qwen3_vl": _QWEN,
+    "smolvlm": replace(_IDEFICS, processor="SmolVLMImageProcessor"),
+}
+
+
+def build_vlm(checkpoint: Checkpoint) -> TorchParts:
+    """The vision tower of a vision-language model and what projects its tokens."""
+    config = checkpoint.config()
+    return vlm_parts(checkpoint, VLMS[config.model_type], config)
+
+
+def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
+    """The parts of a vision-language model, read as `family` says."""
+    architecture = getattr(transformers, family.architecture) if family.architecture else base_model(config)
+    geometry = family.geometry(config.vision_config)
+    model = checkpoint.model(vision_half(architecture), config, unused=family.unused)
+    seen = checkpoint.seen(family.processor)
+    spec = EncoderSpec(
+        id=checkpoint.id,
+        family="vit",
+        image_size=geometry.native,
+        patch_size=geometry.patch_size,
+        prefix_tokens=geometry.prefix_tokens,
+        hidden_size=geometry.hidden_size,
+        embed_dim=None,
+        pooled_size=geometry.hidden_size,
+        pooling=family.pooling(model),
+        layers=0,
+        resolutions=geometry.resolutions,
+        preprocessing=seen.preprocessing,
+        projected_size=int(config.text_config.hidden_size),
+        projection_drops=family.drops(config),
+        projection_merges=family.merge(config),
+        projected_queries=family.queries(config),
+    )
+    tower = VlmTower(
+        model,
+        family,
+        geometry,
+        projected_grid=spec.projected_grid,
+        projected_prefix=max(spec.prefix_tokens - spec.projection_drops, 0) if spec.projected_queries is None else 0,
+        encoder_id=checkpoint.id,
+    )
+    return TorchParts(replace(spec, layers=tower.depth), tower)
