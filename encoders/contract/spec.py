@@ -13,16 +13,18 @@ class Preprocessing:
 
     mean, std: per channel, of values in 0..1.
     interpolation: PIL's filter of that name, antialiased.
-    resize: `shortest` side to the target then centre crop; `longest` side then pad with `fill`; `squash` both; `pad`
-        with `fill` to the target's proportions, then squash.
-    crop_pct: the target is this share of what `shortest` resizes to (timm's term); 1.0 crops only the long side.
+    resize: `shortest` side to the target then centre crop, so that the target is covered; `edge`: the same, but the
+        shortest side becomes that of the target whatever its proportions, and what it does not cover is `fill`;
+        `longest` side then pad with `fill`; `squash` both; `pad` with `fill` to the target's proportions, then squash.
+    crop_pct: the target is this share of what `shortest`, `edge` and `squash` resize to (timm's term); it is cropped
+        from the centre. Over 1.0 the target is larger, and what lies around is `fill`.
     crop_offset: how a centre crop halves an odd margin: torchvision rounds half to even, transformers floors.
     """
 
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
     interpolation: Literal["nearest", "bilinear", "bicubic", "lanczos"] = "bicubic"
-    resize: Literal["shortest", "longest", "squash", "pad"] = "shortest"
+    resize: Literal["shortest", "edge", "longest", "squash", "pad"] = "shortest"
     crop_pct: float = 1.0
     fill: int | tuple[int, int, int] = 0
     crop_offset: Literal["round", "floor"] = "round"

@@ -22,7 +22,9 @@ _FILTERS = {
 }
 
 _MAX_OVERSIZE = 16
-"""A panorama whose resized form would be over this many times the target is cut to the crop's box first."""
+_MAX_OVERSIZE_PIXELS = 4 * 1024**2
+"""A panorama whose resized form would be over this many times the target, and over this many pixels, is cut to the
+crop's box first."""
 
 
 Resize: TypeAlias = Callable[[Image.Image, ImageSize, Image.Resampling], Pixels]
@@ -53,7 +55,7 @@ def preprocess(
     """
     resample = _FILTERS[preprocessing.interpolation]
     resized_to = partial(_resized, resize=resize)
-    if preprocessing.resize == "squash":
+    if preprocessing.resize == "squash" and preprocessing.crop_pct == 1:
         return resized_to(image, size, resample)
     if preprocessing.resize == "longest" or (preprocessing.resize == "pad" and _is_strip(image)):
         ratio = max(image.height / size.height, image.width / size.width)
@@ -64,15 +66,19 @@ def preprocess(
         square = ImageSize(max(image.height, round(size.height * ratio)), max(image.width, round(size.width * ratio)))
         padded = Image.fromarray(_pad(np.asarray(image), square, fill=preprocessing.fill))
         return resized_to(padded, size, resample)
-    resized = _shortest(image, preprocessing, size)
+    resized = _before_crop(image, preprocessing, size)
     top = _offset(resized.height - size.height, preprocessing)
     left = _offset(resized.width - size.width, preprocessing)
-    if resized.height * resized.width > _MAX_OVERSIZE * size.height * size.width:
+    limit = max(_MAX_OVERSIZE * size.height * size.width, _MAX_OVERSIZE_PIXELS)
+    if resized.height * resized.width > limit and min(top, left) >= 0:
         # The same filter over the crop's box only: within rounding of resizing all of it, at the target's cost.
         scale_y, scale_x = image.height / resized.height, image.width / resized.width
         box = (left * scale_x, top * scale_y, (left + size.width) * scale_x, (top + size.height) * scale_y)
         return np.array(image.resize((size.width, size.height), resample, box=box))
     whole = resized_to(image, resized, resample)
+    if min(top, left) < 0:
+        whole = _bordered(whole, size, top, left, fill=preprocessing.fill)
+        top, left = max(top, 0), max(left, 0)
     return np.ascontiguousarray(whole[top : top + size.height, left : left + size.width])
 
 
@@ -81,20 +87,34 @@ def _is_strip(image: Image.Image) -> bool:
     return max(image.size) > _MAX_OVERSIZE * min(image.size)
 
 
-def _shortest(image: Image.Image, preprocessing: Preprocessing, size: ImageSize) -> ImageSize:
-    """The size `image` is resized to so that it covers the target; never smaller than it."""
-    if size.height == size.width:  # torchvision.transforms.Resize(int): the long side is truncated
-        side = math.floor(size.height / preprocessing.crop_pct)
+def _before_crop(image: Image.Image, preprocessing: Preprocessing, size: ImageSize) -> ImageSize:
+    """The size that `image` is resized to before the target is cropped from its centre."""
+    target = ImageSize(*(math.floor(side / preprocessing.crop_pct) for side in size))
+    if preprocessing.resize == "squash":
+        return target
+    if preprocessing.resize == "edge" or size.height == size.width:
+        side = min(target)  # torchvision.transforms.Resize(int): the long side is truncated
         short, long = sorted((image.height, image.width))
         other = int(side * long / short)
         return ImageSize(side, other) if image.height <= image.width else ImageSize(other, side)
-    target = ImageSize(*(math.floor(side / preprocessing.crop_pct) for side in size))
     ratio = min(image.height / target.height, image.width / target.width)  # timm's ResizeKeepRatio
     return ImageSize(max(size.height, round(image.height / ratio)), max(size.width, round(image.width / ratio)))
 
 
 def _offset(margin: int, preprocessing: Preprocessing) -> int:
-    return round(margin / 2) if preprocessing.crop_offset == "round" else margin // 2
+    """Where a centre crop begins; negative where the image is smaller than the crop."""
+    if preprocessing.crop_offset == "floor":
+        return margin // 2
+    return round(margin / 2) if margin >= 0 else -(-margin // 2)
+
+
+def _bordered(pixels: Pixels, size: ImageSize, top: int, left: int, *, fill: int | tuple[int, int, int]) -> Pixels:
+    """Pixels of at least `size`, with `fill` around them where they are smaller; -top and -left of it lie before."""
+    height, width, _ = pixels.shape
+    bordered = np.full((max(height, size.height), max(width, size.width), 3), fill, dtype=np.uint8)
+    top, left = max(-top, 0), max(-left, 0)
+    bordered[top : top + height, left : left + width] = pixels
+    return bordered
 
 
 def _resized(image: Image.Image, size: ImageSize, resample: Image.Resampling, *, resize: Resize) -> Pixels:

@@ -10,8 +10,10 @@ image size of config.json: CLIP's, SigLIP's, BiT's for DINOv2, DINOv3ViT's, Conv
 from collections.abc import Callable
 
 from encoders.adapters.hf.checkpoint import Checkpoint, quiet
-from encoders.adapters.hf.clip import build_clip, build_clip_vision
+from encoders.adapters.hf.clip import build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
+from encoders.adapters.hf.contrastive import CONTRASTIVE, build_blip, build_contrastive
+from encoders.adapters.hf.depth import DEPTH, build_depth
 from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
@@ -42,7 +44,7 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
 
 
 _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
-    "clip": build_clip,
+    "blip": build_blip,
     "clip_vision_model": build_clip_vision,
     "convnext": build_convnext,
     "convnextv2": build_convnext,
@@ -56,6 +58,8 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     "siglip2_vision_model": build_siglip_vision,
     "siglip_vision_model": build_siglip_vision,
     "vipllava": build_llava,
+    **dict.fromkeys(CONTRASTIVE, build_contrastive),
     **dict.fromkeys(FAMILIES, build_family),
+    **dict.fromkeys(DEPTH, build_depth),
     **dict.fromkeys(VLMS, build_vlm),
 }

@@ -119,7 +119,8 @@ class Checkpoint:
         """The architecture with the checkpoint's weights, in float32 whatever they are stored in, so losing nothing.
 
         unused: a pattern of keys that belong to parts not loaded. optional: a pattern of keys that may be missing all
-        together; their module is then set to None. options: further arguments of the architecture. Raises WeightsError that names the keys that do not fit.
+        together; their module is then set to None. options: further arguments of the architecture. Raises WeightsError
+        that names the keys that do not fit.
         """
         if self.random or not self.with_weights:
             with seeded():
@@ -174,7 +175,9 @@ class Checkpoint:
 
         vocabulary: rows of the text tower's embedding table.
         """
-        if not self.has("tokenizer.json", "vocab.json", "spiece.model", "tokenizer.model"):
+        if not self.has(
+            "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"
+        ):
             if self.random:
                 return None
             # AutoTokenizer would make one of two tokens and say nothing.

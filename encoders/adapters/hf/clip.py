@@ -9,11 +9,8 @@ from torch import Tensor, nn
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.config import vit_facts
 from encoders.adapters.hf.spec import vit_spec
-from encoders.adapters.hf.text import with_text
 from encoders.adapters.hf.vit import VitTower
-from encoders.contract.spec import Scoring
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.weights import number
 
 
 class ClipTower(VitTower):
@@ -66,28 +63,22 @@ class ClipTower(VitTower):
         return self.project(self.norm(values))
 
 
-def build_clip(checkpoint: Checkpoint) -> TorchParts:
-    """CLIP: a vision tower, a text tower and their projections."""
-    config = checkpoint.config()
-    model = checkpoint.model(transformers.CLIPModel, config)
-    parts = _clip_parts(checkpoint, config.vision_config, model.vision_model, model.visual_projection)
-    scoring = Scoring("softmax", logit_scale=number(model.logit_scale.exp()))
-    return with_text(checkpoint, parts, config.text_config, model.text_model, model.text_projection, scoring)
-
-
 def build_clip_vision(checkpoint: Checkpoint) -> TorchParts:
     """CLIP's vision tower by itself, with its projection where the checkpoint has one."""
     config, other_half = checkpoint.config(), r"(text_model|text_projection|logit_scale)"
     if "CLIPVisionModelWithProjection" in (config.architectures or []):
         model = checkpoint.model(transformers.CLIPVisionModelWithProjection, config, unused=other_half)
-        return _clip_parts(checkpoint, config, model.vision_model, model.visual_projection)
+        return clip_parts(checkpoint, config, model.vision_model, model.visual_projection)
     model = checkpoint.model(transformers.CLIPVisionModel, config, unused=rf"{other_half}|visual_projection")
-    return _clip_parts(checkpoint, config, model, None)
+    return clip_parts(checkpoint, config, model, None)
 
 
-def _clip_parts(checkpoint: Checkpoint, config: Any, model: Any, projection: nn.Linear | None) -> TorchParts:
+def clip_parts(
+    checkpoint: Checkpoint, config: Any, model: Any, projection: nn.Linear | None, processor: str = "CLIPImageProcessor"
+) -> TorchParts:
+    """The parts of a vision model of CLIP's make; `processor` is its image processor's class."""
     tower = ClipTower(model, projection, **vit_facts(config))
-    spec = vit_spec(checkpoint, config, tower, checkpoint.seen("CLIPImageProcessor"))
+    spec = vit_spec(checkpoint, config, tower, checkpoint.seen(processor))
     if projection is not None:
         width = projection.out_features
         spec = replace(spec, embed_dim=width, pooled_size=width, projected_size=width, dense=True)

@@ -4,7 +4,7 @@ One Family an architecture. Its model's own forward runs (hooked.py). Knows modu
 no files.
 """
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any
@@ -23,7 +23,8 @@ class Geometry:
     """Sizes of images, grids and vectors, as a configuration tells them. Fields are as EncoderSpec's.
 
     native: the size whose positions need no interpolation.
-    strides: pixels that a token of each layer covers; empty where every layer has the grid of the final tokens.
+    strides: pixels that a token of each layer covers; empty where every layer has the grid of the final tokens, or
+        gives a feature map, whose grid is seen.
     """
 
     native: ImageSize
@@ -115,8 +116,9 @@ class Family:
         [B, C, rows, cols], by itself or as the first of a tuple.
     geometry: of a configuration.
     arguments: of the model's forward, from the model, the pixels and whether their size is native.
-    pooling: the pooling's name, of a model. Where the model's output has no pooler_output, `class` is the first of
-        the final tokens and `mean` is the mean of the patch tokens.
+    pooler: whether the output's pooler_output is the pooled vector, where there is one.
+    pooling: the pooling's name, of a model. Without pooler_output `class` is the first of the final tokens and `mean`
+        is the mean of the patch tokens.
     pooled_size: width of the pooled vectors, of a model; None if it is hidden_size.
     final: the final tokens after the final norm, of a model and its output.
     bound: whether positions belong to one size. If not, native is the size that the checkpoint's processor makes.
@@ -131,6 +133,7 @@ class Family:
     blocks: Callable[[Any], Iterable[nn.Module]] = attrgetter("layers")
     geometry: Callable[[Any], Geometry] = with_class_token
     arguments: Callable[[Any, Tensor, bool], dict[str, Any]] = interpolating
+    pooler: bool = True
     pooling: Callable[[Any], str] = lambda model: "class"
     pooled_size: Callable[[Any], int | None] = lambda model: None
     final: Callable[[Any, Any], Any] = lambda model, output: output.last_hidden_state
@@ -144,14 +147,20 @@ class Family:
 
 
 class FamilyTower(Tower):
-    """A vision model read as its Family says. It runs its own forward, so a block's index is our layer."""
+    """A vision model read as its Family says. It runs its own forward, so a block's index is our layer.
 
-    def __init__(self, model: nn.Module, family: Family, geometry: Geometry) -> None:
+    projection: of the pooled vectors into the joint space.
+    """
+
+    def __init__(
+        self, model: nn.Module, family: Family, geometry: Geometry, projection: nn.Module | None = None
+    ) -> None:
         super().__init__()
         family.ready(model)
         self.model: Any = model
         self.family = family
         self.geometry = geometry
+        self.projection = projection
         self.depth = hooked.watch(family.blocks(model))
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "FamilyTower":
@@ -179,31 +188,38 @@ class FamilyTower(Tower):
         grid = self.geometry.grid(pixels.shape[2], pixels.shape[3], layer)
         if outputs.tokens is None:
             return Features(grid, pooled=pooled)
-        if layer is not None:
-            prefix = 0 if self.geometry.layer_sizes else self.geometry.prefix_tokens
-            return Features(grid, prefix, caught[layer], pooled)
-        return Features(grid, self.geometry.prefix_tokens, self.final_tokens(output), pooled)
+        if layer is None:
+            return Features(grid, self.geometry.prefix_tokens, self.final_tokens(output), pooled)
+        given = _first(caught[layer])
+        if given.ndim == 4:
+            return Features(Grid(*given.shape[2:]), tokens=to_patches(given), pooled=pooled)
+        prefix = 0 if self.geometry.layer_sizes else self.geometry.prefix_tokens
+        return Features(grid, prefix, given, pooled)
 
-    def run(self, pixels: Tensor, layers: tuple[int, ...], *, stops: bool) -> tuple[Any, dict[int, Tensor]]:
-        """The model's output, and the raw tokens of these layers; None if it `stops` behind the last of them."""
+    def run(self, pixels: Tensor, layers: Collection[int], *, stops: bool) -> tuple[Any, dict[int, Any]]:
+        """The model's output, and what these layers give; no output if it `stops` behind the last of them."""
         native = tuple(pixels.shape[2:]) == self.geometry.native
         arguments = self.family.arguments(self.model, pixels, native)
-        output, caught = hooked.run(lambda: self.model(**arguments), layers, stops=stops)
-        return output, {layer: _tokens(given) for layer, given in caught.items()}
+        return hooked.run(lambda: self.model(**arguments), layers, stops=stops)
 
     def final_tokens(self, output: Any) -> Tensor:
         """The final tokens of the model's output, after its final norm if it has one."""
-        return _tokens(self.family.final(self.model, output))
+        final: Tensor = self.family.final(self.model, output)
+        return to_patches(final) if final.ndim == 4 else final
 
     def pool(self, output: Any) -> Tensor:
-        """The pooled vectors [B, C] of the model's output."""
+        """The pooled vectors [B, C] of the model's output, in the joint space if the tower projects them there."""
+        pooled = self._pooled(output)
+        return pooled if self.projection is None else self.projection(pooled)
+
+    def _pooled(self, output: Any) -> Tensor:
         pooled: Tensor | None = getattr(output, "pooler_output", None)
-        if pooled is not None:
+        if pooled is not None and self.family.pooler:
             return pooled.flatten(1)
         final = self.final_tokens(output)
         return final[:, 0] if self.pooling == "class" else final[:, self.geometry.prefix_tokens :].mean(dim=1)
 
 
-def _tokens(given: Any) -> Tensor:
+def _first(given: Any) -> Tensor:
     first: Tensor = given[0] if isinstance(given, tuple) else given
-    return to_patches(first) if first.ndim == 4 else first
+    return first

@@ -34,7 +34,8 @@ def index_positions_afresh(model: nn.Module) -> None:
     Now that of the native size lies with the weights, once a model, and others are made for each forward.
     """
     shared: dict[tuple[int, int], Tensor] = {}
-    for module in model.modules():
+    every: list[Any] = list(model.modules())
+    for module in every:
         if hasattr(type(module), "generate_relative_position_index"):
             module.__class__ = _fresh(type(module))
             window = tuple(module.window_size)

@@ -10,7 +10,7 @@ from encoders.contract.spec import EncoderSpec, Resolutions
 from encoders.contract.values import ImageSize
 from encoders.runtime.tower import largest_size
 
-_RESAMPLED_BY_USE = {"siglip2_vision_model"}
+_RESAMPLED_BY_USE = {"clipseg_vision_model", "siglip2_vision_model"}
 """Families whose positions are made for any grid: native is what their processor makes."""
 
 

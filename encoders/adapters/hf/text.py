@@ -1,14 +1,17 @@
 """A text tower with its tokenizer."""
 
+import sys
 import threading
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.trained_text import as_trained
 from encoders.contract.errors import InvalidText
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Tokenized
@@ -16,18 +19,61 @@ from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import TextTower
 
 
+@dataclass(frozen=True)
+class TextFamily:
+    """How a text model is read.
+
+    pool: the vector of a text, ahead of the projection, of the model's output.
+    mask: what attention adds to its logits, [N or 1, 1, 1 or tokens, tokens], from the mask of what is not padding and
+        a dtype. None: padding need not be masked, as CLIP's attention is causal and its padding comes last, and
+        SigLIP was trained without.
+    context: the tokens that it was trained on, where it has more positions.
+    """
+
+    pool: Callable[[Any], Tensor] = lambda output: output.pooler_output
+    mask: Callable[[Tensor, torch.dtype], Tensor] | None = None
+    context: int | None = None
+
+    def context_length(self, config: Any, tokenizer: Any) -> int:
+        """Tokens a text: the least of positions, of what it was trained on, and of what its tokenizer allows."""
+        return min(int(config.max_position_embeddings), self.context or sys.maxsize, int(tokenizer.model_max_length))
+
+
+def first(output: Any) -> Tensor:
+    """BERT's class token."""
+    vector: Tensor = output.last_hidden_state[:, 0]
+    return vector
+
+
+def causal(is_text: Tensor, dtype: torch.dtype) -> Tensor:
+    """A mask of what comes later; padding comes last."""
+    tokens = is_text.shape[1]
+    barred = torch.full((tokens, tokens), torch.finfo(dtype).min, dtype=dtype, device=is_text.device)
+    return barred.triu_(1)[None, None]
+
+
 class HfText(TextTower):
     """A text tower with its projection, if it has one outside itself, and its tokenizer.
 
-    Texts are padded to the context length, as these models were trained, without a mask: CLIP's is causal and its
-    padding comes last; SigLIP has none.
+    Texts are padded to the context length, with the token of id `padding`.
     """
 
-    def __init__(self, model: nn.Module, projection: nn.Module | None, tokenizer: Any, *, context_length: int) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        projection: nn.Module | None,
+        tokenizer: Any,
+        family: TextFamily,
+        *,
+        context_length: int,
+        padding: int,
+    ) -> None:
         super().__init__()
         self.model = model
         self.projection = projection
+        self.family = family
         self.context_length = context_length
+        self.padding = padding
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # padding and truncation are settings of the one tokenizer
 
@@ -44,17 +90,32 @@ class HfText(TextTower):
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""
-        pooled: Tensor = self.model(input_ids=ids).pooler_output
+        options = {}
+        if self.family.mask is not None:
+            is_text = ids != self.padding
+            options["attention_mask"] = self.family.mask(is_text, next(self.model.parameters()).dtype)
+        pooled = self.family.pool(self.model(input_ids=ids, **options))
         return pooled if self.projection is None else self.projection(pooled)
 
 
+_PLAIN = TextFamily()
+
+
 def with_text(
-    checkpoint: Checkpoint, parts: TorchParts, config: Any, model: nn.Module, projection: Any, scoring: Scoring
+    checkpoint: Checkpoint,
+    parts: TorchParts,
+    config: Any,
+    model: nn.Module,
+    projection: Any,
+    scoring: Scoring,
+    family: TextFamily = _PLAIN,
 ) -> TorchParts:
     """`parts` with the text half, whose configuration is `config`."""
     tokenizer = checkpoint.tokenizer(vocabulary=config.vocab_size)
     if tokenizer is None:
         return parts
-    length = int(config.max_position_embeddings)
-    text = HfText(model, projection, tokenizer, context_length=length)
+    length = family.context_length(config, tokenizer)
+    trained = as_trained(tokenizer, config.model_type)
+    padding = tokenizer.pad_token_id  # as trained
+    text = HfText(model, projection, trained, family, context_length=length, padding=padding)
     return replace(parts, spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)
