@@ -34,6 +34,7 @@ def vision_half(architecture: Any) -> type[nn.Module]:
         for name in ("language_model", "text_model", "lm_head"):
             if name in self._modules:
                 delattr(self, name)
+        self.all_tied_weights_keys = {}  # they are all of the language model
 
     # transformers finds how to rename old keys by the class's name.
     return type(architecture.__name__, (architecture,), {"__init__": __init__, "__module__": architecture.__module__})
