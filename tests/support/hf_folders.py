@@ -137,6 +137,13 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
         {"model_type": "qwen3_vl_text", "head_dim": 12, **_MROPE},
         **_QWEN_TOKENS,
     ),
+    "glm4v": _vlm(
+        "Glm4v",
+        {**_QWEN_VISION, "hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64, "image_size": SIDE},
+        {"model_type": "glm4v_text", "rope_parameters": {**_MROPE["rope_parameters"], "partial_rotary_factor": 0.5}},
+        image_token_id=57,
+        video_token_id=58,
+    ),
     "internvl": _vlm("InternVL", {"model_type": "internvl_vision", **_CLIP}, {}, image_token_id=59, downsample_ratio=0.5),
     "gemma3": _vlm(
         "Gemma3",
@@ -147,6 +154,19 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
         boi_token_index=57,
         eoi_token_index=58,
     ),
+    "mistral3": _vlm("Mistral3", _PIXTRAL, {}, image_token_index=59, spatial_merge_size=2, vision_feature_layer=-1),
+    "mistral3-layers": _vlm(
+        "Mistral3", _PIXTRAL, {}, image_token_index=59, spatial_merge_size=2, vision_feature_layer=-2
+    ),
+    "llava-pixtral": _vlm(
+        "Llava",
+        _PIXTRAL,
+        {},
+        image_token_index=59,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    ),
+    "llava-dinov2": _vlm("Llava", {"model_type": "dinov2", **_VIT, "image_size": SIDE}, {}, image_token_index=59),
     "paligemma": _vlm(
         "PaliGemma", _SIGLIP_OF_VLM, {"model_type": "gemma", "head_dim": 12}, image_token_index=59, projection_dim=48
     ),
@@ -191,7 +211,6 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
 """Vision-language models that are read by description."""
 
 FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
-    **VLMS,
     "clip": (
         "CLIPModel",
         lambda: transformers.CLIPConfig(vision_config=_CLIP, text_config=_CLIP_TEXT, projection_dim=24),
@@ -354,6 +373,10 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
         "LlavaForConditionalGeneration",
         lambda: _llava("Llava", "siglip_vision_model", vision_feature_select_strategy="full"),
     ),
+    "llava-siglip-default": (
+        "LlavaForConditionalGeneration",
+        lambda: _llava("Llava", "siglip_vision_model", vision_feature_select_strategy="default"),
+    ),
     "llava-next": (
         "LlavaNextForConditionalGeneration",
         lambda: _llava("LlavaNext", "clip_vision_model", image_grid_pinpoints=[[SIDE, 2 * SIDE]]),
@@ -400,7 +423,7 @@ class Twins:
 def write(family: str, folder: Path, *, tokenizer: bool = True) -> Any:
     """The family's tiny model, saved to `folder` with its tokenizer; returned in eval mode."""
     transformers.utils.logging.disable_progress_bar()
-    architecture, config = FAMILIES[family]
+    architecture, config = (FAMILIES | VLMS)[family]
     torch.manual_seed(7)
     model = getattr(transformers, architecture)(config()).eval()
     generator = torch.Generator().manual_seed(8)

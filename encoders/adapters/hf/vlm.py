@@ -36,8 +36,15 @@ def vision_half(architecture: Any) -> type[nn.Module]:
                 delattr(self, name)
         self.all_tied_weights_keys = {}  # they are all of the language model
 
-    # transformers finds how to rename old keys by the class's name.
-    return type(architecture.__name__, (architecture,), {"__init__": __init__, "__module__": architecture.__module__})
+    return like(architecture, type("_VisionHalf", (), {"__init__": __init__}))
+
+
+def like(architecture: Any, changes: type) -> Any:
+    """A class of transformers with `changes` before it, under its own name.
+
+    By the name of a class transformers finds how to rename old keys, and which outputs it can record.
+    """
+    return type(architecture.__name__, (changes, architecture), {"__module__": architecture.__module__})
 
 
 def _without_language(config: Any) -> Any:
@@ -82,6 +89,7 @@ class Vlm(Family):
     row_major: the vision tower, its tokens [B, N, C] and the grid -> the tokens in the order of the grid.
     merge: patches a side that become one projected token. queries: of a configuration, the number of projected tokens
         where they do not depend on the grid. drops: tokens in front that are not projected.
+    norm: the vision tower's final norm, where the tower goes on behind it and its output is something else.
     pooling: `class` for the first of the final tokens, `mean` for the mean of the patch tokens.
     """
 
@@ -94,6 +102,7 @@ class Vlm(Family):
     merge: Callable[[Any], int] = lambda config: 1
     queries: Callable[[Any], int | None] = lambda config: None
     drops: Callable[[Any], int] = lambda config: 0
+    norm: Callable[[Any], nn.Module | None] = lambda vision: None
     unused: str = LANGUAGE
 
 
@@ -120,26 +129,32 @@ class VlmTower(FamilyTower):
         self.model: Any = model
         self.family = family
         self.geometry = geometry
-        self.depth = hooked.watch(recorded_blocks(family.tower(model)))
+        blocks, norm = list(recorded_blocks(family.tower(model))), family.norm(family.tower(model))
+        self.depth = len(blocks)
+        hooked.watch(blocks if norm is None else [*blocks, norm])
+        self._final = () if norm is None else (self.depth,)
         self._projected_grid = projected_grid
         self._projected_prefix = projected_prefix
         self._encoder_id = encoder_id
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward."""
-        grid = self.geometry.grid(pixels.shape[2], pixels.shape[3], None)
+        grid, count = self.geometry.grid(pixels.shape[2], pixels.shape[3], None), len(pixels)
         arguments = self.family.arguments(self.model, pixels, tuple(pixels.shape[2:]) == self.geometry.native)
         if outputs.tokens is TokenKind.PROJECTED:
-            return self._projected(arguments, outputs, grid, len(pixels))
+            return self._projected(arguments, outputs, grid, count)
         vision, layer = self.family.tower(self.model), outputs.layer if outputs.tokens else None
+        needs_final = outputs.pooled or layer is None
+        wanted = (*(() if layer is None else (layer,)), *(self._final if needs_final else ()))
         output, caught = hooked.run(
-            lambda: vision(**arguments), () if layer is None else (layer,), stops=not outputs.pooled
+            lambda: vision(**arguments), wanted, stops=bool(self._final) or not needs_final
         )
-        pooled = self._pooled(output, grid, len(pixels)) if outputs.pooled else None
+        final = self._in_order(self._final_tokens(output, caught), grid, count) if needs_final else None
+        pooled = self._pool(final) if outputs.pooled and final is not None else None
         if outputs.tokens is None:
             return Features(grid, pooled=pooled)
-        given = caught[layer] if layer is not None else self.family.final(vision, output)
-        return Features(grid, self.geometry.prefix_tokens, self._in_order(given, grid, len(pixels)), pooled)
+        tokens = final if layer is None else self._in_order(caught[layer], grid, count)
+        return Features(grid, self.geometry.prefix_tokens, tokens, pooled)
 
     def _projected(self, arguments: dict[str, Any], outputs: Outputs, grid: Grid, count: int) -> Features:
         if outputs.layer is not None:
@@ -148,19 +163,25 @@ class VlmTower(FamilyTower):
                 output=f"the projection of layer {outputs.layer}",
                 reason="its language model reads the layers that its configuration names",
             )
-        output = self.family.project(self.model, arguments)
+        output, caught = hooked.run(
+            lambda: self.family.project(self.model, arguments), self._final if outputs.pooled else (), stops=False
+        )
         given = output.pooler_output
         tokens = given if isinstance(given, Tensor) else torch.stack(list(given))
-        pooled = self._pooled(output, grid, count) if outputs.pooled else None
+        pooled = None
+        if outputs.pooled:
+            pooled = self._pool(self._in_order(self._final_tokens(output, caught), grid, count))
         return Features(
             self._projected_grid(grid), self._projected_prefix, tokens.reshape(count, -1, tokens.shape[-1]), pooled
         )
+
+    def _final_tokens(self, output: Any, caught: dict[int, Any]) -> Tensor:
+        final: Tensor = caught[self.depth] if self._final else output.last_hidden_state
+        return final
 
     def _in_order(self, given: Any, grid: Grid, count: int) -> Tensor:
         tokens: Tensor = given[0] if isinstance(given, tuple) else given
         return self.family.row_major(self.family.tower(self.model), tokens.reshape(count, -1, tokens.shape[-1]), grid)
 
-    def _pooled(self, output: Any, grid: Grid, count: int) -> Tensor:
-        final = self.family.final(self.family.tower(self.model), output)
-        final = final.reshape(count, -1, final.shape[-1])
+    def _pool(self, final: Tensor) -> Tensor:
         return final[:, 0] if self.pooling == "class" else final[:, self.geometry.prefix_tokens :].mean(dim=1)

@@ -15,7 +15,8 @@ from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.config import pair
 from encoders.adapters.hf.family import Geometry, interpolating, patches, plain, with_class_token
 from encoders.adapters.hf.packed import packed, packed_features, unpacked
-from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, vision_half
+from encoders.adapters.hf.pixtral import batch_images
+from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, like, vision_half
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.spec import EncoderSpec, Resolutions
 from encoders.contract.values import ImageSize
@@ -73,6 +74,23 @@ _SIGLIP = Vlm(
 )
 
 
+_PIXTRAL = Vlm(
+    geometry=_native_resolution(lambda config: 1),
+    arguments=plain,
+    processor="PixtralImageProcessor",
+    ready=lambda model: batch_images(model.vision_tower),
+)
+
+
+def _sizes_on_its_device(model: Any) -> None:
+    """GLM-4V's learned positions are told the sizes of images where its tokens are."""
+
+    def moved(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
+        return tuple(value.to(given[0].device) for value in given)
+
+    model.visual.embeddings.register_forward_pre_hook(moved)
+
+
 def _with_all_states(model: Any, arguments: dict[str, Any]) -> Any:
     """Mistral 3's features: its own takes one image a row of tokens, ours a batch."""
     pixels, config = arguments["pixel_values"], model.config
@@ -107,7 +125,7 @@ class _IdeficsTower:
 
 def _unmasked(model: Any) -> None:
     vision = model.vision_model
-    vision.__class__ = type(type(vision).__name__, (_IdeficsTower, type(vision)), {})
+    vision.__class__ = like(type(vision), _IdeficsTower)
 
 
 _IDEFICS = Vlm(
@@ -119,6 +137,15 @@ _IDEFICS = Vlm(
     processor="Idefics3ImageProcessor",
     ready=_unmasked,
 )
+
+
+def _queried(model: Any, arguments: dict[str, Any]) -> Any:
+    """BLIP-2's features: its own mask, which hides nothing, would be looked into."""
+    output = model.vision_model(**arguments)
+    queries = model.query_tokens.expand(len(output.last_hidden_state), -1, -1)
+    answers = model.qformer(query_embeds=queries, encoder_hidden_states=output.last_hidden_state)[0]
+    output.pooler_output = model.language_projection(answers)
+    return output
 
 
 def _gemma_merge(config: Any) -> int:
@@ -134,12 +161,16 @@ VLMS: dict[str, Vlm] = {
         tower=attrgetter("vision_model"),
         geometry=with_class_token,
         arguments=interpolating,
+        project=_queried,
         pooling=lambda model: "class",
         queries=lambda config: int(config.num_query_tokens),
         unused=rf"{LANGUAGE}|.*position_ids$",
     ),
     "cohere2_vision": replace(_SIGLIP, geometry=_of_one_size, merge=lambda config: int(config.downsample_factor)),
     "gemma3": replace(_SIGLIP, geometry=_of_one_size, merge=_gemma_merge, processor="Gemma3ImageProcessor"),
+    "glm4v": replace(
+        _QWEN, norm=attrgetter("post_layernorm"), processor="Glm4vImageProcessor", ready=_sizes_on_its_device
+    ),
     "idefics3": _IDEFICS,
     "internvl": Vlm(
         geometry=partial(patches, prefix_tokens=1, resizes=False),
@@ -148,6 +179,7 @@ VLMS: dict[str, Vlm] = {
         drops=lambda config: int(config.vision_feature_select_strategy == "default"),
         processor="GotOcr2ImageProcessor",
     ),
+    "mistral3": replace(_PIXTRAL, project=_with_all_states, merge=lambda config: int(config.spatial_merge_size)),
     "paligemma": _SIGLIP,
     "qwen2_5_vl": _QWEN,
     "qwen2_vl": replace(_QWEN, geometry=_native_resolution(attrgetter("spatial_merge_size"), width="embed_dim")),
@@ -160,6 +192,21 @@ def build_vlm(checkpoint: Checkpoint) -> TorchParts:
     """The vision tower of a vision-language model and what projects its tokens."""
     config = checkpoint.config()
     return vlm_parts(checkpoint, VLMS[config.model_type], config)
+
+
+_LLAVA = Vlm(
+    geometry=with_class_token,
+    arguments=plain,
+    pooling=lambda model: "class",
+    drops=lambda config: int(config.vision_feature_select_strategy == "default"),
+    processor="LlavaImageProcessor",
+)
+LLAVA_TOWERS: dict[str, Vlm] = {
+    "dinov2": _LLAVA,
+    "dinov2_with_registers": _LLAVA,
+    "pixtral": replace(_PIXTRAL, drops=_LLAVA.drops),
+}
+"""By the type of LLaVA's vision tower."""
 
 
 def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
