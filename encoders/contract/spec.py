@@ -161,7 +161,7 @@ class EncoderSpec:
         return Grid(*((side + self.grid_offset) // patch for side, patch in zip(size, self.patch_size, strict=True)))
 
     def projected_grid(self, patches: Grid) -> Grid:
-        """The grid of the projected tokens of a grid of patches: one row where the patches' rows and columns are lost."""
+        """The grid of the projected tokens of a grid of patches: one row where rows and columns are lost."""
         if self.projected_queries is not None:
             return Grid(1, self.projected_queries)
         rows, cols = (side // self.projection_merges for side in patches)
@@ -169,7 +169,7 @@ class EncoderSpec:
         return Grid(1, rows * cols - lost) if lost else Grid(rows, cols)
 
     def tokens_grid(self, size: ImageSize, outputs: Outputs) -> Grid:
-        """The grid of the tokens that `outputs` asks for at this size; not for a CNN's stage, whose forward knows it."""
+        """The grid of the tokens that `outputs` asks for at this size; a CNN's stage has its own, which this is not."""
         grid = self.grid(size)
         return self.projected_grid(grid) if outputs.tokens is TokenKind.PROJECTED else grid
 

@@ -102,9 +102,7 @@ def _vlm(name: str, vision: dict[str, Any], text: dict[str, Any], **options: Any
     """A vision-language model whose text configuration is like Llama's, but for `text`."""
     return (
         f"{name}ForConditionalGeneration",
-        lambda: getattr(transformers, f"{name}Config")(
-            vision_config=vision, text_config={**_LLAMA, **text}, **options
-        ),
+        lambda: getattr(transformers, f"{name}Config")(vision_config=vision, text_config={**_LLAMA, **text}, **options),
     )
 
 
@@ -120,7 +118,14 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "qwen2.5-vl": _vlm(
         "Qwen2_5_VL",
-        {**_QWEN_VISION, **_MLP, "hidden_size": 32, "out_hidden_size": 48, "window_size": 32, "fullatt_block_indexes": [1, 3]},
+        {
+            **_QWEN_VISION,
+            **_MLP,
+            "hidden_size": 32,
+            "out_hidden_size": 48,
+            "window_size": 32,
+            "fullatt_block_indexes": [1, 3],
+        },
         {"model_type": "qwen2_5_vl_text", **_MROPE},
         **_QWEN_TOKENS,
     ),
@@ -144,7 +149,9 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
         image_token_id=57,
         video_token_id=58,
     ),
-    "internvl": _vlm("InternVL", {"model_type": "internvl_vision", **_CLIP}, {}, image_token_id=59, downsample_ratio=0.5),
+    "internvl": _vlm(
+        "InternVL", {"model_type": "internvl_vision", **_CLIP}, {}, image_token_id=59, downsample_ratio=0.5
+    ),
     "gemma3": _vlm(
         "Gemma3",
         _SIGLIP_OF_VLM,

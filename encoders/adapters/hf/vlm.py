@@ -48,7 +48,7 @@ def like(architecture: Any, changes: type) -> Any:
 
 
 def _without_language(config: Any) -> Any:
-    """The configuration with a language model of no layers and hardly a word; its width stays, as projectors end in it."""
+    """The configuration with a language model of no layers and one word. Its width stays: projectors end in it."""
     config = deepcopy(config)
     text = config.text_config
     text.num_hidden_layers, text.vocab_size, text.pad_token_id = 0, 1, None
@@ -58,7 +58,7 @@ def _without_language(config: Any) -> Any:
 
 
 def base_model(config: Any) -> Any:
-    """transformers' class of the whole model without a head."""
+    """Transformers' class of the whole model without a head."""
     return transformers.models.auto.modeling_auto.MODEL_MAPPING[type(config)]
 
 
@@ -83,6 +83,8 @@ class Vlm(Family):
     """How one vision-language architecture is read.
 
     architecture: transformers' class; the configuration's model without a head if empty.
+    geometry: of the whole configuration.
+    bound: if not, the model has no size of its own, and native is at most what the checkpoint's processor makes.
     arguments: of the vision tower's forward, from the whole model, the pixels and whether their size is native.
     tower: the vision tower of the model.
     project: the model and the arguments -> the vision tower's output, whose pooler_output is the image features.
@@ -146,9 +148,7 @@ class VlmTower(FamilyTower):
         vision, layer = self.family.tower(self.model), outputs.layer if outputs.tokens else None
         needs_final = outputs.pooled or layer is None
         wanted = (*(() if layer is None else (layer,)), *(self._final if needs_final else ()))
-        output, caught = hooked.run(
-            lambda: vision(**arguments), wanted, stops=bool(self._final) or not needs_final
-        )
+        output, caught = hooked.run(lambda: vision(**arguments), wanted, stops=bool(self._final) or not needs_final)
         final = self._in_order(self._final_tokens(output, caught), grid, count) if needs_final else None
         pooled = self._pool(final) if outputs.pooled and final is not None else None
         if outputs.tokens is None:

@@ -12,71 +12,53 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from encoders.adapters.hf.checkpoint import Checkpoint
-from encoders.adapters.hf.config import pair
 from encoders.adapters.hf.family import Geometry, interpolating, patches, plain, with_class_token
+from encoders.adapters.hf.native import at_most, native_resolution
 from encoders.adapters.hf.packed import packed, packed_features, unpacked
 from encoders.adapters.hf.pixtral import batch_images
 from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, like, vision_half
-from encoders.contract.errors import EncoderIdError
-from encoders.contract.spec import EncoderSpec, Resolutions
-from encoders.contract.values import ImageSize
+from encoders.contract.spec import EncoderSpec
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.tower import largest_size
-
-NATIVE_SIDE = 448
-"""Pixels a side that a model of native resolution is run at unless asked otherwise, or nearly.
-
-Such a model has no size of its own: its processor keeps every image's own, between a least and a most number of pixels
-(Qwen2-VL: to 12.8 million, 16,384 projected tokens). An encoder batches images of one size. 448 is the side of the
-first Qwen-VL and of InternVL: 256 projected tokens of 28 pixels a side.
-"""
 
 
-def _native_resolution(merge: Callable[[Any], int], width: str = "hidden_size") -> Callable[[Any], Geometry]:
-    """The geometry of a tower that takes any size its merged patches allow. width: the name of its tokens' width."""
-
-    def geometry(config: Any) -> Geometry:
-        step = pair(config.patch_size * merge(config))
-        side = max(NATIVE_SIDE // step.height, 1) * step.height
-        return Geometry(
-            native=ImageSize(side, side),
-            patch_size=pair(config.patch_size),
-            hidden_size=int(getattr(config, width)),
-            resolutions=Resolutions(multiple=step, minimum=step, maximum=largest_size(step)),
-        )
-
-    return geometry
+def _of(geometry: Callable[..., Geometry], **options: Any) -> Callable[[Any], Geometry]:
+    """The geometry of the vision tower, of the whole configuration."""
+    return lambda config: geometry(config.vision_config, **options)
 
 
-def _of_one_size(config: Any) -> Geometry:
-    """A tower whose tokens are only projected at its own size: the projection takes the grid for a square."""
-    return patches(config, prefix_tokens=0, resizes=False)
+_OF_ONE_SIZE = _of(patches, prefix_tokens=0, resizes=False)
+"""Of a tower whose tokens are only projected at its own size: the projection takes the grid for that square."""
 
 
 def _merge(config: Any) -> int:
     return int(config.vision_config.spatial_merge_size)
 
 
+def _qwen_geometry(config: Any, *, width: str = "hidden_size") -> Geometry:
+    return native_resolution(config.vision_config, merge=_merge(config), width=width)
+
+
 _QWEN = Vlm(
     tower=attrgetter("visual"),
-    geometry=_native_resolution(attrgetter("spatial_merge_size")),
+    geometry=_qwen_geometry,
     arguments=packed,
     project=packed_features,
     row_major=unpacked,
     merge=_merge,
     processor="Qwen2VLImageProcessor",
-    bound=True,
+    bound=False,
 )
 _SIGLIP = Vlm(
-    geometry=partial(patches, prefix_tokens=0),
+    geometry=_of(patches, prefix_tokens=0),
     arguments=interpolating,
     processor="SiglipImageProcessor",
 )
 
 
 _PIXTRAL = Vlm(
-    geometry=_native_resolution(lambda config: 1),
+    geometry=_of(native_resolution),
     arguments=plain,
+    bound=False,
     processor="PixtralImageProcessor",
     ready=lambda model: batch_images(model.vision_tower),
 )
@@ -130,7 +112,7 @@ def _unmasked(model: Any) -> None:
 
 _IDEFICS = Vlm(
     tower=attrgetter("vision_model"),
-    geometry=_of_one_size,
+    geometry=_OF_ONE_SIZE,
     arguments=plain,
     project=_connected,
     merge=lambda config: int(config.scale_factor),
@@ -154,35 +136,40 @@ def _gemma_merge(config: Any) -> int:
 
 
 VLMS: dict[str, Vlm] = {
-    "aya_vision": replace(_SIGLIP, geometry=_of_one_size, merge=lambda config: int(config.downsample_factor)),
+    "aya_vision": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: int(config.downsample_factor)),
     "blip-2": Vlm(
         architecture="Blip2ForConditionalGeneration",
         processor="BlipImageProcessor",
         tower=attrgetter("vision_model"),
-        geometry=with_class_token,
+        geometry=_of(with_class_token),
         arguments=interpolating,
         project=_queried,
         pooling=lambda model: "class",
         queries=lambda config: int(config.num_query_tokens),
         unused=rf"{LANGUAGE}|.*position_ids$",
     ),
-    "cohere2_vision": replace(_SIGLIP, geometry=_of_one_size, merge=lambda config: int(config.downsample_factor)),
-    "gemma3": replace(_SIGLIP, geometry=_of_one_size, merge=_gemma_merge, processor="Gemma3ImageProcessor"),
+    "cohere2_vision": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: int(config.downsample_factor)),
+    "gemma3": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=_gemma_merge, processor="Gemma3ImageProcessor"),
     "glm4v": replace(
         _QWEN, norm=attrgetter("post_layernorm"), processor="Glm4vImageProcessor", ready=_sizes_on_its_device
     ),
     "idefics3": _IDEFICS,
     "internvl": Vlm(
-        geometry=partial(patches, prefix_tokens=1, resizes=False),
+        geometry=_of(patches, prefix_tokens=1, resizes=False),
         arguments=plain,
         merge=lambda config: round(1 / config.downsample_ratio),
         drops=lambda config: int(config.vision_feature_select_strategy == "default"),
         processor="GotOcr2ImageProcessor",
     ),
-    "mistral3": replace(_PIXTRAL, project=_with_all_states, merge=lambda config: int(config.spatial_merge_size)),
+    "mistral3": replace(
+        _PIXTRAL,
+        geometry=lambda config: native_resolution(config.vision_config, merge=config.spatial_merge_size),
+        project=_with_all_states,
+        merge=lambda config: int(config.spatial_merge_size),
+    ),
     "paligemma": _SIGLIP,
     "qwen2_5_vl": _QWEN,
-    "qwen2_vl": replace(_QWEN, geometry=_native_resolution(attrgetter("spatial_merge_size"), width="embed_dim")),
+    "qwen2_vl": replace(_QWEN, geometry=partial(_qwen_geometry, width="embed_dim")),
     "qwen3_vl": _QWEN,
     "smolvlm": replace(_IDEFICS, processor="SmolVLMImageProcessor"),
 }
@@ -195,7 +182,7 @@ def build_vlm(checkpoint: Checkpoint) -> TorchParts:
 
 
 _LLAVA = Vlm(
-    geometry=with_class_token,
+    geometry=_of(with_class_token),
     arguments=plain,
     pooling=lambda model: "class",
     drops=lambda config: int(config.vision_feature_select_strategy == "default"),
@@ -212,9 +199,9 @@ LLAVA_TOWERS: dict[str, Vlm] = {
 def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
     """The parts of a vision-language model, read as `family` says."""
     architecture = getattr(transformers, family.architecture) if family.architecture else base_model(config)
-    geometry = family.geometry(config.vision_config)
-    model = checkpoint.model(vision_half(architecture), config, unused=family.unused)
     seen = checkpoint.seen(family.processor)
+    geometry = family.geometry(config) if family.bound else at_most(family.geometry(config), seen.size)
+    model = checkpoint.model(vision_half(architecture), config, unused=family.unused)
     spec = EncoderSpec(
         id=checkpoint.id,
         family="vit",
