@@ -16,8 +16,8 @@ class _BatchOfOneSize:
     Its mask, so that no image sees another, grows with the square of the batch. In a batch there is nothing to mask.
     """
 
-    @merge_with_config_defaults
-    @capture_outputs
+    @merge_with_config_defaults  # type: ignore[untyped-decorator]  # transformers is Any here
+    @capture_outputs  # type: ignore[untyped-decorator]
     def forward(self: Any, pixel_values: Tensor, **options: Any) -> Any:
         """pixel_values: [B, 3, H, W]. Tokens are [B, rows * cols, C]."""
         patches = self.patch_conv(pixel_values)  # [B, C, rows, cols]

@@ -39,7 +39,7 @@ def vision_half(architecture: Any) -> type[nn.Module]:
     return like(architecture, type("_VisionHalf", (), {"__init__": __init__}))
 
 
-def like(architecture: Any, changes: type) -> Any:
+def like(architecture: Any, changes: type) -> type[nn.Module]:
     """A class of transformers with `changes` before it, under its own name.
 
     By the name of a class transformers finds how to rename old keys, and which outputs it can record.

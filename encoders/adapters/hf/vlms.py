@@ -201,6 +201,9 @@ def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
     architecture = getattr(transformers, family.architecture) if family.architecture else base_model(config)
     seen = checkpoint.seen(family.processor)
     geometry = family.geometry(config) if family.bound else at_most(family.geometry(config), seen.size)
+    rows, cols = geometry.grid(*geometry.native, None)
+    if rows % family.merge(config) or cols % family.merge(config):
+        raise ValueError(f"its {rows}x{cols} patches cannot be merged {family.merge(config)} by {family.merge(config)}")
     model = checkpoint.model(vision_half(architecture), config, unused=family.unused)
     spec = EncoderSpec(
         id=checkpoint.id,

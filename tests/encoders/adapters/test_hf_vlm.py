@@ -242,3 +242,32 @@ def test_llava_with_siglip_and_default_drops_the_first_patch(twins: Twins) -> No
     assert encoded.prefix_tokens == 0
     assert encoder.spec.mismatch(encoded, images=2, size=encoder.spec.image_size, outputs=outputs) is None
     assert encoder.spec.token_count(encoder.spec.image_size, outputs) == 15
+
+
+def test_patches_that_cannot_be_merged_are_refused(tmp_path: Path) -> None:
+    _, config = VLMS["idefics3"]
+    made = config()
+    made.vision_config.image_size = 40
+    made.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="5x5 patches cannot be merged 2 by 2"):
+        load(f"hf:{tmp_path}@random")
+
+
+def test_pixtrals_tower_by_itself_takes_batches_of_any_size(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model = transformers.PixtralVisionModel(
+        transformers.PixtralVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, patch_size=PATCH
+        )
+    ).eval()
+    model.save_pretrained(tmp_path)
+    encoder = load(f"hf:{tmp_path}")
+    assert isinstance(encoder, TorchEncoder)
+    assert encoder.spec.image_size == (448, 448)
+    images = pixels(OTHER)
+    encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
+    with torch.inference_mode():
+        theirs = model(encoder.normalise(torch.from_numpy(images))).last_hidden_state.reshape(2, -1, 32)
+    assert encoded.grid == (6, 10)
+    assert_near(encoded.tokens, theirs)
+    assert_near(encoded.pooled, theirs.mean(dim=1))
