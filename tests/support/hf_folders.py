@@ -324,6 +324,7 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
                 "num_groups": 2,
                 "layer_type": "bottleneck",
                 "embedding_dynamic_padding": True,
+                "global_padding": "SAME",
                 "out_features": ["stage1", "stage2", "stage3"],
             },
             backbone_featmap_shape=[1, 32, 4, 4],

@@ -4,8 +4,10 @@ Tolerance: both sides run the same modules in the same order in float32, so nati
 other sizes and for single rows of a batch, kernels may sum in another order: 1e-5 on values of order 1.
 """
 
+import inspect
 import json
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +21,28 @@ from encoders import ImageSize, Placement, TokenKind, load
 from encoders.contract.errors import InvalidText, LayerNotFound, OutputNotOffered, UnsupportedResolution
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.hf_folders import FAMILIES, SIDE, TEXTS, Twins, one_thread, write
+from tests.support.suites import split
 
 TOLERANCE = 1e-5
 TOWERS = [name for name in FAMILIES if "llava" not in name]
-VITS = [name for name in TOWERS if "net" not in name and "conv" not in name]
-CNNS = [name for name in TOWERS if name not in VITS]
+CNNS = ["align", "convnext", "convnextv2", "dinov3-convnext", "resnet"]
+VITS = [name for name in TOWERS if name not in CNNS]
+QUICK = ["aimv2", "align", "beit", "chinese-clip", "clip", "clip-vision", "convnextv2", "data2vec-classifier"]
+QUICK += [
+    "depth-anything",
+    "dinov2-registers",
+    "dinov3",
+    "dinov3-convnext",
+    "mlcd",
+    "resnet",
+    "siglip",
+    "siglip2",
+    "swin",
+]
+QUICK += ["swinv2", "vit-mae", "vit-classifier"]
+"""One of each kind."""
+FIXED = ["aimv2", "aimv2-vision"]
+"""Of one size."""
 PATCH = ImageSize(8, 8)
 
 
@@ -39,9 +58,22 @@ def pixels(size: ImageSize, count: int = 2) -> NDArray[np.uint8]:
 
 def vision_model(model: Any) -> Any:
     """The part of a whole model that sees, as transformers has it."""
-    if hasattr(model, "vision_model"):
-        return model.vision_model
-    return getattr(model, "vit", model)
+    for name in ("clip", "vision_model", "backbone", model.base_model_prefix):
+        model = getattr(model, name, None) or model
+    return model
+
+
+def swin_stages(vision: Any, values: Tensor, options: dict[str, Any]) -> list[Tensor]:
+    """The feature maps of Swin's stages, ahead of what halves the grid."""
+    embedded, grid = vision.embeddings(values, **options)
+    out = vision.encoder(embedded, grid, output_hidden_states=True, output_hidden_states_before_downsampling=True)
+    return list(out.reshaped_hidden_states[1:])
+
+
+def unshuffled(tokens: Tensor, ids_restore: Tensor) -> Tensor:
+    """ViT-MAE's tokens in the order of the patches."""
+    index = ids_restore[..., None].expand(-1, -1, tokens.shape[-1])
+    return torch.cat([tokens[:, :1], tokens[:, 1:].gather(1, index)], dim=1)
 
 
 def reference(encoder: TorchEncoder, model: Any, images: NDArray[np.uint8]) -> tuple[Any, list[Tensor]]:
@@ -56,31 +88,47 @@ def reference(encoder: TorchEncoder, model: Any, images: NDArray[np.uint8]) -> t
         values = patches.permute(0, 1, 3, 2, 4, 5).reshape(len(images), rows * cols, -1)
         options["pixel_attention_mask"] = torch.ones(values.shape[:2], dtype=torch.int32)
         options["spatial_shapes"] = torch.tensor([[rows, cols]] * len(images))
-    elif kind in ("clip_vision_model", "siglip_vision_model", "vit") and images.shape[1:3] != (SIDE, SIDE):
-        options["interpolate_pos_encoding"] = True
+    elif "interpolate_pos_encoding" in inspect.signature(vision.forward).parameters:
+        options["interpolate_pos_encoding"] = images.shape[1:3] != (SIDE, SIDE)
+    if kind == "vit_mae":
+        vision.config.mask_ratio = 0.0
     with torch.inference_mode():
+        if vision.config.model_type in ("swin", "swinv2"):
+            options.pop("output_hidden_states")
+            return vision(values, **options), swin_stages(vision, values, options)
         out = vision(values, **options)
-    return out, list(out.hidden_states[1:])
+    layers = list(out.hidden_states[1:])
+    if kind == "vit_mae":
+        layers = [unshuffled(layer, out.ids_restore) for layer in layers]
+        out.last_hidden_state = unshuffled(out.last_hidden_state, out.ids_restore)
+    return out, layers
 
 
 def final_tokens(model: Any, out: Any) -> Tensor:
     vision = vision_model(model)
+    if "feature_maps" in out:  # of a backbone, whose output has no final tokens by themselves
+        mapped: Tensor = out.feature_maps[-1]
+        return mapped
     with torch.inference_mode():
-        if vision.config.model_type == "clip_vision_model":  # whose last_hidden_state is before the norm
+        if hasattr(vision, "pre_layrnorm"):  # of CLIP's make: last_hidden_state is before the norm
             normed: Tensor = vision.post_layernorm(out.last_hidden_state)
             return normed
     last: Tensor = out.last_hidden_state
     return last.flatten(2).transpose(1, 2) if last.ndim == 4 else last
 
 
-def pooled_vector(model: Any, out: Any) -> Tensor:
+def pooled_vector(encoder: TorchEncoder, model: Any, out: Any) -> Tensor:
+    whole = getattr(model, "clip", model)
     with torch.inference_mode():
-        if hasattr(model, "visual_projection"):
-            projected: Tensor = model.visual_projection(out.pooler_output)
+        if hasattr(whole, "visual_projection"):
+            projected: Tensor = whole.visual_projection(out.pooler_output)
             return projected
-    if out.pooler_output is None:
-        first: Tensor = out.last_hidden_state[:, 0]
-        return first
+        if hasattr(whole, "vision_proj"):
+            projected = whole.vision_proj(out.last_hidden_state[:, 0])
+            return projected
+    if out.get("pooler_output") is None:
+        final, prefix = final_tokens(model, out), encoder.spec.prefix_tokens
+        return final[:, 0] if encoder.spec.pooling == "class" else final[:, prefix:].mean(dim=1)
     pooled: Tensor = out.pooler_output
     return pooled.flatten(1)
 
@@ -94,14 +142,14 @@ def cosine(a: Any, b: Any) -> Any:
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
 
 
-@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
 def test_native_tokens_and_pooled_are_transformers_to_the_bit(twins: Twins, family: str) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size())
     encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
     out, _ = reference(encoder, model, images)
     np.testing.assert_array_equal(encoded.tokens, final_tokens(model, out).numpy())
-    assert_near(encoded.pooled, pooled_vector(model, out))
+    assert_near(encoded.pooled, pooled_vector(encoder, model, out))
     assert encoded.tokens is not None
     assert encoded.pooled is not None
     rows, cols = encoder.spec.grid()
@@ -111,8 +159,15 @@ def test_native_tokens_and_pooled_are_transformers_to_the_bit(twins: Twins, fami
     assert encoded.pooled.shape == (2, encoder.spec.pooled_size)
 
 
-@pytest.mark.parametrize("size", [ImageSize(48, 48), ImageSize(32, 64), ImageSize(72, 40)])
-@pytest.mark.parametrize("family", VITS)
+@pytest.mark.parametrize(
+    ("family", "size"),
+    split(
+        product(
+            (name for name in VITS if name not in FIXED), [ImageSize(48, 48), ImageSize(32, 64), ImageSize(72, 40)]
+        ),
+        quick=[(name, ImageSize(72, 40)) for name in QUICK if name in VITS and name not in FIXED],
+    ),
+)
 def test_other_sizes_of_vits_are_transformers(twins: Twins, family: str, size: ImageSize) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size(size))
@@ -120,22 +175,34 @@ def test_other_sizes_of_vits_are_transformers(twins: Twins, family: str, size: I
     out, _ = reference(encoder, model, images)
     assert encoded.grid == (size.height // 8, size.width // 8) == encoder.spec.grid(size)
     assert_near(encoded.tokens, final_tokens(model, out))
-    assert_near(encoded.pooled, pooled_vector(model, out))
+    assert_near(encoded.pooled, pooled_vector(encoder, model, out))
 
 
-@pytest.mark.parametrize("size", [ImageSize(32, 32), ImageSize(96, 64), ImageSize(79, 101)])
-@pytest.mark.parametrize("family", CNNS)
-def test_other_sizes_of_cnns_are_transformers(twins: Twins, family: str, size: ImageSize) -> None:
+@pytest.mark.parametrize(
+    ("family", "size"),
+    [
+        *product(
+            (name for name in CNNS if name != "align"), [ImageSize(32, 32), ImageSize(96, 64), ImageSize(79, 101)]
+        ),
+        *product(["align", "swin", "swin-classifier", "swinv2"], [ImageSize(40, 40), ImageSize(96, 64)]),
+        *product(["swin", "swinv2"], [ImageSize(79, 101)]),
+    ],
+)
+def test_other_sizes_of_stages_are_transformers(twins: Twins, family: str, size: ImageSize) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size(size))
     encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
     out, layers = reference(encoder, model, images)
     assert encoded.grid == tuple(layers[-1].shape[2:]) == encoder.spec.grid(size)
+    for k, layer in enumerate(layers):
+        stage = encoder.encode(images, encoder.spec.outputs(tokens=TokenKind.HIDDEN, layer=k))
+        assert stage.grid == tuple(layer.shape[2:])
+        assert_near(stage.tokens, layer.flatten(2).transpose(1, 2))
     assert_near(encoded.tokens, final_tokens(model, out))
-    assert_near(encoded.pooled, pooled_vector(model, out))
+    assert_near(encoded.pooled, pooled_vector(encoder, model, out))
 
 
-@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
 def test_layers_are_raw_block_outputs(twins: Twins, family: str) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size())
@@ -153,7 +220,7 @@ def test_layers_are_raw_block_outputs(twins: Twins, family: str) -> None:
         encoder.spec.outputs(tokens=TokenKind.HIDDEN, layer=len(layers))
 
 
-@pytest.mark.parametrize("family", TOWERS)
+@pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
 def test_a_layer_and_the_pooled_vector_in_one_forward_are_those_of_two(twins: Twins, family: str) -> None:
     encoder, _ = twins(family)
     images = pixels(encoder.spec.size())
@@ -166,7 +233,7 @@ def test_a_layer_and_the_pooled_vector_in_one_forward_are_those_of_two(twins: Tw
     assert layer.pooled is None
 
 
-@pytest.mark.parametrize("family", [*TOWERS, "llava"])
+@pytest.mark.parametrize("family", split([*TOWERS, "llava"], quick=[*QUICK, "llava"]))
 def test_a_row_of_a_batch_is_the_single_images(twins: Twins, family: str) -> None:
     encoder, _ = twins(family)
     images = pixels(encoder.spec.size(), count=3)
@@ -178,7 +245,7 @@ def test_a_row_of_a_batch_is_the_single_images(twins: Twins, family: str) -> Non
         assert_near(batch.row(index).pooled, single.row(0).pooled)
 
 
-@pytest.mark.parametrize("family", [*TOWERS, "llava"])
+@pytest.mark.parametrize("family", split([*TOWERS, "llava"], quick=[*QUICK, "llava"]))
 def test_bfloat16_points_where_float32_does(twins: Twins, family: str) -> None:
     """Eight bits of mantissa leave an error near 1 % a layer; its direction is random, so cosines stay above 0.99."""
     encoder, _ = twins(family)
