@@ -4,13 +4,48 @@ What the towers would compute from the sizes of the images is computed here, on 
 device is read. All images of a batch have one size.
 """
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
+import transformers
 from torch import Tensor
+from torch.nn import functional as F
 from transformers import vision_utils
 
 from encoders.contract.values import Grid
+
+_SEGMENTS = "visiontower_flash_segments"
+"""The name of `_attend` in transformers. One with `flash` in it is told where segments end; others run one by one."""
+
+
+def attend_at_once(vision: Any) -> None:
+    """From now on the tower's segments of one length, images or windows, attend in one operation."""
+    transformers.AttentionInterface.register(_SEGMENTS, _attend)
+    vision.config._attn_implementation_internal = _SEGMENTS
+
+
+def _attend(
+    module: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: None,
+    *,
+    cu_seq_lens_q: Tensor,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """Queries, keys and values [1, heads, S, C] -> [1, S, heads, C]. cu_seq_lens_q: where segments begin and end."""
+    lengths = cu_seq_lens_q.diff().tolist()
+    if len(set(lengths)) == 1:
+        mixed = _within([x[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for x in (query, key, value)], options)
+        return mixed.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
+    segments = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
+    return torch.cat([_within(segment, options).transpose(1, 2) for segment in segments], dim=1), None
+
+
+def _within(qkv: Sequence[Tensor], options: dict[str, Any]) -> Tensor:
+    return F.scaled_dot_product_attention(*qkv, scale=options["scaling"])
 
 
 def packed(model: Any, pixels: Tensor, native: bool) -> dict[str, Any]:

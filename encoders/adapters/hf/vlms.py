@@ -14,7 +14,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPooling
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.family import Geometry, interpolating, patches, plain, with_class_token
 from encoders.adapters.hf.native import at_most, native_resolution
-from encoders.adapters.hf.packed import packed, packed_features, unpacked
+from encoders.adapters.hf.packed import attend_at_once, packed, packed_features, unpacked
 from encoders.adapters.hf.pixtral import batch_images
 from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, like, vision_half
 from encoders.contract.spec import EncoderSpec
@@ -47,6 +47,7 @@ _QWEN = Vlm(
     merge=_merge,
     processor="Qwen2VLImageProcessor",
     bound=False,
+    ready=lambda model: attend_at_once(model.visual),
 )
 _SIGLIP = Vlm(
     geometry=_of(patches, prefix_tokens=0),
@@ -64,13 +65,14 @@ _PIXTRAL = Vlm(
 )
 
 
-def _sizes_on_its_device(model: Any) -> None:
+def _glm_ready(model: Any) -> None:
     """GLM-4V's learned positions are told the sizes of images where its tokens are."""
 
     def moved(module: Any, given: tuple[Any, ...]) -> tuple[Any, ...]:
         return tuple(value.to(given[0].device) for value in given)
 
     model.visual.embeddings.register_forward_pre_hook(moved)
+    attend_at_once(model.visual)
 
 
 def _with_all_states(model: Any, arguments: dict[str, Any]) -> Any:
@@ -150,9 +152,7 @@ VLMS: dict[str, Vlm] = {
     ),
     "cohere2_vision": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: int(config.downsample_factor)),
     "gemma3": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=_gemma_merge, processor="Gemma3ImageProcessor"),
-    "glm4v": replace(
-        _QWEN, norm=attrgetter("post_layernorm"), processor="Glm4vImageProcessor", ready=_sizes_on_its_device
-    ),
+    "glm4v": replace(_QWEN, norm=attrgetter("post_layernorm"), processor="Glm4vImageProcessor", ready=_glm_ready),
     "idefics3": _IDEFICS,
     "internvl": Vlm(
         geometry=_of(patches, prefix_tokens=1, resizes=False),
