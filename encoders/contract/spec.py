@@ -106,7 +106,10 @@ class EncoderSpec:
     layer_sizes: width of each stage's tokens in a CNN, whose stages have grids of their own too. Empty in a
         transformer: there every layer has hidden_size and the grid of the final tokens.
     projected_size: width of projected tokens; None if the encoder offers none.
-    projection_drops: prefix tokens that the projection leaves out (LLaVA's class token).
+    projection_drops: tokens in front that the projection leaves out: LLaVA's class token; where there are no prefix
+        tokens, patches.
+    projection_merges: patches a side that become one projected token.
+    projected_queries: the number of projected tokens where it does not depend on the grid (BLIP-2's Q-Former).
     dense: whether the encoder offers dense features. Their width is embed_dim.
     scoring, context_length: of the text half; None without one.
     dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...; meta in a blueprint.
@@ -130,6 +133,8 @@ class EncoderSpec:
     layer_sizes: tuple[int, ...] = ()
     projected_size: int | None = None
     projection_drops: int = 0
+    projection_merges: int = 1
+    projected_queries: int | None = None
     dense: bool = False
     scoring: Scoring | None = None
     context_length: int | None = None
@@ -154,6 +159,19 @@ class EncoderSpec:
         """The patch grid of the final layer at `size` (native if None)."""
         size = size or self.image_size
         return Grid(*((side + self.grid_offset) // patch for side, patch in zip(size, self.patch_size, strict=True)))
+
+    def projected_grid(self, patches: Grid) -> Grid:
+        """The grid of the projected tokens of a grid of patches: one row where rows and columns are lost."""
+        if self.projected_queries is not None:
+            return Grid(1, self.projected_queries)
+        rows, cols = (side // self.projection_merges for side in patches)
+        lost = max(self.projection_drops - self.prefix_tokens, 0)
+        return Grid(1, rows * cols - lost) if lost else Grid(rows, cols)
+
+    def tokens_grid(self, size: ImageSize, outputs: Outputs) -> Grid:
+        """The grid of the tokens that `outputs` asks for at this size; a CNN's stage has its own, which this is not."""
+        grid = self.grid(size)
+        return self.projected_grid(grid) if outputs.tokens is TokenKind.PROJECTED else grid
 
     def size(self, resolution: ImageSize | None = None) -> ImageSize:
         """The input size for a requested resolution (None: native).
@@ -224,7 +242,9 @@ class EncoderSpec:
         """
         if outputs.tokens in (None, TokenKind.DENSE) or self._is_stage(outputs):
             return 0
-        return self.prefix_tokens - (self.projection_drops if outputs.tokens is TokenKind.PROJECTED else 0)
+        if outputs.tokens is not TokenKind.PROJECTED:
+            return self.prefix_tokens
+        return 0 if self.projected_queries is not None else max(self.prefix_tokens - self.projection_drops, 0)
 
     def token_count(self, size: ImageSize, outputs: Outputs) -> int | None:
         """The number of tokens an image of this size gives, prefix tokens included.
@@ -233,7 +253,7 @@ class EncoderSpec:
         """
         if outputs.tokens is None or self._is_stage(outputs):
             return None
-        rows, cols = self.grid(size)
+        rows, cols = self.tokens_grid(size, outputs)
         return self.tokens_prefix(outputs) + rows * cols
 
     def mismatch(self, encoded: Encoded, *, images: int, size: ImageSize, outputs: Outputs) -> str | None:
@@ -244,7 +264,7 @@ class EncoderSpec:
         CNN's stage.
         """
         stage = self._is_stage(outputs)
-        grid = encoded.grid if stage else self.grid(size)
+        grid = encoded.grid if stage else self.tokens_grid(size, outputs)
         count, width = self.tokens_prefix(outputs) + grid.rows * grid.cols, self.tokens_width(outputs)
         for name, found, expected in (
             ("grid", encoded.grid, grid),

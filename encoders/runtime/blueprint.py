@@ -25,7 +25,7 @@ class TorchBlueprint(PlacedTowers):
 
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
         """As Blueprint.cost."""
-        rows, cols = self.spec.grid(size)
+        rows, cols = self.spec.tokens_grid(size, outputs)
 
         def run(pixels: Tensor) -> list[Tensor]:
             features = self.run(pixels, outputs)

@@ -74,23 +74,148 @@ _SIGLIP_TEXT = {
 _NAFLEX = {**_VIT, **_MLP, "num_patches": (SIDE // PATCH) ** 2}
 
 
+_LLAMA: dict[str, Any] = {
+    "model_type": "llama",
+    "hidden_size": 48,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "vocab_size": 60,
+    "bos_token_id": 1,
+    "eos_token_id": None,
+    "pad_token_id": 0,
+}
+
+
 def _llava(name: str, vision: str, **options: Any) -> Any:
     vision_config = {"model_type": vision, **_CLIP} | ({"vision_use_head": False} if "siglip" in vision else {})
-    text_config = {
-        "model_type": "llama",
-        "hidden_size": 48,
-        "intermediate_size": 64,
-        "num_hidden_layers": 2,
-        "num_attention_heads": 4,
-        "num_key_value_heads": 4,
-        "vocab_size": 60,
-        "bos_token_id": 1,
-        "eos_token_id": None,
-        "pad_token_id": 0,
-    }
     config = getattr(transformers, f"{name}Config")
-    return config(vision_config=vision_config, text_config=text_config, image_token_index=59, **options)
+    return config(vision_config=vision_config, text_config=dict(_LLAMA), image_token_index=59, **options)
 
+
+_SIGLIP_OF_VLM = {"model_type": "siglip_vision_model", **_CLIP, "vision_use_head": False}
+_PIXTRAL = {"model_type": "pixtral", **_CLIP}
+
+
+def _vlm(name: str, vision: dict[str, Any], text: dict[str, Any], **options: Any) -> tuple[str, Callable[[], Any]]:
+    """A vision-language model whose text configuration is like Llama's, but for `text`."""
+    return (
+        f"{name}ForConditionalGeneration",
+        lambda: getattr(transformers, f"{name}Config")(vision_config=vision, text_config={**_LLAMA, **text}, **options),
+    )
+
+
+_QWEN_VISION = {"depth": 4, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2}
+_MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}}
+_QWEN_TOKENS = {"image_token_id": 57, "video_token_id": 58, "vision_start_token_id": 55, "vision_end_token_id": 56}
+VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
+    "qwen2-vl": _vlm(
+        "Qwen2VL",
+        {**_QWEN_VISION, "embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2},
+        {"model_type": "qwen2_vl_text", **_MROPE},
+        **_QWEN_TOKENS,
+    ),
+    "qwen2.5-vl": _vlm(
+        "Qwen2_5_VL",
+        {
+            **_QWEN_VISION,
+            **_MLP,
+            "hidden_size": 32,
+            "out_hidden_size": 48,
+            "window_size": 32,
+            "fullatt_block_indexes": [1, 3],
+        },
+        {"model_type": "qwen2_5_vl_text", **_MROPE},
+        **_QWEN_TOKENS,
+    ),
+    "qwen3-vl": _vlm(
+        "Qwen3VL",
+        {
+            **_QWEN_VISION,
+            **_MLP,
+            "hidden_size": 32,
+            "out_hidden_size": 48,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [1, 2],
+        },
+        {"model_type": "qwen3_vl_text", "head_dim": 12, **_MROPE},
+        **_QWEN_TOKENS,
+    ),
+    "glm4v": _vlm(
+        "Glm4v",
+        {**_QWEN_VISION, "hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64, "image_size": SIDE},
+        {"model_type": "glm4v_text", "rope_parameters": {**_MROPE["rope_parameters"], "partial_rotary_factor": 0.5}},
+        image_token_id=57,
+        video_token_id=58,
+    ),
+    "internvl": _vlm(
+        "InternVL", {"model_type": "internvl_vision", **_CLIP}, {}, image_token_id=59, downsample_ratio=0.5
+    ),
+    "gemma3": _vlm(
+        "Gemma3",
+        _SIGLIP_OF_VLM,
+        {"model_type": "gemma3_text", "head_dim": 12, "layer_types": ["sliding_attention", "full_attention"]},
+        mm_tokens_per_image=4,
+        image_token_index=59,
+        boi_token_index=57,
+        eoi_token_index=58,
+    ),
+    "mistral3": _vlm("Mistral3", _PIXTRAL, {}, image_token_index=59, spatial_merge_size=2, vision_feature_layer=-1),
+    "mistral3-layers": _vlm(
+        "Mistral3", _PIXTRAL, {}, image_token_index=59, spatial_merge_size=2, vision_feature_layer=-2
+    ),
+    "llava-pixtral": _vlm(
+        "Llava",
+        _PIXTRAL,
+        {},
+        image_token_index=59,
+        vision_feature_layer=-1,
+        vision_feature_select_strategy="full",
+    ),
+    "llava-dinov2": _vlm("Llava", {"model_type": "dinov2", **_VIT, "image_size": SIDE}, {}, image_token_index=59),
+    "paligemma": _vlm(
+        "PaliGemma", _SIGLIP_OF_VLM, {"model_type": "gemma", "head_dim": 12}, image_token_index=59, projection_dim=48
+    ),
+    "idefics3": _vlm("Idefics3", {"model_type": "idefics3_vision", **_CLIP}, {}, scale_factor=2, image_token_id=59),
+    "smolvlm": _vlm("SmolVLM", {"model_type": "smolvlm_vision", **_CLIP}, {}, scale_factor=2, image_token_id=59),
+    "aya-vision": _vlm(
+        "AyaVision",
+        _SIGLIP_OF_VLM,
+        {"model_type": "cohere2", "layer_types": ["sliding_attention", "full_attention"]},
+        image_token_index=59,
+        vision_feature_select_strategy="full",
+        vision_feature_layer=-1,
+        adapter_layer_norm_eps=1e-6,
+    ),
+    "cohere2-vision": _vlm(
+        "Cohere2Vision",
+        _SIGLIP_OF_VLM,
+        {"model_type": "cohere2", "layer_types": ["sliding_attention", "full_attention"]},
+        image_token_id=59,
+        alignment_intermediate_size=64,
+    ),
+    "blip-2": (
+        "Blip2ForConditionalGeneration",
+        lambda: transformers.Blip2Config(
+            vision_config={**_CLIP},
+            qformer_config={**_TEXT, "encoder_hidden_size": 32, "vocab_size": 60, "cross_attention_frequency": 2},
+            text_config={
+                "model_type": "opt",
+                "hidden_size": 48,
+                "ffn_dim": 64,
+                "num_hidden_layers": 2,
+                "num_attention_heads": 4,
+                "vocab_size": 60,
+                "word_embed_proj_dim": 48,
+                "max_position_embeddings": 40,
+            },
+            num_query_tokens=6,
+            image_token_index=59,
+        ),
+    ),
+}
+"""Vision-language models that are read by description."""
 
 FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
     "clip": (
@@ -256,6 +381,10 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
         "LlavaForConditionalGeneration",
         lambda: _llava("Llava", "siglip_vision_model", vision_feature_select_strategy="full"),
     ),
+    "llava-siglip-default": (
+        "LlavaForConditionalGeneration",
+        lambda: _llava("Llava", "siglip_vision_model", vision_feature_select_strategy="default"),
+    ),
     "llava-next": (
         "LlavaNextForConditionalGeneration",
         lambda: _llava("LlavaNext", "clip_vision_model", image_grid_pinpoints=[[SIDE, 2 * SIDE]]),
@@ -302,7 +431,7 @@ class Twins:
 def write(family: str, folder: Path, *, tokenizer: bool = True) -> Any:
     """The family's tiny model, saved to `folder` with its tokenizer; returned in eval mode."""
     transformers.utils.logging.disable_progress_bar()
-    architecture, config = FAMILIES[family]
+    architecture, config = (FAMILIES | VLMS)[family]
     torch.manual_seed(7)
     model = getattr(transformers, architecture)(config()).eval()
     generator = torch.Generator().manual_seed(8)

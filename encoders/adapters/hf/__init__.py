@@ -18,6 +18,7 @@ from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
 from encoders.adapters.hf.reference import HfReference
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
+from encoders.adapters.hf.vlms import VLMS, build_vlm
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.reference import Reference
@@ -74,4 +75,5 @@ _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {
     **dict.fromkeys(CONTRASTIVE, build_contrastive),
     **dict.fromkeys(FAMILIES, build_family),
     **dict.fromkeys(DEPTH, build_depth),
+    **dict.fromkeys(VLMS, build_vlm),
 }

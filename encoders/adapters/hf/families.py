@@ -21,6 +21,8 @@ from encoders.adapters.hf.family import (
     with_class_token,
     without_prefix,
 )
+from encoders.adapters.hf.native import native_resolution
+from encoders.adapters.hf.pixtral import batch_images
 from encoders.adapters.hf.quirks import forget_sizes, index_positions_afresh
 from encoders.contract.spec import EncoderSpec, Resolutions
 from encoders.runtime.parts import TorchParts
@@ -183,6 +185,15 @@ FAMILIES: dict[str, Family] = {
         arguments=plain,
         final=lambda model, output: model.post_layernorm(output.last_hidden_state),  # it norms the class token alone
         bound=False,
+    ),
+    "pixtral": Family(
+        "PixtralVisionModel",
+        "PixtralImageProcessor",
+        blocks=attrgetter("transformer.layers"),
+        geometry=native_resolution,
+        arguments=plain,
+        pooling=lambda model: "mean",
+        ready=batch_images,
     ),
     "swin": _SWIN,
     "swinv2": replace(_SWIN, architecture="Swinv2Model", geometry=_swin_v2, ready=lambda model: None),

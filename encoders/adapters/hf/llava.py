@@ -14,8 +14,9 @@ from encoders.adapters.hf.config import vit_facts
 from encoders.adapters.hf.siglip import SiglipTower
 from encoders.adapters.hf.spec import vit_spec
 from encoders.adapters.hf.vit import VitTower
+from encoders.adapters.hf.vlms import LLAVA_TOWERS, vlm_parts
 from encoders.contract.errors import EncoderIdError, OutputNotOffered
-from encoders.contract.values import Outputs, TokenKind
+from encoders.contract.values import Grid, Outputs, TokenKind
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import Features, Tower
 
@@ -24,17 +25,18 @@ class LlavaTower(Tower):
     """A vision tower with the projector into a language model.
 
     depths: of the raw tokens that the projector was trained on, side by side (`vision_feature_layer`).
-    drops_class: whether the class token is left out of what is projected (`vision_feature_select_strategy` "default").
+    drops_first: whether the first token is left out of what is projected (`vision_feature_select_strategy` "default"):
+        the class token, or the first patch where the tower has none. Then the rest is no grid, but one row.
     """
 
     def __init__(
-        self, tower: VitTower, projector: nn.Module, *, depths: Sequence[int], drops_class: bool, encoder_id: str
+        self, tower: VitTower, projector: nn.Module, *, depths: Sequence[int], drops_first: bool, encoder_id: str
     ) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
         self.depths = tuple(depths)
-        self.dropped = min(int(drops_class), tower.prefix_tokens)
+        self.dropped = int(drops_first)
         self._encoder_id = encoder_id
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
@@ -54,22 +56,28 @@ class LlavaTower(Tower):
         pooled = self.tower.pool(self.tower.norm(kept[last])) if outputs.pooled else None
         chosen = torch.cat([kept[depth][:, self.dropped :] for depth in depths], dim=-1)
         tokens = self.projector(chosen)
-        return Features(self.tower.grid(pixels), self.tower.prefix_tokens - self.dropped, tokens, pooled)
+        grid = self.tower.grid(pixels)
+        if self.dropped > self.tower.prefix_tokens:
+            return Features(Grid(1, tokens.shape[1]), 0, tokens, pooled)
+        return Features(grid, self.tower.prefix_tokens - self.dropped, tokens, pooled)
 
 
 def build_llava(checkpoint: Checkpoint) -> TorchParts:
     """The vision tower and the projector; the language model is neither read nor kept."""
     config = checkpoint.config()
     vision = config.vision_config
-    if vision.model_type not in _LLAVA_TOWERS:
+    if config.model_type == "llava" and vision.model_type in LLAVA_TOWERS:
+        return vlm_parts(checkpoint, LLAVA_TOWERS[vision.model_type], config)
+    if vision.model_type not in _RUN_IN_PARTS:
+        supported = {*_RUN_IN_PARTS, *(LLAVA_TOWERS if config.model_type == "llava" else ())}
         raise EncoderIdError(
             f"{checkpoint.id} has a vision tower of type '{vision.model_type}', which is not supported. "
-            f"Supported: {', '.join(sorted(_LLAVA_TOWERS))}.",
+            f"Supported: {', '.join(sorted(supported))}.",
             model=checkpoint.id,
         )
     unused = r"(model\.)*(language_model|lm_head|image_newline)"
     model = checkpoint.model(_vision_half(config.model_type), config, unused=unused)
-    inner = _LLAVA_TOWERS[vision.model_type](model.vision_tower, **vit_facts(vision))
+    inner = _RUN_IN_PARTS[vision.model_type](model.vision_tower, **vit_facts(vision))
     seen = checkpoint.seen("LlavaImageProcessor")
     # ViP-LLaVA's plural name is the only one up to transformers 5.17
     chosen = getattr(config, "vision_feature_layers", None) or config.vision_feature_layer
@@ -77,7 +85,7 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
         inner,
         model.multi_modal_projector,
         depths=[_depth(index, inner) for index in ([chosen] if isinstance(chosen, int) else chosen)],
-        drops_class=getattr(config, "vision_feature_select_strategy", "default") == "default",  # ViP-LLaVA: always
+        drops_first=getattr(config, "vision_feature_select_strategy", "default") == "default",  # ViP-LLaVA: always
         encoder_id=checkpoint.id,
     )
     spec = replace(
@@ -88,7 +96,7 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
     return TorchParts(spec, tower)
 
 
-_LLAVA_TOWERS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}
+_RUN_IN_PARTS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}
 
 
 def _depth(index: int, tower: VitTower) -> int:

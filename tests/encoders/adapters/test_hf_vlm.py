@@ -1,0 +1,273 @@
+"""Vision-language models: what the vision half gives is what transformers' own whole model makes of the same pixels.
+
+Tolerance: 1e-5 of the largest value, for another order of the same sums.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import transformers
+from numpy.typing import NDArray
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+from transformers import vision_utils
+
+from encoders import ImageSize, TokenKind, load
+from encoders.adapters.registry import blueprint
+from encoders.contract.errors import OutputNotOffered, UnsupportedResolution, WeightsError
+from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.trace import Trace
+from tests.support.hf_folders import PATCH, VLMS, Twins, one_thread, write
+from tests.support.suites import split
+
+TOLERANCE = 1e-5
+PACKED = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v"]
+PIXTRAL = ["llava-pixtral", "mistral3", "mistral3-layers"]
+FREE = [*PACKED, *PIXTRAL, "paligemma", "blip-2", "llava-dinov2"]
+"""Those that take other sizes than their own."""
+OTHER = ImageSize(48, 80)
+"""Not whole windows of Qwen2.5-VL, so that some are cut."""
+QUICK = ["qwen2.5-vl", "internvl", "gemma3", "mistral3", "blip-2"]
+
+
+@pytest.fixture(scope="module")
+def twins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Twins]:
+    with one_thread():
+        yield Twins(tmp_path_factory.mktemp("hf-vlm"))
+
+
+def size_of(family: str, encoder: TorchEncoder) -> ImageSize:
+    return OTHER if family in FREE else encoder.spec.image_size
+
+
+def pixels(size: ImageSize, count: int = 2) -> NDArray[np.uint8]:
+    return np.random.default_rng(5).integers(0, 256, (count, *size, 3), dtype=np.uint8)
+
+
+def tower(model: Any) -> Any:
+    names = ("visual", "vision_tower", "vision_model")
+    whole = getattr(model, "model", model)
+    return next(getattr(whole, name) for name in names if hasattr(whole, name))
+
+
+def inputs(family: str, encoder: TorchEncoder, images: NDArray[np.uint8]) -> dict[str, Any]:
+    """What transformers' processor of the family makes of images of this size, as get_image_features takes it."""
+    if family in PACKED:
+        name = "Glm4vImageProcessor" if family == "glm4v" else "Qwen2VLImageProcessor"
+        processor = getattr(transformers, name)(patch_size=PATCH, do_resize=False)
+        made = processor(images=list(images), return_tensors="pt")
+        return {"pixel_values": made["pixel_values"], "image_grid_thw": made["image_grid_thw"]}
+    values = encoder.normalise(torch.from_numpy(images))
+    if family in PIXTRAL:
+        return {"pixel_values": values, "image_sizes": torch.tensor([images.shape[1:3]] * len(images))}
+    if family in ("idefics3", "smolvlm"):
+        return {"pixel_values": values[:, None]}
+    if family in ("paligemma", "blip-2"):
+        return {"pixel_values": values, "interpolate_pos_encoding": True}
+    return {"pixel_values": values}
+
+
+def image_features(family: str, encoder: TorchEncoder, model: Any, images: NDArray[np.uint8]) -> Tensor:
+    with torch.inference_mode():
+        features = model.get_image_features(**inputs(family, encoder, images), return_dict=True).pooler_output
+    return features if isinstance(features, Tensor) else torch.stack(list(features))
+
+
+def hidden(family: str, encoder: TorchEncoder, model: Any, images: NDArray[np.uint8]) -> tuple[Tensor, list[Tensor]]:
+    """transformers' own final tokens and those of every block, in row-major order."""
+    options, vision = inputs(family, encoder, images), tower(model)
+    first = options.pop("pixel_values")
+    if "image_grid_thw" in options:
+        options["grid_thw"] = options.pop("image_grid_thw")
+    if family in ("idefics3", "smolvlm"):
+        first = first[:, 0]
+    normed: list[Tensor] = []
+    if family == "glm4v":  # its last_hidden_state is merged already
+        handle = vision.post_layernorm.register_forward_hook(lambda module, given, output: normed.append(output))
+    with torch.inference_mode():
+        out = vision(first, output_hidden_states=True, return_dict=True, **options)
+    states = list(out.hidden_states[-encoder.spec.layers :])
+    final = out.last_hidden_state
+    if family == "glm4v":
+        handle.remove()
+        final, states = normed[0], [*out.hidden_states[1 : encoder.spec.layers], torch.empty(0)]
+    places = row_major(family, vision, ImageSize(*images.shape[1:3]))
+
+    def ordered(tokens: Tensor) -> Tensor:
+        return tokens.reshape(len(images), -1, tokens.shape[-1])[:, places]
+
+    return ordered(final), [ordered(state) if len(state) else state for state in states]
+
+
+def row_major(family: str, vision: Any, size: ImageSize) -> list[int]:
+    """Where transformers keeps the token of each place of the grid, row by row."""
+    rows, cols = (side // PATCH for side in size)
+    if family not in PACKED:
+        prefix = 1 if family in ("internvl", "blip-2", "llava-dinov2") else 0
+        return list(range(prefix + rows * cols))
+    places = {}
+    order = [
+        (row, col)
+        for block_row in range(0, rows, 2)
+        for block_col in range(0, cols, 2)
+        for row in (block_row, block_row + 1)
+        for col in (block_col, block_col + 1)
+    ]
+    if family == "qwen2.5-vl":
+        blocks, _ = vision_utils.get_vision_window_index(
+            torch.tensor([[1, rows, cols]]),
+            spatial_merge_size=2,
+            window_size=vision.config.window_size,
+            patch_size=PATCH,
+        )
+        order = [order[4 * block + k] for block in blocks.tolist() for k in range(4)]
+    for place, at in enumerate(order):
+        places[at] = place
+    return [places[row, col] for row in range(rows) for col in range(cols)]
+
+
+def assert_near(ours: Any, theirs: Tensor) -> None:
+    scale = float(theirs.abs().max())
+    np.testing.assert_allclose(ours, theirs.numpy(), rtol=0, atol=TOLERANCE * scale)
+
+
+@pytest.mark.parametrize("family", split(VLMS, quick=QUICK))
+def test_projected_tokens_are_what_the_language_model_reads(twins: Twins, family: str) -> None:
+    encoder, model = twins(family)
+    spec, size = encoder.spec, size_of(family, encoder)
+    images, outputs = pixels(size), encoder.spec.outputs(pooled=True, tokens=TokenKind.PROJECTED)
+    encoded = encoder.encode(images, outputs)
+    theirs = image_features(family, encoder, model, images)
+    assert_near(encoded.tokens, theirs)
+    assert spec.mismatch(encoded, images=2, size=size, outputs=outputs) is None
+    assert encoded.grid.rows * encoded.grid.cols == theirs.shape[1] == spec.token_count(size, outputs)
+    one = encoder.encode(images[1:], outputs)
+    assert_near(one.tokens, theirs[1:])
+
+
+@pytest.mark.parametrize("family", split(VLMS, quick=QUICK))
+def test_hidden_tokens_are_row_major_and_transformers_own(twins: Twins, family: str) -> None:
+    encoder, model = twins(family)
+    spec, size = encoder.spec, size_of(family, encoder)
+    images = pixels(size)
+    final, states = hidden(family, encoder, model, images)
+    encoded = encoder.encode(images, spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
+    assert_near(encoded.tokens, final)
+    assert encoded.grid == (size.height // PATCH, size.width // PATCH) == spec.grid(size)
+    assert_near(encoded.pooled, final[:, 0] if spec.pooling == "class" else final[:, spec.prefix_tokens :].mean(dim=1))
+    for layer in (-2, 0):
+        outputs = spec.outputs(pooled=True, tokens=TokenKind.HIDDEN, layer=layer)
+        encoded = encoder.encode(images, outputs)
+        assert_near(encoded.tokens, states[layer])
+        assert spec.mismatch(encoded, images=2, size=size, outputs=outputs) is None
+
+
+@pytest.mark.parametrize("family", split(VLMS, quick=QUICK))
+def test_the_plan_is_what_a_forward_takes_to_the_byte(twins: Twins, tmp_path: Path, family: str) -> None:
+    encoder, _ = twins(family)
+    size = size_of(family, encoder)
+    write(family, tmp_path)
+    drawn = blueprint(f"hf:{tmp_path}")
+    for outputs in (
+        encoder.spec.outputs(pooled=True, tokens=TokenKind.PROJECTED),
+        encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN),
+        encoder.spec.outputs(tokens=TokenKind.HIDDEN, layer=-2),
+    ):
+        cost = drawn.cost(size, outputs, device="cpu")
+        for count in (1, 3):
+            with torch.inference_mode(), Trace() as trace:
+                encoder.run(torch.from_numpy(pixels(size, count)), outputs)
+            assert trace.peak == cost.requested(count)
+        assert drawn.cost(size, outputs, device="cuda").tokens == cost.tokens
+
+
+@pytest.mark.parametrize("family", split(VLMS, quick=QUICK))
+def test_the_language_model_is_neither_read_nor_kept(twins: Twins, family: str) -> None:
+    encoder, model = twins(family)
+    language = ("language_model", "text_model", "lm_head")
+    seeing = sum(p.numel() for name, p in model.named_parameters() if not any(part in name for part in language))
+    assert encoder.spec.parameters == seeing
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v", "mistral3"])
+def test_models_of_native_resolution_take_any_size_their_patches_allow(twins: Twins, family: str) -> None:
+    encoder, _ = twins(family)
+    spec = encoder.spec
+    assert spec.image_size == (448, 448)
+    assert spec.size(ImageSize(16, 160)) == (16, 160)
+    with pytest.raises(UnsupportedResolution, match="a multiple of 16"):
+        spec.size(ImageSize(24, 32))
+
+
+def test_a_single_layer_is_not_projected(twins: Twins) -> None:
+    encoder, _ = twins("gemma3")
+    with pytest.raises(OutputNotOffered, match="layers that its configuration names"):
+        encoder.encode(pixels(encoder.spec.image_size), encoder.spec.outputs(tokens=TokenKind.PROJECTED, layer=1))
+
+
+def test_keys_of_older_checkpoints_load(twins: Twins, tmp_path: Path) -> None:
+    """Qwen2-VL's first files say visual... and model.layers... where newer ones say model.visual..."""
+    encoder, _ = twins("qwen2-vl")
+    write("qwen2-vl", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    old = {
+        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tensor
+        for name, tensor in weights.items()
+    }
+    save_file(old, tmp_path / "model.safetensors", {"format": "pt"})
+    assert load(f"hf:{tmp_path}").spec.revision == encoder.spec.revision
+
+
+def test_a_missing_key_of_the_seeing_half_is_named(tmp_path: Path) -> None:
+    write("gemma3", tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    name = next(name for name in weights if name.endswith("mm_soft_emb_norm.weight"))
+    del weights[name]
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match="mm_soft_emb_norm"):
+        load(f"hf:{tmp_path}")
+
+
+def test_llava_with_siglip_and_default_drops_the_first_patch(twins: Twins) -> None:
+    """As transformers does: the tower has no class token, so 15 of 16 patches are read, and they are no grid."""
+    encoder, model = twins("llava-siglip-default")
+    images, outputs = pixels(encoder.spec.image_size), encoder.spec.outputs(tokens=TokenKind.PROJECTED)
+    encoded = encoder.encode(images, outputs)
+    assert_near(encoded.tokens, image_features("llava-siglip-default", encoder, model, images))
+    assert encoded.grid == (1, 15)
+    assert encoded.prefix_tokens == 0
+    assert encoder.spec.mismatch(encoded, images=2, size=encoder.spec.image_size, outputs=outputs) is None
+    assert encoder.spec.token_count(encoder.spec.image_size, outputs) == 15
+
+
+def test_patches_that_cannot_be_merged_are_refused(tmp_path: Path) -> None:
+    _, config = VLMS["idefics3"]
+    made = config()
+    made.vision_config.image_size = 40
+    made.save_pretrained(tmp_path)
+    with pytest.raises(WeightsError, match="5x5 patches cannot be merged 2 by 2"):
+        load(f"hf:{tmp_path}@random")
+
+
+def test_pixtrals_tower_by_itself_takes_batches_of_any_size(tmp_path: Path) -> None:
+    torch.manual_seed(7)
+    model = transformers.PixtralVisionModel(
+        transformers.PixtralVisionConfig(
+            hidden_size=32, intermediate_size=64, num_hidden_layers=4, num_attention_heads=4, patch_size=PATCH
+        )
+    ).eval()
+    model.save_pretrained(tmp_path)
+    encoder = load(f"hf:{tmp_path}")
+    assert isinstance(encoder, TorchEncoder)
+    assert encoder.spec.image_size == (448, 448)
+    images = pixels(OTHER)
+    encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
+    with torch.inference_mode():
+        theirs = model(encoder.normalise(torch.from_numpy(images))).last_hidden_state.reshape(2, -1, 32)
+    assert encoded.grid == (6, 10)
+    assert_near(encoded.tokens, theirs)
+    assert_near(encoded.pooled, theirs.mean(dim=1))
