@@ -68,9 +68,9 @@ def _tower_and_spec(visual: Any, preprocess_cfg: dict[str, Any], *, encoder_id: 
     if isinstance(visual, TimmModel):
         size = ImageSize(*visual.image_size)
         tower = TimmTower(visual.trunk, size, visual.head)
-        with torch.inference_mode():
-            embed_dim = visual.eval()(torch.zeros(1, 3, *visual.image_size)).shape[1]
         spec = trunk_spec(tower, encoder_id=encoder_id, preprocessing=preprocessing, image_size=size)
+        with torch.inference_mode():
+            embed_dim = visual.head.eval()(torch.zeros(1, spec.pooled_size)).shape[1]
         return tower, replace(
             spec,
             embed_dim=embed_dim,

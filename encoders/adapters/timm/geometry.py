@@ -7,7 +7,7 @@ asked: forwards on device meta give shapes and cost milliseconds, whatever the s
 import copy
 import inspect
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from math import isqrt
@@ -119,7 +119,12 @@ def _shapes_only(trunk: Any) -> Iterator[Any]:
         hollow |= {id(b): b.to("meta") for b in trunk.buffers()}
         shadow = copy.deepcopy(trunk, hollow)
     recurrent = any(isinstance(module, nn.LSTM) for module in shadow.modules())
-    with torch.device("meta"), torch.inference_mode(), _ShapesOfLSTM() if recurrent else nullcontext():
+    with ExitStack() as stack:
+        stack.enter_context(torch.inference_mode())
+        if torch.get_default_device().type != "meta":  # a second time it would only cost
+            stack.enter_context(torch.device("meta"))
+        if recurrent:
+            stack.enter_context(_ShapesOfLSTM())
         yield shadow.eval()
 
 
@@ -166,7 +171,7 @@ def _first_look(trunk: Any, size: ImageSize) -> tuple[dict[str, Any], _Seen]:
 def _look(trunk: Any, size: ImageSize, options: dict[str, Any]) -> _Seen:
     """The shapes of all that the trunk gives for an image of this size."""
     pixels = torch.empty(1, 3, *size)
-    final, found = trunk.forward_intermediates(pixels, **options)
+    final, found = trunk.forward_intermediates(pixels, stop_early=False, **options)
     layers = []
     for k, layer in enumerate(found):
         patches, prefix = layer if isinstance(layer, tuple) else (layer, None)
@@ -299,7 +304,8 @@ class _Search:
         while found and (found[1] - 1) // step != found[0] // step:  # a side that tells the two ends apart
             lo, hi = found
             cuts = range((lo // step + 1) * step, hi, step)
-            first, second = cuts[len(cuts) // 3], cuts[len(cuts) * 2 // 3]
+            share = 8 if len(cuts) > stride // step // 2 else 3  # most offsets are close to 0 or to the stride
+            first, second = cuts[len(cuts) // share], cuts[len(cuts) * (share - 1) // share]
             found = self._narrow(ImageSize((above + 1) * stride - first, (above + 2) * stride - second), found)
         return found
 
@@ -325,11 +331,10 @@ class _Search:
         """With the least side that runs: one place of the grid, or as few as it takes."""
         stride = self._stride
         side = least = -(-stride // unit) * unit
-        while side < stride * min(self._seen.grid):
-            if self._narrow(ImageSize(side, side), offsets):
-                return unit, side, _preferred(*offsets, stride)
-            side = -(-2 * side // unit) * unit
-        return unit, max(least, stride * min(self._seen.grid) // unit * unit), _preferred(*offsets, stride)
+        most = max(least, stride * min(self._seen.grid) // unit * unit)
+        while side < most and not self._narrow(ImageSize(side, side), offsets):
+            side += least
+        return unit, min(side, most), _preferred(*offsets, stride)
 
 
 def _chain(start: int, end: int) -> Iterator[int]:

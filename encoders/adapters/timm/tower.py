@@ -91,12 +91,14 @@ class TimmTower(Tower):
 
     def _with_layer(self, pixels: Tensor, layer: int, *, final: bool) -> tuple[Any, Tensor, Grid]:
         """The final features (or nothing, if not `final`), the layer's raw tokens with prefix, and their grid."""
-        options = {"indices": [self.geometry.layers[layer]], **self.geometry.layer_options}
-        if final:
-            features, (found,) = self.trunk.forward_intermediates(pixels, **options)
-        else:
-            features = pixels.new_empty(0)
-            (found,) = self.trunk.forward_intermediates(pixels, intermediates_only=True, stop_early=True, **options)
+        given = self.trunk.forward_intermediates(
+            pixels,
+            indices=[self.geometry.layers[layer]],
+            intermediates_only=not final,
+            stop_early=not final,  # some trunks stop early unless told not to
+            **self.geometry.layer_options,
+        )
+        features, (found,) = given if final else (None, given)
         tokens, prefix = found if isinstance(found, tuple) else (found, None)
         if tokens.ndim == 4:
             grid, tokens = Grid(*tokens.shape[2:]), to_patches(tokens)
