@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 import torch
 
-from encoders.contract.errors import EncoderFailed, OutOfMemory
+from encoders.contract.errors import EncoderFailed, OutOfMemory, VisiontowerError
 
 
 @contextmanager
@@ -14,7 +14,9 @@ def running(encoder_id: str) -> Iterator[None]:
     try:
         with torch.inference_mode():
             yield
-    except (MemoryError, RuntimeError, ValueError, AssertionError, TypeError, IndexError) as error:
+    except VisiontowerError:
+        raise
+    except Exception as error:  # every library raises its own
         if _is_out_of_memory(error):
             raise OutOfMemory(encoder=encoder_id) from error
         raise EncoderFailed(f"The forward of {encoder_id} failed.", model=encoder_id) from error

@@ -226,7 +226,7 @@ def _pooled_size(trunk: Any, final: Any) -> int | None:
 
 
 def _layers(trunk: Any, count: int) -> tuple[int, ...]:
-    """timm's indices of its layers, without a stem that it counts among them."""
+    """The indices of timm's layers, without a stem that it counts among them."""
     named = [stage["module"].partition(".")[0] for stage in trunk.feature_info]
     stems = ("act1", "bn1", "stem", "conv_stem", "relu")
     return tuple(k for k in range(count) if len(named) != count or named[k] not in stems)
@@ -265,9 +265,7 @@ class _Search:
     forward narrows it twice, by its rows and by its columns; sides close to a multiple of the stride tell most.
     """
 
-    def __init__(
-        self, look: Callable[[ImageSize], _Seen], seen: _Seen, stride: ImageSize, lo: int, hi: int
-    ) -> None:
+    def __init__(self, look: Callable[[ImageSize], _Seen], seen: _Seen, stride: ImageSize, lo: int, hi: int) -> None:
         self._look = look
         self._seen = seen
         self._stride = stride.height

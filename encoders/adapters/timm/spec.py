@@ -43,7 +43,7 @@ def trunk_spec(
 def _pooling(trunk: Any) -> str:
     """How timm pools: by the class token, by attention, by the greatest value; by the mean in all other cases."""
     pool = getattr(trunk, "global_pool", None)
-    return {"token": "class", "map": "attention", "max": "max"}.get(getattr(pool, "pool_type", pool), "mean")
+    return {"token": "class", "map": "attention", "max": "max"}.get(str(getattr(pool, "pool_type", pool)), "mean")
 
 
 def _family(trunk: nn.Module) -> str:

@@ -60,7 +60,7 @@ class TimmTower(Tower):
         return Features(grid, tokens.shape[1] - grid.rows * grid.cols, tokens, pooled)
 
     def _with_final(self, pixels: Tensor) -> tuple[Any, Tensor, Grid]:
-        """timm's final features, the tokens [B, prefix + rows * cols, C] in them, and their grid."""
+        """The final features, the tokens [B, prefix + rows * cols, C] in them, and their grid."""
         layout = self.geometry.layout
         if layout is Layout.PREFIX:
             final, patches, grid = self._with_layer(pixels, len(self.geometry.layers) - 1, final=True)
@@ -114,7 +114,7 @@ class TimmTower(Tower):
         return pixels[:, :, :height, :width]
 
     def _pool(self, final: Any) -> Tensor:
-        """timm's own pooling; the mean of the patch tokens where it has none."""
+        """Pooled as timm does; the mean of the patch tokens where it has none."""
         if self.geometry.pooled_size is None:
             return self._to_joint_space(self._tokens(final)[:, self.prefix_tokens :].mean(dim=1))
         return self._to_joint_space(self.trunk.forward_head(final))
@@ -173,7 +173,7 @@ class TimmTower(Tower):
 
 
 def _allow_any_size(trunk: Any) -> None:
-    """Lets a ViT resample its positions per call, and a Swin make its masks, as dynamic_img_size=True at creation does."""
+    """Lets a ViT resample its positions, and a Swin make its masks, per call: as dynamic_img_size=True at creation."""
     embed: Any = getattr(trunk, "patch_embed", None)
     if getattr(trunk, "dynamic_img_size", None) is not False or not hasattr(embed, "strict_img_size"):
         return
