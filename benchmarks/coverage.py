@@ -84,7 +84,7 @@ def _problem(model: TorchBlueprint, *, plans: bool) -> str | None:
     asked = [(spec.image_size, outputs) for outputs in _offered(spec)]
     other = _another_size(spec)
     if other != spec.image_size:
-        asked += [(other, final), (other, spec.outputs(tokens=TokenKind.HIDDEN, layer=spec.layers - 1))]
+        asked.append((other, final))
     for size, outputs in asked:
         pixels = torch.empty(1, dtype=torch.uint8).expand(1, *size, 3).to("meta")
         with torch.inference_mode():
@@ -97,10 +97,9 @@ def _problem(model: TorchBlueprint, *, plans: bool) -> str | None:
 
 
 def _offered(spec: EncoderSpec) -> Iterator[Outputs]:
-    """Final tokens with pooled vectors, an early layer beside pooled vectors, and all else that the spec offers."""
+    """Final tokens with pooled vectors, a layer beside pooled vectors, and all else that the spec offers."""
     yield spec.outputs(tokens=TokenKind.HIDDEN, pooled=True)
-    yield spec.outputs(tokens=TokenKind.HIDDEN, layer=0, pooled=True)
-    yield spec.outputs(tokens=TokenKind.HIDDEN, layer=max(-2, -spec.layers))
+    yield spec.outputs(tokens=TokenKind.HIDDEN, layer=max(-2, -spec.layers), pooled=True)
     if spec.projects:
         yield spec.outputs(tokens=TokenKind.PROJECTED)
     if spec.dense:

@@ -274,19 +274,20 @@ class _Search:
     def sizes(self) -> tuple[int, int, int] | None:
         """The multiple, the least side, and the offset; None for a trunk that runs at its own size alone.
 
-        Where a multiple will not do, none of its divisors will: the finest is tried first, for most trunks take any
-        side, then the stride and the native grid of it, and then what lies between.
+        Where a multiple will not do, none of its divisors will. Most trunks take any side, most others multiples of the
+        stride or of a divisor of it; windows and pools behind the last stage may ask for more.
         """
         fine = list(_chain(1, self._stride))
-        coarse = list(_chain(self._stride, self._stride * min(self._seen.grid)))
         if found := self._works(1):
             return self._from(1, found)
-        for candidates in (fine[1:], coarse[1:]):
-            if candidates and (surely := self._works(candidates[-1])):
-                for unit in candidates[:-1]:
-                    if found := self._works(unit):
-                        return self._from(unit, found)
-                return self._from(candidates[-1], surely)
+        if surely := self._works(self._stride):
+            for unit in fine[1:-1]:
+                if found := self._works(unit):
+                    return self._from(unit, found)
+            return self._from(self._stride, surely)
+        for unit in list(_chain(self._stride, self._stride * min(self._seen.grid)))[1:]:
+            if found := self._works(unit):
+                return self._from(unit, found)
         return None
 
     def _works(self, unit: int) -> tuple[int, int] | None:
@@ -336,12 +337,12 @@ class _Search:
 
 
 def _chain(start: int, end: int) -> Iterator[int]:
-    """Numbers from `start` to `end`, each a multiple of the one before by a prime."""
+    """Numbers from `start` to `end`, each a multiple of the one before by a prime, the greatest primes first."""
     yield start
-    prime = 2
+    prime = end // start
     while start < end:
-        if end // start % prime:
-            prime += 1
+        if end // start % prime or any(prime % less == 0 for less in range(2, prime)):
+            prime -= 1
         else:
             start *= prime
             yield start
