@@ -7,8 +7,10 @@
 
 A model works whole if its blueprint loads, and the shapes of final tokens, pooled vectors, layers and every further
 output that its spec offers are what the spec says, at native size and at another, non-square one. The memory of a
-forward is planned for every model of open_clip and transformers and for one of each of timm's modules. No network: models need no weights, and the configurations of open_clip's text models, which
-are on the Hugging Face hub, are written from their published sizes. Seconds are CPU time of the blueprint.
+forward is planned for every model of open_clip and transformers and for one of each of timm's modules.
+
+No network: models need no weights, and the configurations of open_clip's text models, which are on the Hugging Face hub,
+are written from their published sizes. Seconds are CPU time of the blueprint.
 """
 
 import argparse
