@@ -9,8 +9,8 @@ A model works whole if its blueprint loads, and the shapes of final tokens, pool
 output that its spec offers are what the spec says, at native size and at another, non-square one. The memory of a
 forward is planned for every model of open_clip and transformers and for one of each of timm's modules.
 
-No network: models need no weights, and the configurations of open_clip's text models, which are on the Hugging Face hub,
-are written from their published sizes. Seconds are CPU time of the blueprint.
+No network: models need no weights, and the configurations of open_clip's text models, which are on the Hugging Face
+hub, are written from their published sizes. Seconds are CPU time of the blueprint.
 """
 
 import argparse
@@ -219,8 +219,13 @@ def hub_of_configurations() -> Iterator[None]:
                 folder.mkdir(parents=True)
             (model / "refs" / "main").write_text("0")
             (model / "snapshots" / "0" / "config.json").write_text(json.dumps(config))
+        before = dict(os.environ)
         os.environ |= {"HF_HUB_CACHE": cache, "HF_HUB_OFFLINE": "1"}
-        yield
+        try:
+            yield
+        finally:
+            os.environ.clear()
+            os.environ |= before
 
 
 def examine(libraries: Sequence[str], *, sample: int | None, file: Path | None) -> list[Row]:
