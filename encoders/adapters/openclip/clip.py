@@ -68,12 +68,11 @@ def _tower_and_spec(visual: Any, preprocess_cfg: dict[str, Any], *, encoder_id: 
     if isinstance(visual, ModifiedResNet):
         return ResNetTower(visual), resnet_spec(visual, preprocessing, encoder_id)
     if isinstance(visual, TimmModel):
-        tower = TimmTower(visual.trunk, visual.head)
+        size = ImageSize(*visual.image_size)
+        tower = TimmTower(visual.trunk, size, visual.head)
+        spec = trunk_spec(tower, encoder_id=encoder_id, preprocessing=preprocessing, image_size=size)
         with torch.inference_mode():
-            embed_dim = visual.eval()(torch.zeros(1, 3, *visual.image_size)).shape[1]
-        spec = trunk_spec(
-            tower, encoder_id=encoder_id, preprocessing=preprocessing, image_size=ImageSize(*visual.image_size)
-        )
+            embed_dim = visual.head.eval()(torch.zeros(1, spec.pooled_size)).shape[1]
         return tower, replace(
             spec,
             embed_dim=embed_dim,

@@ -27,10 +27,10 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     Raises EncoderIdError for a name timm does not know, WeightsError for weights that cannot be had or do not fit.
     """
     trunk = _created(encoder_id, with_weights=with_weights)
-    tower = TimmTower(trunk)
-    spec = trunk_spec(
-        tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)
-    )
+    with fitting(str(encoder_id), "its configuration"):
+        size = native_size(trunk)
+        tower = TimmTower(trunk, size)
+        spec = trunk_spec(tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=size)
     return TorchParts(spec, tower)
 
 
@@ -44,9 +44,7 @@ def _created(encoder_id: EncoderId, *, with_weights: bool) -> Any:
     if name.partition(".")[0] not in timm.list_models():
         raise EncoderIdError(f"timm has no model '{name}'.{_meant(name)}", model=str(encoder_id))
     with seeded(), fitting(str(encoder_id), weights or "timm's pretrained weights"):
-        # num_classes=0: no classifier; Swin needs its own word to run at other sizes.
-        options: dict[str, Any] = {"strict_img_size": False} if name.startswith("swin") else {}
-        trunk: Any = timm.create_model(name, pretrained=weights is None and with_weights, num_classes=0, **options)
+        trunk: Any = timm.create_model(name, pretrained=weights is None and with_weights, num_classes=0)
         if weights is not None and with_weights and not encoder_id.is_random:
             _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
     return trunk

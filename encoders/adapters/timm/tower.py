@@ -1,43 +1,52 @@
 """A timm trunk as a Tower: backbones by themselves, and the towers that open_clip takes from timm.
 
-Transformers give [B, N, C] after their final norm; CNNs and Swins their last feature map.
+What a trunk gives and where (geometry.py) is timm's to say; here it is put in the order of tokens.
 """
 
+import inspect
 from typing import Any
 
 import torch
 from timm.layers import Format
 from torch import Tensor, nn
 
-from encoders.contract.values import Grid, Outputs, TokenKind
+from encoders.adapters.timm.geometry import Layout, last, measure
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
 from encoders.runtime.tower import Features, Tower, to_patches
 
 
 class TimmTower(Tower):
     """A timm trunk with, in a CLIP, open_clip's projection head behind it.
 
-    trunk: without classifier. head: pooled [B, C] -> joint space [B, E]; None outside a CLIP.
+    trunk: without classifier, made for `size`. head: pooled [B, C] -> joint space [B, E]; None outside a CLIP.
     """
 
-    def __init__(self, trunk: nn.Module, head: nn.Module | None = None) -> None:
+    def __init__(self, trunk: nn.Module, size: ImageSize, head: nn.Module | None = None) -> None:
         super().__init__()
         self.trunk: Any = trunk
         self.head = head
-        self.prefix_tokens: int = getattr(trunk, "num_prefix_tokens", 0)
-        self.channels_last: bool = getattr(trunk, "output_fmt", "NCHW") == "NHWC"
-        self.is_transformer = _is_transformer(trunk)
-        self.pools_by_attention: bool = getattr(trunk, "attn_pool", None) is not None
-        self.stages = _stages(trunk)
         _allow_any_size(trunk)
+        self.geometry = measure(trunk, size)
+
+    @property
+    def prefix_tokens(self) -> int:
+        """Of the final tokens."""
+        return self.geometry.prefix_tokens
+
+    @property
+    def pools_by_attention(self) -> bool:
+        """Whether attention pools the tokens."""
+        return getattr(self.trunk, "attn_pool", None) is not None
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward."""
+        if self.geometry.trims:
+            pixels = self._trimmed(pixels)
         dense = outputs.tokens is TokenKind.DENSE
         by_values = dense and self._pools_by_class_token
-        layer = len(self.stages) - 2 if by_values else outputs.layer
+        layer = len(self.geometry.layers) - 2 if by_values else outputs.layer
         if layer is None:
-            final = self.trunk.forward_features(pixels)
-            tokens, grid = self._tokens(final), self.grid_of(final, pixels)
+            final, tokens, grid = self._with_final(pixels)
         else:
             final, tokens, grid = self._with_layer(pixels, layer, final=outputs.pooled)
         pooled = self._pool(final) if outputs.pooled else None
@@ -48,43 +57,71 @@ class TimmTower(Tower):
             return Features(grid, tokens=patches, pooled=pooled)
         if outputs.tokens is TokenKind.PROJECTED:
             tokens = self._project(tokens, raw=layer is not None)
-        return Features(grid, self.prefix_tokens, tokens, pooled)
+        return Features(grid, tokens.shape[1] - grid.rows * grid.cols, tokens, pooled)
 
-    def _with_layer(self, pixels: Tensor, layer: int, *, final: bool) -> tuple[Tensor, Tensor, Grid]:
+    def _with_final(self, pixels: Tensor) -> tuple[Any, Tensor, Grid]:
+        """The final features, the tokens [B, prefix + rows * cols, C] in them, and their grid."""
+        layout = self.geometry.layout
+        if layout is Layout.PREFIX:
+            final, patches, grid = self._with_layer(pixels, len(self.geometry.layers) - 1, final=True)
+            return final, torch.cat([final, patches], dim=1), grid
+        final = self.trunk.forward_features(pixels)
+        return final, self._tokens(final), self._grid(final, pixels)
+
+    def _tokens(self, final: Any) -> Tensor:
+        """The tokens [B, prefix + rows * cols, C] of final features."""
+        features = last(final)
+        match self.geometry.layout:
+            case Layout.MAP:
+                return to_patches(features)
+            case Layout.MAP_CHANNELS_LAST:
+                return features.flatten(1, 2)
+            case Layout.FLAT_MAP:
+                return features.transpose(1, 2)
+        return features
+
+    def _grid(self, final: Any, pixels: Tensor) -> Grid:
+        """The grid of final features. pixels: for their height and width, where the features do not show it."""
+        match self.geometry.layout:
+            case Layout.MAP:
+                return Grid(*last(final).shape[2:])
+            case Layout.MAP_CHANNELS_LAST:
+                return Grid(*last(final).shape[1:3])
+        return self.geometry.grid(*pixels.shape[2:])
+
+    def _with_layer(self, pixels: Tensor, layer: int, *, final: bool) -> tuple[Any, Tensor, Grid]:
         """The final features (or nothing, if not `final`), the layer's raw tokens with prefix, and their grid."""
-        options: dict[str, Any] = {"indices": [self.stages[layer]], "norm": False, "output_fmt": "NCHW"}
-        if self.is_transformer:
-            options["return_prefix_tokens"] = True
-        if final:
-            features, (found,) = self.trunk.forward_intermediates(pixels, **options)
+        given = self.trunk.forward_intermediates(
+            pixels,
+            indices=[self.geometry.layers[layer]],
+            intermediates_only=not final,
+            stop_early=not final,  # some trunks stop early unless told not to
+            **self.geometry.layer_options,
+        )
+        features, (found,) = given if final else (None, given)
+        tokens, prefix = found if isinstance(found, tuple) else (found, None)
+        if tokens.ndim == 4:
+            grid, tokens = Grid(*tokens.shape[2:]), to_patches(tokens)
         else:
-            features = pixels.new_empty(0)
-            (found,) = self.trunk.forward_intermediates(pixels, intermediates_only=True, stop_early=True, **options)
-        patches, prefix = found if isinstance(found, tuple) else (found, None)
-        grid = Grid(patches.shape[2], patches.shape[3])
-        tokens = to_patches(patches)
+            grid = self.geometry.grid(*pixels.shape[2:])
         if prefix is not None and prefix.shape[1]:
             tokens = torch.cat([prefix, tokens], dim=1)
         return features, tokens, grid
 
-    def grid_of(self, final: Tensor, pixels: Tensor) -> Grid:
-        """The grid of the final features. pixels: for their height and width; CNNs do not need them."""
-        if final.ndim == 3:
-            patch = self.trunk.patch_embed.feat_ratio(as_scalar=False)
-            return Grid(pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])
-        return Grid(final.shape[1], final.shape[2]) if self.channels_last else Grid(final.shape[2], final.shape[3])
+    def _trimmed(self, pixels: Tensor) -> Tensor:
+        """The pixels of whole patches: all that timm's patch embedding of a fixed size reads."""
+        height, width = (side // step * step for side, step in zip(pixels.shape[2:], self.geometry.patch, strict=True))
+        return pixels[:, :, :height, :width]
 
-    def _tokens(self, final: Tensor) -> Tensor:
-        if final.ndim == 3:
-            return final
-        return final.flatten(1, 2) if self.channels_last else to_patches(final)
-
-    def _pool(self, final: Tensor) -> Tensor:
+    def _pool(self, final: Any) -> Tensor:
+        """Pooled as timm does; the mean of the patch tokens where it has none."""
+        if self.geometry.pooled_size is None:
+            return self._to_joint_space(self._tokens(final)[:, self.prefix_tokens :].mean(dim=1))
         return self._to_joint_space(self.trunk.forward_head(final))
 
     def _project(self, tokens: Tensor, *, raw: bool) -> Tensor:
         """Tokens [B, N, C] -> [B, N, E]; those of a layer are raw and get the final norm first."""
-        if not self.is_transformer:
+        if self.geometry.layout is not Layout.TOKENS:
             return self._each_alone(tokens)
         return self._head(self.trunk.norm(tokens) if raw else tokens)
 
@@ -103,15 +140,21 @@ class TimmTower(Tower):
         """
         batch, count, width = patches.shape
         alone = patches.reshape(batch * count, 1, width)
-        if not self.is_transformer:
-            alone = alone.unsqueeze(1) if self.channels_last else alone.reshape(batch * count, width, 1, 1)
+        if self.geometry.layout is Layout.MAP_CHANNELS_LAST:
+            alone = alone.unsqueeze(1)
+        elif self.geometry.layout is Layout.MAP:
+            alone = alone.reshape(batch * count, width, 1, 1)
         elif not getattr(self.trunk, "pool_include_prefix", False):
             alone = alone.expand(-1, 1 + self.prefix_tokens, -1)  # the pool cuts its prefix off again
         return self._pool(alone).reshape(batch, count, -1)
 
     @property
     def _pools_by_class_token(self) -> bool:
-        return self.is_transformer and not self.pools_by_attention and self.trunk.global_pool == "token"
+        return (
+            self.geometry.layout is Layout.TOKENS
+            and not self.pools_by_attention
+            and getattr(self.trunk, "global_pool", None) == "token"
+        )
 
     def _value_path(self, before_last: Tensor) -> Tensor:
         """Dense features of a tower that pools by its class token: the last block's attention, each token to itself.
@@ -120,32 +163,28 @@ class TimmTower(Tower):
         MaskCLIP (Zhou et al. 2022, arXiv:2112.01071): the values localise, the attended sums do not.
         """
         block = self.trunk.blocks[-1]
-        count = before_last.shape[1]
-        itself = torch.eye(count, dtype=torch.bool, device=before_last.device)
-        values = self.trunk.norm(block.attn(block.norm1(before_last), attn_mask=itself))
-        return self._head(values[:, self.prefix_tokens :])
-
-
-def _is_transformer(trunk: nn.Module) -> bool:
-    """Whether features are [B, N, C] rather than a map."""
-    return hasattr(trunk, "blocks") and hasattr(trunk, "num_prefix_tokens")
-
-
-def _stages(trunk: Any) -> list[int]:
-    """Layer k -> timm's index of it; blocks of a transformer, stages of a CNN without its stem."""
-    if _is_transformer(trunk):
-        return list(range(len(trunk.blocks)))
-    stems = ("act1", "bn1", "stem", "conv_stem", "relu")
-    return [k for k, stage in enumerate(trunk.feature_info) if stage["module"].split(".")[0] not in stems]
+        attention, x = block.attn, block.norm1(before_last)
+        if "attn_mask" in inspect.signature(attention.forward).parameters:
+            itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
+            values = attention(x, attn_mask=itself)
+        else:  # attention with relative positions takes no mask
+            values = attention.proj(attention.qkv(x).chunk(3, dim=-1)[2])
+        return self._head(self.trunk.norm(values)[:, self.prefix_tokens :])
 
 
 def _allow_any_size(trunk: Any) -> None:
-    """Lets a ViT resample its positions per call, as timm's dynamic_img_size=True at creation does."""
+    """Lets a ViT resample its positions, and a Swin make its masks, per call: as dynamic_img_size=True at creation."""
     embed: Any = getattr(trunk, "patch_embed", None)
     if getattr(trunk, "dynamic_img_size", None) is not False or not hasattr(embed, "strict_img_size"):
         return
     trunk.dynamic_img_size = True
     embed.strict_img_size = False
+    windows = [module for module in trunk.modules() if hasattr(module, "dynamic_mask")]
+    for block in windows:
+        block.dynamic_mask = True
+        block.attn_mask = None
+    if windows:
+        return
     embed.flatten = False
     embed.output_fmt = Format.NHWC
     rope: Any = getattr(trunk, "rope", None)

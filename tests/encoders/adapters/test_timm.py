@@ -53,11 +53,11 @@ def test_tokens_pooled_and_layers_equal_timms(encoder: Encoder) -> None:
     spec, model = encoder.spec, reference(encoder)
     transform: Any = create_transform(**resolve_data_config({}, model=model))
     pixels = torch.stack([transform(photo) for photo in photographs()])
-    stages = encoder.tower.stages  # type: ignore[attr-defined]
+    layers = encoder.tower.geometry.layers  # type: ignore[attr-defined]
     with torch.inference_mode():
         final = model.forward_features(pixels)
         pooled = model.forward_head(final)
-        _, (raw,) = model.forward_intermediates(pixels, indices=[stages[1]])
+        _, (raw,) = model.forward_intermediates(pixels, indices=[layers[1]])
     if final.ndim == 4:
         final = final.flatten(1, 2) if getattr(model, "output_fmt", "") == "NHWC" else final.flatten(2).transpose(1, 2)
     found = encoder.encode(batch(encoder, spec.size()), spec.outputs(tokens=TokenKind.HIDDEN, pooled=True))
