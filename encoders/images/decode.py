@@ -1,4 +1,4 @@
-"""Image bytes -> RGB image. Knows formats and limits; knows no encoder.
+"""Image bytes -> RGB image. Knows formats and limits; of an encoder no more than the size that it reads.
 
 Everything that can fail because of the bytes (header, size, pixels, mode) happens here, before the image can share a
 batch with another one. docs/images.md says what is read and how.
@@ -11,10 +11,13 @@ from dataclasses import dataclass
 from PIL import Image, UnidentifiedImageError
 
 from encoders.contract.errors import EmptyImage, ImageError, ImageTooLarge, NotAnImage, UndecodableImage
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize
 from encoders.images import containers
 from encoders.images.containers import Picture
 from encoders.images.jxl import jxl
 from encoders.images.netpbm import netpbm
+from encoders.images.preprocess import enough
 from encoders.images.samples import rgb
 from encoders.images.signatures import foreign, format_of
 from encoders.images.tiff import tiff
@@ -91,9 +94,9 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         else:
             picture = _other(image_bytes, max_pixels)
         name = picture.format
-        _check(picture.size, max_pixels)
         image: Image.Image = Image.open(io.BytesIO(picture.file), formats=(name,))
-        _check(image.size, max_pixels)
+        if image.width * image.height > max_pixels:
+            raise ImageTooLarge(pixels=image.width * image.height, limit=max_pixels)
         if at_least is not None and name == "JPEG":
             image.draft(None, (at_least, at_least))
         image.load()
@@ -111,30 +114,41 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         raise UndecodableImage(name, _reason(error)) from error
 
 
+def decode_for(
+    preprocessing: Preprocessing,
+    image_bytes: bytes,
+    size: ImageSize,
+    *,
+    exact: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """An RGB image with pixels enough for a model that is run at `size`, or with all it has if exact.
+
+    Raises as decode.
+    """
+    return decode(image_bytes, max_pixels=max_pixels, at_least=None if exact else enough(preprocessing, size))
+
+
 def _other(image_bytes: bytes, max_pixels: int) -> Picture:
-    """Of a format that is neither JPEG nor PNG. Raises NotAnImage."""
+    """Of a format that is neither JPEG nor PNG. Raises NotAnImage, or ImageTooLarge."""
     name = format_of(image_bytes)
-    if name == "TIFF":
-        return tiff(image_bytes)
     if name == "WEBP":
         return containers.webp(image_bytes)
     if name == "PPM":
         return netpbm(image_bytes, max_pixels=max_pixels)
     if name in _PLUGINS:
         _PLUGINS[name].load()
-    if name == "JXL":
-        return jxl(image_bytes)
+    if name in ("TIFF", "JXL"):
+        picture = tiff(image_bytes) if name == "TIFF" else jxl(image_bytes)
+        if picture.size is not None and picture.size[0] * picture.size[1] > max_pixels:
+            raise ImageTooLarge(pixels=picture.size[0] * picture.size[1], limit=max_pixels)
+        return picture
     if name in ("AVIF", "HEIF"):
         return containers.iso(image_bytes, name)
     if name is None:
         thing = foreign(image_bytes)
         raise NotAnImage(thing.name, thing.advice, FORMATS)
     return Picture(name, image_bytes)
-
-
-def _check(size: tuple[int, int] | None, max_pixels: int) -> None:
-    if size is not None and size[0] * size[1] > max_pixels:
-        raise ImageTooLarge(pixels=size[0] * size[1], limit=max_pixels)
 
 
 def _decoders_orientation(image: Image.Image) -> int:

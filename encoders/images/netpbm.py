@@ -45,12 +45,16 @@ def netpbm(file: bytes, *, max_pixels: int) -> Picture:
         samples = 1 - samples  # ink is 1
     table = ((np.arange(greatest + 1) * 255 + greatest // 2) // greatest).astype(np.uint8)
     pixels = table.take(samples, mode="clip").tobytes()
-    return Picture("PPM", b"P%d %d %d 255\n%b" % (6 if kind in b"36" else 5, width, height, pixels), size=(width, height))
+    return Picture(
+        "PPM", b"P%d %d %d 255\n%b" % (6 if kind in b"36" else 5, width, height, pixels), size=(width, height)
+    )
 
 
 def _binary(file: bytes, at: int, count: int, greatest: int) -> Samples:
     width = np.dtype(">u2" if greatest > 255 else "u1")
-    return np.frombuffer(file, width, count=min(count, max(0, len(file) - at) // width.itemsize), offset=min(at, len(file)))
+    return np.frombuffer(
+        file, width, count=min(count, max(0, len(file) - at) // width.itemsize), offset=min(at, len(file))
+    )
 
 
 def _plain(text: bytes, count: int, is_bitmap: bool) -> Samples:

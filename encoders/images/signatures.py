@@ -91,7 +91,11 @@ _TEXTS = (
     # Of text, without the space before it
     (rb"(?i:<svg[\s>])", "SVG", _RENDER),
     (rb"(?i:<\?xml|<!--|<!doctype svg)(?s:.*?)(?i:<svg[\s>])", "SVG", _RENDER),
-    (rb"(?i:<!doctype html|<html|<head|<body|<script)", "an HTML page", "Check the URL or the file: often an error page"),
+    (
+        rb"(?i:<!doctype html|<html|<head|<body|<script)",
+        "an HTML page",
+        "Check the URL or the file: often an error page",
+    ),
     (rb"<\?xml|<[A-Za-z]+[:\s>]", "XML", "Send the bytes of an image file"),
     (rb"https?://\S+\s*$", "a URL", "Put it into the JSON field images"),
     (
@@ -99,7 +103,11 @@ _TEXTS = (
         "an image in base64",
         "Decode it, or put it into the JSON field images",
     ),
-    (rb"[\[{][\s\"\[\]{}\d-]", "JSON", "Send it with Content-Type: application/json, or send the bytes of an image file"),
+    (
+        rb"[\[{][\s\"\[\]{}\d-]",
+        "JSON",
+        "Send it with Content-Type: application/json, or send the bytes of an image file",
+    ),
 )
 
 _BOX = re.compile(rb".{4}ftyp", re.DOTALL)

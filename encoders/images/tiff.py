@@ -57,16 +57,21 @@ def tiff(file: bytes) -> Picture:
         raise UndecodableImage("TIFF", "its directory names no width and height")
     _refuse_thumbnail(file, tags, size, order, is_big=is_big)
     bits, white_is_zero = _layout(tags, order)
-    pieces = max(entry[1] for tag, entry in tags.items() if tag in (_STRIP_OFFSETS, _TILE_OFFSETS)) if (
-        tags.keys() & {_STRIP_OFFSETS, _TILE_OFFSETS}
-    ) else 0
+    pieces = (
+        max(entry[1] for tag, entry in tags.items() if tag in (_STRIP_OFFSETS, _TILE_OFFSETS))
+        if (tags.keys() & {_STRIP_OFFSETS, _TILE_OFFSETS})
+        else 0
+    )
     if not 0 < pieces <= _MOST_PIECES:
         raise UndecodableImage("TIFF", f"it has {pieces:,} strips or tiles")
     turned = _first(tags, _ORIENTATION, order, 1)
     if white_is_zero:
         tags[_PHOTOMETRIC] = 3, 1, struct.pack(f"{order}H", 1)
     if bits == 12:  # packed: the same in both byte orders, and Pillow knows one
-        tags, order = {tag: (kind, count, _swapped(kind, body, order)) for tag, (kind, count, body) in tags.items()}, "<"
+        tags, order = (
+            {tag: (kind, count, _swapped(kind, body, order)) for tag, (kind, count, body) in tags.items()},
+            "<",
+        )
     rewritten = _rewritten(file, tags, order)
     return Picture("TIFF", rewritten, turned if 1 <= turned <= 8 else 1, size, bits, white_is_zero)
 
@@ -93,9 +98,9 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         raise UnsupportedImage(f"a TIFF with {kind} {width}-bit samples, and does not say which is black", _SAVE)
     extras = count - _COLOURS[photometric]
     is_read = {
-        "grey": extras == 0 and width in ((32,) if sample_format == 3 else (1, 2, 4, 8, 12, 16)) or extras == 1 and width == 8,
+        "grey": (extras == 0 and width in ((32,) if sample_format == 3 else (1, 2, 4, 8, 12, 16))) or (extras == 1 and width == 8),
         "palette": extras == 0 and width in (1, 2, 4, 8),
-        "RGB": width == 8 and 0 <= extras <= 3 or width == 16 and 0 <= extras <= 1,
+        "RGB": (width == 8 and 0 <= extras <= 3) or (width == 16 and 0 <= extras <= 1),
         "CMYK": extras == 0 and width in (8, 16),
         "YCbCr": extras == 0 and width == 8,
         "CIELab": extras == 0 and width == 8,
@@ -115,9 +120,7 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
     return width, photometric == 0
 
 
-def _refuse_thumbnail(
-    file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str, *, is_big: bool
-) -> None:
+def _refuse_thumbnail(file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str, *, is_big: bool) -> None:
     if _first(tags, _KIND_OF_PAGE, order, 0) & 1:
         raise UnsupportedImage("a TIFF whose first page is a thumbnail, as in camera raws", _DEVELOP)
     for at in _values(tags, _SUB_IFDS, order)[:16]:
