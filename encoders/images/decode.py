@@ -101,11 +101,9 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
             image.draft(None, (at_least, at_least))
         image.load()
         turned = picture.orientation if picture.orientation is not None else _decoders_orientation(image)
-        if turned != 1:
-            image = image.transpose(_UPRIGHT[turned])
-        if image.mode == "RGB" and picture.transparent is None and "transparency" not in image.info:
-            return image
-        return rgb(image, picture)
+        if image.mode != "RGB" or picture.transparent is not None or "transparency" in image.info:
+            image = rgb(image, picture)
+        return image if turned == 1 else image.transpose(_UPRIGHT[turned])
     except (ImageError, KeyboardInterrupt, SystemExit):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # over Pillow's own limit

@@ -14,7 +14,7 @@ def jxl(file: bytes) -> Picture:
     header = _codestream(file)[2:24]
     if len(header) < 2:
         raise UndecodableImage("JPEG XL", "it has no header")
-    return Picture("JXL", file, None, _size(int.from_bytes(header, "little")))
+    return Picture("JXL", file, None, _size(int.from_bytes(header, "little")), bits=16)
 
 
 def _codestream(file: bytes) -> bytes:

@@ -1,8 +1,12 @@
 """Decoded samples of any width and kind -> RGB, 8 bits each. Says what is black and what is white."""
 
+import io
+from dataclasses import replace
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageChops
+from PIL import Image, ImageChops, ImageFile
 
 from encoders.contract.errors import UnsupportedImage
 from encoders.images.containers import Picture
@@ -26,7 +30,7 @@ def rgb(image: Image.Image, picture: Picture) -> Image.Image:
         image = image.convert("LA" if image.mode == "La" else "RGBA")
     if picture.white_is_zero:
         image = _inverted(image)
-    if image.mode == "RGBA" and picture.format == "BMP" and image.getextrema()[3] == (0, 0):
+    if image.mode == "RGBA" and picture.format == "BMP" and image.getchannel("A").getextrema() == (0, 0):
         image = image.convert("RGB")  # screenshots: the fourth byte of a pixel was never set
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
@@ -34,11 +38,12 @@ def rgb(image: Image.Image, picture: Picture) -> Image.Image:
     return image if image.mode == "RGB" else image.convert("RGB")
 
 
-def _narrowed(values: NDArray[np.generic], bits: int) -> NDArray[np.uint8]:
+def _narrowed(values: NDArray[np.integer[Any]], bits: int) -> NDArray[np.uint8]:
     """Unsigned integers of so many bits, 0 black and the greatest white; round(255 v / (2^bits - 1))."""
     greatest = 2**bits - 1
     table = ((np.arange(greatest + 1) * 255 + greatest // 2) // greatest).astype(np.uint8)
-    return table.take(values, mode="clip")
+    narrowed: NDArray[np.uint8] = table.take(values, mode="clip")
+    return narrowed
 
 
 def _grey_of_float(image: Image.Image) -> Image.Image:
@@ -64,12 +69,27 @@ def _inverted(image: Image.Image) -> Image.Image:
 
 def _over_white_by_colour(image: Image.Image, picture: Picture) -> Image.Image:
     """PNG's colour key: the pixels whose samples are all equal to it are white."""
-    assert picture.transparent is not None
     key = np.array(picture.transparent)
-    if image.mode in ("1", "L") and picture.bits < 8:  # Pillow has spread them to 0..255
+    if image.mode == "1":
+        image = image.convert("L")
+    if image.mode == "L" and picture.bits < 8:  # Pillow has spread them to 0..255
         key = key * (255 // (2**picture.bits - 1))
-    values = np.asarray(image.convert("L") if image.mode == "1" else image)
-    clear = values == key if values.ndim == 2 else (values == key.astype(values.dtype)).all(axis=-1)
-    pixels = np.array(rgb(image, Picture(picture.format, b"", bits=picture.bits)))
+    values = np.asarray(image)
+    if image.mode == "RGB":
+        if picture.bits == 16:
+            values = values.astype(np.uint16) << 8 | _low_bytes(picture)
+        clear = (values == key).all(axis=-1)
+    else:
+        clear = values == key
+    pixels = np.array(rgb(image, replace(picture, transparent=None)))
     pixels[clear] = 255
     return Image.fromarray(pixels)
+
+
+def _low_bytes(picture: Picture) -> NDArray[np.uint8]:
+    """Of 16-bit colours. Pillow keeps the high bytes; told that the order is the other one, it keeps these."""
+    image = Image.open(io.BytesIO(picture.file), formats=("PNG",))
+    assert isinstance(image, ImageFile.ImageFile)
+    image.tile = [tile._replace(args="RGB;16L") for tile in image.tile]
+    image.load()
+    return np.asarray(image)

@@ -10,7 +10,7 @@ _RENDER = "Render it to PNG"
 
 @dataclass(frozen=True, slots=True)
 class Foreign:
-    """Something that is not read. name: with its article, "a PDF document"; advice: the sentence that says what to do."""
+    """Something that is not read. name: as after "This is"; advice: the sentence that says what to do."""
 
     name: str
     advice: str

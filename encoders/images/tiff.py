@@ -32,8 +32,8 @@ _MOST_PIECES = 1 << 18
 
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NAMES = {
-    0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab", 10: "ITULab",
-    32844: "LogL", 32845: "LogLuv", 51177: "depth map",
+    0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab",
+    10: "ITULab", 32844: "LogL", 32845: "LogLuv", 51177: "depth map",
 }  # fmt: skip
 _COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000, 50001}
 _DEVELOP = "Develop it to JPEG or TIFF"
@@ -97,23 +97,26 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         kind = {2: "signed", 5: "complex signed", 6: "complex"}.get(sample_format, f"format {sample_format}")
         raise UnsupportedImage(f"a TIFF with {kind} {width}-bit samples, and does not say which is black", _SAVE)
     extras = count - _COLOURS[photometric]
-    is_read = {
-        "grey": (extras == 0 and width in ((32,) if sample_format == 3 else (1, 2, 4, 8, 12, 16))) or (extras == 1 and width == 8),
-        "palette": extras == 0 and width in (1, 2, 4, 8),
-        "RGB": (width == 8 and 0 <= extras <= 3) or (width == 16 and 0 <= extras <= 1),
-        "CMYK": extras == 0 and width in (8, 16),
-        "YCbCr": extras == 0 and width == 8,
-        "CIELab": extras == 0 and width == 8,
-    }[name] and (sample_format != 3 or (name == "grey" and extras == 0))  # fmt: skip
+    if sample_format == 3:  # compressed and big-endian: Pillow takes the bytes the wrong way round
+        is_read = name == "grey" and extras == 0 and width == 32 and (order == "<" or compression == 1)
+    elif name == "grey":
+        is_read = (extras == 0 and width in (1, 2, 4, 8, 12, 16)) or (extras == 1 and width == 8)
+    elif name == "palette":
+        is_read = extras == 0 and width in (1, 2, 4, 8)
+    elif name == "RGB":
+        is_read = (width == 8 and 0 <= extras <= 3) or (width == 16 and 0 <= extras <= 1)
+    elif name == "CMYK":
+        is_read = extras == 0 and width in (8, 16) and _first(tags, _INK_SET, order, 1) == 1
+    else:
+        is_read = extras == 0 and width == 8
+    if name == "YCbCr" and compression not in (6, 7):
+        is_read = is_read and _values(tags, _SUBSAMPLING, order) == [1, 1]
     is_planar = planes == 2 and count > 1
     if is_planar:
         is_read = is_read and name == "RGB" and extras == 0 and width == 8
-    if name == "CMYK" and _first(tags, _INK_SET, order, 1) != 1:
-        is_read = False
-    if name == "YCbCr" and compression not in (6, 7):
-        is_read = is_read and _values(tags, _SUBSAMPLING, order) == [1, 1]
     if not is_read:
         kind = "float" if sample_format == 3 else "integer"
+        kind = f"big-endian compressed {kind}" if sample_format == 3 and order == ">" and compression != 1 else kind
         where = " in separate planes" if is_planar else ""
         more = f" and {extras} more" if extras > 0 else ""
         raise UnsupportedImage(f"a TIFF with {width}-bit {kind} {name} samples{more}{where}", _SAVE)
