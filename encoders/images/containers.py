@@ -64,9 +64,7 @@ def png(file: bytes) -> Picture:
         if (is_critical or kind == b"tRNS") and end <= len(file):
             is_sound = zlib.crc32(whole[at + 4 : end - 4]).to_bytes(4, "big") == file[end - 4 : end]
             if is_critical and not is_sound:
-                raise UndecodableImage(
-                    "PNG", f"broken PNG: the checksum of a chunk {kind.decode('latin-1')} does not fit"
-                )
+                raise UndecodableImage("PNG", f"broken PNG: the checksum of its chunk {kind!r} does not fit")
             if kind == b"IHDR" and length == 13:
                 depth, colour = file[at + 16], file[at + 17]
             elif is_sound and length == {0: 2, 2: 6}.get(colour):

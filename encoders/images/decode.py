@@ -6,6 +6,7 @@ batch with another one. docs/images.md says what is read and how.
 
 import importlib
 import io
+from contextlib import suppress
 from dataclasses import dataclass
 
 from PIL import Image, UnidentifiedImageError
@@ -107,7 +108,7 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
     except (ImageError, KeyboardInterrupt, SystemExit):
         raise
     except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # over Pillow's own limit
-        raise ImageTooLarge(pixels=_pixels_in(str(error)), limit=max_pixels) from error
+        raise ImageTooLarge(pixels=_pixels_in(error), limit=max_pixels) from error
     except BaseException as error:  # a decoder raises anything, one in Rust even panics
         raise UndecodableImage(name, _reason(error)) from error
 
@@ -125,6 +126,16 @@ def decode_for(
     Raises as decode.
     """
     return decode(image_bytes, max_pixels=max_pixels, at_least=None if exact else enough(preprocessing, size))
+
+
+def load_plugins() -> list[str]:
+    """Let Pillow know of the formats whose packages are installed; their names."""
+    found = []
+    for name, plugin in _PLUGINS.items():
+        with suppress(NotAnImage):
+            plugin.load()
+            found.append(name)
+    return found
 
 
 def _other(image_bytes: bytes, max_pixels: int) -> Picture:
@@ -161,10 +172,11 @@ def _reason(error: BaseException) -> str:
         return "its header is broken"
     if isinstance(error, MemoryError):
         return "there is no memory for it"
-    return " ".join(str(error).split())[:_MOST_REASON].rstrip(".") or type(error).__name__
+    sentence, _, _ = " ".join(str(error).split()).partition(". ")
+    return sentence[:_MOST_REASON].rstrip(".") or type(error).__name__
 
 
-def _pixels_in(message: str) -> int:
+def _pixels_in(error: BaseException) -> int:
     """The size out of Pillow's 'Image size (400000000 pixels) exceeds limit ...'."""
-    digits = "".join(c for c in message.split("pixels")[0] if c.isdigit())
+    digits = "".join(c for c in str(error).split("pixels")[0] if c.isdigit())
     return int(digits or 0)
