@@ -24,8 +24,6 @@ class Picture:
     file: bytes
     orientation: int | None = 1
     """1 to 8 as in EXIF; None if the decoder says it."""
-    size: tuple[int, int] | None = None
-    """Width and height, where they are known before the decoder is asked."""
     bits: int = 8
     """Of a sample; over 8: the whole range of so many bits is black to white."""
     white_is_zero: bool = False
@@ -123,7 +121,7 @@ def jpeg(file: bytes) -> Picture:
         if marker in (0xDA, 0xD9):
             break
         end = at + 2 + max(2, int.from_bytes(file[at + 2 : at + 4], "big"))
-        if 0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC):
+        if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             _check_process(marker, file[at + 4] if at + 4 < len(file) else 8)
         if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
             kept.append(whole[start:at])
@@ -137,6 +135,8 @@ def jpeg(file: bytes) -> Picture:
 
 
 def _check_process(marker: int, bits: int) -> None:
+    if marker == 0xF7:
+        raise UnsupportedImage("a JPEG-LS image", "Convert it to JPEG or PNG")
     if marker in (0xC3, 0xC7, 0xCB, 0xCF):
         raise UnsupportedImage("a lossless JPEG", "Save it as a baseline JPEG or as PNG")
     if bits != 8:

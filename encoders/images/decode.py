@@ -16,7 +16,7 @@ from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images import containers
 from encoders.images.containers import Picture
-from encoders.images.jxl import jxl
+from encoders.images.jxl import announced_size
 from encoders.images.netpbm import netpbm
 from encoders.images.preprocess import enough
 from encoders.images.samples import rgb
@@ -145,13 +145,15 @@ def _other(image_bytes: bytes, max_pixels: int) -> Picture:
         return containers.webp(image_bytes)
     if name == "PPM":
         return netpbm(image_bytes, max_pixels=max_pixels)
+    if name == "TIFF":
+        return tiff(image_bytes, max_pixels=max_pixels)
     if name in _PLUGINS:
         _PLUGINS[name].load()
-    if name in ("TIFF", "JXL"):
-        picture = tiff(image_bytes) if name == "TIFF" else jxl(image_bytes)
-        if picture.size is not None and picture.size[0] * picture.size[1] > max_pixels:
-            raise ImageTooLarge(pixels=picture.size[0] * picture.size[1], limit=max_pixels)
-        return picture
+    if name == "JXL":  # decoded as soon as it is opened
+        width, height = announced_size(image_bytes)
+        if width * height > max_pixels:
+            raise ImageTooLarge(pixels=width * height, limit=max_pixels)
+        return Picture(name, image_bytes, None, bits=16)
     if name in ("AVIF", "HEIF"):
         return containers.iso(image_bytes, name)
     if name is None:

@@ -3,18 +3,17 @@
 import struct
 
 from encoders.contract.errors import UndecodableImage
-from encoders.images.containers import Picture
 
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 """Width to height, by their number in the header (ISO/IEC 18181-1, SizeHeader)."""
 
 
-def jxl(file: bytes) -> Picture:
-    """Raises UndecodableImage if there is no size in the header."""
+def announced_size(file: bytes) -> tuple[int, int]:
+    """Width and height. Raises UndecodableImage if there is no header."""
     header = _codestream(file)[2:24]
     if len(header) < 2:
-        raise UndecodableImage("JPEG XL", "it has no header")
-    return Picture("JXL", file, None, _size(int.from_bytes(header, "little")), bits=16)
+        raise UndecodableImage("JXL", "it has no header")
+    return _size(int.from_bytes(header, "little"))
 
 
 def _codestream(file: bytes) -> bytes:

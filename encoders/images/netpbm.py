@@ -36,7 +36,7 @@ def netpbm(file: bytes, *, max_pixels: int) -> Picture:
     if not width or not height or not 0 < greatest < 65536:
         raise UndecodableImage("PPM", "its header is broken")
     if kind in b"56" and greatest == 255:
-        return Picture("PPM", file, size=(width, height))
+        return Picture("PPM", file)
     count = width * height * (3 if kind in b"36" else 1)
     samples = _binary(file, at + 1, count, greatest) if kind in b"56" else _plain(file[at:], count, kind == b"1")
     if len(samples) < count:
@@ -45,9 +45,7 @@ def netpbm(file: bytes, *, max_pixels: int) -> Picture:
         samples = 1 - samples  # ink is 1
     table = ((np.arange(greatest + 1) * 255 + greatest // 2) // greatest).astype(np.uint8)
     pixels = table.take(samples, mode="clip").tobytes()
-    return Picture(
-        "PPM", b"P%d %d %d 255\n%b" % (6 if kind in b"36" else 5, width, height, pixels), size=(width, height)
-    )
+    return Picture("PPM", b"P%d %d %d 255\n%b" % (6 if kind in b"36" else 5, width, height, pixels))
 
 
 def _binary(file: bytes, at: int, count: int, greatest: int) -> Samples:

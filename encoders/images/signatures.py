@@ -1,6 +1,7 @@
 """What bytes are, by how they begin. Reads no more than a file's beginning."""
 
 import re
+from contextlib import suppress
 from dataclasses import dataclass
 
 _CONVERT = "Convert it to JPEG or PNG"
@@ -24,13 +25,12 @@ _READ = (
     (rb"RIFF.{4}WEBP", "WEBP"),
     (rb"GIF8[79]a", "GIF"),
     (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
-    (rb"II\*\0|MM\0\*|II\+\0|MM\0\+", "TIFF"),
+    (rb"II\*\0(?!.{4}CR)|MM\0\*|II\+\0|MM\0\+", "TIFF"),
     (rb"P[1-6][\s#]|Pf\s", "PPM"),
     (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "JXL"),
 )
 
 _NOT_READ = (
-    # Camera raws that begin like a TIFF come first
     (rb"II\*\0.{4}CR", "a Canon CR2 camera raw", _DEVELOP),
     (rb".{4}ftypcrx ", "a Canon CR3 camera raw", _DEVELOP),
     (rb"HEAPCCDR|II.{4}HEAPCCDR", "a Canon CRW camera raw", _DEVELOP),
@@ -40,7 +40,6 @@ _NOT_READ = (
     (rb"\0MRM", "a Minolta MRW camera raw", _DEVELOP),
     (rb"FOVb", "a Sigma X3F camera raw", _DEVELOP),
     (rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51", "JPEG 2000", _CONVERT),
-    (rb"\xff\xf7|\xff\xd8\xff\xf7", "JPEG-LS", _CONVERT),
     (rb"II\xbc", "JPEG XR", _CONVERT),
     (rb"PF\s", "a PFM float map in colour", _CONVERT),
     (rb"P7\s", "a PAM image", _CONVERT),
@@ -147,6 +146,8 @@ def foreign(image_bytes: bytes) -> Foreign:
     for pattern, name, advice in _TEXTS:
         if re.match(pattern, text):
             return Foreign(name, advice)
-    if text and all(byte >= 32 or byte in b"\t\r\n\f" for byte in text):
-        return Foreign("text", "Send the bytes of an image file")
+    with suppress(UnicodeDecodeError):
+        characters = re.sub(rb"[\x80-\xff]{1,3}$", b"", text).decode()  # the last may be cut off
+        if characters and all(each.isprintable() or each.isspace() for each in characters):
+            return Foreign("text", "Send the bytes of an image file")
     return NO_IMAGE

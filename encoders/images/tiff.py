@@ -5,9 +5,10 @@ with tifffile (tests/encoders/images/test_tiff.py).
 """
 
 import struct
+from itertools import zip_longest
 from typing import TypeAlias
 
-from encoders.contract.errors import UndecodableImage, UnsupportedImage
+from encoders.contract.errors import ImageTooLarge, UndecodableImage, UnsupportedImage
 from encoders.images.containers import Picture
 
 _SIZES = {1: 1, 2: 1, 3: 2, 4: 4, 5: 8, 6: 1, 7: 1, 8: 2, 9: 4, 10: 8, 11: 4, 12: 8, 13: 4, 16: 8, 17: 8, 18: 8}
@@ -43,10 +44,10 @@ Entry: TypeAlias = tuple[int, int, bytes]
 """Type, count, and the values as they lie in the file."""
 
 
-def tiff(file: bytes) -> Picture:
+def tiff(file: bytes, *, max_pixels: int) -> Picture:
     """The first page, by a directory that holds only what its pixels need.
 
-    Raises UnsupportedImage for layouts that are not read, UndecodableImage for a broken directory.
+    Raises UnsupportedImage for layouts that are not read, UndecodableImage for a broken directory, ImageTooLarge.
     """
     order = "<" if file[:1] == b"I" else ">"
     is_big = 43 in (file[2], file[3])
@@ -55,25 +56,19 @@ def tiff(file: bytes) -> Picture:
     size = _first(tags, _WIDTH, order), _first(tags, _HEIGHT, order)
     if not all(size):
         raise UndecodableImage("TIFF", "its directory names no width and height")
+    if size[0] * size[1] > max_pixels:
+        raise ImageTooLarge(pixels=size[0] * size[1], limit=max_pixels)
     _refuse_thumbnail(file, tags, size, order, is_big=is_big)
     bits, white_is_zero = _layout(tags, order)
-    pieces = (
-        max(entry[1] for tag, entry in tags.items() if tag in (_STRIP_OFFSETS, _TILE_OFFSETS))
-        if (tags.keys() & {_STRIP_OFFSETS, _TILE_OFFSETS})
-        else 0
-    )
-    if not 0 < pieces <= _MOST_PIECES:
-        raise UndecodableImage("TIFF", f"it has {pieces:,} strips or tiles")
+    _check_pieces(file, tags, size, order)
     turned = _first(tags, _ORIENTATION, order, 1)
     if white_is_zero:
         tags[_PHOTOMETRIC] = 3, 1, struct.pack(f"{order}H", 1)
     if bits == 12:  # packed: the same in both byte orders, and Pillow knows one
-        tags, order = (
-            {tag: (kind, count, _swapped(kind, body, order)) for tag, (kind, count, body) in tags.items()},
-            "<",
-        )
+        tags = {tag: (kind, count, _swapped(kind, body, order)) for tag, (kind, count, body) in tags.items()}
+        order = "<"
     rewritten = _rewritten(file, tags, order)
-    return Picture("TIFF", rewritten, turned if 1 <= turned <= 8 else 1, size, bits, white_is_zero)
+    return Picture("TIFF", rewritten, turned if 1 <= turned <= 8 else 1, bits, white_is_zero)
 
 
 def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
@@ -121,6 +116,31 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         more = f" and {extras} more" if extras > 0 else ""
         raise UnsupportedImage(f"a TIFF with {width}-bit {kind} {name} samples{more}{where}", _SAVE)
     return width, photometric == 0
+
+
+def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str) -> None:
+    """Pillow leaves black what no strip or tile covers, and the rewritten file is longer than this one."""
+    width, height = size
+    if _TILE_OFFSETS in tags:
+        offsets, lengths = _values(tags, _TILE_OFFSETS, order), _values(tags, _TILE_BYTES, order)
+        across, down = _first(tags, _TILE_WIDTH, order), _first(tags, _TILE_LENGTH, order)
+        needed = -(-width // max(1, across)) * -(-height // max(1, down))
+    else:
+        offsets, lengths = _values(tags, _STRIP_OFFSETS, order), _values(tags, _STRIP_BYTES, order)
+        needed = -(-height // max(1, _first(tags, _ROWS_PER_STRIP, order, height)))
+    if _first(tags, _PLANAR, order, 1) == 2:
+        needed *= _first(tags, _SAMPLES, order, 1)
+    if len(offsets) > _MOST_PIECES:
+        raise UndecodableImage("TIFF", f"it has {len(offsets):,} strips or tiles")
+    if len(offsets) < needed:
+        raise UndecodableImage("TIFF", f"it has {len(offsets):,} of {needed:,} strips or tiles")
+    is_raw = _first(tags, _COMPRESSION, order, 1) == 1
+    if any(at + (length if is_raw else 0) > len(file) for at, length in zip_longest(offsets, lengths, fillvalue=0)):
+        raise UndecodableImage("TIFF", "it is truncated")
+    samples = _first(tags, _SAMPLES, order, 1)
+    row = -(-width * _first(tags, _BITS, order, 1) * samples // 8)
+    if is_raw and lengths and sum(lengths) < height * row:
+        raise UndecodableImage("TIFF", "its strips are shorter than its rows")
 
 
 def _refuse_thumbnail(file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str, *, is_big: bool) -> None:
