@@ -47,7 +47,7 @@ def damaged(number: int, files: Mapping[str, bytes]) -> tuple[str, bytes]:
                 data[at:at] = other[begin : begin + chance.choice((4, 40, 400))]
         data = data or bytearray(b"\0")
     if "PNG" in name and chance.random() < 0.7:  # or nothing gets past the checksums
-        return name, data[:8] + b"".join(
+        return name, bytes(data[:8]) + b"".join(
             chunk(each[4:8], each[8:-4]) for each in chunks(bytes(data)) if len(each) >= 12
         )
     return name, bytes(data)

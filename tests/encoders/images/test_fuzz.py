@@ -5,7 +5,8 @@ import sys
 
 import pytest
 
-from encoders.images.decode import FORMATS, format_of, load_plugins
+from encoders.images.decode import FORMATS, load_plugins
+from encoders.images.signatures import format_of
 from tests.encoders.images.files import seeds
 from tests.encoders.images.fuzz import damaged, outcomes
 from tests.support.paths import ROOT

@@ -52,7 +52,8 @@ def samples_of(kind: str, order: str, count: int) -> np.ndarray:
     shades, bits = SHADES[..., :count], int(kind[1:])
     greatest = {"u": 2**bits - 1, "i": 2 ** (bits - 1) - 1, "f": 1}[kind[0]]
     scaled = shades * greatest
-    return (scaled if kind[0] == "f" else scaled.round()).astype(f"{order}{kind[0]}{bits // 8}")
+    values: np.ndarray = (scaled if kind[0] == "f" else scaled.round()).astype(f"{order}{kind[0]}{bits // 8}")
+    return values
 
 
 def seen(photometric: str, count: int) -> np.ndarray:
