@@ -14,6 +14,9 @@ from encoders.contract.errors import UndecodableImage, UnsupportedImage
 _MOST_EXIF = 256 * 1024
 """Bytes that a compressed EXIF block in a PNG may inflate to."""
 
+_MOST_PARTS = 1 << 16
+"""Chunks, segments or boxes that are looked at, or a file of nothing else would take minutes."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -55,7 +58,9 @@ def png(file: bytes) -> Picture:
     kept: list[memoryview] = []
     whole = memoryview(file)
     start, at, turned, key, depth, colour = 0, 8, None, None, 8, 2
-    while at + 12 <= len(file):
+    for _ in range(_MOST_PARTS):
+        if at + 12 > len(file):
+            break
         length, kind = struct.unpack_from(">I4s", file, at)
         end = at + 12 + length
         is_critical = not kind[0] & 0x20
@@ -75,6 +80,8 @@ def png(file: bytes) -> Picture:
         at = end
         if kind == b"IEND":
             break
+    else:
+        raise UndecodableImage("PNG", f"it has over {_MOST_PARTS:,} chunks")
     if kept:
         file = b"".join([*kept, whole[start:]])
     return Picture("PNG", file, turned or 1, bits=depth, transparent=key)
@@ -105,8 +112,10 @@ def jpeg(file: bytes) -> Picture:
     """
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned = 0, 2, None
-    while at + 4 <= len(file):
+    start, at, turned, colours, is_adobes = 0, 2, None, 3, False
+    for _ in range(_MOST_PARTS):
+        if at + 5 > len(file):
+            break
         if file[at] != 0xFF:  # rubbish between segments
             kept.append(whole[start:at])
             start = at = file.find(b"\xff", at)
@@ -122,13 +131,19 @@ def jpeg(file: bytes) -> Picture:
             break
         end = at + 2 + max(2, int.from_bytes(file[at + 2 : at + 4], "big"))
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
-            _check_process(marker, file[at + 4] if at + 4 < len(file) else 8)
+            _check_process(marker, file[at + 4])
+            colours = file[at + 9] if at + 9 < len(file) else 3
+        is_adobes = is_adobes or (marker == 0xEE and file.startswith(b"Adobe", at + 4))
         if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
             kept.append(whole[start:at])
             start = end
             if marker == 0xE1 and turned is None and file.startswith(b"Exif\0", at + 4):
                 turned = orientation(file[at + 4 : end])
         at = end
+    else:
+        raise UndecodableImage("JPEG", "its header has no end")
+    if colours == 4 and not is_adobes:
+        raise UnsupportedImage("a CMYK JPEG that does not say whether 0 is ink or none", "Save it as an RGB JPEG")
     if kept:
         file = b"".join([*kept, whole[start:]])
     return Picture("JPEG", file, turned or 1)
@@ -150,7 +165,9 @@ def webp(file: bytes) -> Picture:
     if file[12:16] != b"VP8X":
         return Picture("WEBP", file)
     kept, at, turned = [b""], 12, None
-    while at + 8 <= len(file):
+    for _ in range(_MOST_PARTS):
+        if at + 8 > len(file):
+            break
         kind = file[at : at + 4]
         (length,) = struct.unpack_from("<I", file, at + 4)
         end = at + 8 + length + length % 2
@@ -172,7 +189,9 @@ _EXIF_ITEM = re.compile(rb"(infe(?:\x02.{7}|\x03.{9}))Exif", re.DOTALL)
 def iso(file: bytes, image_format: str) -> Picture:
     """AVIF or HEIF with its EXIF hidden: their standard turns the image by a property of its own."""
     at = 0
-    while at + 16 <= len(file):
+    for _ in range(_MOST_PARTS):
+        if at + 16 > len(file):
+            break
         (length,) = struct.unpack_from(">I", file, at)
         if file[at + 4 : at + 8] == b"meta":
             end = at + length if length else len(file)

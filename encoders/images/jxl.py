@@ -7,6 +7,9 @@ from encoders.contract.errors import UndecodableImage
 _RATIOS = ((1, 1), (12, 10), (4, 3), (3, 2), (16, 9), (5, 4), (2, 1))
 """Width to height, by their number in the header (ISO/IEC 18181-1, SizeHeader)."""
 
+_MOST_BOXES = 1024
+"""Before the codestream."""
+
 
 def announced_size(file: bytes) -> tuple[int, int]:
     """Width and height. Raises UndecodableImage if there is no header."""
@@ -21,7 +24,9 @@ def _codestream(file: bytes) -> bytes:
     if file[:2] == b"\xff\x0a":
         return file[:64]
     at = 0
-    while at + 16 <= len(file):
+    for _ in range(_MOST_BOXES):
+        if at + 16 > len(file):
+            break
         length, kind = struct.unpack_from(">I4s", file, at)
         body = at + 8
         if length == 1:

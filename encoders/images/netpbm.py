@@ -12,7 +12,7 @@ from encoders.images.containers import Picture
 Samples: TypeAlias = NDArray[np.integer[Any]]
 
 _COMMENT = re.compile(rb"#[^\r\n]*")
-_TOKEN = re.compile(rb"(?:\s|#[^\r\n]*)*(\d{1,9})")
+_TOKEN = re.compile(rb"(?:\s|#[^\r\n]*+)*+(\d{1,9})")
 
 
 def netpbm(file: bytes, *, max_pixels: int) -> Picture:
@@ -63,7 +63,7 @@ def _plain(text: bytes, count: int, is_bitmap: bool) -> Samples:
     elif re.search(rb"[^\d\s]", text):
         raise UndecodableImage("PPM", "its samples are no numbers")
     else:
-        samples = np.fromstring(text, np.int64, count=min(count, len(text.split())), sep=" ")
+        samples = np.fromstring(text, np.int32, sep=" ")[:count]
     if is_bitmap and samples.max(initial=0) > 1:
         raise UndecodableImage("PPM", "its samples are neither 0 nor 1")
     return samples

@@ -28,8 +28,8 @@ _NEEDED = {
     529, 531, 532,      # YCbCr: coefficients, positioning, reference black and white
 }  # fmt: skip
 _NOT_PASSED_ON = {_ORIENTATION, _SUB_IFDS, _DNG_VERSION, _KIND_OF_PAGE}
-_MOST_PIECES = 1 << 18
-"""Strips or tiles; each costs Pillow an object."""
+_MOST_VALUES = 1 << 18
+"""Of one tag. A strip or tile costs Pillow an object."""
 
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NAMES = {
@@ -130,8 +130,6 @@ def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], or
         needed = -(-height // max(1, _first(tags, _ROWS_PER_STRIP, order, height)))
     if _first(tags, _PLANAR, order, 1) == 2:
         needed *= _first(tags, _SAMPLES, order, 1)
-    if len(offsets) > _MOST_PIECES:
-        raise UndecodableImage("TIFF", f"it has {len(offsets):,} strips or tiles")
     if len(offsets) < needed:
         raise UndecodableImage("TIFF", f"it has {len(offsets):,} of {needed:,} strips or tiles")
     is_raw = _first(tags, _COMPRESSION, order, 1) == 1
@@ -160,9 +158,9 @@ def _directory(file: bytes, at: int, order: str, *, is_big: bool) -> dict[int, E
     (entries,) = _unpack(f"{order}{'Q' if is_big else 'H'}", file, at)
     at, step, inline = (at + 8, 20, 8) if is_big else (at + 2, 12, 4)
     tags: dict[int, Entry] = {}
-    for entry in range(at, min(at + step * entries, len(file) - step + 1), step):
+    for entry in range(at, min(at + step * min(entries, 0xFFFF), len(file) - step + 1), step):
         tag, kind, count = struct.unpack_from(f"{order}HH{'Q' if is_big else 'I'}", file, entry)
-        if tag not in _NEEDED or tag in tags or kind not in _SIZES:
+        if tag not in _NEEDED or tag in tags or kind not in _SIZES or (kind != 7 and count > _MOST_VALUES):
             continue
         length, where = count * _SIZES[kind], entry + step - inline
         if length > inline:

@@ -170,3 +170,19 @@ def test_jpegs_of_another_kind_are_named() -> None:
     for marker, name in ((0xC3, "lossless JPEG"), (0xC5, "hierarchical JPEG")):
         with pytest.raises(UnsupportedImage, match=name):
             decode(jpeg.replace(b"\xff\xc0", bytes([0xFF, marker])))
+
+
+def test_cmyk_that_does_not_say_which_way_its_ink_goes_is_refused() -> None:
+    """Adobe's marker says it: there 0 is full ink. Without it readers differ."""
+    jpeg = encoded(Image.new("CMYK", (16, 16), (200, 30, 60, 0)), "JPEG")
+    assert jpeg.count(b"Adobe") == 1
+    with pytest.raises(UnsupportedImage, match="CMYK JPEG"):
+        decode(jpeg.replace(b"Adobe", b"Other"))
+
+
+def test_a_file_of_nothing_but_metadata_is_given_up_on() -> None:
+    png = encoded(Image.new("L", (4, 4)), "PNG")
+    jpeg = encoded(Image.new("L", (4, 4)), "JPEG")
+    for file in (png[:33] + chunk(b"teXt", b"") * 70_000 + png[33:], jpeg[:2] + b"\xff\x00" * 70_000 + jpeg[2:]):
+        with pytest.raises(UndecodableImage):
+            decode(file)

@@ -201,7 +201,7 @@ def test_a_folder_of_odd_files_goes_on_and_so_does_a_second_run(tmp_path: Path) 
     shutil.copytree(CASES, folder)
     (folder / "page.png").write_bytes(b"<!DOCTYPE html>")
     for _ in range(2):
-        finished = encode(job_of(folder, "odd.npy"))
+        finished = encode(job_of(folder, "odd.npy", restart=True))
         assert {Path(failure.path).name: failure.error for failure in finished.failures} == {
             "avif_av1_damaged.avif": "UndecodableImage",
             "jpeg_12bit.jpg": "UnsupportedImage",
