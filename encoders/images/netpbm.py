@@ -59,7 +59,7 @@ def _plain(text: bytes, count: int, is_bitmap: bool) -> Samples:
     text = _COMMENT.sub(b" ", text)
     if is_bitmap:  # without spaces in between, if the writer likes
         text = text.translate(None, b" \t\r\n\v\f")
-        samples = np.frombuffer(text[:count], np.uint8) - ord("0")
+        samples: Samples = np.frombuffer(text[:count], np.uint8) - ord("0")
     elif re.search(rb"[^\d\s]", text):
         raise UndecodableImage("PPM", "its samples are no numbers")
     else:
