@@ -88,14 +88,14 @@ _NOT_READ = (
 
 _TEXTS = (
     # Of text, without the space before it
-    (rb"(?i:<svg[\s>])", "SVG", _RENDER),
-    (rb"(?i:<\?xml|<!--|<!doctype svg)(?s:.*?)(?i:<svg[\s>])", "SVG", _RENDER),
+    (rb"(?i:<(?:\w+:)?svg[\s/>])", "SVG", _RENDER),
+    (rb"(?i:<\?xml|<!--|<!doctype svg)(?s:.*?)(?i:<(?:\w+:)?svg[\s/>])", "SVG", _RENDER),
     (
         rb"(?i:<!doctype html|<html|<head|<body|<script)",
         "an HTML page",
         "Check the URL or the file: often an error page",
     ),
-    (rb"<\?xml|<[A-Za-z]+[:\s>]", "XML", "Send the bytes of an image file"),
+    (rb"<\?xml|<[A-Za-z]+[:\s/>]", "XML", "Send the bytes of an image file"),
     (rb"https?://\S+\s*$", "a URL", "Put it into the JSON field images"),
     (
         rb"(?:/9j/|iVBORw0KGgo|R0lGOD|UklGR|Qk[0-3]|SUkqA|TU0AK)[A-Za-z0-9+/=_\s-]*$",

@@ -64,6 +64,10 @@ def tiff(file: bytes, *, max_pixels: int) -> Picture:
     turned = _first(tags, _ORIENTATION, order, 1)
     if white_is_zero:
         tags[_PHOTOMETRIC] = 3, 1, struct.pack(f"{order}H", 1)
+    if _COLOUR_MAP in tags and max(colours := _values(tags, _COLOUR_MAP, order), default=0) < 256:
+        # Meant as bytes, though the standard's colours are of 16 bits; libtiff takes them so too
+        wide = struct.pack(f"{order}{len(colours)}H", *(257 * value for value in colours))
+        tags[_COLOUR_MAP] = 3, len(colours), wide
     if bits == 12:  # packed: the same in both byte orders, and Pillow knows one
         tags = {tag: (kind, count, _swapped(kind, body, order)) for tag, (kind, count, body) in tags.items()}
         order = "<"

@@ -31,6 +31,8 @@ def box(brand: bytes, *compatible: bytes) -> bytes:
 FOREIGN = {
     "SVG": b'<?xml version="1.0"?>\n<!-- drawn -->\n<svg xmlns="http://www.w3.org/2000/svg"></svg>',
     "SVG at once": b"\xef\xbb\xbf  <svg width='1'/>",
+    "SVG of nothing": b"<svg/>",
+    "SVG with a prefix": b"<svg:svg xmlns:svg='http://www.w3.org/2000/svg'>",
     "PDF": b"%PDF-1.7\n",
     "Photoshop": b"8BPS\0\1" + bytes(40),
     "DICOM": bytes(128) + b"DICM" + bytes(40),

@@ -140,6 +140,18 @@ def test_every_colour_space_is_read_through_every_compression(mode: str, compres
     assert difference.max() <= (4 if mode == "LAB" else 0)
 
 
+def test_a_palette_of_bytes_is_not_black() -> None:
+    """Some writers forget that a TIFF's palette is of 16 bits."""
+    palette = PHOTO.quantize(64)
+    file = encoded(palette, "TIFF")
+    page = tifffile.TiffFile(io.BytesIO(file)).pages.first
+    colours = page.tags["ColorMap"]
+    wide = np.array(colours.value, np.uint16)
+    narrow = file.replace(wide.tobytes(), (wide >> 8).tobytes())
+    assert narrow != file
+    np.testing.assert_array_equal(np.asarray(decode(narrow)), np.asarray(palette.convert("RGB")))
+
+
 @pytest.mark.parametrize("compression", ["group3", "group4"])
 def test_a_fax_is_black_on_white(compression: str) -> None:
     page = PHOTO.convert("1")
