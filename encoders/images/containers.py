@@ -17,6 +17,9 @@ _MOST_EXIF = 256 * 1024
 _MOST_PARTS = 1 << 16
 """Chunks, segments or boxes that are looked at, or a file of nothing else would take minutes."""
 
+_MOST_EXTENSION = 16 * 1024 * 1024
+"""Bytes of one comment in a GIF."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -158,6 +161,26 @@ def _check_process(marker: int, bits: int) -> None:
         raise UnsupportedImage(f"a {bits}-bit JPEG", "Save it as an 8-bit JPEG or as PNG")
     if marker in (0xC5, 0xC6, 0xCD, 0xCE):
         raise UnsupportedImage("a hierarchical JPEG", "Save it as a baseline JPEG or as PNG")
+
+
+def gif(file: bytes) -> Picture:
+    """Without comments and other extensions before the first frame, but for its own: transparency."""
+    if len(file) < 13:
+        return Picture("GIF", file)
+    at = 13 + (3 << (file[10] & 7) + 1 if file[10] & 0x80 else 0)
+    kept = [file[:at]]
+    for _ in range(_MOST_PARTS):
+        if file[at : at + 1] != b"!":
+            break
+        begin, at = at, at + 2
+        while at < len(file) and file[at] and at - begin < _MOST_EXTENSION:
+            at += 1 + file[at]
+        at += 1
+        if file[begin + 1 : begin + 2] == b"\xf9":
+            kept.append(file[begin:at])
+    else:
+        raise UndecodableImage("GIF", f"it has over {_MOST_PARTS:,} extensions")
+    return Picture("GIF", b"".join([*kept, memoryview(file)[at:]]))
 
 
 def webp(file: bytes) -> Picture:

@@ -143,6 +143,8 @@ def _other(image_bytes: bytes, max_pixels: int) -> Picture:
     name = format_of(image_bytes)
     if name == "WEBP":
         return containers.webp(image_bytes)
+    if name == "GIF":
+        return containers.gif(image_bytes)
     if name == "PPM":
         return netpbm(image_bytes, max_pixels=max_pixels)
     if name == "TIFF":

@@ -51,7 +51,7 @@ def _grey_of_float(image: Image.Image) -> Image.Image:
     outside = values.size - np.count_nonzero((values >= 0) & (values <= 1))  # NaN is neither
     if outside > _MOST_OUTSIDE * values.size:
         raise UnsupportedImage(
-            f"an image of floats, {outside / values.size:.0%} of them outside of 0 to 1, so it is not known what is white",
+            f"an image of floats, {outside / values.size:.0%} of them outside of 0 to 1, so what is white is not known",
             "Scale them to 0 to 1, 0 being black, or save it as 8 bits",
         )
     np.nan_to_num(values, copy=False, nan=0.0, posinf=1.0, neginf=0.0)

@@ -155,6 +155,19 @@ def test_webp_with_a_profile_and_comments_cut_off_is_its_picture() -> None:
     assert same(decode(webp[: webp.index(b"XMP ") + 6]), UPRIGHT)
 
 
+@pytest.mark.parametrize(
+    "extension", [b"!\xfe\0", b"!\xfe\5hello\0", b"!\xff\x0bNETSCAPE2.0\0", b"!\xff\1x\0", b"!\1\0", b"!\x77\2ab\1c\0"]
+)
+def test_a_gifs_comments_and_unknown_extensions_are_passed_over(extension: bytes) -> None:
+    clear = Image.new("RGBA", (6, 5), (200, 0, 0, 255))
+    clear.paste((0, 0, 0, 0), (0, 0, 3, 5))
+    gif = encoded(clear, "GIF")
+    start = 13 + (3 << (gif[10] & 7) + 1)
+    found = decode(gif[:start] + extension * 3 + gif[start:])
+    assert same(found, decode(gif))
+    assert (found.getpixel((0, 0)), found.getpixel((5, 4))) == ((255, 255, 255), (200, 0, 0))
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("image_format", ["AVIF", "WEBP", "TIFF", "JPEG"])
 def test_a_picture_is_turned_once(image_format: str, orientation: int) -> None:
