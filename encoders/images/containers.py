@@ -20,6 +20,11 @@ _MOST_PARTS = 1 << 16
 _MOST_EXTENSION = 16 * 1024 * 1024
 """Bytes of one comment in a GIF."""
 
+_MOST_INFLATED = 1032
+"""Bytes that one byte of deflate can stand for."""
+_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""By PNG's kind of colour."""
+
 
 @dataclass(frozen=True, slots=True)
 class Picture:
@@ -33,6 +38,8 @@ class Picture:
     bits: int = 8
     """Of a sample; over 8: the whole range of so many bits is black to white."""
     white_is_zero: bool = False
+    is_hollow: bool = False
+    """The data cannot fill a picture of the size that the header announces; Pillow would leave the rest black."""
     transparent: tuple[int, ...] | None = None
     """The colour that is transparent, as the file's own sample values."""
 
@@ -60,7 +67,7 @@ def png(file: bytes) -> Picture:
     """Only the critical chunks and tRNS, which is of the pixels. Raises UndecodableImage if a checksum does not fit."""
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned, key, depth, colour = 0, 8, None, None, 8, 2
+    start, at, turned, key, depth, colour, filled, needed = 0, 8, None, None, 8, 2, 0, 0
     for _ in range(_MOST_PARTS):
         if at + 12 > len(file):
             break
@@ -72,8 +79,11 @@ def png(file: bytes) -> Picture:
             if is_critical and not is_sound:
                 raise UndecodableImage("PNG", f"broken PNG: the checksum of its chunk {kind!r} does not fit")
             if kind == b"IHDR" and length == 13:
-                depth, colour = file[at + 16], file[at + 17]
-            elif is_sound and length == {0: 2, 2: 6}.get(colour):
+                width, height, depth, colour = struct.unpack_from(">IIBB", file, at + 8)
+                needed = height * (width * depth * _CHANNELS.get(colour, 1) // 8)
+            elif kind == b"IDAT":
+                filled += length
+            elif kind == b"tRNS" and is_sound and length == {0: 2, 2: 6}.get(colour):
                 key = struct.unpack(f">{length // 2}H", file[at + 8 : end - 4])
             is_critical = is_critical or (is_sound and colour == 3)  # a palette's transparency is read by Pillow
         if not is_critical:
@@ -87,7 +97,7 @@ def png(file: bytes) -> Picture:
         raise UndecodableImage("PNG", f"it has over {_MOST_PARTS:,} chunks")
     if kept:
         file = b"".join([*kept, whole[start:]])
-    return Picture("PNG", file, turned or 1, bits=depth, transparent=key)
+    return Picture("PNG", file, turned or 1, depth, is_hollow=filled * _MOST_INFLATED < needed, transparent=key)
 
 
 def _png_orientation(kind: bytes, body: bytes) -> int | None:

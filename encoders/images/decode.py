@@ -98,6 +98,8 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         image: Image.Image = Image.open(io.BytesIO(picture.file), formats=(name,))
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(pixels=image.width * image.height, limit=max_pixels)
+        if picture.is_hollow:
+            raise UndecodableImage(name, "it is truncated, or its size is wrong")
         if at_least is not None and name == "JPEG":
             image.draft(None, (at_least, at_least))
         image.load()

@@ -10,7 +10,7 @@ from PIL import Image
 from encoders.contract.errors import UndecodableImage
 from encoders.images.containers import orientation
 from encoders.images.decode import decode
-from tests.encoders.images.files import CASES, chunk, chunks, encoded, exif, jpeg_with, with_chunks
+from tests.encoders.images.files import CASES, chunk, chunks, encoded, exif, jpeg_with, png_of, with_chunks
 from tests.support.photographs import photograph
 
 PHOTO = photograph("rocket").resize((40, 30))
@@ -195,3 +195,11 @@ def test_photographs_with_harmless_flaws_are_upright(case: str) -> None:
 
 def test_a_photograph_whose_exif_makes_pillow_fail_is_turned() -> None:
     assert decode((CASES / "unforeseen_0_AttributeError.jpg").read_bytes()).size == (32, 40)
+
+
+def test_a_png_whose_data_cannot_fill_it_is_undecodable() -> None:
+    """Pillow would make 32 million black pixels of these few bytes."""
+    with pytest.raises(UndecodableImage, match="its size is wrong"):
+        decode(png_of((4, 8_000_000, 8, 0), [b"abcd"]))
+    white = png_of((4000, 2000, 1, 0), [b"\xff" * 500] * 2000)
+    assert decode(white).getextrema() == ((255, 255),) * 3

@@ -63,6 +63,11 @@ def test_transparency_by_colour_is_laid_over_white(case: str) -> None:
     assert found[:, 60:].mean() < 110
 
 
+def test_a_suggested_palette_of_a_colour_png_is_no_colour_key() -> None:
+    png = png_of((1, 1, 8, 2), [b"\0\0\0"], chunk(b"PLTE", bytes(6)))
+    assert decode(png).getpixel((0, 0)) == (0, 0, 0)
+
+
 def test_a_palettes_transparency_is_laid_over_white() -> None:
     palette = bytes([255, 0, 0, 0, 0, 255])
     png = png_of((2, 1, 8, 3), [b"\0\1"], chunk(b"PLTE", palette), chunk(b"tRNS", b"\0\x80"))
