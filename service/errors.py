@@ -9,6 +9,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── InvalidOption          unknown name, wrong value, or two different ones
 │   ├── NoImages               a request without an image
 │   ├── NoTexts                a request without a text where it needs one
+│   ├── TextTooLong            a text past the context length, where none may be cut
 │   └── NumbersDoNotFit        the dtype asked for cannot hold the values
 ├── UnknownModel               not one of the served encoders
 ├── ModelDoesNotFit            the encoder is too large for the memory budget
@@ -26,7 +27,7 @@ VisiontowerError (encoders/contract/errors.py)
 """
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from encoders.contract.errors import ImageError, RequestError, VisiontowerError
@@ -35,6 +36,9 @@ from service.sizes import show_bytes
 
 _SHOWN = 200
 """Characters of a caller's word that are shown again: it may have as many as a body has bytes."""
+
+_NAMED = 20
+"""Texts that one error names."""
 
 
 def shown(word: str) -> str:
@@ -46,8 +50,9 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """' Did you mean x?' for the closest known name, or nothing."""
     if len(name) > _SHOWN:
         return ""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f" Did you mean '{close[0]}'?" if close else ""
+    by_lower = {each.lower(): each for each in known}
+    close = difflib.get_close_matches(name.lower(), list(by_lower), n=1)
+    return f" Did you mean '{by_lower[close[0]]}'?" if close else ""
 
 
 class ImageUrlRefused(ImageError):
@@ -79,9 +84,10 @@ class InvalidOption(RequestError):
         super().__init__(message, option=shown(option), **facts)
 
     @classmethod
-    def unknown(cls, name: str, known: Sequence[str]) -> "InvalidOption":
-        """For a name that is no option."""
-        message = f"Unknown option '{shown(name)}'.{did_you_mean(name, known)} Known: {', '.join(known)}."
+    def unknown(cls, name: str, known: Sequence[str], *, advice: str = "") -> "InvalidOption":
+        """For a name that is no option. advice: in place of the nearest known name."""
+        advice = advice or did_you_mean(name, known)
+        message = f"Unknown option '{shown(name)}'.{advice} Known: {', '.join(known)}."
         return cls(name, message, known=list(known))
 
 
@@ -97,6 +103,26 @@ class NoTexts(RequestError):
 
     def __init__(self, advice: str = "") -> None:
         super().__init__(f"There is no text in the request{advice}.")
+
+
+class TextTooLong(RequestError):
+    """A text has more tokens than the model reads, and the request forbids to cut it (`truncate=false`).
+
+    texts: the indices of such texts; tokens: how many each has, with its template and the special tokens. The first 20.
+    """
+
+    def __init__(self, *, model: str, tokens: Mapping[int, int], context_length: int) -> None:
+        named = dict(list(tokens.items())[:_NAMED])
+        counts = ", ".join(f"text {index} has {number}" for index, number in named.items())
+        more = f" and {len(tokens) - len(named)} more texts" if len(tokens) > len(named) else ""
+        super().__init__(
+            f"{model} reads {context_length} tokens of a text: {counts}{more}. "
+            "Shorten them, or allow to cut them (truncate).",
+            model=model,
+            context_length=context_length,
+            texts=list(named),
+            tokens=list(named.values()),
+        )
 
 
 class NumbersDoNotFit(RequestError):

@@ -104,7 +104,7 @@ class Settings(BaseSettings):
     exact_pixels: bool = Field(
         default=False,
         description="Decode and resize to the pixel as the model's own transforms do; else several times faster, and "
-        "values may be off by 3 of 255.",
+        "values may be off by a few of 255.",
     )
     max_heatmap_values: int = Field(
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."

@@ -44,6 +44,7 @@ def spec_json(spec: EncoderSpec) -> dict[str, object]:
         "layers": spec.layers,
         "tokens": grid.rows * grid.cols,
         "has_text": spec.has_text,
+        "context_length": spec.context_length,
         "projects": spec.projects,
         "dense": spec.dense,
         "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},

@@ -15,7 +15,7 @@ from encoders.contract.cost import Cost, Curve
 from encoders.contract.encoder import Finished, Forward, Placement
 from encoders.contract.errors import EncoderFailed, OutOfMemory
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions, Scoring
-from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds, Tokenized
 from encoders.images.preprocess import preprocess
 from encoders.memory.device import Figures, Reading
 from encoders.memory.prediction import CPU, Overhead
@@ -165,14 +165,14 @@ class FakeEncoder:
         """As Encoder.preprocess, and always exact."""
         return preprocess(image, self.spec.preprocessing, size)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """One id a UTF-8 byte, cut and padded with 0 to the context length."""
         self.spec.require_text()
         ids = np.zeros((len(texts), _CONTEXT), dtype=np.int64)
         for row, text in zip(ids, texts, strict=True):
             raw = text.encode()[:_CONTEXT]
             row[: len(raw)] = list(raw)
-        return ids
+        return Tokenized(ids, np.array([len(text.encode()) for text in texts], dtype=np.int64))
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""

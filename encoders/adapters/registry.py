@@ -11,6 +11,7 @@ from typing import Protocol
 
 from encoders.contract.encoder import Blueprint, Encoder, Placement
 from encoders.contract.errors import EncoderIdError
+from encoders.contract.reference import Reference
 
 ENTRY_POINTS = "visiontower.encoders"
 """Entry-point group of third-party schemes: name = the scheme, object = an Adapter."""
@@ -70,7 +71,10 @@ class Parts(Protocol):
 
 
 class Adapter(Protocol):
-    """The entry point of a scheme: an id in, the parts of an encoder out."""
+    """The entry point of a scheme: an id in, the parts of an encoder out.
+
+    Its module may hold `reference(encoder_id) -> Reference` too: `visiontower verify` then compares with it.
+    """
 
     def __call__(self, encoder_id: EncoderId, *, with_weights: bool) -> Parts:
         """Raises EncoderIdError or WeightsError.
@@ -115,8 +119,28 @@ def blueprint(encoder_id: str, *, dtype: str = "float32") -> Blueprint:
         return adapter(parsed, with_weights=False).blueprint(dtype=dtype)
 
 
+def reference(encoder_id: str) -> Reference:
+    """The same checkpoint as its own library runs it: `reference(encoder_id)` of the adapter's module.
+
+    Raises EncoderIdError, also for a scheme that has no reference, or WeightsError.
+    """
+    parsed = EncoderId.parse(encoder_id)
+    module = import_module(_entry(parsed).module)
+    if not hasattr(module, "reference"):
+        raise EncoderIdError(f"'{encoder_id}': the scheme '{parsed.scheme}' has no reference.", model=encoder_id)
+    found: Reference = module.reference(parsed)
+    return found
+
+
 def _adapter(encoder_id: EncoderId) -> Adapter:
     """The adapter of the id's scheme, imported."""
+    entry = _entry(encoder_id)
+    adapter: Adapter = getattr(import_module(entry.module), entry.attr)
+    return adapter
+
+
+def _entry(encoder_id: EncoderId) -> EntryPoint:
+    """The place of the adapter of the id's scheme."""
     known = schemes()
     if encoder_id.scheme not in known:
         raise EncoderIdError(
@@ -124,9 +148,7 @@ def _adapter(encoder_id: EncoderId) -> Adapter:
             model=str(encoder_id),
             known=sorted(known),
         )
-    entry = known[encoder_id.scheme]
-    adapter: Adapter = getattr(import_module(entry.module), entry.attr)
-    return adapter
+    return known[encoder_id.scheme]
 
 
 @contextmanager

@@ -8,7 +8,7 @@ from PIL import Image
 
 from encoders.contract.cost import Cost
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized
 
 
 class Forward(Protocol):
@@ -48,8 +48,8 @@ class Encoder(Protocol):
             may be off by 2 of 255.
         """
 
-    def tokenize(self, texts: Sequence[str]) -> TokenIds:
-        """Texts -> int64 [N, context_length], truncated to it. Thread-safe, CPU only.
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+        """Texts -> ids of context_length each, and which texts were cut to it. Thread-safe, CPU only.
 
         Raises OutputNotOffered or InvalidText.
         """

@@ -22,6 +22,23 @@ TokenIds: TypeAlias = NDArray[np.int64]
 """Tokenised texts, int64 [N, context_length]."""
 
 
+@dataclass(frozen=True)
+class Tokenized:
+    """Texts as a text tower reads them.
+
+    ids: int64 [N, context_length], longer texts cut to it. lengths: int64 [N], the tokens of each whole text with the
+    special ones that the tower needs, before the cut.
+    """
+
+    ids: TokenIds
+    lengths: NDArray[np.int64]
+
+    @property
+    def truncated(self) -> NDArray[np.bool_]:
+        """Which texts were cut; bool [N]."""
+        return np.greater(self.lengths, self.ids.shape[1])
+
+
 class ImageSize(NamedTuple):
     """(height, width) in pixels."""
 

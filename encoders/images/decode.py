@@ -101,7 +101,7 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         if picture.is_hollow:
             raise UndecodableImage(name, "it is truncated, or its size is wrong")
         if at_least is not None and name == "JPEG":
-            image.draft(None, (at_least, at_least))
+            _shrink(image, at_least)
         image.load()
         turned = picture.orientation if picture.orientation is not None else _decoders_orientation(image)
         if image.mode != "RGB" or picture.transparent is not None or "transparency" in image.info:
@@ -128,6 +128,19 @@ def decode_for(
     Raises as decode.
     """
     return decode(image_bytes, max_pixels=max_pixels, at_least=None if exact else enough(preprocessing, size))
+
+
+def _shrink(image: Image.Image, at_least: int) -> None:
+    """Have a JPEG decoded at the smallest part of its size that keeps `at_least` pixels a side.
+
+    Both sides must divide by the part: else the last row or column stands for less than the others, and resizing would
+    move all of the picture by up to half a pixel.
+    """
+    for part in (8, 4, 2):
+        width, height = image.width // part, image.height // part
+        if min(width, height) >= at_least and (width * part, height * part) == image.size:
+            image.draft(None, (width, height))
+            return
 
 
 def load_plugins() -> list[str]:

@@ -19,8 +19,8 @@ def pixels_of(
     """Pixels uint8 [H, W, 3] of an image file.
 
     size: None for the encoder's own. exact: every pixel is decoded, and the result equals that of the model's own
-    transforms. By default a large JPEG is decoded at a part of its size and a faster resize is taken; a value may then
-    be off by 3 of 255.
+    transforms. By default a large JPEG is decoded at a part of its size and a faster resize is taken; a value is then
+    off by a few of 255 (docs/decisions/0003-fast-pixels.md).
 
     Raises UnsupportedResolution, and what decode raises.
     """

@@ -38,8 +38,8 @@ def resize_exactly(image: Image.Image, size: ImageSize, resample: Image.Resampli
 def enough(preprocessing: Preprocessing, size: ImageSize) -> int:
     """Pixels a side that an image may be decoded at, instead of all it has: twice what it is resized to.
 
-    Scaled down by two or more from there it differs from all of it by at most 3 of 255
-    (tests/encoders/images/test_resampling.py).
+    Scaled down by two or more from there it differs from all of it by at most 3 of 255 in a photograph of many
+    megapixels (tests/encoders/images/test_resampling.py), and by more at the sharp edges of a smaller one.
     """
     return math.ceil(2 * max(size) / preprocessing.crop_pct)
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from encoders.contract.encoder import Encoder, Finished, Forward
 from encoders.contract.spec import EncoderSpec, Preprocessing
-from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, TokenKind
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized, TokenKind
 from encoders.memory.machine import available_cores
 from encoders.runtime.failures import running
 from encoders.runtime.torch_encoder import TorchEncoder
@@ -83,7 +83,7 @@ class OpenVinoEncoder:
         """As Encoder.preprocess."""
         return self._torch.preprocess(image, size, exact=exact)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As Encoder.tokenize."""
         return self._torch.tokenize(texts)
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from encoders.contract.encoder import Finished, Forward, Placement
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized
 from encoders.images.preprocess import preprocess, resize_exactly
 from encoders.images.resample import resize
 from encoders.runtime.failures import running
@@ -45,10 +45,9 @@ class TorchEncoder(PlacedTowers):
         """As Encoder.preprocess."""
         return preprocess(image, self.spec.preprocessing, size, resize=resize_exactly if exact else resize)
 
-    def tokenize(self, texts: Sequence[str]) -> TokenIds:
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As Encoder.tokenize."""
-        ids: TokenIds = self.require_text().tokenize(texts).numpy()
-        return ids
+        return self.require_text().tokenize(texts)
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode."""

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from torch import Tensor, nn
 
-from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.contract.values import Grid, ImageSize, Outputs, Tokenized, TokenKind
 
 MAX_GRID = 64
 """Side of the largest patch grid offered: 4096 tokens an image."""
@@ -66,8 +66,8 @@ class TextTower(nn.Module, ABC):
     """A text tower with its tokenizer."""
 
     @abstractmethod
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
-        """Texts -> int64 [N, context_length] on the CPU, truncated; called from any thread."""
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
+        """As Encoder.tokenize; called from any thread."""
 
     @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:

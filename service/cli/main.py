@@ -15,7 +15,7 @@ from pydantic_settings import SettingsError
 
 from encoders.contract.errors import VisiontowerError
 from service.bulk.resume import BulkError
-from service.cli import embed, models, serve, similarity, vram
+from service.cli import embed, models, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
 from service.settings import PREFIX
 
@@ -26,9 +26,10 @@ Images in; patch tokens, embeddings and image-text scores out.
   visiontower embed photos/ -o photos.parquet     # a folder to a table
   visiontower similarity cat.jpg "a cat" "a dog"  # which text fits
   visiontower models                              # what can be served
-  visiontower vram demo:vit                       # what it takes of a GPU"""
+  visiontower vram demo:vit                       # what it takes of a GPU
+  visiontower verify demo:vit photos/             # are the numbers right"""
 
-_COMMANDS = (serve, embed, similarity, models, vram)
+_COMMANDS = (serve, embed, similarity, models, vram, verify)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from service.engine.values import SimilarityRequest, SimilarityResult
     from service.settings import Settings
 
+_SHOWN = 60
+"""Characters of a text that a note shows."""
 _HELP = """\
 Score an image against texts: cosine, and probability as the model was trained
 (over all texts for CLIP, each text alone for SigLIP).
@@ -41,6 +43,9 @@ def add(commands: Any) -> None:
         dest="templates",
         help="wraps each text at {}; several: their mean",
     )
+    similarity.add_argument(
+        "--no-truncate", action="store_true", help="refuse texts past the context length instead of cutting them"
+    )
     add_pixels(similarity)
     similarity.add_argument("--json", action="store_true", help="for machines; texts in the order given")
     add_placement(similarity)
@@ -57,6 +62,7 @@ def run(arguments: argparse.Namespace) -> int:
         arguments.texts,
         templates=arguments.templates or ("{}",),
         resolution=resolution_of(arguments),
+        truncate=not arguments.no_truncate,
     )
     result = asyncio.run(_score(request, settings_of(arguments)))
     (scores,) = result.items
@@ -70,10 +76,16 @@ def run(arguments: argparse.Namespace) -> int:
     ]
     if arguments.json:
         about = {"model": result.model, "image": str(arguments.image), **vars(result.scoring)}
-        show_json({**about, "scores": [vars(row) for row in rows]})
+        show_json({**about, "truncated": list(result.truncated), "scores": [vars(row) for row in rows]})
     else:
         show(scores_table(rows, title=f"{arguments.image}  {result.model}  {result.scoring.activation}"))
+        for index in result.truncated:
+            show(f"Cut at the model's context length, its end does not count: {_beginning(request.texts[index])}")
     return 0
+
+
+def _beginning(text: str) -> str:
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 async def _score(request: "SimilarityRequest", settings: "Settings") -> "SimilarityResult":

@@ -12,6 +12,7 @@ from encoders import EncoderSpec, Grid, ImageSize
 from encoders.adapters.catalog import DEMO, Scheme
 from encoders.memory.plan import Row
 from encoders.memory.prediction import ALLOCATOR, MIB, Overhead
+from service.cli.fidelity import Agreement, least, most
 from service.sizes import show_bytes
 from service.spec_json import plan_json
 
@@ -99,6 +100,42 @@ def scores_table(scores: Sequence[Score], *, title: str) -> Table:
         bar = "█" * round(score.probability * _BAR)
         table.add_row(score.text, f"{score.cosine:+.4f}", f"{score.probability:.4f}", bar)
     return table
+
+
+def fidelity_table(agreements: Sequence[Agreement], *, bound: float) -> Table:
+    """A row a picture, the worst of all last; a picture that misses the bound is marked."""
+    worst = Agreement(
+        "worst",
+        most(each.pixels for each in agreements),
+        least(each.pooled for each in agreements),
+        least(each.tokens for each in agreements),
+        most(each.scores for each in agreements),
+        None if agreements[0].same_text is None else all(each.same_text for each in agreements),
+    )
+    missed = sum(not each.holds(bound) for each in agreements)
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+    table.add_column("picture", overflow="ellipsis", no_wrap=True, max_width=34)
+    for name in ("pixels", "pooled", "tokens", "scores"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in agreements:
+        _add_agreement(table, each, bound)
+    table.add_section()
+    _add_agreement(table, worst, bound)
+    table.caption = (
+        f"{missed:,} of {len(agreements):,} below {bound:g} (<)" if missed else f"All within the bound of {bound:g}."
+    )
+    table.caption_justify = "left"
+    return table
+
+
+def _add_agreement(table: Table, each: Agreement, bound: float) -> None:
+    scores = "-" if each.scores is None else f"{each.scores:.4f} {'=' if each.same_text else '!='}"
+    table.add_row(
+        f"{each.photo}{'' if each.holds(bound) else ' <'}",
+        "-" if each.pixels is None else f"{each.pixels:.1f}",
+        *("-" if value is None else f"{value:.6f}" for value in (each.pooled, each.tokens)),
+        scores,
+    )
 
 
 def catalog_table(schemes: Sequence[Scheme]) -> Table:

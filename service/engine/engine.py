@@ -246,10 +246,11 @@ class Engine:
         with self.admission.admit(images=0, texts=len(prompts.unique)):
             shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape) as resident:
-                unique = await self._texts.encode(prompts.unique, resident=resident, shape=shape, deadline=deadline)
+                ids, truncated = await self._texts.tokenize(prompts, resident=resident, truncate=request.truncate)
+                unique = await self._texts.encode(ids, resident=resident, shape=shape, deadline=deadline)
         rows = unique[[places[0] for places in prompts.place]]
         vectors = as_asked(rows, normalize=request.normalize, dtype=request.dtype)
-        return EmbedTextsResult(model, vectors, Timing(total=self.clock() - started), vectors.size)
+        return EmbedTextsResult(model, vectors, truncated, Timing(total=self.clock() - started), vectors.size)
 
     async def _similarity(self, request: SimilarityRequest, started: float, deadline: float) -> SimilarityResult:
         if not request.sources:
@@ -269,8 +270,9 @@ class Engine:
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
+                ids, truncated = await self._texts.tokenize(prompts, resident=resident, truncate=request.truncate)
                 embedding = asyncio.create_task(
-                    self._texts.encode(prompts.unique, resident=resident, shape=text_shape, deadline=deadline)
+                    self._texts.encode(ids, resident=resident, shape=text_shape, deadline=deadline)
                 )
                 try:
                     images = await self._images.encode(
@@ -283,7 +285,9 @@ class Engine:
                 def finish() -> SimilarityResult:
                     vectors = prompts.vectors(embedded)
                     rule = resident.spec.require_text()  # a blueprint's has no logit scale
-                    return similarities(images, vectors, rule, model=model, has_heatmaps=request.heatmap)
+                    return similarities(
+                        images, vectors, rule, model=model, truncated=truncated, has_heatmaps=request.heatmap
+                    )
 
                 numbers = len(request.texts) * (3 * len(request.sources))  # cosine, logits, probabilities
                 if request.heatmap:

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import Scoring
@@ -46,6 +47,10 @@ class Prompts:
         )
         return cls(tuple(places), place)
 
+    def tokens(self, lengths: NDArray[np.int64]) -> list[int]:
+        """Of each text the tokens of its longest prompt, out of those of the unique prompts [unique]."""
+        return [int(lengths[list(places)].max()) for places in self.place]
+
     def vectors(self, embedded: Floats) -> Floats:
         """Unit vectors float32 [texts, D] out of the unique prompts' embeddings [unique, D].
 
@@ -56,7 +61,13 @@ class Prompts:
 
 
 def similarities(
-    images: EncodedImages, texts: Floats, scoring: Scoring, *, model: str, has_heatmaps: bool
+    images: EncodedImages,
+    texts: Floats,
+    scoring: Scoring,
+    *,
+    model: str,
+    truncated: Sequence[int] = (),
+    has_heatmaps: bool = False,
 ) -> SimilarityResult:
     """The images' scores; texts: unit vectors [texts, D]. An image without finite scores is an error at its place."""
     items: list[Scores | VisiontowerError] = []
@@ -68,7 +79,7 @@ def similarities(
         except VisiontowerError as error:
             items.append(error)
     values = sum(item.values for item in items if isinstance(item, Scores))
-    return SimilarityResult(model, items, scoring, images.timing, values, has_heatmaps=has_heatmaps)
+    return SimilarityResult(model, items, truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps)
 
 
 def score(row: Encoded, texts: Floats, scoring: Scoring, *, model: str) -> Scores:

@@ -74,12 +74,16 @@ class EmbedRequest:
 
 @dataclass(frozen=True)
 class EmbedTextsRequest:
-    """Texts -> vectors in the joint image-text space. normalize, dtype, timeout_s: as of EmbedRequest."""
+    """Texts -> vectors in the joint image-text space. normalize, dtype, timeout_s: as of EmbedRequest.
+
+    truncate: cut texts that are longer than the context length; if False they are refused.
+    """
 
     texts: Sequence[str]
     model: str | None = None
     normalize: bool = False
     dtype: Dtype = "float32"
+    truncate: bool = True
     timeout_s: float | None = None
 
 
@@ -88,7 +92,7 @@ class SimilarityRequest:
     """Images against texts, as the model was trained to compare them.
 
     templates: each has {} where a text goes; a text's vector is the mean over its templates. heatmap: also the cosine
-    of every patch with every text.
+    of every patch with every text. truncate: as of EmbedTextsRequest, of a text in any of its templates.
     """
 
     sources: Sequence[Source]
@@ -97,6 +101,7 @@ class SimilarityRequest:
     heatmap: bool = False
     model: str | None = None
     resolution: ImageSize | None = None
+    truncate: bool = True
     timeout_s: float | None = None
 
 
@@ -173,10 +178,14 @@ class EmbedResult:
 
 @dataclass(frozen=True)
 class EmbedTextsResult:
-    """vectors: [texts, embed_dim] in the dtype asked for. values: how many numbers that is."""
+    """vectors: [texts, embed_dim] in the dtype asked for. values: how many numbers that is.
+
+    truncated: indices of the texts that were cut.
+    """
 
     model: str
     vectors: Floats
+    truncated: Sequence[int]
     timing: Timing
     values: int
 
@@ -199,10 +208,14 @@ class Scores:
 
 @dataclass(frozen=True)
 class SimilarityResult:
-    """One item an image, in the order of the request. values: how many numbers the items hold."""
+    """One item an image, in the order of the request. values: how many numbers the items hold.
+
+    truncated: indices of the texts that were cut.
+    """
 
     model: str
     items: Sequence[Scores | VisiontowerError]
+    truncated: Sequence[int]
     scoring: Scoring
     timing: Timing
     values: int

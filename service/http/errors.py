@@ -2,11 +2,13 @@
 
 VisiontowerError (encoders/contract/errors.py)
 ├── ImageError
-│   └── InvalidBase64          a JSON image that is no base64
+│   ├── InvalidBase64          a JSON image that is no base64
+│   └── ImageAsText            base64, a URL or JSON where an image's bytes belong
 ├── RequestError
 │   └── InvalidBody            not the JSON or multipart it says it is
 ├── UnknownProblem             no such page
 ├── UnsupportedMediaType       a Content-Type that is not read here
+├── UnsupportedContentEncoding a Content-Encoding that is not inflated here
 ├── NotAcceptable              an Accept that is not written here
 ├── LimitExceeded (service/errors.py)
 │   ├── BodyTooLarge
@@ -17,7 +19,7 @@ VisiontowerError (encoders/contract/errors.py)
 from collections.abc import Sequence
 
 from encoders.contract.errors import ImageError, RequestError, VisiontowerError
-from service.errors import LimitExceeded
+from service.errors import LimitExceeded, shown
 
 
 class InvalidBase64(ImageError):
@@ -25,6 +27,16 @@ class InvalidBase64(ImageError):
 
     def __init__(self, reason: str) -> None:
         super().__init__(f"The image is not valid base64: {reason}.")
+
+
+class ImageAsText(ImageError):
+    """A raw body, or a part of a form, has text where the bytes of an image belong: base64, a URL, or JSON."""
+
+    def __init__(self, what: str) -> None:
+        super().__init__(
+            f"The image is {what}, as text. A form's part and a raw body hold the bytes themselves; "
+            'base64 and URLs go in JSON: {"images": ["..."]}.'
+        )
 
 
 class InvalidBody(RequestError):
@@ -41,11 +53,25 @@ class UnknownProblem(VisiontowerError):
 class UnsupportedMediaType(VisiontowerError):
     """The Content-Type is none of multipart/form-data, image/*, application/octet-stream and application/json."""
 
-    def __init__(self, content_type: str) -> None:
+    def __init__(self, content_type: str, advice: str = "") -> None:
         super().__init__(
-            f"Content-Type '{content_type}' is not read here: send multipart/form-data, image/*, "
-            "application/octet-stream or application/json. (curl --data-binary needs -H 'Content-Type: image/jpeg'.)",
-            content_type=content_type,
+            f"Content-Type '{shown(content_type)}' is not read here: send multipart/form-data, image/*, "
+            f"application/octet-stream or application/json.{advice}",
+            content_type=shown(content_type),
+        )
+
+
+class UnsupportedContentEncoding(VisiontowerError):
+    """The body is compressed in a way that is not read here: send it as it is, or with gzip or deflate."""
+
+    accepted = ("gzip", "deflate")
+
+    def __init__(self, encoding: str) -> None:
+        super().__init__(
+            f"Content-Encoding '{shown(encoding)}' is not read here: send the body as it is, or one of "
+            f"{', '.join(self.accepted)}.",
+            content_encoding=shown(encoding),
+            accepted=list(self.accepted),
         )
 
 
@@ -59,9 +85,10 @@ class NotAcceptable(VisiontowerError):
 class BodyTooLarge(LimitExceeded):
     """The body has more bytes than the setting max_body_bytes."""
 
-    def __init__(self, *, actual: int | None, limit: int) -> None:
+    def __init__(self, *, actual: int | None, limit: int, is_inflated: bool = False) -> None:
         has = "is" if actual is None else f"of {actual:,} bytes is"
-        super().__init__(f"The body {has} over the limit of {limit:,} bytes.", actual=actual, limit=limit)
+        once = " once it is inflated" if is_inflated else ""
+        super().__init__(f"The body {has} over the limit of {limit:,} bytes{once}.", actual=actual, limit=limit)
 
 
 class TooManyImages(LimitExceeded):

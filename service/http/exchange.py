@@ -14,6 +14,7 @@ from service.engine.engine import INLINE_VALUES, Engine
 from service.engine.values import Result
 from service.errors import DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
+from service.http.inflate import inflated
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.telemetry.metrics import Served
@@ -71,10 +72,14 @@ class Exchange:
 
     async def _read(self, request: Request, engine: Engine) -> Asked:
         settings, headers = engine.settings, request.headers
+        body = await read_body(
+            request.stream(), content_length=headers.get("content-length"), max_bytes=settings.max_body_bytes
+        )
+        if "content-encoding" in headers:
+            encoding = ",".join(headers.getlist("content-encoding"))
+            body = await asyncio.to_thread(inflated, body, encoding, max_bytes=settings.max_body_bytes)
         incoming = Incoming(
-            await read_body(
-                request.stream(), content_length=headers.get("content-length"), max_bytes=settings.max_body_bytes
-            ),
+            body,
             content_type=headers.get("content-type", ""),
             query=request.scope["query_string"],
             accept=",".join(headers.getlist("accept")),

@@ -57,6 +57,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     e.EncoderFailed: ProblemType(500, "encoder-failed", "Encoder failed"),
     e.NonFiniteOutput: ProblemType(500, "non-finite-output", "Non-finite output"),
     e.OutOfMemory: ProblemType(507, "out-of-memory", "Out of device memory"),
+    h.ImageAsText: ProblemType(422, "image-as-text", "Image as text"),
     h.InvalidBase64: ProblemType(422, "invalid-base64", "Invalid base64"),
     s.ImageUrlRefused: ProblemType(422, "image-url-refused", "Image URL refused"),
     s.ImageFetchFailed: ProblemType(422, "image-fetch-failed", "Image could not be fetched"),
@@ -65,10 +66,12 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.InvalidOption: ProblemType(422, "invalid-option", "Invalid option"),
     s.NoImages: ProblemType(422, "no-images", "No images"),
     s.NoTexts: ProblemType(422, "no-texts", "No texts"),
+    s.TextTooLong: ProblemType(422, "text-too-long", "Text too long"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
     h.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),
     h.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "Unsupported media type"),
+    h.UnsupportedContentEncoding: ProblemType(415, "unsupported-content-encoding", "Unsupported content encoding"),
     h.NotAcceptable: ProblemType(406, "not-acceptable", "Not acceptable"),
     s.LimitExceeded: ProblemType(413, "limit-exceeded", "Limit exceeded"),
     h.BodyTooLarge: ProblemType(413, "body-too-large", "Body too large"),
@@ -130,7 +133,11 @@ def write_problem(error: Exception) -> Answer:
 
 def headers(error: BaseException) -> dict[str, str]:
     """Headers that go with the problem."""
-    return {"Retry-After": str(error.retry_after_s)} if isinstance(error, s.Unavailable) else {}
+    if isinstance(error, s.Unavailable):
+        return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, h.UnsupportedContentEncoding):
+        return {"Accept-Encoding": ", ".join(error.accepted)}
+    return {}
 
 
 def of_status(status: int) -> Problem:

@@ -36,7 +36,7 @@ class Resident:
         grey = np.full((1, *self.spec.image_size, 3), 128, dtype=np.uint8)
         results = [self.encoder.encode(grey, Outputs(pooled=True)).pooled]
         if self.spec.has_text:
-            results.append(self.encoder.encode_text(self.encoder.tokenize(["a warm-up"])))
+            results.append(self.encoder.encode_text(self.encoder.tokenize(["a warm-up"]).ids))
         for result in results:
             if result is None or len(result) != 1:
                 raise EncoderFailed(

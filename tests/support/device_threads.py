@@ -190,7 +190,7 @@ class Device:
         return self.threads.submit_set(self.resident, shape, payloads, deadline=NEVER)
 
     def submit_text(self, text: str) -> asyncio.Future[Any]:
-        return self.threads.submit(self.resident, TEXT, self.resident.encoder.tokenize([text])[0], deadline=NEVER)
+        return self.threads.submit(self.resident, TEXT, self.resident.encoder.tokenize([text]).ids[0], deadline=NEVER)
 
     def submit_made(
         self, make: int | Callable[[], Pixels], *, pool: Executor, shape: ImageShape = SHAPE

@@ -57,7 +57,7 @@ def see(encoder_id: str, image_bytes: bytes, texts: Sequence[str], size: ImageSi
     encoded = encoder.encode(pixels[np.newaxis], encoder.spec.outputs(tokens=TokenKind.DENSE, pooled=True))
     assert encoded.tokens is not None
     assert encoded.pooled is not None
-    words = _unit(encoder.encode_text(encoder.tokenize(texts)))
+    words = _unit(encoder.encode_text(encoder.tokenize(texts).ids))
     heat = (words @ _unit(encoded.tokens[0]).T).reshape(len(texts), encoded.grid.rows, encoded.grid.cols)
     return Seen(encoder_id, words @ _unit(encoded.pooled[0]), heat)
 

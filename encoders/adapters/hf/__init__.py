@@ -14,10 +14,12 @@ from encoders.adapters.hf.clip import build_clip, build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
 from encoders.adapters.hf.dino import build_dinov2, build_dinov3
 from encoders.adapters.hf.llava import build_llava
+from encoders.adapters.hf.reference import HfReference
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
 from encoders.adapters.hf.vanilla_vit import build_vanilla_vit
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
+from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting
 
@@ -39,6 +41,18 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
                 supported=sorted(_FAMILIES),
             )
         return _FAMILIES[model_type](checkpoint)
+
+
+def reference(encoder_id: EncoderId) -> Reference:
+    """The same checkpoint as transformers runs it.
+
+    Raises EncoderIdError for random weights, WeightsError for a checkpoint that cannot be had or does not fit.
+    """
+    if encoder_id.is_random:
+        raise EncoderIdError(f"'{encoder_id}': random weights have no reference.", model=str(encoder_id))
+    checkpoint = Checkpoint.of(encoder_id, with_weights=True)
+    with fitting(checkpoint.id, checkpoint.name), quiet():
+        return HfReference(checkpoint)
 
 
 _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {

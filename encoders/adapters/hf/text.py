@@ -5,11 +5,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.contract.errors import InvalidText
 from encoders.contract.spec import Scoring
+from encoders.contract.values import Tokenized
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import TextTower
 
@@ -29,20 +31,16 @@ class HfText(TextTower):
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # padding and truncation are settings of the one tokenizer
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As TextTower.tokenize. Raises InvalidText."""
+        options = {"padding": "max_length", "truncation": True, "max_length": self.context_length}
         try:
             with self._lock:
-                ids: Tensor = self._tokenizer(
-                    list(texts),
-                    padding="max_length",
-                    truncation=True,
-                    max_length=self.context_length,
-                    return_tensors="pt",
-                )["input_ids"]
+                ids = self._tokenizer(list(texts), **options, return_attention_mask=False)["input_ids"]
+                whole = self._tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
         except (TypeError, ValueError) as error:  # a lone surrogate, for one
             raise InvalidText(f"A text cannot be tokenised: {error}") from error
-        return ids
+        return Tokenized(np.array(ids, dtype=np.int64), np.array([len(row) for row in whole], dtype=np.int64))
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""

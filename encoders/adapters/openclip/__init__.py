@@ -13,31 +13,60 @@ from typing import Any
 import open_clip
 
 from encoders.adapters.openclip.clip import clip_parts
-from encoders.adapters.openclip.tokenizer import tokenizer_of
+from encoders.adapters.openclip.hub import require_one_of
+from encoders.adapters.openclip.reference import OpenClipReference
+from encoders.adapters.openclip.tokenizer import context_length, tokenizer_of
 from encoders.adapters.openclip.weights import creation_options, is_torchscript, torchscript_weights
 from encoders.adapters.registry import EncoderId
+from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting, load_strictly, seeded
 
 
 def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     """The parts of an open_clip model. Raises EncoderIdError or WeightsError."""
-    name, weights = encoder_id.name, encoder_id.weights
-    source = f"local-dir:{name}" if Path(name).is_dir() else name
-    with seeded(), fitting(str(encoder_id), weights or source), nullcontext() if with_weights else _unwarned():
-        # A base model for the text tower would be downloaded, then overwritten: pretrained_text=False.
-        model: Any = open_clip.create_model(
-            source, pretrained_text=False, **creation_options(encoder_id, with_weights=with_weights)
-        )
-        if weights is not None and with_weights and is_torchscript(weights):
-            load_strictly(model, torchscript_weights(weights), encoder_id=str(encoder_id), source=weights)
+    model = _created(encoder_id, with_weights=with_weights)
+    text_cfg = _text_cfg(encoder_id)
     return clip_parts(
         model,
         open_clip.get_model_preprocess_cfg(model),
-        tokenizer=tokenizer_of(source, encoder_id) if with_weights else None,
+        tokenizer=tokenizer_of(_source(encoder_id), text_cfg, encoder_id) if with_weights else None,
+        context_length=context_length(text_cfg),
         encoder_id=str(encoder_id),
         with_weights=with_weights,
     )
+
+
+def reference(encoder_id: EncoderId) -> Reference:
+    """The same checkpoint as open_clip runs it. Raises EncoderIdError or WeightsError."""
+    model = _created(encoder_id, with_weights=True)
+    tokenizer = tokenizer_of(_source(encoder_id), _text_cfg(encoder_id), encoder_id)
+    return OpenClipReference(model, open_clip.get_model_preprocess_cfg(model), tokenizer)
+
+
+def _source(encoder_id: EncoderId) -> str:
+    """The model's name as open_clip takes it."""
+    return f"local-dir:{encoder_id.name}" if Path(encoder_id.name).is_dir() else encoder_id.name
+
+
+def _text_cfg(encoder_id: EncoderId) -> dict[str, Any]:
+    """The text half's part of the model's configuration. The model must be known to open_clip."""
+    found: dict[str, Any] = open_clip.get_model_config(_source(encoder_id))["text_cfg"]
+    return found
+
+
+def _created(encoder_id: EncoderId, *, with_weights: bool) -> Any:
+    source, weights = _source(encoder_id), encoder_id.weights
+    with seeded(), fitting(str(encoder_id), weights or source), nullcontext() if with_weights else _unwarned():
+        options = creation_options(encoder_id, with_weights=with_weights)
+        text_cfg = _text_cfg(encoder_id)
+        if "hf_model_name" in text_cfg:
+            require_one_of(["config.json"], of=text_cfg["hf_model_name"], part="text tower", encoder_id=str(encoder_id))
+        # A base model for the text tower would be downloaded, then overwritten: pretrained_text=False.
+        model: Any = open_clip.create_model(source, pretrained_text=False, **options)
+        if weights is not None and with_weights and is_torchscript(weights):
+            load_strictly(model, torchscript_weights(weights), encoder_id=str(encoder_id), source=weights)
+    return model
 
 
 @contextmanager

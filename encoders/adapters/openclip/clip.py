@@ -29,11 +29,13 @@ def clip_parts(
     *,
     tokenizer: Callable[[list[str]], Tensor] | None,
     encoder_id: str,
+    context_length: int | None = None,
     with_weights: bool = True,
 ) -> TorchParts:
     """The parts of an open_clip model with its preprocessing config. They take `visual` out of the model.
 
     tokenizer: without one there is no text half. A blueprint (not with_weights) has its text half all the same.
+    context_length: of the tokenizer; None for the length that the model names.
     """
     visual = model.visual
     tower, spec = _tower_and_spec(visual, preprocess_cfg, encoder_id=encoder_id)
@@ -47,7 +49,7 @@ def clip_parts(
                 logit_scale=number(model.logit_scale.exp()),
                 logit_bias=0.0 if bias is None else number(bias),
             )
-            more["context_length"] = int(tokenizer(["a"]).shape[1] if tokenizer else model.context_length)
+            more["context_length"] = int(model.context_length if context_length is None else context_length)
             del model.visual
             text = OpenClipText(model, tokenizer)
     return TorchParts(replace(spec, **more), tower, text)

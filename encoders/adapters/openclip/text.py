@@ -4,9 +4,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from open_clip.hf_model import HFTextEncoder
 from torch import Tensor, nn
 
 from encoders.adapters.openclip.packing import pack_blocks
+from encoders.adapters.openclip.tokenizer import count_tokens
+from encoders.contract.values import Tokenized
+from encoders.runtime.padding import read_no_mask
 from encoders.runtime.tower import TextTower
 
 
@@ -18,16 +23,21 @@ class OpenClipText(TextTower):
         self.model: Any = model
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
+        half = getattr(model, "text", None)
+        if isinstance(half, HFTextEncoder):
+            read_no_mask(half.transformer)
 
-    def tokenize(self, texts: Sequence[str]) -> Tensor:
+    def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As TextTower.tokenize."""
         assert self._tokenizer is not None, "a blueprint has no tokenizer"
         with self._lock:
-            return self._tokenizer(list(texts))
+            ids: Tensor = self._tokenizer(list(texts))
+            lengths = [count_tokens(self._tokenizer, text) for text in texts]
+        return Tokenized(ids.numpy(), np.array(lengths, dtype=np.int64))
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""
-        embedded: Tensor = self.model.encode_text(ids)
+        embedded: Tensor = self.model.encode_text(ids, normalize=False)  # CoCa's would be normalised
         return embedded
 
     def pack(self) -> None:

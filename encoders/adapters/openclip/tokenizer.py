@@ -1,26 +1,72 @@
 """The tokenizer of an open_clip model."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 import open_clip
+from open_clip.tokenizer import (
+    DEFAULT_CONTEXT_LENGTH,
+    HFTokenizer,
+    SigLipTokenizer,
+    SimpleTokenizer,
+    basic_clean,
+    canonicalize_text,
+)
 from torch import Tensor
 
+from encoders.adapters.openclip.hub import require_one_of
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import WeightsError
+from encoders.runtime.weights import fitting
 
 _log = logging.getLogger(__name__)
 
 
-def tokenizer_of(source: str, encoder_id: EncoderId) -> Callable[[list[str]], Tensor] | None:
-    """The model's tokenizer; None where it would have to be downloaded for random weights and cannot be."""
+_FILES = ("tokenizer.json", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model", "vocab.json", "vocab.txt")
+"""One of these makes a tokenizer of transformers."""
+
+
+def context_length(text_cfg: Mapping[str, Any]) -> int:
+    """The ids of a text by open_clip's rule for its tokenizers, whatever more the text tower could read."""
+    return int(text_cfg.get("context_length", DEFAULT_CONTEXT_LENGTH))
+
+
+def tokenizer_of(
+    source: str, text_cfg: Mapping[str, Any], encoder_id: EncoderId
+) -> Callable[[list[str]], Tensor] | None:
+    """The model's tokenizer; None for random weights if it is on the Hugging Face hub alone and cannot be had.
+
+    source, text_cfg: the model as open_clip names it, and that part of its configuration. Raises WeightsError.
+    """
+    folder = source.removeprefix("local-dir:")
     try:
-        tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(source)
-    except Exception as error:  # whatever the hub client raises
+        if name := text_cfg.get("hf_tokenizer_name"):
+            place = folder if folder != source else name  # a folder brings its own
+            require_one_of(_FILES, of=place, part="tokenizer", encoder_id=str(encoder_id))
+        with fitting(str(encoder_id), "its tokenizer"):
+            tokenizer: Callable[[list[str]], Tensor] = open_clip.get_tokenizer(source)
+    except WeightsError as error:
         if not encoder_id.is_random:
-            raise WeightsError(
-                f"The tokenizer of {encoder_id} cannot be had: {error}", model=str(encoder_id)
-            ) from error
-        _log.warning("%s is served without its text half: its tokenizer is not on this machine.", encoder_id)
+            raise
+        _log.warning("%s is served without its text half. %s", encoder_id, error)
         return None
     return tokenizer
+
+
+def count_tokens(tokenizer: Any, text: str) -> int:
+    """The tokens that the tokenizer makes of a text before it cuts, those it puts around every text included."""
+    if isinstance(tokenizer, SimpleTokenizer):
+        return len(tokenizer.encode(text)) + 2  # start and end
+    if isinstance(tokenizer, SigLipTokenizer):
+        return len(_whole(tokenizer, canonicalize_text(basic_clean(text))))
+    assert isinstance(tokenizer, HFTokenizer), "open_clip has these three"
+    cleaned = tokenizer.clean_fn(text)
+    if tokenizer.tokenizer_mode == "clips":
+        return len(_whole(tokenizer, cleaned, add_special_tokens=False)) + 3  # start, end, class
+    return len(_whole(tokenizer, cleaned))
+
+
+def _whole(tokenizer: Any, cleaned: str, **options: bool) -> list[int]:
+    ids: list[int] = tokenizer.tokenizer(cleaned, truncation=False, verbose=False, **options).input_ids
+    return ids

@@ -11,9 +11,11 @@ import timm
 from timm.models import load_state_dict
 
 from encoders.adapters.registry import EncoderId
+from encoders.adapters.timm.reference import TimmReference
 from encoders.adapters.timm.spec import native_size, preprocessing_of, trunk_spec
 from encoders.adapters.timm.tower import TimmTower
 from encoders.contract.errors import EncoderIdError, WeightsError
+from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import fitting, load_strictly, seeded
 
@@ -23,6 +25,20 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
 
     Raises EncoderIdError for a name timm does not know, WeightsError for weights that cannot be had or do not fit.
     """
+    trunk = _created(encoder_id, with_weights=with_weights)
+    tower = TimmTower(trunk)
+    spec = trunk_spec(
+        tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)
+    )
+    return TorchParts(spec, tower)
+
+
+def reference(encoder_id: EncoderId) -> Reference:
+    """The same backbone as timm runs it. Raises EncoderIdError or WeightsError."""
+    return TimmReference(_created(encoder_id, with_weights=True))
+
+
+def _created(encoder_id: EncoderId, *, with_weights: bool) -> Any:
     name, weights = encoder_id.name, encoder_id.weights
     if name.partition(".")[0] not in timm.list_models():
         close = difflib.get_close_matches(name, timm.list_models(), n=3)
@@ -34,11 +50,7 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
         trunk: Any = timm.create_model(name, pretrained=weights is None and with_weights, num_classes=0, **options)
         if weights is not None and with_weights and not encoder_id.is_random:
             _load_file(trunk, Path(weights), encoder_id=str(encoder_id))
-    tower = TimmTower(trunk)
-    spec = trunk_spec(
-        tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=native_size(trunk)
-    )
-    return TorchParts(spec, tower)
+    return trunk
 
 
 def _load_file(trunk: Any, path: Path, *, encoder_id: str) -> None:

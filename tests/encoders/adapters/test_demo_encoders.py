@@ -37,7 +37,7 @@ def test_the_right_caption_wins(name: str) -> None:
     pixels = encoder.preprocess(image, encoder.spec.size())[None]
     pooled = encoder.encode(pixels, encoder.spec.outputs(pooled=True)).pooled
     assert pooled is not None
-    texts = encoder.encode_text(encoder.tokenize(["a tree", "a red circle and a house", "a blue star", "a dog"]))
+    texts = encoder.encode_text(encoder.tokenize(["a tree", "a red circle and a house", "a blue star", "a dog"]).ids)
     scores = texts @ pooled[0] / np.linalg.norm(texts, axis=1)
     assert scores.argmax() == 1
 

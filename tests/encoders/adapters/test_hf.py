@@ -209,7 +209,7 @@ def test_texts_and_logits_are_transformers(twins: Twins, family: str) -> None:
     """Through the whole of CLIPModel.forward / SiglipModel.forward, which also normalise and scale."""
     encoder, model = twins(family)
     images = pixels(encoder.spec.size())
-    ids = encoder.tokenize(TEXTS)
+    ids = encoder.tokenize(TEXTS).ids
     assert ids.shape == (len(TEXTS), encoder.spec.context_length)
     texts = encoder.encode_text(ids)
     options: dict[str, Any] = {}

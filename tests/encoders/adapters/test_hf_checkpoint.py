@@ -170,7 +170,7 @@ def test_a_tokenizer_larger_than_the_text_tower_is_refused(folder: Path) -> None
 def test_clip_token_ids_are_open_clips(twins: Twins) -> None:
     """Up to the end of each text: open_clip pads with 0, OpenAI's checkpoints on the Hub with the end token."""
     encoder, _ = twins("clip")
-    ours = encoder.tokenize(TEXTS)
+    ours = encoder.tokenize(TEXTS).ids
     theirs = open_clip.get_tokenizer("ViT-B-32", context_length=20)(TEXTS).numpy()
     np.testing.assert_array_equal(ours[theirs != 0], theirs[theirs != 0])
     assert (ours[theirs == 0] == 49407).all()
@@ -179,10 +179,10 @@ def test_clip_token_ids_are_open_clips(twins: Twins) -> None:
 
 def test_many_threads_share_the_tokenizer(twins: Twins) -> None:
     encoder, _ = twins("clip")
-    expected = [encoder.tokenize(TEXTS[: 1 + k % 3]) for k in range(24)]
+    expected = [encoder.tokenize(TEXTS[: 1 + k % 3]).ids for k in range(24)]
     found: dict[int, Any] = {}
     threads = [
-        threading.Thread(target=lambda k=k: found.setdefault(k, encoder.tokenize(TEXTS[: 1 + k % 3])))
+        threading.Thread(target=lambda k=k: found.setdefault(k, encoder.tokenize(TEXTS[: 1 + k % 3]).ids))
         for k in range(24)
     ]
     for thread in threads:
@@ -262,7 +262,7 @@ def test_one_checkpoint_gives_the_same_through_open_clip_and_transformers(tmp_pa
 
     batch = images(ImageSize(32, 32))
     encoded = encoder.encode(batch, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
-    ids = encoder.tokenize(TEXTS)
+    ids = encoder.tokenize(TEXTS).ids
     model.visual.output_tokens = True
     with torch.inference_mode():
         pooled, patches = model.visual(encoder.normalise(torch.from_numpy(batch)))

@@ -9,7 +9,7 @@ from PIL import Image
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize, Pixels
 from encoders.images.decode import decode
-from encoders.images.preprocess import enough, preprocess
+from encoders.images.preprocess import enough, preprocess, resize_exactly
 from encoders.images.resample import resize
 from tests.support.photographs import NAMES, photograph
 
@@ -66,6 +66,17 @@ def test_a_photograph_decoded_at_a_part_of_its_size_is_off_by_three_at_most(name
     fast = preprocess(small, preprocessing, size, resize=resize).astype(int)
     assert np.abs(fast - exact).max() <= 3
     assert np.abs(fast - exact).mean() < 0.5
+
+
+@pytest.mark.parametrize("size", [(427, 640), (401, 603), (1203, 1001), (1202, 1004), (1204, 1012)])
+def test_a_side_that_does_not_divide_moves_nothing(size: tuple[int, int]) -> None:
+    out = io.BytesIO()
+    photograph("rocket").resize(size, Image.Resampling.BICUBIC).save(out, "JPEG", quality=92)
+    fast, exact = (
+        preprocess(decode(out.getvalue(), at_least=at_least), PLAIN, ImageSize(96, 96), resize=how).astype(int)
+        for at_least, how in ((192, resize), (None, resize_exactly))
+    )
+    assert np.abs(fast - exact).max() <= 3
 
 
 @pytest.mark.parametrize("orientation", [1, 6])

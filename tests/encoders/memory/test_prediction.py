@@ -128,7 +128,7 @@ def test_texts_take_what_was_predicted(pair: tuple[Blueprint, TorchEncoder]) -> 
     drawn, real = pair
     if not real.spec.has_text:
         pytest.skip("no text half")
-    ids = torch.from_numpy(real.tokenize(["a cat", "a dog", "a fish"]))
+    ids = torch.from_numpy(real.tokenize(["a cat", "a dog", "a fish"]).ids)
     with torch.inference_mode(), Trace() as trace:
         real.run_text(ids)
     assert trace.peak == drawn.text_cost(device="cpu").requested(3)

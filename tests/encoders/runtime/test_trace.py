@@ -98,7 +98,7 @@ def check_images(pair: Pair, size: ImageSize, outputs: Outputs) -> None:
 
 
 def check_texts(pair: Pair) -> None:
-    ids = pair.encoder.tokenize(["a cat"] * max(BATCHES))
+    ids = pair.encoder.tokenize(["a cat"] * max(BATCHES)).ids
 
     def forward(batch: int) -> list[Any]:
         return [pair.encoder.encode_text(ids[:batch])]

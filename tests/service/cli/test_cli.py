@@ -207,6 +207,20 @@ def test_similarity_shows_the_best_text_first(images: Path, capsys: pytest.Captu
     assert chances == sorted(chances, reverse=True)
 
 
+def test_similarity_says_which_texts_were_cut(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """After 16 bytes in the fake."""
+    long, longer = "seventeen bytes !", f"seventeen bytes {'x' * 100}"
+    argv = ["similarity", str(images / "0.png"), long, "cat", longer, "--model", "fake:vit"]
+    assert main(argv) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Cut at the model's context length, its end does not count: seventeen bytes !" in shown
+    assert f"its end does not count: {longer[:60]}..." in shown
+    assert main([*argv, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["truncated"] == [0, 2]
+    assert main([*argv, "--no-truncate"]) == 2
+    assert "fake:vit reads 16 tokens of a text: text 0 has 17, text 2 has 116." in capsys.readouterr().err
+
+
 def test_similarity_averages_templates(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def cosine(*templates: str) -> float:
         flags = [word for template in templates for word in ("--template", template)]

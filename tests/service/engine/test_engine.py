@@ -27,6 +27,7 @@ from service.errors import (
     NoTexts,
     Overloaded,
     ShuttingDown,
+    TextTooLong,
     TooManyTexts,
     UnknownModel,
 )
@@ -113,12 +114,29 @@ async def test_texts_alone_become_vectors() -> None:
         encoder.batches.clear()
         result = await engine.embed_texts(EmbedTextsRequest(["a", "b", "a"], normalize=True, dtype="float16"))
         scores = await engine.similarity(SimilarityRequest([PICTURE], ["a", "b"]))
-    vectors = encoder.encode_text(encoder.tokenize(["a", "b"]))
+    vectors = encoder.encode_text(encoder.tokenize(["a", "b"]).ids)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     assert (result.vectors.dtype.name, result.vectors.shape, result.model) == ("float16", (3, 6), "fake:vit")
     np.testing.assert_allclose(result.vectors, unit[[0, 1, 0]], atol=1e-3)
     assert not isinstance(scores.items[0], VisiontowerError)
     assert sum(encoder.batches) >= 2, "equal texts are embedded once"
+
+
+async def test_texts_past_the_context_length_are_named_or_refused() -> None:
+    texts = ["a", "seventeen bytes !", "a", "seventeen bytes ?"]
+    async with engine_of() as engine:
+        vectors = await engine.embed_texts(EmbedTextsRequest(texts))
+        scores = await engine.similarity(SimilarityRequest([PICTURE], texts))
+        assert list(vectors.truncated) == list(scores.truncated) == [1, 3]
+        np.testing.assert_array_equal(vectors.vectors[1], vectors.vectors[3])
+        for request in (
+            EmbedTextsRequest(texts, truncate=False),
+            SimilarityRequest([PICTURE], texts, truncate=False),
+        ):
+            with pytest.raises(TextTooLong) as caught:
+                await engine.run(request)
+            assert caught.value.facts["texts"] == [1, 3]
+        assert not (await engine.embed_texts(EmbedTextsRequest(["a"], truncate=False))).truncated
 
 
 async def test_what_texts_cannot_be_is_said() -> None:

@@ -39,7 +39,7 @@ def encoded(picture: bytes) -> Encoded:
 
 def text_vectors(*texts: str) -> NDArray[Any]:
     encoder = FakeEncoder()
-    return unit(encoder.encode_text(encoder.tokenize(texts)))
+    return unit(encoder.encode_text(encoder.tokenize(texts).ids))
 
 
 def close(found: Any, wanted: Any) -> None:
@@ -196,3 +196,57 @@ def test_probabilities_survive_extreme_logits() -> None:
 
 def test_a_zero_vector_stays_zero() -> None:
     assert l2_normalize(np.zeros((1, 3), np.float32)).tolist() == [[0.0, 0.0, 0.0]]
+
+
+# Texts past the context length: 16 bytes in the fake
+
+LONG = "sixteen bytes abc"  # 17
+
+
+async def test_texts_that_differ_past_the_cut_score_alike_and_are_named() -> None:
+    texts = ["a cat", f"{LONG[:16]} and", "a dog", f"{LONG[:16]} or"]
+    async with serving() as client:
+        answer = (await client.post("/similarity", json=body(*PICTURES, texts=texts))).json()
+    assert answer["truncated"] == [1, 3]
+    assert [row[1] for row in answer["cosine"]] == [row[3] for row in answer["cosine"]]
+
+
+async def test_a_text_of_the_context_length_is_whole() -> None:
+    async with serving() as client:
+        answer = (await client.post("/similarity", json=body(PICTURES[0], texts=[LONG[:16], LONG[:15]]))).json()
+        refusing = await client.post("/similarity", json=body(PICTURES[0], texts=[LONG[:16]], truncate=False))
+    assert answer["truncated"] == []
+    assert refusing.json()["truncated"] == []
+
+
+async def test_a_text_is_named_if_any_of_its_prompts_was_cut() -> None:
+    templates = ["{}", "a photo of a {}"]
+    async with serving() as client:
+        answer = await client.post("/similarity", json=body(PICTURES[0], texts=["x", "tree"], templates=templates))
+    assert answer.json()["truncated"] == [1]
+
+
+async def test_texts_that_may_not_be_cut_are_refused_by_name() -> None:
+    encoder = FakeEncoder()
+    texts = [LONG, "a cat", "é" * 10]
+    async with serving(encoder) as client:
+        encoder.batches.clear()
+        in_json = await client.post("/similarity", json=body(PICTURES[0], texts=texts, truncate=False))
+        in_form = await client.post(
+            "/similarity", files={"image": PICTURES[0]}, data={"text": texts, "truncate": "false"}
+        )
+    problem = assert_problem(in_json, 422, "text-too-long")
+    assert (problem["texts"], problem["tokens"], problem["context_length"]) == ([0, 2], [17, 20], 16)
+    assert "fake:vit reads 16 tokens of a text: text 0 has 17, text 2 has 20." in problem["detail"]
+    assert assert_problem(in_form, 422, "text-too-long")["detail"] == problem["detail"]
+    assert encoder.batches == [], "nothing was run"
+
+
+async def test_a_thousand_long_texts_make_a_short_refusal() -> None:
+    texts = [f"{LONG} {number}" for number in range(1000)]
+    async with serving(max_texts=1000, queue_texts=1000) as client:
+        response = await client.post("/similarity", json=body(PICTURES[0], texts=texts, truncate=False))
+        cut = await client.post("/similarity", json=body(PICTURES[0], texts=texts))
+    assert "and 980 more texts" in assert_problem(response, 422, "text-too-long")["detail"]
+    assert len(response.content) < 2000
+    assert cut.json()["truncated"] == list(range(1000))

@@ -93,7 +93,7 @@ def test_every_image_is_given_its_own_row_in_order() -> None:
 
 def test_every_text_is_given_its_own_row_in_order() -> None:
     encoder = FakeEncoder()
-    ids = encoder.tokenize(["one", "two"])
+    ids = encoder.tokenize(["one", "two"]).ids
     batch = Batch(encoder, TEXT, list(ids), Bench(encoder).measurement)
     assert batch.is_done
     np.testing.assert_allclose(np.stack([np.asarray(row) for row in batch.wait()]), encoder.encode_text(ids))
@@ -194,7 +194,7 @@ def test_a_wrong_number_of_rows_of_texts_is_a_failure_of_the_encoder() -> None:
             return np.zeros((5, 6), np.float32)
 
     encoder = Generous()
-    (outcome,) = Batch(encoder, TEXT, list(encoder.tokenize(["one"])), Bench(encoder).measurement).wait()
+    (outcome,) = Batch(encoder, TEXT, list(encoder.tokenize(["one"]).ids), Bench(encoder).measurement).wait()
     assert isinstance(outcome, EncoderFailed)
     assert "5 rows for 1" in str(outcome)
 

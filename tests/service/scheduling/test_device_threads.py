@@ -79,7 +79,7 @@ async def test_texts_give_their_own_rows() -> None:
     encoder = FakeEncoder()
     async with running(encoder) as device:
         answers = await asyncio.gather(*(device.submit_text(text) for text in ("one", "two")))
-    rows = encoder.encode_text(encoder.tokenize(["one", "two"]))
+    rows = encoder.encode_text(encoder.tokenize(["one", "two"]).ids)
     np.testing.assert_allclose(np.stack([answer.row for answer in answers]), rows)
 
 

@@ -99,6 +99,7 @@ def write_similarity(result: SimilarityResult, reply: None) -> Answer:
         "logit_bias": result.scoring.logit_bias,
         "activation": result.scoring.activation,
     }
+    answer["truncated"] = list(result.truncated)
     if result.has_heatmaps:
         answer["grid"] = next((list(item.grid) for item in done if item), None)
         answer["heatmap"] = [item and np.ascontiguousarray(item.heatmap) for item in done]

@@ -3,25 +3,23 @@
 An error of one image stands at its index; an error of the whole request is raised.
 """
 
-import base64
-import binascii
+import codecs
 import math
-import re
 from dataclasses import dataclass, field
 from typing import Any
-from urllib.parse import unquote_to_bytes
 
 import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from service.engine.values import ImageUrl, Source
+from service.engine.values import Source
 from service.errors import InvalidOption, shown
-from service.http.errors import InvalidBase64, InvalidBody, TooManyImages
+from service.http.errors import InvalidBody, TooManyImages
+from service.http.protocols.native.hints import IMAGES_GO, as_image
+from service.http.sources import source_of
 
 _MAX_PARTS = 16_384
 """Parts of a multipart body; each costs parsing, so tiny ones are bounded too."""
-_SPACE = re.compile(rb"\s+")
 
 
 @dataclass(frozen=True)
@@ -33,47 +31,44 @@ class Body:
 
 
 def json_body(body: bytes, *, max_images: int) -> Body:
-    """Of a JSON object. Raises InvalidBody, InvalidOption or TooManyImages."""
+    """Of a JSON object. Raises InvalidBody or TooManyImages."""
     try:
-        fields = orjson.loads(body)
+        fields = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
-        raise InvalidBody(f"The body is not valid JSON: {error}.") from error
+        raise InvalidBody(_not_json(body, str(error))) from error
     if not isinstance(fields, dict):
-        raise InvalidBody("The JSON body must be an object.")
+        raise InvalidBody(f'The JSON body must be an object, {{"images": [...]}}, and is {_kind(fields)}.')
     images = fields.pop("images", [])
-    if not isinstance(images, list) or not all(isinstance(image, str) for image in images):
-        raise InvalidBody("'images' must be a list of strings: base64, data: URIs or http(s) URLs.")
+    if not isinstance(images, list):
+        raise InvalidBody(f"'images' must be a list, of one image too, and is {_kind(images)}.")
+    for index, image in enumerate(images):
+        if not isinstance(image, str):
+            raise InvalidBody(
+                f"'images' must be a list of strings: base64, data: URIs or http(s) URLs. Entry {index} is "
+                f"{_kind(image)}."
+            )
     if len(images) > max_images:
         raise TooManyImages(actual=len(images), limit=max_images)
-    for name, value in fields.items():
-        _require_flat(name, value)
-    return Body(images=[_source(image) for image in images], fields=list(fields.items()))
+    return Body(images=[source_of(image) for image in images], fields=list(fields.items()))
 
 
-def _require_flat(name: str, value: object) -> None:
-    """No option is nested; a caller's nest may be deeper than Python can walk."""
-    for each in value if isinstance(value, list) else [value]:
-        if isinstance(each, list | dict):
-            raise InvalidOption(name, f"'{shown(name)}' must be a value or a list of values, not nested ones.")
-
-
-def _source(text: str) -> Source:
-    scheme = text[:8].lower()
-    if scheme.startswith(("http://", "https://")):
-        return ImageUrl(text)
-    if scheme.startswith("data:"):
-        head, comma, payload = text.partition(",")
-        if not comma:
-            return InvalidBase64("the data: URI has no comma")
-        if not head.lower().endswith(";base64"):
-            return unquote_to_bytes(payload)
-        text = payload
+def _not_json(body: bytes, reason: str) -> str:
+    """Why a body cannot be read as JSON."""
+    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
+        return "The JSON body is in UTF-16 or UTF-32: send it in UTF-8."
     try:
-        return base64.b64decode(_SPACE.sub(b"", text.encode("ascii")), validate=True)
-    except binascii.Error as error:
-        return InvalidBase64(str(error).rstrip("."))
-    except UnicodeEncodeError:
-        return InvalidBase64("it has characters outside ASCII")
+        body.decode()
+    except UnicodeDecodeError as error:
+        return f"The JSON body is not UTF-8, as JSON must be: see its byte {error.start}."
+    return f"The body is not valid JSON: {reason}."
+
+
+def _kind(value: object) -> str:
+    """JSON's name of a value's type, with the keys of an object."""
+    if isinstance(value, dict):
+        return f"an object with the keys {', '.join(shown(key)[:40] for key in list(value)[:5])}"
+    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
+    return names.get(type(value), "a number")
 
 
 class _Part:
@@ -83,11 +78,15 @@ class _Part:
         self.header_name = b""
         self.header_value = b""
         self.disposition = b""
+        self.content_type = b""
         self.content: list[bytes] = []
 
     def end_header(self) -> None:
-        if self.header_name.lower() == b"content-disposition":
+        header = self.header_name.lower()
+        if header == b"content-disposition":
             self.disposition = self.header_value
+        elif header == b"content-type":
+            self.content_type = self.header_value
         self.header_name = self.header_value = b""
 
     @property
@@ -95,13 +94,24 @@ class _Part:
         _, parameters = parse_options_header(self.disposition)
         return parameters.get(b"name", b"").decode("utf-8", "replace")
 
+    def text(self, content: bytes) -> str:
+        """Of a field. Raises InvalidOption for an image, InvalidBody for another text than UTF-8."""
+        try:
+            if self.content_type[:6].lower() != b"image/":
+                return content.decode()
+        except UnicodeDecodeError as error:
+            _, parameters = parse_options_header(self.disposition)
+            if b"filename" not in parameters and b"\0" not in content:
+                raise InvalidBody(f"The field '{shown(self.name)}' is not UTF-8 text.") from error
+        raise InvalidOption(self.name, f"The part '{shown(self.name)}' holds a file. {IMAGES_GO}.")
+
 
 def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
-    """Of a multipart form. Raises InvalidBody or TooManyImages."""
+    """Of a multipart form. Raises InvalidBody, InvalidOption or TooManyImages."""
     _, parameters = parse_options_header(content_type)
     boundary = parameters.get(b"boundary")
     if not boundary:
-        raise InvalidBody("The Content-Type multipart/form-data has no boundary.")
+        raise InvalidBody("The Content-Type multipart/form-data has no boundary: leave the header to your HTTP client.")
     images: list[Source] = []
     fields: list[tuple[str, object]] = []
     part = _Part()
@@ -125,9 +135,9 @@ def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
             raise InvalidBody(f"The multipart body has over {_MAX_PARTS} parts.")
         content = part.content[0] if len(part.content) == 1 else b"".join(part.content)
         if part.name == "image":
-            images.append(content)
+            images.append(as_image(content) if content[:16].isascii() else content)
         else:
-            fields.append((part.name, _text(part.name, content)))
+            fields.append((part.name, part.text(content)))
 
     def end() -> None:
         nonlocal is_complete
@@ -151,10 +161,3 @@ def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
     if len(images) > max_images:
         raise TooManyImages(actual=len(images), limit=max_images)
     return Body(images=images, fields=fields)
-
-
-def _text(name: str, content: bytes) -> str:
-    try:
-        return content.decode()
-    except UnicodeDecodeError as error:
-        raise InvalidBody(f"The field '{shown(name)}' is not UTF-8 text.") from error

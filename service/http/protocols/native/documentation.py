@@ -9,7 +9,8 @@ from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
 
 _EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
-server allows them) in JSON. Options may stand in the query, the form or the JSON body.
+server allows them) in JSON. Options may stand in the query, the form or the JSON body. A body may be compressed with
+gzip or deflate.
 
 The answer's format follows `Accept`, or `format`. JSON has an entry an image. The binary formats hold the images that
 could be answered, stacked, so every tensor is `[images, ...]`:
@@ -25,8 +26,10 @@ stage, and also in the `Server-Timing` header."""
 
 _SIMILARITY_TEXT = """Images as in /embed; texts as fields or query parameters named `text`, or `texts` in JSON. Answers
 `cosine`, `logits` and `probabilities`, each `[images][texts]`. A text's vector is the normalised mean over its
-`templates`. `heatmap` adds `heatmap`, `[images][texts][rows][cols]`, and its `grid`. An image that failed is null in
-every list, and named in `errors`."""
+`templates`. A text that is longer than the model's `context_length` (see /models) is cut: `truncated` has the indices
+of the texts that were cut in any of their templates; with `truncate=false` they are refused instead. `heatmap` adds
+`heatmap`, `[images][texts][rows][cols]`, and its `grid`. An image that failed is null in every list, and named in
+`errors`."""
 
 _VRAM_TEXT = """Bytes of a forward before anything runs, worked out from the model's own code: weights, inputs and
 outputs (`io_bytes`), activations at the highest point, and the overhead of context, workspaces and allocator.
@@ -118,6 +121,7 @@ _SIMILARITY_EXAMPLE = {
     "logit_scale": 53.44,
     "logit_bias": 0.0,
     "activation": "softmax",
+    "truncated": [],
     "usage": {"images": 1},
     "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
 }

@@ -9,13 +9,16 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from encoders.contract.values import ImageSize
-from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest
+from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown
 from service.http.errors import UnsupportedMediaType
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
+from service.http.protocols.native.hints import as_image, meant, require_no_json, type_advice
 from service.http.protocols.native.negotiation import Format, choose
 from service.sizes import parse_image_size
+
+_IMAGES_GO = ": send parts named 'image', a raw body, or JSON 'images'"
 
 
 def _resolution(value: object) -> ImageSize | None:
@@ -61,9 +64,9 @@ def media_type(content_type: str) -> str:
 
 
 def parse(content: bytes, *, content_type: str, max_images: int) -> Body:
-    """One image or more, and the fields of a body.
+    """The images and the fields of a body.
 
-    Raises UnsupportedMediaType, InvalidBody, InvalidOption, NoImages or TooManyImages.
+    Raises UnsupportedMediaType, InvalidBody, InvalidOption or TooManyImages.
     """
     kind = media_type(content_type)
     if kind == "multipart/form-data":
@@ -71,18 +74,24 @@ def parse(content: bytes, *, content_type: str, max_images: int) -> Body:
     elif kind == "application/json":
         body = json_body(content, max_images=max_images)
     elif kind.startswith("image/") or kind == "application/octet-stream" or (not kind and not content):
-        body = Body(images=[content])
+        body = Body(images=[_raw(content, content_type) if content[:16].isascii() else content])
     else:
-        raise UnsupportedMediaType(content_type or "none")
-    if not body.images:
-        raise NoImages(": send parts named 'image', a raw body, or JSON 'images'")
+        require_no_json(content, content_type)
+        raise UnsupportedMediaType(content_type or "none", type_advice(content, kind))
     return body
 
 
+def _raw(content: bytes, content_type: str) -> Source:
+    require_no_json(content, content_type)
+    return as_image(content)
+
+
 def read_embed(incoming: Incoming) -> Asked:
-    """Raises as `parse`, and InvalidOption or NotAcceptable."""
+    """Raises as `parse`, and InvalidOption, NoImages or NotAcceptable."""
     body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
     options = read(EmbedOptions, query=incoming.query, body=body.fields)
+    if not body.images:
+        raise NoImages(_IMAGES_GO)
     format = choose(incoming.accept, asked=options.format)
     if format in ("npy", "raw") and options.output == "both":
         raise InvalidOption("output", f"The format {format} holds one array: ask for tokens or pooled, or safetensors.")
@@ -103,9 +112,11 @@ def read_embed(incoming: Incoming) -> Asked:
 
 
 def read_similarity(incoming: Incoming) -> Asked:
-    """Raises as `parse`, and InvalidOption, NoTexts or NotAcceptable."""
+    """Raises as `parse`, and InvalidOption, NoImages, NoTexts or NotAcceptable."""
     body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
     options = read(SimilarityOptions, query=incoming.query, body=body.fields)
+    if not body.images:
+        raise NoImages(_IMAGES_GO)
     choose(incoming.accept, asked=options.format, offered=("json",))
     if not options.texts:
         raise NoTexts(": send fields named 'text', or JSON 'texts'")
@@ -115,6 +126,7 @@ def read_similarity(incoming: Incoming) -> Asked:
             options.texts,
             templates=options.templates,
             heatmap=options.heatmap,
+            truncate=options.truncate,
             model=options.model,
             resolution=options.resolution,
         )
@@ -141,12 +153,16 @@ class Options(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
     repeated: ClassVar[dict[str, str]] = {}
     """Names that may be repeated in a query or a form, and the list they make."""
+    beside: ClassVar[tuple[str, ...]] = ()
+    """What a body has beside options."""
 
     model: str | None = Field(default=None, description="Id of a served encoder; default the first served.")
 
 
 class ImageOptions(Options):
     """The options of requests with images."""
+
+    beside: ClassVar[tuple[str, ...]] = ("images",)
 
     resolution: Resolution = Field(
         default=None, description="N or HxW: run the model at that size. Default: its native size."
@@ -184,6 +200,10 @@ class SimilarityOptions(ImageOptions):
         description="Each has {} where the text goes; a text's vector is the mean over its templates.",
     )
     heatmap: bool = Field(default=False, description="Add the cosine of every patch with every text.")
+    truncate: bool = Field(
+        default=True,
+        description="Cut texts past the context length, and name them in `truncated`; false refuses them.",
+    )
 
 
 def _listed(value: object) -> object:
@@ -266,10 +286,13 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
     found: dict[str, Any] = {}
     lists: dict[str, list[object]] = {}
     for name, value in pairs:
+        if name not in model.model_fields and name not in model.repeated:
+            known = [*model.beside, *model.model_fields, *model.repeated]
+            raise InvalidOption.unknown(name, known, advice=meant(name, known))
+        if isinstance(value, list | dict):
+            _require_flat(name, value)
         if name in model.repeated and value is not None:
-            lists.setdefault(model.repeated[name], []).append(value)
-        elif name not in model.model_fields:
-            raise InvalidOption.unknown(name, [*model.model_fields, *model.repeated])
+            lists.setdefault(model.repeated[name], []).extend(value if isinstance(value, list) else [value])
         elif name in found and _plain(found[name]) != _plain(value):
             raise InvalidOption(name, f"'{name}' is given twice: {shown(repr(found[name]))} and {shown(repr(value))}.")
         elif value is not None:
@@ -280,6 +303,13 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
     return {**found, **lists}
 
 
+def _require_flat(name: str, value: object) -> None:
+    """No option is nested; a caller's nest may be deeper than Python can walk."""
+    for each in value if isinstance(value, list) else [value]:
+        if isinstance(each, list | dict):
+            raise InvalidOption(name, f"'{shown(name)}' must be a value or a list of values, not nested ones.")
+
+
 def _plain(value: object) -> object:
     """For comparing what a query says in text with what JSON says in types."""
     return [str(item) for item in value] if isinstance(value, list | tuple) else str(value).strip().lower()
@@ -288,5 +318,5 @@ def _plain(value: object) -> object:
 def _invalid(error: ValidationError) -> InvalidOption:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
-    message = first["msg"].removeprefix("Value error, ")
+    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
     return InvalidOption(name, f"'{name}' is {shown(repr(first['input']))}: {message[:1].lower()}{message[1:]}.")

@@ -1,0 +1,71 @@
+"""The text that stands for an image in JSON -> a source: base64 in any of its spellings, a data: URI, or a URL."""
+
+import base64
+import binascii
+import re
+from urllib.parse import unquote_to_bytes
+
+from service.engine.values import ImageUrl, Source
+from service.errors import shown
+from service.http.errors import InvalidBase64
+
+_SPACE = re.compile(rb"\s+")
+_FOREIGN = re.compile(r"[^A-Za-z0-9+/=]")
+_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://|[a-z]:\\|\.{0,2}[/\\][^,;]*\.[a-z]{3,4}$", re.IGNORECASE)
+"""Of something that the server does not fetch: file://, s3://, C:\\, /photos/cat.jpg."""
+_URL_SAFE = bytes.maketrans(b"-_", b"+/")
+_SIGNATURES = (b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR", b"Qk", b"SUkqA", b"TU0AK", b"AAAA")
+"""How base64 of JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF begins."""
+_BASE64 = re.compile(rb"[A-Za-z0-9+/_=-]{32,}")
+
+
+def source_of(text: str) -> Source:
+    """An image as bytes, a URL that is yet to be fetched, or the error that it is."""
+    text = text.strip()
+    scheme = text[:8].lower()
+    if scheme.startswith(("http://", "https://")):
+        return ImageUrl(text)
+    if not scheme.startswith("data:"):
+        return _decoded(text)
+    head, comma, payload = text.partition(",")
+    if not comma:
+        return InvalidBase64("the data: URI has no comma")
+    words = [word.strip().lower() for word in head.split(";")]
+    if "base64" in words[1:] or is_base64(payload[:64].encode()):
+        return _decoded(payload)
+    return unquote_to_bytes(payload)
+
+
+def is_base64(beginning: bytes) -> bool:
+    """Whether an image in base64 begins so, in 64 bytes of it."""
+    return beginning.startswith(_SIGNATURES) and _BASE64.fullmatch(beginning) is not None
+
+
+def _decoded(text: str) -> Source:
+    try:
+        return base64.b64decode(text, validate=True)
+    except ValueError:  # binascii.Error is one
+        return _leniently_decoded(text)
+
+
+def _leniently_decoded(text: str) -> Source:
+    """Of base64 that is percent-encoded, in the alphabet for URLs, broken into lines, or not padded."""
+    raw = unquote_to_bytes(text) if "%" in text else text.encode("utf-8", "replace")
+    raw = _SPACE.sub(b"", raw).translate(_URL_SAFE).rstrip(b"=")
+    if len(raw) % 4 != 1:
+        try:
+            return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
+        except binascii.Error:
+            pass
+    return InvalidBase64(_reason(text, raw))
+
+
+def _reason(text: str, raw: bytes) -> str:
+    if _ADDRESS.match(text[:300]):
+        return f"'{shown(text)}' is an address; the server takes http(s) URLs, where allowed, and reads no files"
+    cleaned = raw.decode("utf-8", "replace")
+    if found := _FOREIGN.search(cleaned):
+        return f"base64 has no {found[0]!r}, which stands at {found.start()}"
+    if b"=" in raw:
+        return "it goes on behind its padding ('=')"
+    return f"{len(raw)} characters cannot be: it has been cut, or something got lost"
