@@ -4,6 +4,7 @@ VisiontowerError
 ├── ImageError                 the caller's bytes
 │   ├── EmptyImage             no bytes at all
 │   ├── NotAnImage             no known image format
+│   ├── UnsupportedImage       a known format, but a kind of it that is not read
 │   ├── UndecodableImage       a known format, but broken or truncated
 │   └── ImageTooLarge          more pixels than the limit, known from the header
 ├── RequestError               a sound image, but something the encoder cannot give
@@ -56,10 +57,21 @@ class EmptyImage(ImageError):
 
 
 class NotAnImage(ImageError):
-    """The bytes are in no image format that is read here."""
+    """The bytes are in no image format that is read here; the detail names what they are and what to do."""
 
-    def __init__(self, formats: Sequence[str]) -> None:
-        super().__init__(f"The bytes are not an image in a known format ({', '.join(formats)}).", formats=list(formats))
+    def __init__(self, found: str, advice: str, formats: Sequence[str]) -> None:
+        super().__init__(
+            f"This is {found}, which is not read here. {advice}. Formats: {', '.join(formats)}.",
+            found=found,
+            formats=list(formats),
+        )
+
+
+class UnsupportedImage(ImageError):
+    """The format is read, but not this kind of it; the detail names the kind and what to do."""
+
+    def __init__(self, kind: str, advice: str) -> None:
+        super().__init__(f"This is {kind}, which is not read here. {advice}.", kind=kind)
 
 
 class UndecodableImage(ImageError):

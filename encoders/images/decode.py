@@ -1,37 +1,74 @@
-"""Image bytes -> RGB image. Knows formats and limits; knows no encoder.
+"""Image bytes -> RGB image. Knows formats and limits; of an encoder no more than the size that it reads.
 
-Pillow opens lazily, so everything that can fail because of the bytes (header, size, pixels, orientation, mode)
-happens here, before the image can share a batch with another one.
+Everything that can fail because of the bytes (header, size, pixels, mode) happens here, before the image can share a
+batch with another one. docs/images.md says what is read and how.
 """
 
+import importlib
 import io
-import struct
-import zlib
+from contextlib import suppress
+from dataclasses import dataclass
 
-import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
-from encoders.contract.errors import EmptyImage, ImageTooLarge, NotAnImage, UndecodableImage
+from encoders.contract.errors import EmptyImage, ImageError, ImageTooLarge, NotAnImage, UndecodableImage
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize
+from encoders.images import containers
+from encoders.images.containers import Picture
+from encoders.images.jxl import announced_size
+from encoders.images.netpbm import netpbm
+from encoders.images.preprocess import enough
+from encoders.images.samples import rgb
+from encoders.images.signatures import foreign, format_of
+from encoders.images.tiff import tiff
 
 FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP", "TIFF", "PPM", "AVIF")
-"""Formats that are read. A closed list: Pillow also opens formats that start other programs (EPS)."""
+"""Formats that are always read. A closed list: Pillow also opens formats that start other programs (EPS)."""
 
 MAX_PIXELS = 64 * 1024 * 1024
 """Default limit: 192 MiB of RGB; takes photographs up to 64 megapixels."""
 
-# Pillow's decoders raise these on broken data; all mean that the bytes are bad.
-_BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    RuntimeError,  # AVIF's
-    struct.error,
-    zlib.error,
-)
+_UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What undoes each EXIF orientation."""
+
+
+_MOST_REASON = 200
+"""Characters of a decoder's message that are shown."""
+
+
+@dataclass(frozen=True)
+class _Plugin:
+    """A format that Pillow reads once another package is installed."""
+
+    package: str
+    register: str
+    name: str
+    extra: str
+
+    def load(self) -> None:
+        """Raises NotAnImage if it is not installed."""
+        try:
+            module = importlib.import_module(self.package)
+        except ImportError as error:
+            advice = f"Install visiontower[{self.extra}] on the server, or convert it to JPEG or PNG"
+            raise NotAnImage(self.name, advice, FORMATS) from error
+        if self.register and "HEIF" not in Image.OPEN:
+            getattr(module, self.register)()
+
+
+_PLUGINS = {
+    "HEIF": _Plugin("pillow_heif", "register_heif_opener", "HEIC (HEIF)", "heif"),
+    "JXL": _Plugin("pillow_jxl", "", "JPEG XL", "jxl"),
+}
 
 
 def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
@@ -40,34 +77,57 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
     at_least: JPEGs may be decoded at half, a quarter or an eighth of their size as long as both sides keep so many
         pixels; it saves most of the work on a photograph of many megapixels. None decodes every pixel.
 
-    EXIF orientation is applied; transparency is laid over white; 16-bit values are scaled to 8 bits; CMYK and palettes
-    are converted. The number of pixels is read from the header and checked before anything is decoded.
+    EXIF orientation is applied and no other metadata is read; transparency is laid over white; samples are scaled to
+    8 bits by the range that the file declares; CMYK and palettes are converted; colour profiles are not applied. The
+    number of pixels is read from the header and checked before anything is decoded.
 
-    Raises EmptyImage, NotAnImage, ImageTooLarge, UndecodableImage.
+    Raises EmptyImage, NotAnImage, UnsupportedImage, ImageTooLarge, UndecodableImage; nothing else, whatever a decoder
+    raises.
     """
     if not image_bytes:
         raise EmptyImage
+    name = "image"
     try:
-        image: Image.Image = Image.open(io.BytesIO(image_bytes), formats=FORMATS)
-    except Image.DecompressionBombError as error:  # over twice Pillow's own limit, so over ours
-        raise ImageTooLarge(pixels=_pixels_in(str(error)), limit=max_pixels) from error
-    except UnidentifiedImageError as error:
-        raise NotAnImage(FORMATS) from error
-    except _BROKEN as error:
-        raise UndecodableImage("announced", _reason(error)) from error
-    image_format = image.format or "unknown"
-    pixels = image.width * image.height
-    if pixels > max_pixels:
-        raise ImageTooLarge(pixels=pixels, limit=max_pixels)
-    try:
-        image.seek(0)
-        if at_least is not None:
+        if image_bytes.startswith(b"\xff\xd8\xff"):
+            picture = containers.jpeg(image_bytes)
+        elif image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
+            picture = containers.png(image_bytes)
+        else:
+            picture = _other(image_bytes, max_pixels)
+        name = picture.format
+        image: Image.Image = Image.open(io.BytesIO(picture.file), formats=(name,))
+        if image.width * image.height > max_pixels:
+            raise ImageTooLarge(pixels=image.width * image.height, limit=max_pixels)
+        if picture.is_hollow:
+            raise UndecodableImage(name, "it is truncated, or its size is wrong")
+        if at_least is not None and name == "JPEG":
             _shrink(image, at_least)
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)  # else a copy, also of what is upright already
-        return _rgb(image)
-    except _BROKEN as error:
-        raise UndecodableImage(image_format, _reason(error)) from error
+        turned = picture.orientation if picture.orientation is not None else _decoders_orientation(image)
+        if image.mode != "RGB" or picture.transparent is not None or "transparency" in image.info:
+            image = rgb(image, picture)
+        return image if turned == 1 else image.transpose(_UPRIGHT[turned])
+    except (ImageError, KeyboardInterrupt, SystemExit):
+        raise
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:  # over Pillow's own limit
+        raise ImageTooLarge(pixels=_pixels_in(error), limit=max_pixels) from error
+    except BaseException as error:  # a decoder raises anything, one in Rust even panics
+        raise UndecodableImage(name, _reason(error)) from error
+
+
+def decode_for(
+    preprocessing: Preprocessing,
+    image_bytes: bytes,
+    size: ImageSize,
+    *,
+    exact: bool = False,
+    max_pixels: int = MAX_PIXELS,
+) -> Image.Image:
+    """An RGB image with pixels enough for a model that is run at `size`, or with all it has if exact.
+
+    Raises as decode.
+    """
+    return decode(image_bytes, max_pixels=max_pixels, at_least=None if exact else enough(preprocessing, size))
 
 
 def _shrink(image: Image.Image, at_least: int) -> None:
@@ -83,35 +143,59 @@ def _shrink(image: Image.Image, at_least: int) -> None:
             return
 
 
-def _rgb(image: Image.Image) -> Image.Image:
-    if image.mode == "RGB" and "transparency" not in image.info:
-        return image
-    if image.mode.startswith("I;16") or image.mode in ("I", "F"):
-        return _grey_from_wide(image).convert("RGB")
-    if image.has_transparency_data:
-        rgba = image.convert("RGBA")
-        white = Image.new("RGBA", rgba.size, "white")
-        return Image.alpha_composite(white, rgba).convert("RGB")
-    return image.convert("RGB")
+def load_plugins() -> list[str]:
+    """Let Pillow know of the formats whose packages are installed; their names."""
+    found = []
+    for name, plugin in _PLUGINS.items():
+        with suppress(NotAnImage):
+            plugin.load()
+            found.append(name)
+    return found
 
 
-def _grey_from_wide(image: Image.Image) -> Image.Image:
-    """Pillow clips 16-bit grey to 255 on convert; a viewer scales it."""
-    values = np.asarray(image, dtype=np.float64)
-    if image.mode == "F" and values.max(initial=0.0) <= 1.0:  # the convention of float images: 0..1
-        scaled = values * 255
-    elif image.mode != "F" and values.max(initial=0.0) > 255:
-        scaled = values / 257
-    else:
-        scaled = values
-    return Image.fromarray(np.clip(np.nan_to_num(scaled), 0, 255).round().astype(np.uint8))
+def _other(image_bytes: bytes, max_pixels: int) -> Picture:
+    """Of a format that is neither JPEG nor PNG. Raises NotAnImage, or ImageTooLarge."""
+    name = format_of(image_bytes)
+    if name == "WEBP":
+        return containers.webp(image_bytes)
+    if name == "GIF":
+        return containers.gif(image_bytes)
+    if name == "PPM":
+        return netpbm(image_bytes, max_pixels=max_pixels)
+    if name == "TIFF":
+        return tiff(image_bytes, max_pixels=max_pixels)
+    if name in _PLUGINS:
+        _PLUGINS[name].load()
+    if name == "JXL":  # decoded as soon as it is opened
+        width, height = announced_size(image_bytes)
+        if width * height > max_pixels:
+            raise ImageTooLarge(pixels=width * height, limit=max_pixels)
+        return Picture(name, image_bytes, None, bits=16)
+    if name in ("AVIF", "HEIF"):
+        return containers.iso(image_bytes, name)
+    if name is None:
+        thing = foreign(image_bytes)
+        raise NotAnImage(thing.name, thing.advice, FORMATS)
+    return Picture(name, image_bytes)
 
 
-def _reason(error: Exception) -> str:
-    return str(error).strip().rstrip(".") or type(error).__name__
+def _decoders_orientation(image: Image.Image) -> int:
+    """Of AVIF, which Pillow turns into EXIF; and of a JPEG packed as JPEG XL. All else is upright by now."""
+    is_left = image.format == "AVIF" or getattr(image, "jpeg", False)
+    return containers.orientation(image.info.get("exif", b"")) if is_left else 1
 
 
-def _pixels_in(message: str) -> int:
+def _reason(error: BaseException) -> str:
+    """In a sentence; Pillow's own of an unidentified image names an address in memory."""
+    if isinstance(error, UnidentifiedImageError):
+        return "its header is broken"
+    if isinstance(error, MemoryError):
+        return "there is no memory for it"
+    sentence, _, _ = " ".join(str(error).split()).partition(". ")
+    return sentence[:_MOST_REASON].rstrip(".") or type(error).__name__
+
+
+def _pixels_in(error: BaseException) -> int:
     """The size out of Pillow's 'Image size (400000000 pixels) exceeds limit ...'."""
-    digits = "".join(c for c in message.split("pixels")[0] if c.isdigit())
+    digits = "".join(c for c in str(error).split("pixels")[0] if c.isdigit())
     return int(digits or 0)

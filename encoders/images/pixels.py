@@ -3,13 +3,9 @@
 Everybody who encodes an image file takes these steps with these defaults, so one photograph gives one vector.
 """
 
-from PIL import Image
-
 from encoders.contract.encoder import Encoder
-from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize, Pixels
-from encoders.images.decode import MAX_PIXELS, decode
-from encoders.images.preprocess import enough
+from encoders.images.decode import MAX_PIXELS, decode_for
 
 
 def pixels_of(
@@ -26,24 +22,8 @@ def pixels_of(
     transforms. By default a large JPEG is decoded at a part of its size and a faster resize is taken; a value is then
     off by a few of 255 (docs/decisions/0003-fast-pixels.md).
 
-    Raises UnsupportedResolution, and EmptyImage, NotAnImage, ImageTooLarge or UndecodableImage.
+    Raises UnsupportedResolution, and what decode raises.
     """
     size = encoder.spec.size(size)
     image = decode_for(encoder.spec.preprocessing, image_bytes, size, exact=exact, max_pixels=max_pixels)
     return encoder.preprocess(image, size, exact=exact)
-
-
-def decode_for(
-    preprocessing: Preprocessing,
-    image_bytes: bytes,
-    size: ImageSize,
-    *,
-    exact: bool = False,
-    max_pixels: int = MAX_PIXELS,
-) -> Image.Image:
-    """The first half of `pixels_of`: an RGB image with pixels enough for `size`, or with all it has if exact.
-
-    Raises as decode.
-    """
-    at_least = None if exact else enough(preprocessing, size)
-    return decode(image_bytes, max_pixels=max_pixels, at_least=at_least)

@@ -7,9 +7,15 @@ from pathlib import Path
 from service.bulk.resume import BulkError
 
 SUFFIXES = frozenset(
-    ".jpg .jpeg .jpe .jfif .png .webp .gif .bmp .dib .tif .tiff .ppm .pgm .pbm .pnm .avif".split()  # noqa: SIM905
+    {
+        *(".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".apng", ".webp", ".gif", ".bmp", ".dib", ".tif", ".tiff", ".avif"),
+        *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm", ".heic", ".heif", ".hif", ".jxl"),
+    }
 )
-"""Suffixes of images in a folder. A file named on the command line is tried whatever its suffix."""
+"""Suffixes of images in a folder. A file named on the command line is tried whatever its suffix.
+
+A format that needs an extra is among them: without it, the file is a failure that names the extra.
+"""
 
 
 def find_images(paths: Iterable[Path]) -> list[Path]:

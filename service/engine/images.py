@@ -15,7 +15,7 @@ from typing import TypeAlias
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, Pixels
-from encoders.images.pixels import decode_for
+from encoders.images.decode import decode_for
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable

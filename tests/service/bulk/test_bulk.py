@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import shutil
 import threading
 from collections.abc import Callable
 from itertools import count
@@ -26,6 +27,7 @@ from service.bulk.run import Finished, Job, run
 from service.bulk.sources import find_images
 from service.engine import EmbedRequest, Engine
 from service.settings import Settings
+from tests.encoders.images.files import CASES
 from tests.support.serving import backend_of
 
 FILES = 23
@@ -191,6 +193,23 @@ def test_bad_files_are_left_out_and_stand_in_the_ledger(folder: Path) -> None:
     ]
     assert all(entry["reason"] for entry in ledger)
     assert len(np.load(job.out)) == finished.images == 20
+
+
+def test_a_folder_of_odd_files_goes_on_and_so_does_a_second_run(tmp_path: Path) -> None:
+    """Files after bug reports of other projects: some make a decoder fail in ways that it does not document."""
+    folder = tmp_path / "odd"
+    shutil.copytree(CASES, folder)
+    (folder / "page.png").write_bytes(b"<!DOCTYPE html>")
+    for _ in range(2):
+        finished = encode(job_of(folder, "odd.npy", restart=True))
+        assert {Path(failure.path).name: failure.error for failure in finished.failures} == {
+            "avif_av1_damaged.avif": "UndecodableImage",
+            "jpeg_12bit.jpg": "UnsupportedImage",
+            "page.png": "NotAnImage",
+            "tiff_f32_0_65535.tif": "UnsupportedImage",
+            "tiff_u16_planar.tif": "UnsupportedImage",
+        }
+        assert finished.images == len(list(folder.iterdir())) - 5
 
 
 def test_a_file_that_cannot_be_read_is_a_failure_like_any_other(folder: Path) -> None:

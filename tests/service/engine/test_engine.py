@@ -13,7 +13,7 @@ import pytest
 
 from encoders import TokenKind, load, pixels_of
 from encoders.adapters.fake import FakeEncoder, fake_spec
-from encoders.contract.errors import EmptyImage, OutputNotOffered, VisiontowerError
+from encoders.contract.errors import EmptyImage, ImageError, OutputNotOffered, VisiontowerError
 from encoders.contract.values import ImageSize
 from service.bulk.run import Job, run
 from service.engine import EmbedRequest, EmbedTextsRequest, Engine, PlanRequest, SimilarityRequest
@@ -33,6 +33,7 @@ from service.errors import (
 )
 from service.http.app import create_app
 from service.settings import Settings
+from tests.encoders.images.files import CASES
 from tests.support import openclip_folders
 from tests.support.photographs import photograph
 from tests.support.serving import PNG, Gate, backend_of, client_of, noise
@@ -74,6 +75,19 @@ async def test_images_come_as_bytes_or_files_and_a_bad_one_is_an_error_at_its_pl
     assert given is sources[-1]
     assert (result.model, result.tokens) == ("fake:vit", 2 * 16)
     assert result.timing.total >= result.timing.forward > 0
+
+
+@pytest.mark.parametrize("is_set", [False, True])
+async def test_every_odd_image_is_an_error_or_an_answer_at_its_place_and_its_neighbours_are_answered(
+    is_set: bool,
+) -> None:
+    odd = sorted(CASES.iterdir())
+    sources: list[Source] = [source for path in odd for source in (path, PICTURE)]
+    async with engine_of() as engine:
+        result = await engine.embed(EmbedRequest(sources, output="pooled", is_set=is_set))
+    assert all(isinstance(item, Embedding) for item in result.items[1::2])
+    refused = {path.name for path, item in zip(odd, result.items[::2], strict=True) if isinstance(item, ImageError)}
+    assert refused == {"avif_av1_damaged.avif", "jpeg_12bit.jpg", "tiff_f32_0_65535.tif", "tiff_u16_planar.tif"}
 
 
 async def test_an_option_about_tokens_needs_tokens() -> None:

@@ -14,6 +14,7 @@ import pytest
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.values import Encoded, Outputs, Pixels
+from tests.encoders.images.files import CASES
 from tests.support.serving import PNG, assert_problem, image_bytes, noise, serving
 
 pytestmark = pytest.mark.anyio
@@ -80,6 +81,14 @@ BAD = [
     ),
     Bad("a URL of a megabyte", 422, "image-url-refused", request={"json": {"images": [f"http://x/{LONG}"]}}),
     Bad("a broken AVIF", 422, "undecodable-image", request=raw(BROKEN_AVIF, "image/avif")),
+    Bad("a PDF", 415, "not-an-image", request=raw(b"%PDF-1.7", "application/octet-stream")),
+    Bad("a JPEG of 12 bits", 422, "unsupported-image", request=raw((CASES / "jpeg_12bit.jpg").read_bytes())),
+    Bad(
+        "a TIFF of floats to 65535",
+        422,
+        "unsupported-image",
+        request=raw((CASES / "tiff_f32_0_65535.tif").read_bytes()),
+    ),
     Bad("layer out of range", 422, "layer-not-found", "layer=4"),
     Bad("layer below range", 422, "layer-not-found", "layer=-5"),
     Bad("resolution not divisible", 422, "unsupported-resolution", "resolution=100"),
