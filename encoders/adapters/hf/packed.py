@@ -4,7 +4,6 @@ What the towers would compute from the sizes of the images is computed here, on 
 device is read. All images of a batch have one size.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -36,16 +35,16 @@ def _attend(
     **options: Any,
 ) -> tuple[Tensor, None]:
     """Queries, keys and values [1, heads, S, C] -> [1, S, heads, C]. cu_seq_lens_q: where segments begin and end."""
-    lengths = cu_seq_lens_q.diff().tolist()
+    lengths: list[int] = cu_seq_lens_q.diff().tolist()
+    scale = options["scaling"]
     if len(set(lengths)) == 1:
-        mixed = _within([x[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for x in (query, key, value)], options)
+        heads, width = query.shape[1], query.shape[3]
+        q, k, v = (x.reshape(heads, len(lengths), -1, width).transpose(0, 1) for x in (query, key, value))
+        mixed = F.scaled_dot_product_attention(q, k, v, scale=scale)
         return mixed.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
-    segments = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([_within(segment, options).transpose(1, 2) for segment in segments], dim=1), None
-
-
-def _within(qkv: Sequence[Tensor], options: dict[str, Any]) -> Tensor:
-    return F.scaled_dot_product_attention(*qkv, scale=options["scaling"])
+    segments = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
+    attended = [F.scaled_dot_product_attention(q, k, v, scale=scale).transpose(1, 2) for q, k, v in segments]
+    return torch.cat(attended, dim=1), None
 
 
 def packed(model: Any, pixels: Tensor, native: bool) -> dict[str, Any]:

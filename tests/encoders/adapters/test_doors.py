@@ -74,8 +74,7 @@ def agree(one: Encoder, other: Encoder, *, tokens: bool = True, pixels: bool = T
 
 
 def texts_agree(one: Encoder, other: Encoder) -> None:
-    ids = [encoder.tokenize(TEXTS) for encoder in (one, other)]
-    ids = [getattr(each, "ids", each) for each in ids]
+    ids = [encoder.tokenize(TEXTS).ids for encoder in (one, other)]
     close(one.encode_text(ids[0]), other.encode_text(ids[1]))
     scoring = [encoder.spec.require_text() for encoder in (one, other)]
     assert scoring[0].activation == scoring[1].activation

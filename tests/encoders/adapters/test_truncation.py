@@ -13,7 +13,7 @@ from open_clip.tokenizer import HFTokenizer, SigLipTokenizer, SimpleTokenizer
 
 from encoders.adapters.demo.vocabulary import tokenizer as demo_tokenizer
 from encoders.adapters.fake import FakeEncoder
-from encoders.adapters.hf.text import HfText
+from encoders.adapters.hf.text import HfText, TextFamily
 from encoders.adapters.openclip.text import OpenClipText
 from encoders.runtime.tower import TextTower
 from tests.support.hf_folders import write_clip_tokenizer
@@ -42,7 +42,7 @@ def _open_clip(tokenizer: Any) -> OpenClipText:
 
 
 def _transformers(tokenizer: Any) -> HfText:
-    return HfText(torch.nn.Module(), None, tokenizer, context_length=CONTEXT)
+    return HfText(torch.nn.Module(), None, tokenizer, TextFamily(), context_length=CONTEXT, padding=0)
 
 
 def _clip(folder: Path) -> Any:
