@@ -4,7 +4,6 @@ What the towers would compute from the sizes of the images is computed here, on 
 device is read. All images of a batch have one size.
 """
 
-from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -38,14 +37,17 @@ def _attend(
     """Queries, keys and values [1, heads, S, C] -> [1, S, heads, C]. cu_seq_lens_q: where segments begin and end."""
     lengths = cu_seq_lens_q.diff().tolist()
     if len(set(lengths)) == 1:
-        mixed = _within([x[0].unflatten(1, (len(lengths), -1)).transpose(0, 1) for x in (query, key, value)], options)
+        shape = (query.shape[1], len(lengths), lengths[0], query.shape[-1])
+        batches = (x.reshape(shape).transpose(0, 1) for x in (query, key, value))
+        mixed = _within(*batches, scale=options["scaling"])
         return mixed.transpose(1, 2).flatten(0, 1).unsqueeze(0), None
-    segments = zip(*(x.split(lengths, dim=2) for x in (query, key, value)), strict=True)
-    return torch.cat([_within(segment, options).transpose(1, 2) for segment in segments], dim=1), None
+    segments = zip(*(torch.split(x, lengths, dim=2) for x in (query, key, value)), strict=True)
+    mixed = torch.cat([_within(*segment, scale=options["scaling"]) for segment in segments], dim=2)
+    return mixed.transpose(1, 2), None
 
 
-def _within(qkv: Sequence[Tensor], options: dict[str, Any]) -> Tensor:
-    return F.scaled_dot_product_attention(*qkv, scale=options["scaling"])
+def _within(query: Tensor, key: Tensor, value: Tensor, *, scale: float) -> Tensor:
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)
 
 
 def packed(model: Any, pixels: Tensor, native: bool) -> dict[str, Any]:
