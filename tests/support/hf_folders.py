@@ -142,6 +142,26 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
         {"model_type": "qwen3_vl_text", "head_dim": 12, **_MROPE},
         **_QWEN_TOKENS,
     ),
+    "qwen3-vl-moe": _vlm(
+        "Qwen3VLMoe",
+        {
+            **_QWEN_VISION,
+            **_MLP,
+            "hidden_size": 32,
+            "out_hidden_size": 48,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [1, 2],
+        },
+        {
+            "model_type": "qwen3_vl_moe_text",
+            "head_dim": 12,
+            "num_experts": 2,
+            "num_experts_per_tok": 1,
+            "moe_intermediate_size": 16,
+            **_MROPE,
+        },
+        **_QWEN_TOKENS,
+    ),
     "glm4v": _vlm(
         "Glm4v",
         {**_QWEN_VISION, "hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64, "image_size": SIDE},

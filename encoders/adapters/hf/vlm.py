@@ -86,7 +86,7 @@ class Vlm(Family):
     geometry: of the whole configuration.
     bound: if not, the model has no size of its own, and native is at most what the checkpoint's processor makes.
     arguments: of the vision tower's forward, from the whole model, the pixels and whether their size is native.
-    tower: the vision tower of the model.
+    tower: the vision tower of the model. towers: the types it may have; empty where the model has one of its own.
     project: the model and the arguments -> the vision tower's output, whose pooler_output is the image features.
     row_major: the vision tower, its tokens [B, N, C] and the grid -> the tokens in the order of the grid.
     merge: patches a side that become one projected token. queries: of a configuration, the number of projected tokens
@@ -102,6 +102,7 @@ class Vlm(Family):
     project: Callable[[Any, dict[str, Any]], Any] = image_features
     row_major: Callable[[Any, Tensor, Grid], Tensor] = as_they_are
     merge: Callable[[Any], int] = lambda config: 1
+    towers: tuple[str, ...] = ()
     queries: Callable[[Any], int | None] = lambda config: None
     drops: Callable[[Any], int] = lambda config: 0
     norm: Callable[[Any], nn.Module | None] = lambda vision: None

@@ -17,6 +17,7 @@ from encoders.adapters.hf.native import at_most, native_resolution
 from encoders.adapters.hf.packed import attend_at_once, packed, packed_features, unpacked
 from encoders.adapters.hf.pixtral import batch_images
 from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, like, vision_half
+from encoders.contract.errors import EncoderIdError
 from encoders.contract.spec import EncoderSpec
 from encoders.runtime.parts import TorchParts
 
@@ -52,6 +53,7 @@ _QWEN = Vlm(
 _SIGLIP = Vlm(
     geometry=_of(patches, prefix_tokens=0),
     arguments=interpolating,
+    towers=("siglip_vision_model",),
     processor="SiglipImageProcessor",
 )
 
@@ -60,6 +62,7 @@ _PIXTRAL = Vlm(
     geometry=_of(native_resolution),
     arguments=plain,
     bound=False,
+    towers=("pixtral",),
     processor="PixtralImageProcessor",
     ready=lambda model: batch_images(model.vision_tower),
 )
@@ -159,6 +162,7 @@ VLMS: dict[str, Vlm] = {
         arguments=plain,
         merge=lambda config: round(1 / config.downsample_ratio),
         drops=lambda config: int(config.vision_feature_select_strategy == "default"),
+        towers=("internvl_vision",),
         processor="GotOcr2ImageProcessor",
     ),
     "mistral3": replace(
@@ -171,6 +175,7 @@ VLMS: dict[str, Vlm] = {
     "qwen2_5_vl": _QWEN,
     "qwen2_vl": replace(_QWEN, geometry=partial(_qwen_geometry, width="embed_dim")),
     "qwen3_vl": _QWEN,
+    "qwen3_vl_moe": _QWEN,
     "smolvlm": replace(_IDEFICS, processor="SmolVLMImageProcessor"),
 }
 
@@ -198,6 +203,13 @@ LLAVA_TOWERS: dict[str, Vlm] = {
 
 def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
     """The parts of a vision-language model, read as `family` says."""
+    tower_type = config.vision_config.model_type
+    if family.towers and tower_type not in family.towers:
+        raise EncoderIdError(
+            f"{checkpoint.id} has a vision tower of type '{tower_type}', which is not supported in {config.model_type}. "
+            f"Supported: {', '.join(family.towers)}.",
+            model=checkpoint.id,
+        )
     architecture = getattr(transformers, family.architecture) if family.architecture else base_model(config)
     seen = checkpoint.seen(family.processor)
     geometry = family.geometry(config) if family.bound else at_most(family.geometry(config), seen.size)

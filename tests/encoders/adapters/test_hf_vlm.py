@@ -18,14 +18,14 @@ from transformers import vision_utils
 
 from encoders import ImageSize, TokenKind, load
 from encoders.adapters.registry import blueprint
-from encoders.contract.errors import OutputNotOffered, UnsupportedResolution, WeightsError
+from encoders.contract.errors import EncoderIdError, OutputNotOffered, UnsupportedResolution, WeightsError
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.trace import Trace
 from tests.support.hf_folders import PATCH, VLMS, Twins, one_thread, write
 from tests.support.suites import split
 
 TOLERANCE = 1e-5
-PACKED = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v"]
+PACKED = ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "qwen3-vl-moe", "glm4v"]
 PIXTRAL = ["llava-pixtral", "mistral3", "mistral3-layers"]
 FREE = [*PACKED, *PIXTRAL, "paligemma", "blip-2", "llava-dinov2"]
 """Those that take other sizes than their own."""
@@ -209,17 +209,51 @@ def test_a_single_layer_is_not_projected(twins: Twins) -> None:
         encoder.encode(pixels(encoder.spec.image_size), encoder.spec.outputs(tokens=TokenKind.PROJECTED, layer=1))
 
 
-def test_keys_of_older_checkpoints_load(twins: Twins, tmp_path: Path) -> None:
-    """Qwen2-VL's first files say visual... and model.layers... where newer ones say model.visual..."""
-    encoder, _ = twins("qwen2-vl")
-    write("qwen2-vl", tmp_path)
+NEW_KEYS = {
+    "qwen2-vl": {"visual.": "model.visual.", "model.": "model.language_model."},
+    "gemma3": {
+        "vision_tower.": "model.vision_tower.vision_model.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+        "language_model.model.": "model.language_model.",
+    },
+    "internvl": {
+        "vision_tower.": "model.vision_tower.",
+        "multi_modal_projector.": "model.multi_modal_projector.",
+        "language_model.model.": "model.language_model.",
+    },
+}
+"""Where newer checkpoints say it otherwise than `save_pretrained`, by the start of a key."""
+
+
+@pytest.mark.parametrize("family", NEW_KEYS)
+def test_both_layouts_of_keys_load(twins: Twins, tmp_path: Path, family: str) -> None:
+    encoder, _ = twins(family)
+    write(family, tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
-    old = {
-        name.replace("model.visual.", "visual.").replace("model.language_model.", "model."): tensor
-        for name, tensor in weights.items()
-    }
-    save_file(old, tmp_path / "model.safetensors", {"format": "pt"})
+    renamed = {}
+    for name, tensor in weights.items():
+        start = next((start for start in NEW_KEYS[family] if name.startswith(start)), "")
+        renamed[NEW_KEYS[family].get(start, "") + name.removeprefix(start)] = tensor
+    assert renamed.keys() != weights.keys()
+    save_file(renamed, tmp_path / "model.safetensors", {"format": "pt"})
     assert load(f"hf:{tmp_path}").spec.revision == encoder.spec.revision
+
+
+def test_another_tower_inside_is_refused(tmp_path: Path) -> None:
+    config = transformers.PaliGemmaConfig(vision_config={"model_type": "clip_vision_model"}, text_config={})
+    config.save_pretrained(tmp_path)
+    with pytest.raises(EncoderIdError, match=r"'clip_vision_model'.*Supported: siglip_vision_model"):
+        load(f"hf:{tmp_path}@random")
+
+
+def test_native_is_at_most_what_the_processor_makes(tmp_path: Path) -> None:
+    VLMS["qwen2-vl"][1]().save_pretrained(tmp_path)
+    transformers.Qwen2VLImageProcessor(patch_size=PATCH, min_pixels=16 * 16, max_pixels=100 * 100).save_pretrained(
+        tmp_path
+    )
+    spec = load(f"hf:{tmp_path}@random").spec
+    assert spec.image_size == (96, 96)
+    assert spec.preprocessing.resize == "squash"
 
 
 def test_a_missing_key_of_the_seeing_half_is_named(tmp_path: Path) -> None:
