@@ -76,7 +76,8 @@ def picture(height: int, width: int) -> Image.Image:
 
 def theirs(processor: Any, image: Image.Image, **options: Any) -> NDArray[Any]:
     values = processor(image, return_tensors="np", **options)["pixel_values"]
-    return np.asarray(values).reshape(-1, *np.shape(values)[-3:])[0].transpose(1, 2, 0)
+    first: NDArray[Any] = np.asarray(values).reshape(-1, *np.shape(values)[-3:])[0]
+    return first.transpose(1, 2, 0)
 
 
 def made(settings: str) -> Any:
