@@ -33,8 +33,9 @@ def offered(spec: EncoderSpec) -> list[Outputs]:
 
 
 def taken(encoder: TorchEncoder, size: ImageSize, outputs: Outputs) -> int:
+    pixels = torch.zeros(3, *size, 3, dtype=torch.uint8)
     with torch.inference_mode(), Trace() as trace:
-        encoder.run(torch.zeros(3, *size, 3, dtype=torch.uint8), outputs)
+        encoder.run(pixels, outputs)
     peak: int = trace.peak
     return peak
 
