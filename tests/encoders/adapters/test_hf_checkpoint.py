@@ -109,7 +109,7 @@ def test_code_in_a_checkpoint_is_not_run(folder: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "error", "words"),
     [
-        ({"model_type": "bert"}, EncoderIdError, "'bert', which is not supported. Supported: clip, "),
+        ({"model_type": "bert"}, EncoderIdError, "'bert', which is not supported. Supported: "),
         ({"model_type": "made_up"}, EncoderIdError, "made_up"),
         ({}, EncoderIdError, "names no model_type"),
         (None, WeightsError, "no config.json"),
