@@ -294,7 +294,7 @@ class _Search:
         """The range of offsets, if the trunk runs at odd and even multiples of `unit` and rounds by one rule."""
         stride, above = self._stride, min(self._seen.grid) + 1
         if unit < stride:
-            size = ImageSize(above * stride + unit, (above + 1) * stride - unit)
+            size = ImageSize(above * stride + unit, (above + 2) * stride - unit)  # an odd and an even grid
         else:
             times = max(1, above * stride // unit)
             size = ImageSize(times * unit, (times + 1) * unit)

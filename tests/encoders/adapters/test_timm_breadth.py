@@ -33,6 +33,7 @@ KNOWN = {
     "deepseek_vit_412m": (Grid(39, 39), 0, ImageSize(14, 14)),
     "maxvit_tiny_tf_224": (Grid(7, 7), 0, ImageSize(224, 224)),
     "mixer_s32_224": (Grid(7, 7), 0, ImageSize(224, 224)),
+    "mobilevitv2_050": (Grid(8, 8), 0, ImageSize(64, 64)),
     "naflexvit_base_patch16_gap": (Grid(24, 24), 4, ImageSize(16, 16)),
     "pit_ti_224": (Grid(7, 7), 1, ImageSize(224, 224)),
     "pvt_v2_b0": (Grid(7, 7), 0, ImageSize(1, 1)),
