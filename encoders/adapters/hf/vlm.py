@@ -6,6 +6,7 @@ The language model is neither read nor kept. Knows modules and configurations; k
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
+from itertools import product
 from operator import attrgetter
 from typing import Any
 
@@ -31,9 +32,9 @@ def vision_half(architecture: Any) -> type[nn.Module]:
 
     def __init__(self: Any, config: Any) -> None:
         architecture.__init__(self, _without_language(config))
-        for name in ("language_model", "text_model", "lm_head"):
-            if name in self._modules:
-                delattr(self, name)
+        for part, name in product((self, getattr(self, "model", self)), ("language_model", "text_model", "lm_head")):
+            if name in part._modules:
+                delattr(part, name)
         self.all_tied_weights_keys = {}  # they are all of the language model
 
     return like(architecture, type("_VisionHalf", (), {"__init__": __init__}))
@@ -57,9 +58,9 @@ def _without_language(config: Any) -> Any:
     return config
 
 
-def base_model(config: Any) -> Any:
-    """Transformers' class of the whole model without a head."""
-    return transformers.models.auto.modeling_auto.MODEL_MAPPING[type(config)]
+def whole_model(config: Any) -> Any:
+    """Transformers' class of the whole model with its head: the one that knows the keys of every checkpoint."""
+    return transformers.models.auto.modeling_auto.MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING[type(config)]
 
 
 def recorded_blocks(vision: Any) -> Iterable[nn.Module]:
@@ -82,7 +83,6 @@ def as_they_are(vision: Any, tokens: Tensor, grid: Grid) -> Tensor:
 class Vlm(Family):
     """How one vision-language architecture is read.
 
-    architecture: transformers' class; the configuration's model without a head if empty.
     geometry: of the whole configuration.
     bound: if not, the model has no size of its own, and native is at most what the checkpoint's processor makes.
     arguments: of the vision tower's forward, from the whole model, the pixels and whether their size is native.
@@ -95,7 +95,7 @@ class Vlm(Family):
     pooling: `class` for the first of the final tokens, `mean` for the mean of the patch tokens.
     """
 
-    architecture: str = ""
+    architecture: str = "AutoModelForImageTextToText"
     processor: str = "CLIPImageProcessor"
     pooling: Callable[[Any], str] = lambda model: "mean"
     tower: Callable[[Any], Any] = attrgetter("vision_tower")

@@ -7,7 +7,6 @@ from operator import attrgetter
 from typing import Any
 
 import torch
-import transformers
 from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
@@ -16,7 +15,7 @@ from encoders.adapters.hf.family import Geometry, interpolating, patches, plain,
 from encoders.adapters.hf.native import at_most, native_resolution
 from encoders.adapters.hf.packed import attend_at_once, packed, packed_features, unpacked
 from encoders.adapters.hf.pixtral import batch_images
-from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, base_model, like, vision_half
+from encoders.adapters.hf.vlm import LANGUAGE, Vlm, VlmTower, like, vision_half, whole_model
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.spec import EncoderSpec
 from encoders.runtime.parts import TorchParts
@@ -143,7 +142,6 @@ def _gemma_merge(config: Any) -> int:
 VLMS: dict[str, Vlm] = {
     "aya_vision": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: int(config.downsample_factor)),
     "blip-2": Vlm(
-        architecture="Blip2ForConditionalGeneration",
         processor="BlipImageProcessor",
         tower=attrgetter("vision_model"),
         geometry=_of(with_class_token),
@@ -206,17 +204,17 @@ def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
     tower_type = config.vision_config.model_type
     if family.towers and tower_type not in family.towers:
         raise EncoderIdError(
-            f"{checkpoint.id} has a vision tower of type '{tower_type}', which is not supported in {config.model_type}. "
-            f"Supported: {', '.join(family.towers)}.",
+            f"{checkpoint.id} has a vision tower of type '{tower_type}', which is not supported in "
+            f"{config.model_type}. Supported: {', '.join(family.towers)}.",
             model=checkpoint.id,
         )
-    architecture = getattr(transformers, family.architecture) if family.architecture else base_model(config)
     seen = checkpoint.seen(family.processor)
     geometry = family.geometry(config) if family.bound else at_most(family.geometry(config), seen.size)
     rows, cols = geometry.grid(*geometry.native, None)
     if rows % family.merge(config) or cols % family.merge(config):
         raise ValueError(f"its {rows}x{cols} patches cannot be merged {family.merge(config)} by {family.merge(config)}")
-    model = checkpoint.model(vision_half(architecture), config, unused=family.unused)
+    whole = checkpoint.model(vision_half(whole_model(config)), config, unused=family.unused)
+    model = getattr(whole, "model", whole)
     spec = EncoderSpec(
         id=checkpoint.id,
         family="vit",
