@@ -48,12 +48,19 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
 def reference(encoder_id: EncoderId) -> Reference:
     """The same checkpoint as transformers runs it.
 
-    Raises EncoderIdError for random weights, WeightsError for a checkpoint that cannot be had or does not fit.
+    Raises EncoderIdError for random weights and for a vision-language model, WeightsError for a checkpoint that cannot
+    be had or does not fit.
     """
     if encoder_id.is_random:
         raise EncoderIdError(f"'{encoder_id}': random weights have no reference.", model=str(encoder_id))
     checkpoint = Checkpoint.of(encoder_id, with_weights=True)
     with fitting(checkpoint.id, checkpoint.name), quiet():
+        if _FAMILIES.get(checkpoint.model_type()) in (build_llava, build_vlm):
+            raise EncoderIdError(
+                f"'{encoder_id}': a vision-language model has no reference here: transformers would load its language "
+                "model too.",
+                model=str(encoder_id),
+            )
         return HfReference(checkpoint)
 
 

@@ -28,14 +28,14 @@ class HfReference:
     def encode(self, image: Image.Image) -> ReferenceRow:
         """As Reference.encode.
 
-        CLIP's own forward norms its class token alone; its patch tokens get the same norm here, as final tokens do
-        everywhere in visiontower.
+        The forward of CLIP and its kin norms the class token alone; the patch tokens get the same norm here, as
+        final tokens do everywhere in visiontower.
         """
         inputs = self._processor(images=image, return_tensors="pt")
         vision = getattr(self._model, "vision_model", self._model)
         seen = vision(**inputs)
         tokens: Tensor = seen.last_hidden_state
-        if hasattr(vision, "post_layernorm") and "clip" in vision.config.model_type:
+        if any(name in vision.config.model_type for name in ("clip", "mlcd")):
             tokens = vision.post_layernorm(tokens)
         if tokens.ndim == 4:
             tokens = tokens.flatten(2).transpose(1, 2)
@@ -61,5 +61,7 @@ class HfReference:
             max_length=config.max_position_embeddings,
             return_tensors="pt",
         )
+        if config.model_type.startswith("siglip"):  # trained without a mask, whatever its tokenizer gives
+            ids = {"input_ids": ids["input_ids"]}
         embedded: Floats = self._model.get_text_features(**ids).pooler_output.numpy()
         return embedded

@@ -18,7 +18,7 @@ import torch
 import transformers
 from safetensors.torch import save_file
 from timm.models.vision_transformer import VisionTransformer
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 from torch import Tensor
 
 from encoders.adapters.openclip.clip import clip_parts
@@ -202,7 +202,7 @@ def test_clip_through_openclip_and_hf(tmp_path: Path) -> None:
     one, other = load(f"openclip:{theirs}"), store(ours, config, clip_names(model.state_dict()), processor)
     agree(one, other)
     texts_agree(one, other)
-    mine, its = (np.asarray(getattr(found, "ids", found)) for found in (one.tokenize(TEXTS), other.tokenize(TEXTS)))
+    mine, its = (encoder.tokenize(TEXTS).ids for encoder in (one, other))
     np.testing.assert_array_equal(mine[mine != 0], its[mine != 0])
     assert (its[mine == 0] == 49407).all()  # OpenAI's code pads with 0, its checkpoints on the Hub with the end token
 
@@ -267,21 +267,19 @@ def test_siglip_through_openclip_and_hf(gemma: bool, tokenizer_class: str, tmp_p
     word_tokenizer(tmp_path, gemma=gemma, tokenizer_class=tokenizer_class)
     processor = transformers.SiglipImageProcessor(size={"height": 64, "width": 64}, resample=3)
     other = store(tmp_path, config, siglip_names(model.state_dict()), processor)
-    bare = transformers.PreTrainedTokenizerFast(tokenizer_file=str(tmp_path / "tokenizer.json"))
-    end = 1
-    clean = open_clip.tokenizer.get_clean_fn("canonicalize")
-
-    def tokenize(texts: list[str]) -> Tensor:
-        """As HFTokenizer with open_clip's configuration of SigLIP: canonicalised, ended, padded to the right."""
-        rows = [[*bare(clean(text))["input_ids"][:31], end] for text in texts]
-        return torch.tensor([row + [0 if gemma else end] * (32 - len(row)) for row in rows])
-
+    end, pad = ("<eos>", "<pad>") if gemma else ("</s>", "</s>")
+    bare = Tokenizer.from_file(str(tmp_path / "tokenizer.json"))
+    bare.post_processor = processors.TemplateProcessing(single=f"$A {end}", special_tokens=[(end, 1)])
+    tokenize = open_clip.tokenizer.HFTokenizer.__new__(open_clip.tokenizer.HFTokenizer)  # it would ask the hub
+    tokenize.tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=bare, eos_token=end, pad_token=pad)
+    tokenize.tokenizer_mode, tokenize.strip_sep_token, tokenize.context_length = "", False, 32
+    tokenize.clean_fn = open_clip.tokenizer.get_clean_fn("canonicalize")  # as configured for SigLIP
     cfg = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "interpolation": "bicubic", "resize_mode": "squash"}
     parts = clip_parts(model, cfg, tokenizer=tokenize, encoder_id="openclip:tiny@random")
     one = TorchEncoder(parts.spec, parts.tower, parts.text, placement=Placement())
     agree(one, other)
     texts_agree(one, other)
-    mine, its = (np.asarray(getattr(found, "ids", found)) for found in (one.tokenize(TEXTS), other.tokenize(TEXTS)))
+    mine, its = (encoder.tokenize(TEXTS).ids for encoder in (one, other))
     np.testing.assert_array_equal(mine, its)
 
 

@@ -155,7 +155,7 @@ def test_embed_lists_what_failed_and_ends_with_status_1(images: Path, capsys: py
     out = images.parent / "out.npy"
     assert main(["embed", str(images), "-o", str(out), "--model", "fake:vit"]) == 1
     captured = capsys.readouterr()
-    assert f"{images / 'bad.jpg'}: The bytes are not an image" in captured.err
+    assert f"{images / 'bad.jpg'}: This is text, which is not read here." in captured.err
     assert f"1 failed: {out}.errors.jsonl" in captured.err
     assert len(np.load(out)) == 3
 

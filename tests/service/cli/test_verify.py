@@ -102,6 +102,12 @@ def test_without_a_picture_a_drawing_is_taken_and_the_table_fits_80_columns(
     assert max(map(len, shown.splitlines())) <= 80
 
 
+def test_a_vision_language_model_has_no_reference(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write("llava", tmp_path)
+    assert main(["verify", f"hf:{tmp_path}"]) == 2
+    assert "its language model too" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("encoder_id", ["fake:vit", "hf:/nowhere@random", "demo:nothing"])
 def test_an_encoder_without_a_reference_is_one_line_and_status_2(
     encoder_id: str, capsys: pytest.CaptureFixture[str]
