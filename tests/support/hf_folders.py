@@ -420,6 +420,10 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
 }
 
 
+POOLERLESS = ("beit-masked", "data2vec", "deit-classifier", "dpt", "dpt-hybrid", "vit-classifier")
+"""Without a pooler, which their weights alone tell: a blueprint has one."""
+
+
 @contextmanager
 def one_thread() -> Iterator[None]:
     """On tensors this small a second thread only waits for the first: tenfold the time on a busy machine."""

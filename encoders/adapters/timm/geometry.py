@@ -77,7 +77,8 @@ def measure(trunk: Any, native: ImageSize) -> Geometry:
             ) from error
         stride, lo, hi = _stride(shadow, native, seen)
         search = _Search(lambda size: _look(shadow, size, options), seen, stride, lo, hi)
-        sizes = search.sizes() if stride.height == stride.width else None
+        fixed = type(trunk).__module__.endswith(_UNBOUNDED) or stride.height != stride.width
+        sizes = None if fixed else search.sizes()
     unit, minimum, offset = sizes or (1, 1, _preferred(lo, hi, stride.height))
     layers = _layers(shadow, len(seen.layers))
     final = (seen.width, seen.grid, seen.prefix)
@@ -99,6 +100,10 @@ def measure(trunk: Any, native: ImageSize) -> Geometry:
             only=None if sizes else native,
         ),
     )
+
+
+_UNBOUNDED = "mvitv2"
+"""timm's module whose tables of relative positions are indexed beyond their end at larger sizes; meta has no bounds."""
 
 
 def _whole_patches(trunk: Any, size: ImageSize) -> ImageSize:

@@ -15,7 +15,7 @@ from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec, Scoring
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.blueprint import TorchBlueprint
-from tests.support.hf_folders import FAMILIES, one_thread, write
+from tests.support.hf_folders import FAMILIES, POOLERLESS, one_thread, write
 from tests.support.suites import split
 
 NAMES = [
@@ -44,10 +44,6 @@ def named(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], str]:
         return f"hf:{folder / known}"
 
     return name
-
-
-POOLERLESS = ("beit-masked", "data2vec", "deit-classifier", "dpt", "dpt-hybrid", "vit-classifier")
-"""Without a pooler, which their weights alone tell."""
 
 
 def plain(spec: EncoderSpec) -> EncoderSpec:
