@@ -145,8 +145,8 @@ class Checkpoint:
         if architecture := timm_name(found) if model_type in (None, "timm_wrapper") else None:
             tag = found.get("pretrained_cfg", {}).get("tag")
             name = f"{architecture}.{tag}" if tag and "." not in architecture else architecture
-            hint = f" Write timm:{name}" if folder is None else hint_for_folder(folder)
-            raise EncoderIdError(f"{self.id} is in timm's format.{hint}", model=self.id)
+            hint = f" It is in timm's format: write timm:{name}" if folder is None else hint_for_folder(folder)
+            raise EncoderIdError(f"{self.id} is no checkpoint of transformers.{hint}", model=self.id)
         if not isinstance(model_type, str):
             raise EncoderIdError(
                 f"The config.json of {self.name} names no model_type, so it is not of transformers.{self._meant()}",
