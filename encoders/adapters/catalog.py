@@ -30,7 +30,8 @@ _KNOWN = (
     Scheme(
         "openclip",
         "openclip:ARCH@TAG",
-        "open_clip's CLIP, SigLIP, EVA, MobileCLIP, ConvNeXt and ResNet; TAG is a pretrained tag, a file, or random",
+        "open_clip's CLIP, SigLIP, EVA, MobileCLIP, ConvNeXt and ResNet; TAG is a pretrained tag, a file, or random; "
+        "?preprocess=TAG and ?quick_gelu=true behind it say how a file was trained",
         (
             "openclip:ViT-L-14-336@openai",
             "openclip:RN50@openai",
@@ -43,14 +44,15 @@ _KNOWN = (
     Scheme(
         "hf",
         "hf:REPO[@REVISION]",
-        "transformers' CLIP, SigLIP, SigLIP 2, DINOv2, DINOv3, ConvNeXt, LLaVA; REPO is a name on the hub or a folder",
+        "transformers' CLIP, SigLIP, DINO, Swin, BEiT, ConvNeXt and more, and the vision halves of Qwen-VL, InternVL, "
+        "Gemma 3, LLaVA and others; REPO is a name on the hub or a folder",
         ("hf:openai/clip-vit-large-patch14-336", "hf:facebook/dinov2-base", "hf:/path/to/folder"),
         origin="transformers",
     ),
     Scheme(
         "timm",
         "timm:NAME[@WEIGHTS]",
-        "any timm backbone, image only; WEIGHTS is a file or random",
+        "timm backbones, image only; WEIGHTS is a file or random",
         ("timm:convnextv2_base.fcmae_ft_in22k_in1k", "timm:vgg16.tv_in1k", "timm:resnet50@random"),
         origin="timm",
     ),

@@ -1,4 +1,4 @@
-"""`timm:NAME[@WEIGHTS]`: any timm backbone as a token encoder, image only.
+"""`timm:NAME[@WEIGHTS]`: a timm backbone as a token encoder, image only.
 
 Nothing is assumed of a backbone that timm does not declare.
 """
