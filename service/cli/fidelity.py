@@ -1,7 +1,7 @@
 """How near served numbers are to a reference library's: arithmetic over one picture's rows. Runs no model."""
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 
 import numpy as np
 
@@ -37,10 +37,6 @@ class Agreement:
         """Whether the cosines are at `bound` or over it, and no score is off by more than 1 - bound."""
         cosines = [value for value in (self.pooled, self.tokens) if value is not None]
         return all(value >= bound for value in cosines) and (self.scores is None or self.scores <= 1 - bound)
-
-    def json(self) -> dict[str, object]:
-        """For machines."""
-        return asdict(self)
 
 
 def agreement(

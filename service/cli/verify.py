@@ -39,7 +39,7 @@ def add(commands: Any) -> None:
     """The command and its flags."""
     verify = add_command(commands, "verify", "served numbers against the reference library's", _HELP, run=run)
     verify.usage = "visiontower verify ID [PHOTO ...] [flags]"
-    verify.add_argument(  # in one, so that flags may stand between them
+    verify.add_argument(  # in one, so that flags may stand before the id
         "named",
         metavar="ID, PHOTO",
         nargs="+",
@@ -88,7 +88,7 @@ def run(arguments: argparse.Namespace) -> int:
     agreements: list[Agreement] = []
     failures: dict[str, str] = {}
     for photo in photos:
-        name = "a drawing" if photo is None else photo.name
+        name = "a drawing" if photo is None else photo.name  # for the table; failures are told by their path
         try:
             image_bytes = _drawing() if photo is None else photo.read_bytes()
             agreements.append(
@@ -102,8 +102,8 @@ def run(arguments: argparse.Namespace) -> int:
                 )
             )
         except (VisiontowerError, OSError, ValueError) as error:
-            failures[name] = str(error)
-            say(f"{name}: {error}")
+            failures[str(photo or name)] = str(error)
+            say(f"{photo or name}: {error}")
     about = f"{spec.id}: {spec.runtime} {spec.dtype} on {spec.device}, against {reference.library} in float32"
     within = not failures and all(each.holds(arguments.bound) for each in agreements)
     if arguments.json:
@@ -116,7 +116,7 @@ def run(arguments: argparse.Namespace) -> int:
                 "texts": list(texts),
                 "bound": arguments.bound,
                 "within_bound": within,
-                "photos": [each.json() for each in agreements],
+                "photos": [vars(each) for each in agreements],
                 "errors": failures,
             }
         )

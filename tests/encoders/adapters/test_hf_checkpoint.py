@@ -18,6 +18,7 @@ from safetensors.torch import load_file, save_file
 from encoders import ImageSize, TokenKind, load
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.runtime.torch_encoder import TorchEncoder
+from tests.support.clip_names import clip_names
 from tests.support.hf_folders import FAMILIES, TEXTS, Twins, one_thread, write_clip_tokenizer
 
 
@@ -201,40 +202,6 @@ def test_loading_is_quiet_and_leaves_the_librarys_own_loudness(folder: Path, cap
     assert transformers.utils.logging.get_verbosity() == before
 
 
-def _as_transformers(state: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
-    """open_clip's CLIP weights under the names of transformers' CLIPModel: the two are the same network."""
-    renamed: dict[str, torch.Tensor] = {"logit_scale": state["logit_scale"]}
-    names = {
-        "visual.class_embedding": "vision_model.embeddings.class_embedding",
-        "visual.positional_embedding": "vision_model.embeddings.position_embedding.weight",
-        "visual.conv1.weight": "vision_model.embeddings.patch_embedding.weight",
-        "visual.ln_pre": "vision_model.pre_layrnorm",
-        "visual.ln_post": "vision_model.post_layernorm",
-        "positional_embedding": "text_model.embeddings.position_embedding.weight",
-        "token_embedding.weight": "text_model.embeddings.token_embedding.weight",
-        "ln_final": "text_model.final_layer_norm",
-    }
-    blocks = {"ln_1": "layer_norm1", "ln_2": "layer_norm2", "mlp.c_fc": "mlp.fc1", "mlp.c_proj": "mlp.fc2"}
-    for name, tensor in state.items():
-        stem, _, kind = name.rpartition(".")
-        if name in names or stem in names:
-            renamed[names.get(name) or f"{names[stem]}.{kind}"] = tensor
-        elif "resblocks" in name:
-            half = "vision_model" if name.startswith("visual.") else "text_model"
-            index, part = name.split("resblocks.")[1].split(".", 1)
-            layer = f"{half}.encoder.layers.{index}"
-            if "in_proj" in part:
-                for projection, rows in zip("qkv", tensor.chunk(3), strict=True):
-                    renamed[f"{layer}.self_attn.{projection}_proj.{part.rpartition('_')[2]}"] = rows
-            elif "out_proj" in part:
-                renamed[f"{layer}.self_attn.out_proj.{kind}"] = tensor
-            else:
-                renamed[f"{layer}.{blocks[part.rpartition('.')[0]]}.{kind}"] = tensor
-    renamed["visual_projection.weight"] = state["visual.proj"].T
-    renamed["text_projection.weight"] = state["text_projection"].T
-    return {name: tensor.contiguous() for name, tensor in renamed.items()}
-
-
 def test_one_checkpoint_gives_the_same_through_open_clip_and_transformers(tmp_path: Path) -> None:
     """Final tokens, pooled and text vectors; both are float32 and differ in how attention is fused: 1e-5."""
     width, heads, layers = 64, 1, 3  # open_clip counts heads of 64
@@ -255,7 +222,7 @@ def test_one_checkpoint_gives_the_same_through_open_clip_and_transformers(tmp_pa
     transformers.CLIPConfig(
         vision_config={**half, "image_size": 32, "patch_size": 8}, text_config={**half, **text}, projection_dim=24
     ).save_pretrained(tmp_path)
-    save_file(_as_transformers(model.state_dict()), tmp_path / "model.safetensors", {"format": "pt"})
+    save_file(clip_names(model.state_dict()), tmp_path / "model.safetensors", {"format": "pt"})
     write_clip_tokenizer(tmp_path)
     encoder = load(f"hf:{tmp_path}")
     assert isinstance(encoder, TorchEncoder)

@@ -88,7 +88,7 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_compared(
     (tmp_path / "broken.jpg").write_bytes((photos / "coffee.jpg").read_bytes()[:400])
     status, found = verified(capsys, "demo:vit", str(tmp_path), str(photos))
     assert status == 1
-    assert list(found["errors"]) == ["broken.jpg"]
+    assert list(found["errors"]) == [str(tmp_path / "broken.jpg")]
     assert len(found["photos"]) == 2
 
 
