@@ -16,9 +16,11 @@ VisiontowerError (encoders/contract/errors.py)
 ├── LimitExceeded              refused whole, before work is done
 │   ├── TooManyTexts
 │   ├── HeatmapTooLarge
+│   ├── OverHostMemory         a stage of this request needs more than all requests together may hold
 │   └── ImageDoesNotFit        a forward of this one image is over the memory budget
 ├── Unavailable                try again, here or elsewhere
 │   ├── Overloaded             the queue is full
+│   ├── HostMemoryFull         other requests hold the memory that this one needs
 │   ├── ModelWaitsForRoom      the encoder is not loaded, and the loaded ones have been in use just now
 │   ├── ModelFailed            the encoder could not be loaded, and it is too early to try again
 │   ├── ShuttingDown           the service is draining
@@ -172,6 +174,18 @@ class HeatmapTooLarge(LimitExceeded):
         )
 
 
+class OverHostMemory(LimitExceeded):
+    """A stage of the request (its body, an image, its texts, its answer) needs more than the setting memory_budget."""
+
+    def __init__(self, *, stage: str, needed: int, limit: int) -> None:
+        super().__init__(
+            f"The {stage} of this request needs {show_bytes(needed)} of the server's memory, and all requests together "
+            f"may hold {show_bytes(limit)}.",
+            actual=needed,
+            limit=limit,
+        )
+
+
 class ImageDoesNotFit(LimitExceeded):
     """A forward of one image at this resolution needs more device memory than the budget leaves beside the weights.
 
@@ -229,6 +243,21 @@ class Overloaded(Unavailable):
             f"{waiting} {what} are being worked on and the limit is {limit}; try again in {retry_after_s} s.",
             retry_after_s=retry_after_s,
             waiting=waiting,
+            limit=limit,
+        )
+
+
+class HostMemoryFull(Unavailable):
+    """Other requests hold the memory that this one needs (setting memory_budget). Large ones leave room for small ones."""
+
+    def __init__(self, *, stage: str, needed: int, free: int, limit: int) -> None:
+        super().__init__(
+            f"The {stage} of this request needs {show_bytes(needed)} of the server's memory; of the "
+            f"{show_bytes(limit)} for requests {show_bytes(max(0, free))} are free; try again in 1 s.",
+            retry_after_s=1,
+            stage=stage,
+            needed=needed,
+            free=max(0, free),
             limit=limit,
         )
 

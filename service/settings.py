@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     vram_share: float = Field(
         default=0.8, gt=0, le=1, description="Share of the memory free at start, for vram_budget auto."
     )
+    memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
+        default="auto",
+        description="Host memory that requests may hold together, such as 2GiB: bodies, pictures being decoded, texts, "
+        "answers. Encoders and forwards are not in it. auto takes an eighth of what is free at start, from 256 MiB to "
+        "4 GiB.",
+    )
     when_full: Literal["refuse", "evict"] = Field(
         default="refuse",
         description="If encoders do not fit the budget together: refuse to start, or load them when they are asked for "
@@ -134,7 +140,7 @@ class Settings(BaseSettings):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
-    @field_validator("preprocess_threads", "max_batch", "vram_budget", "lanes")
+    @field_validator("preprocess_threads", "max_batch", "vram_budget", "memory_budget", "lanes")
     @classmethod
     def _at_least_one(cls, value: int | str) -> int | str:
         if isinstance(value, int) and value < 1:

@@ -1,4 +1,4 @@
-"""The part of the machine that this process may use: cores, and a container's memory. Standard library only.
+"""The part of the machine that this process may use: cores, and a container's memory. Without torch.
 
 The kernel's control groups hold a container to its limits, by processor time and by bytes. A process is in one group,
 and the limits of the groups above it hold too. Version 2 has one tree for everything, version 1 a tree a controller.
@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 CGROUP = Path("/sys/fs/cgroup")
 """Where the trees are mounted. A container often sees its own group here, as the root."""
@@ -48,6 +50,15 @@ def memory_limits(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> li
         if limits and uses:
             found.append(MemoryLimit(limits[0], uses[0]))
     return found
+
+
+def host_memory() -> tuple[int, int]:
+    """Bytes of the machine's memory in all, and those that are free now; the container's where it has less."""
+    machine = psutil.virtual_memory()
+    total, free = machine.total, machine.available
+    for limit, used in memory_limits():
+        total, free = min(total, limit), min(free, max(0, limit - used))
+    return total, free
 
 
 def _cores_to_run_on() -> int:

@@ -10,7 +10,7 @@ import psutil
 import torch
 
 from encoders.memory.device import Figures, Memory, Reading
-from encoders.memory.machine import memory_limits
+from encoders.memory.machine import host_memory
 from encoders.memory.prediction import CPU, CUDA, Overhead
 from encoders.runtime.trace import Trace
 
@@ -32,10 +32,7 @@ class HostMemory:
 
     def figures(self) -> Figures:
         """As Memory.figures; what is reserved is the process' resident set, of which torch does not say its part."""
-        machine = psutil.virtual_memory()
-        total, free = machine.total, machine.available
-        for limit, used in memory_limits():
-            total, free = min(total, limit), min(free, max(0, limit - used))
+        total, free = host_memory()
         resident = self._process.memory_info().rss
         return Figures(total=total, free=free, allocated=resident, reserved=resident)
 

@@ -42,6 +42,7 @@ from service.engine.values import (
     Timing,
 )
 from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
+from service.memory.account import Account, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.planner import Planner
@@ -80,6 +81,7 @@ class Engine:
         lanes = backend.lanes()
         self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead, lanes=lanes.number)
         self.memory.limit(self.budget.limit)
+        self.account = Account(automatic_limit() if settings.memory_budget == "auto" else settings.memory_budget)
         self.admission = Admission(images=settings.queue_images, texts=settings.queue_texts, clock=clock)
         self.threads = DeviceThreads(
             limits=BatchLimits(
@@ -328,7 +330,7 @@ class Engine:
             images, oldest_s = self.threads.waiting(model)
             models[model] = ModelNow(images, oldest_s, self.models.state(model).state == "ready")
         kinds = {"weights": self.budget.weights, "budget": self.budget.total, **self.memory.figures()._asdict()}
-        return Now(models, self.memory.device, kinds)
+        return Now(models, self.memory.device, kinds, {**self.account.held, "limit": self.account.limit})
 
     async def on_pool(self, function: Callable[[], R]) -> R:
         """Run a function over many numbers on a thread, so that the event loop goes on."""

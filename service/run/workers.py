@@ -20,6 +20,7 @@ from typing import Any
 
 from encoders.memory.machine import available_cores
 from service.http.siblings import Siblings
+from service.memory.account import automatic_limit
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -82,7 +83,7 @@ def run(settings: Settings, serve: Serve) -> int:
 
 
 def share(settings: Settings) -> Settings:
-    """One process' part of the settings: of the budget and the threads.
+    """One process' part of the settings: of the budgets and the threads.
 
     The queue is not divided: connections are not dealt out evenly, and one would refuse while another has room.
     """
@@ -90,6 +91,8 @@ def share(settings: Settings) -> Settings:
     part: dict[str, Any] = {"processes": 1, "vram_share": settings.vram_share / number}
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number
+    total = automatic_limit() if settings.memory_budget == "auto" else settings.memory_budget
+    part["memory_budget"] = total // number
     if settings.preprocess_threads == "auto":
         part["preprocess_threads"] = max(1, available_cores() // number)
     return settings.model_copy(update=part)

@@ -31,12 +31,14 @@ class ModelNow:
 class Now:
     """Values that are read when the metrics are asked for, not counted as requests pass.
 
-    memory: bytes by kind: weights, allocated, reserved, budget, free, total.
+    memory: bytes by kind: weights, allocated, reserved, budget, free, total. held: bytes of the host's memory that
+    requests hold, by stage, and their limit.
     """
 
     models: Mapping[str, ModelNow]
     device: str
     memory: Mapping[str, int]
+    held: Mapping[str, int]
 
 
 @dataclass
@@ -222,7 +224,14 @@ class Metrics:
         )
         for kind, size in {**now.memory, **self._forward_bytes}.items():
             vram.add_metric([now.device, kind], size)
-        return [images, oldest, ready, vram]
+        held = GaugeMetricFamily(
+            "visiontower_host_memory_bytes",
+            "Host memory that requests hold by stage, and the limit of all together.",
+            labels=["stage"],
+        )
+        for stage, size in now.held.items():
+            held.add_metric([stage], size)
+        return [images, oldest, ready, vram, held]
 
 
 class _Looked(CollectorRegistry):

@@ -92,7 +92,7 @@ def routes() -> set[str]:
 def families() -> dict[str, set[str]]:
     """Every series name the service can expose, with its labels."""
     metrics = Metrics(["fake:vit"], refusals=REFUSALS)
-    now = Now({"fake:vit": ModelNow(0, 0.0, is_ready=True)}, "cpu", {"total": 1})
+    now = Now({"fake:vit": ModelNow(0, 0.0, is_ready=True)}, "cpu", {"total": 1}, {"body": 1})
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
     found: dict[str, set[str]] = {}
     for family in [*metrics.registry.collect(), *metrics.gauges(now)]:

@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from encoders.contract.errors import EncoderIdError
@@ -123,24 +124,33 @@ def _shapes_only(trunk: Any) -> Iterator[Any]:
         hollow = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in trunk.parameters()}
         hollow |= {id(b): b.to("meta") for b in trunk.buffers()}
         shadow = copy.deepcopy(trunk, hollow)
-    recurrent = any(isinstance(module, nn.LSTM) for module in shadow.modules())
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if torch.get_default_device().type != "meta":  # a second time it would only cost
             stack.enter_context(torch.device("meta"))
-        if recurrent:
-            stack.enter_context(_ShapesOfLSTM())
+        stack.enter_context(_KnownShapes())
         yield shadow.eval()
 
 
-class _ShapesOfLSTM(TorchFunctionMode):
-    """An LSTM on device meta runs step by step in Python, seconds a forward; its shapes are known without."""
+class _KnownShapes(TorchFunctionMode):
+    """Functions whose shapes are known without a run.
+
+    On device meta a normalisation or an LSTM is composed of smaller functions in Python: half of a forward's time, and
+    seconds for an LSTM.
+    """
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func is not torch.lstm:
-            return func(*args, **(kwargs or {}))
-        x, (hidden, cell), *_, bidirectional, _ = args
-        return x.new_empty(*x.shape[:-1], hidden.shape[-1] * (1 + bidirectional)), hidden, cell
+        if func in _KEEP_SHAPE:
+            return args[0] if args else kwargs["input"]
+        if func is torch.lstm:
+            x, (hidden, cell), *_, bidirectional, _ = args
+            return x.new_empty(*x.shape[:-1], hidden.shape[-1] * (1 + bidirectional)), hidden, cell
+        return func(*args, **(kwargs or {}))
+
+
+_KEEP_SHAPE = frozenset({
+    F.batch_norm, F.layer_norm, F.group_norm, F.rms_norm, F.gelu, F.silu, F.relu, F.softmax, F.hardswish,
+})  # fmt: skip
 
 
 @dataclass(frozen=True)

@@ -29,7 +29,7 @@ def exposition(*, forwards: int, ready: int, free: int) -> str:
     models = {"a": ModelNow(queue_images=forwards, oldest_s=float(forwards), is_ready=bool(ready))}
     for _ in range(forwards):
         metrics.forward("a", size=None, items=1, is_cut=False, queue_s=[], forward_s=0.02)
-    return metrics.exposition(Now(models, "cpu", {"weights": 10, "free": free})).decode()
+    return metrics.exposition(Now(models, "cpu", {"weights": 10, "free": free}, {})).decode()
 
 
 def values(text: str) -> dict[str, float]:

@@ -1,0 +1,99 @@
+"""The host's memory that requests hold: bodies, pictures being decoded, prompts, answers. Takes none itself.
+
+A request says what a stage will take before the stage begins, and is refused if that is too much. So no sum of
+requests takes more than the limit, whatever the stages are. The encoders and their forwards are the budget's
+(budget.py). The event loop and the threads behind it use it.
+"""
+
+import threading
+from collections.abc import Mapping
+from types import TracebackType
+from typing import Literal, TypeAlias
+
+from encoders.memory.machine import host_memory
+from service.errors import HostMemoryFull, OverHostMemory
+
+Stage: TypeAlias = Literal["body", "image", "text", "answer"]
+
+_MIB = 1024 * 1024
+_SHARE, _LEAST, _MOST = 8, 256 * _MIB, 4096 * _MIB
+"""Of `auto`: this part of what is free, within these bytes."""
+_LITTLE = 64
+"""A taking of up to this part of the limit is little."""
+
+
+def automatic_limit() -> int:
+    """Bytes for requests where the operator names none: an eighth of the memory that is free, from 256 MiB to 4 GiB."""
+    _, free = host_memory()
+    return max(_LEAST, min(_MOST, free // _SHARE))
+
+
+class Account:
+    """limit: bytes that all requests may hold together.
+
+    Whoever takes much must leave as much for others: a taking that is not little gets at most half of what is free. So
+    a few large requests cannot keep the small ones out. With nothing held, one may take all.
+    """
+
+    def __init__(self, limit: int) -> None:
+        self.limit = limit
+        self._held: dict[Stage, int] = {"body": 0, "image": 0, "text": 0, "answer": 0}
+        self._lock = threading.Lock()
+
+    @property
+    def held(self) -> Mapping[str, int]:
+        """Bytes by stage, now."""
+        return {**self._held}
+
+    def hold(self, stage: Stage, nbytes: int = 0) -> "Hold":
+        """Take bytes for a stage; they are given back at the end of a `with`, or by `release`.
+
+        Raises HostMemoryFull if others hold too much now, OverHostMemory if it could never be.
+        """
+        hold = Hold(self, stage)
+        hold.grow(nbytes)
+        return hold
+
+    def _take(self, stage: Stage, nbytes: int, own: int) -> None:
+        """own: bytes that the same hold has already; others' bytes are what it must leave room beside."""
+        with self._lock:
+            held = sum(self._held.values())
+            free = self.limit - held
+            if nbytes + own > self.limit:
+                raise OverHostMemory(stage=stage, needed=nbytes + own, limit=self.limit)
+            most = free if nbytes + own <= self.limit // _LITTLE or held == own else free // 2
+            if nbytes > most:
+                raise HostMemoryFull(stage=stage, needed=nbytes, free=free, limit=self.limit)
+            self._held[stage] += nbytes
+
+    def _give(self, stage: Stage, nbytes: int) -> None:
+        with self._lock:
+            self._held[stage] -= nbytes
+
+
+class Hold:
+    """Bytes of one stage of one request."""
+
+    def __init__(self, account: Account, stage: Stage) -> None:
+        self._account = account
+        self._stage: Stage = stage
+        self.nbytes = 0
+
+    def grow(self, nbytes: int) -> None:
+        """Take more. Raises as Account.hold; the hold keeps the bytes that it had."""
+        if nbytes > 0:
+            self._account._take(self._stage, nbytes, self.nbytes)
+            self.nbytes += nbytes
+
+    def release(self) -> None:
+        """Give all back; a second time does nothing."""
+        nbytes, self.nbytes = self.nbytes, 0
+        self._account._give(self._stage, nbytes)
+
+    def __enter__(self) -> "Hold":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()

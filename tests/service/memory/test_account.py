@@ -1,0 +1,65 @@
+from itertools import count
+
+import pytest
+
+from service.errors import HostMemoryFull, OverHostMemory
+from service.memory.account import Account, automatic_limit
+
+
+def test_bytes_are_given_back_by_leaving_the_stage() -> None:
+    account = Account(1000)
+    with account.hold("body", 600), account.hold("image", 100):
+        assert account.held == {"body": 600, "image": 100, "text": 0, "answer": 0}
+    assert not any(account.held.values())
+
+
+def test_one_request_may_take_all_when_nobody_holds_anything() -> None:
+    account = Account(1000)
+    with account.hold("body", 600) as body:
+        body.grow(400)
+        assert body.nbytes == 1000
+
+
+def test_more_than_the_limit_is_refused_for_good() -> None:
+    account = Account(1000)
+    with account.hold("body", 600) as body:
+        with pytest.raises(OverHostMemory) as refused:
+            body.grow(401)
+        assert (refused.value.facts["actual"], refused.value.facts["limit"]) == (1001, 1000)
+        assert body.nbytes == 600
+
+
+def test_whoever_takes_much_leaves_as_much_for_others() -> None:
+    account = Account(6400)
+    account.hold("body", 3200)
+    with pytest.raises(HostMemoryFull) as full:
+        account.hold("body", 1601)
+    assert full.value.facts["free"] == 3200
+    account.hold("body", 1600)
+
+
+def taken_until_full(account: Account, nbytes: int) -> int:
+    for taken in count():
+        try:
+            account.hold("body", nbytes)
+        except HostMemoryFull:
+            return taken
+    raise AssertionError
+
+
+def test_the_small_get_what_the_large_left() -> None:
+    account = Account(6400)
+    assert taken_until_full(account, 500) == 11
+    assert taken_until_full(account, 100) == 9
+
+
+def test_a_refused_taking_holds_nothing() -> None:
+    account = Account(1000)
+    account.hold("text", 900)
+    with pytest.raises(HostMemoryFull):
+        account.hold("image", 200)
+    assert account.held["image"] == 0
+
+
+def test_the_automatic_limit_is_some_memory() -> None:
+    assert 256 * 2**20 <= automatic_limit() <= 4 * 2**30
