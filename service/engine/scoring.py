@@ -12,7 +12,7 @@ from encoders.contract.values import Encoded, Floats
 from service.engine.images import EncodedImages
 from service.engine.postprocess import l2_normalize, require_finite
 from service.engine.values import Scores, SimilarityResult
-from service.errors import InvalidOption, NoTexts, TooManyTexts
+from service.errors import InvalidOption, NoTexts, TooManyTexts, shown_value
 
 _SLOT = "{}"
 
@@ -39,7 +39,7 @@ class Prompts:
                     raise InvalidOption(name, f"An entry of '{name}' has {len(value)} characters, over {max_chars}.")
         for template in templates:
             if _SLOT not in template:
-                raise InvalidOption("templates", f"The template {template!r} has no {_SLOT} for the text.")
+                raise InvalidOption("templates", f"The template {shown_value(template)} has no {_SLOT} for the text.")
         places: dict[str, int] = {}
         place = tuple(
             tuple(places.setdefault(template.replace(_SLOT, text), len(places)) for template in templates)

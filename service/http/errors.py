@@ -13,13 +13,17 @@ VisiontowerError (encoders/contract/errors.py)
 ├── LimitExceeded (service/errors.py)
 │   ├── BodyTooLarge
 │   └── TooManyImages
+├── Unavailable (service/errors.py)
+│   └── TooManyConnections     as many are open as the setting max_connections says
+├── HeadTooLarge               the request line and the headers are too long
+├── RequestTooSlow             head or body did not come in time
 └── ClientGone                 nobody is waiting for the answer
 """
 
 from collections.abc import Sequence
 
 from encoders.contract.errors import ImageError, RequestError, VisiontowerError
-from service.errors import LimitExceeded, shown
+from service.errors import LimitExceeded, Unavailable, shown
 
 
 class InvalidBase64(ImageError):
@@ -47,7 +51,7 @@ class UnknownProblem(VisiontowerError):
     """There is no problem type of this name."""
 
     def __init__(self, slug: str) -> None:
-        super().__init__(f"There is no problem type '{slug}'.")
+        super().__init__(f"There is no problem type '{shown(slug)}'.")
 
 
 class UnsupportedMediaType(VisiontowerError):
@@ -79,16 +83,50 @@ class NotAcceptable(VisiontowerError):
     """None of the formats in the Accept header can be written."""
 
     def __init__(self, accept: str, *, offered: Sequence[str]) -> None:
-        super().__init__(f"None of '{accept}' can be written. Offered: {', '.join(offered)}.", offered=list(offered))
+        super().__init__(
+            f"None of '{shown(accept)}' can be written. Offered: {', '.join(offered)}.", offered=list(offered)
+        )
 
 
 class BodyTooLarge(LimitExceeded):
-    """The body has more bytes than the setting max_body_bytes."""
+    """The body has more bytes than the setting max_body_bytes, or is JSON and has more than max_json_bytes."""
 
-    def __init__(self, *, actual: int | None, limit: int, is_inflated: bool = False) -> None:
+    def __init__(self, *, actual: int | None, limit: int, is_inflated: bool = False, is_json: bool = False) -> None:
+        body = "JSON body" if is_json else "body"
         has = "is" if actual is None else f"of {actual:,} bytes is"
         once = " once it is inflated" if is_inflated else ""
-        super().__init__(f"The body {has} over the limit of {limit:,} bytes{once}.", actual=actual, limit=limit)
+        advice = ": send large images in a multipart form" if is_json else ""
+        super().__init__(
+            f"The {body} {has} over the limit of {limit:,} bytes{once}{advice}.", actual=actual, limit=limit
+        )
+
+
+class TooManyConnections(Unavailable):
+    """As many connections are open as the server takes (setting max_connections). This one was closed."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"{limit} connections are open, and no more are taken.", retry_after_s=1, limit=limit)
+
+
+class HeadTooLarge(VisiontowerError):
+    """The request line and the headers are longer than the server reads, or they are too many.
+
+    Long texts belong in the body, not in the query.
+    """
+
+    def __init__(self, *, limit: int, most_headers: int) -> None:
+        super().__init__(
+            f"The request line and the headers have over {limit:,} bytes, or there are over {most_headers} headers.",
+            limit=limit,
+            most_headers=most_headers,
+        )
+
+
+class RequestTooSlow(VisiontowerError):
+    """The head of the request or its body did not come in time (settings header_timeout_s and stall_timeout_s)."""
+
+    def __init__(self, what: str, *, seconds: float) -> None:
+        super().__init__(f"{what} within {seconds:g} s.", limit=seconds)
 
 
 class TooManyImages(LimitExceeded):

@@ -85,10 +85,15 @@ class Hold:
             self._account._take(self._stage, nbytes, self.nbytes)
             self.nbytes += nbytes
 
+    def shrink(self, nbytes: int) -> None:
+        """Give back all but so many bytes."""
+        if nbytes < self.nbytes:
+            self._account._give(self._stage, self.nbytes - nbytes)
+            self.nbytes = nbytes
+
     def release(self) -> None:
         """Give all back; a second time does nothing."""
-        nbytes, self.nbytes = self.nbytes, 0
-        self._account._give(self._stage, nbytes)
+        self.shrink(0)
 
     def __enter__(self) -> "Hold":
         return self
