@@ -15,6 +15,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   └── TooManyImages
 ├── Unavailable (service/errors.py)
 │   └── TooManyConnections     as many are open as the setting max_connections says
+├── MalformedRequest           not HTTP/1.1, or sent before its turn
 ├── HeadTooLarge               the request line and the headers are too long
 ├── RequestTooSlow             head or body did not come in time
 └── ClientGone                 nobody is waiting for the answer
@@ -106,6 +107,13 @@ class TooManyConnections(Unavailable):
 
     def __init__(self, *, limit: int) -> None:
         super().__init__(f"{limit} connections are open, and no more are taken.", retry_after_s=1, limit=limit)
+
+
+class MalformedRequest(VisiontowerError):
+    """What came is not a request of HTTP/1.1, or requests were sent ahead that may not be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The request is not read: {reason}.")
 
 
 class HeadTooLarge(VisiontowerError):

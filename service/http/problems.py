@@ -91,6 +91,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.ShuttingDown: ProblemType(503, "shutting-down", "Shutting down"),
     s.DeviceLost: ProblemType(503, "device-lost", "Device lost"),
     s.DeadlineExceeded: ProblemType(504, "deadline-exceeded", "Deadline exceeded"),
+    h.MalformedRequest: ProblemType(400, "malformed-request", "Malformed request"),
     h.HeadTooLarge: ProblemType(431, "head-too-large", "Request head too large"),
     h.RequestTooSlow: ProblemType(408, "request-too-slow", "Request too slow"),
     h.ClientGone: ProblemType(499, "client-gone", "Client gone"),

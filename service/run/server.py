@@ -1,10 +1,13 @@
-"""The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
+"""The process: loads real encoders, listens, and stops in order. Of uvicorn, only connection.py knows more."""
 
 import asyncio
 import ctypes
 import gc
+import logging
 import socket
 from contextlib import suppress
+from functools import partial
+from typing import Any
 
 import uvicorn
 
@@ -13,9 +16,14 @@ from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
 from service.run import workers
+from service.run.connection import Connection, Door
 from service.settings import Settings
 from service.telemetry import logs
 
+_log = logging.getLogger(__name__)
+
+_OTHER_FILES = 512
+"""Open files of a process beside its connections: weights, libraries, sockets of its own."""
 _M_ARENA_MAX = -8
 """Of glibc's malloc.h."""
 
@@ -36,6 +44,7 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
     _share_heaps()
+    _allow_connections(settings.max_connections)
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     server = make_server(settings, siblings=siblings)
@@ -46,9 +55,13 @@ def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[s
 
 def make_server(settings: Settings, *, backend: Backend | None = None, siblings: Siblings | None = None) -> "Server":
     """The server, not yet running. It stops by itself if the device thread is lost. backend: as of Engine."""
+    app = create_app(settings, backend=backend, siblings=siblings)
+    door: Any = partial(Connection, door=Door(settings, app.state.metrics))  # uvicorn calls it as it would a class
     return Server(
         uvicorn.Config(
-            create_app(settings, backend=backend, siblings=siblings),
+            app,
+            http=door,
+            ws="none",
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -66,6 +79,20 @@ def _share_heaps() -> None:
     """
     with suppress(OSError, AttributeError, TypeError):
         ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
+
+
+def _allow_connections(number: int) -> None:
+    """Let the process have that many sockets beside its other files, as far as the system's hard limit goes."""
+    with suppress(ImportError):  # not on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = number + _OTHER_FILES
+        if hard != resource.RLIM_INFINITY and wanted > hard:
+            _log.warning("%d connections need %d open files, and the system allows %d", number, wanted, hard)
+            wanted = hard
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):
