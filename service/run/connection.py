@@ -32,6 +32,8 @@ from service.telemetry.metrics import Metrics
 _HEAD_BYTES = 32_768
 """Of the request line and the headers together; also of chunk headers and trailers between two bytes of a body."""
 _HEADERS = 100
+_FREE_PIECES, _PIECE_BYTES = 4096, 64
+"""Pieces of a body that may have any size; those beyond must have that many bytes on average. Each costs a call."""
 _PIPELINED = 8
 """Requests that may wait on a connection for the answer to the one before."""
 _MOVED_BYTES = 262_144
@@ -119,13 +121,14 @@ class Connection(HttpToolsProtocol):
         self._door = door
         self._served = self.app
         self._running: RequestResponseCycle | None = None
-        self._waits: Waits = "head"
+        self.waits: Waits = "head"
         self._since = 0.0  # on the door's clock: when it began to wait for that
         self._unread_since: float | None = None  # when the bytes of an answer were seen to wait for the client
         self._is_spare = False
         self._has_begun = False  # a request whose head is not complete
         self._keeps_alive = False  # after the answer to the request that comes now
-        self._moved = 0  # bytes of the body since it began to wait
+        self.moved = 0  # bytes of the body since it began to wait
+        self._came = self._pieces = 0  # bytes of the whole body, and the pieces in which they came
         self._bare = 0  # bytes since the last that were a body's, or the end of a head
         self._is_bare = True  # whether those fed to the parser now have held none
         self._refusal: VisiontowerError | None = None  # why a callback of the parser has stopped it
@@ -146,14 +149,14 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """As asyncio.Protocol."""
         self._door.leave(self)
-        self._waits = "end"
+        self.waits = "end"
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
         """As asyncio.Protocol."""
-        if self._waits in ("last answer", "end"):
+        if self.waits in ("last answer", "end"):
             return
-        if self._waits == "request":
+        if self.waits == "request":
             self._wait("head")
         self._is_bare = True
         try:
@@ -208,7 +211,11 @@ class Connection(HttpToolsProtocol):
         if self.pipeline:
             self._stop(MalformedRequest("it has a body, and came before the answer to the one ahead of it"))
         self._is_bare = False
-        self._moved += len(body)
+        self.moved += len(body)
+        self._came += len(body)
+        self._pieces += 1
+        if self._pieces > _FREE_PIECES + self._came // _PIECE_BYTES:
+            self._stop(MalformedRequest(f"its body comes in pieces of fewer than {_PIECE_BYTES} bytes"))
         super().on_body(body)
 
     def on_message_complete(self) -> None:
@@ -216,7 +223,7 @@ class Connection(HttpToolsProtocol):
         self._is_bare = False
         self.cycle.keep_alive = self._keeps_alive
         if not self.pipeline:
-            self._waits = "answer"
+            self.waits = "answer"
         super().on_message_complete()
 
     # As uvicorn calls it
@@ -224,7 +231,7 @@ class Connection(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """As uvicorn; without its timer for idle connections."""
         self.server_state.total_requests += 1
-        if self._waits == "end" or self.transport.is_closing():
+        if self.waits == "end" or self.transport.is_closing():
             return
         self.flow.resume_reading()
         if not self.pipeline:
@@ -252,7 +259,7 @@ class Connection(HttpToolsProtocol):
             self._door.metrics.closed("unread-answer")
             self.transport.abort()
             return
-        match self._waits:
+        match self.waits:
             case "end":
                 if waited > _LINGERING_S and self._unread_since is None:
                     self.transport.abort()
@@ -261,36 +268,37 @@ class Connection(HttpToolsProtocol):
                     self._door.metrics.closed("idle")
                     self._close_now()
             case "head":
-                if waited <= (_LINGERING_S if self._is_spare else settings.header_timeout_s):
+                limit = _LINGERING_S if self._is_spare else settings.header_timeout_s
+                if waited <= limit:
                     return
                 if self._bare or self._has_begun:
-                    self._refuse(RequestTooSlow("The head of the request has not come", seconds=waited))
+                    self._refuse(RequestTooSlow("The head of the request has not come", seconds=limit))
                 else:  # there is nothing to answer
                     self._door.metrics.closed("silent")
                     self._close_now()
             case "body":
-                if self._moved >= _MOVED_BYTES or self.flow.read_paused:
-                    self._moved = 0
+                if self.moved >= _MOVED_BYTES or self.flow.read_paused:
+                    self.moved = 0
                     self._since = now
-                elif waited > settings.stall_timeout_s:
-                    self._refuse(RequestTooSlow(f"Only {self._moved:,} bytes of the body came", seconds=waited))
+                elif waited > (limit := settings.stall_timeout_s):
+                    self._refuse(RequestTooSlow(f"Only {self.moved:,} bytes of the body came", seconds=limit))
 
     def close(self) -> None:
         """Close when the client has read what was written; what it still sends is dropped until then."""
-        if self._waits == "answer":  # the request has come whole
+        if self.waits == "answer":  # the request has come whole
             self._close_now()
-        elif self._waits != "end":
+        elif self.waits != "end":
             self._linger()
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
         """This request's turn has come."""
         self._running = cycle
-        self._moved = 0
+        self.moved = self._came = self._pieces = 0
         self._unread_since = None  # who asks again is there
         self._wait("body" if cycle.more_body else "answer")
 
     def _wait(self, what: Waits) -> None:
-        self._waits, self._since = what, self._door.clock()
+        self.waits, self._since = what, self._door.clock()
 
     def _stop(self, error: VisiontowerError) -> None:
         """Out of a callback of the parser. Always raises; the parser makes an error of its own of it."""
