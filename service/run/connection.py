@@ -12,6 +12,7 @@ No connection has a timer of its own. The door looks at all of them once a secon
 """
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from typing import Any, Literal, TypeAlias
@@ -38,6 +39,10 @@ _PIPELINED = 8
 """Requests that may wait on a connection for the answer to the one before."""
 _MOVED_BYTES = 262_144
 """Of a body, that must come within the stall timeout; of an answer, as many are handed to the transport at a time."""
+_UNSENT_BYTES = 131_072
+"""Of an answer, that the system may hold ahead of what the client has room for. By itself it holds megabytes: a slow
+reader would not be seen to read."""
+_TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _SPARE = 64
 """Connections beyond the limit that are let in for the paths below, and to be told about the limit."""
 _ALWAYS = (b"/health/", b"/metrics")
@@ -140,6 +145,7 @@ class Connection(HttpToolsProtocol):
         super().connection_made(transport)
         self._outgoing = _Outgoing(self)
         self._since = self._door.clock()
+        transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
         has_room = self._door.enter(self)
         self._is_spare = self._door.is_full
         if not has_room:
