@@ -23,7 +23,7 @@ from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
-from service.memory.account import Hold
+from service.memory.account import Account, Hold
 from service.telemetry.metrics import Served
 
 _READ_INLINE_BYTES = 65_536
@@ -33,6 +33,8 @@ _PARSED, _PARSED_JSON = 1, 5
 is decoded."""
 _SENT_BYTES = 262_144
 """Of an answer, handed to the connection at a time: it waits until its client has read most of them."""
+_DIGITS = 20
+"""A number of bytes with more is none."""
 _JOINED_BYTES = 4096
 """A piece of an answer up to this size is sent together with others."""
 _UNWATCHED_S = 0.05
@@ -71,23 +73,23 @@ class Exchange:
     async def respond(self, request: Request) -> Response:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
-        body, room = engine.account.hold("body"), engine.account.hold("answer")
+        holds: list[Hold] = []
         try:
-            answer = await self._answer(request, engine, body, room)
+            answer = await self._answer(request, engine, holds)
         except BaseException:
-            room.release()
+            _release(holds)
             raise
-        finally:
-            body.release()  # the images were in it
-        return _Reply(answer, room)
+        if holds and holds[0].nbytes > _READ_INLINE_BYTES:
+            holds[0].release()  # of the body, and the images in it; a small one is left to the answer
+        return _Reply(answer, holds)
 
-    async def _answer(self, request: Request, engine: Engine, body: Hold, room: Hold) -> Answer:
+    async def _answer(self, request: Request, engine: Engine, holds: list[Hold]) -> Answer:
         try:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
             async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
-                asked = await self._read(request, engine, body)
-                return await _while_present(request, self._run(request, engine, asked, room))
+                asked = await self._read(request, engine, holds)
+                return await _while_present(request, self._run(request, engine, asked, holds))
         except VisiontowerError as error:
             return self._refused(error, engine)
         except TimeoutError:
@@ -97,18 +99,20 @@ class Exchange:
         except ClientDisconnect:
             return self._refused(ClientGone(), engine)
 
-    async def _read(self, request: Request, engine: Engine, hold: Hold) -> Asked:
+    async def _read(self, request: Request, engine: Engine, holds: list[Hold]) -> Asked:
         settings, headers = engine.settings, request.headers
         content_type = headers.get("content-type", "")
         is_json = content_type.lstrip()[:16].lower() == "application/json"
         max_bytes = min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
         body = await read_body(
             request.stream(),
-            content_length=headers.get("content-length"),
+            content_length=headers.get("content-length", ""),
             max_bytes=max_bytes,
-            hold=hold,
+            account=engine.account,
+            holds=holds,
             is_json=is_json,
         )
+        hold = holds[-1]
         if "content-encoding" in headers:
             encoding = ",".join(headers.getlist("content-encoding"))
             inflate = partial(inflated, max_bytes=max_bytes, account=engine.account, is_json=is_json)
@@ -132,11 +136,11 @@ class Exchange:
     async def _on_readers(self, function: "partial[Any]") -> Any:
         return await asyncio.get_running_loop().run_in_executor(self._readers, function)
 
-    async def _run(self, request: Request, engine: Engine, asked: Asked, room: Hold) -> Answer:
+    async def _run(self, request: Request, engine: Engine, asked: Asked, holds: list[Hold]) -> Answer:
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
-        room.grow(numbers * asked.number_bytes)
+        holds.append(engine.account.hold("answer", numbers * asked.number_bytes))
         result: Result = await engine.run(asked.request)
         started = engine.clock()
         if result.values <= INLINE_VALUES:
@@ -155,11 +159,11 @@ class Exchange:
 class _Reply(Response):
     """An answer on its way to its client; gives back what it holds of the account when it has been sent."""
 
-    def __init__(self, answer: Answer, room: Hold) -> None:
+    def __init__(self, answer: Answer, holds: Sequence[Hold]) -> None:
         content = answer.content
         is_small = isinstance(content, bytes) and len(content) <= _SENT_BYTES
         self._pieces: Sequence[bytes | memoryview] = [content] if isinstance(content, bytes) else content
-        self._room = room
+        self._holds = holds
         headers = {**answer.headers, "content-type": answer.media_type}  # as it is: no charset is added
         if not is_small:
             headers["content-length"] = str(sum(map(len, self._pieces)))
@@ -176,7 +180,7 @@ class _Reply(Response):
                 await send({"type": "http.response.body", "body": portion, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
         finally:
-            self._room.release()
+            _release(self._holds)
 
 
 def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
@@ -196,23 +200,36 @@ def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryvi
         yield b"".join(small)
 
 
+def _release(holds: Iterable[Hold]) -> None:
+    for hold in holds:
+        hold.release()
+
+
 async def read_body(
-    chunks: AsyncIterator[bytes], *, content_length: str | None, max_bytes: int, hold: Hold, is_json: bool = False
+    chunks: AsyncIterator[bytes],
+    *,
+    content_length: str,
+    max_bytes: int,
+    account: Account,
+    holds: list[Hold],
+    is_json: bool = False,
 ) -> bytes:
-    """The whole body, kept in memory, whose bytes are taken from the hold; before reading if the length is announced.
+    """The whole body, kept in memory; one hold more has its bytes: before reading if the length is announced.
 
     Raises BodyTooLarge, HostMemoryFull or OverHostMemory.
     """
-    if content_length is not None and content_length.isdecimal() and len(content_length) < 20:
-        if int(content_length) > max_bytes:
-            raise BodyTooLarge(actual=int(content_length), limit=max_bytes, is_json=is_json)
-        hold.grow(int(content_length))
+    announced = int(content_length) if content_length.isdecimal() and len(content_length) < _DIGITS else 0
+    if announced > max_bytes:
+        raise BodyTooLarge(actual=announced, limit=max_bytes, is_json=is_json)
+    hold = account.hold("body", announced)
+    holds.append(hold)
     first, rest, size = b"", None, 0
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLarge(actual=None, limit=max_bytes, is_json=is_json)
-        hold.grow(size - hold.nbytes)
+        if size > hold.nbytes:
+            hold.grow(size - hold.nbytes)
         if not first:
             first = chunk
         elif chunk:
