@@ -43,7 +43,7 @@ class Account:
     @property
     def held(self) -> Mapping[str, int]:
         """Bytes by stage, now."""
-        return {**self._held}
+        return dict[str, int](self._held.items())
 
     def hold(self, stage: Stage, nbytes: int = 0) -> "Hold":
         """Take bytes for a stage; they are given back at the end of a `with`, or by `release`.
