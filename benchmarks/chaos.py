@@ -210,8 +210,8 @@ def _say(phase: Phase) -> None:
     one = phase.behaved
     print(
         f"{phase.name}: {one.a_second:.0f}/s, p50 {1e3 * one.p50:.1f} ms, p99 {1e3 * one.p99:.1f} ms, "
-        f"{one.refused} refused, {one.failed} failed, {one.lost} lost, {one.wrong} wrong; pause {1e3 * phase.pause_s:.0f} ms, "
-        f"{phase.rss / 1e6:.0f} MB; {phase.ends}",
+        f"{one.refused} refused, {one.failed} failed, {one.lost} lost, {one.wrong} wrong; "
+        f"pause {1e3 * phase.pause_s:.0f} ms, {phase.rss / 1e6:.0f} MB; {phase.ends}",
         flush=True,
     )
 
