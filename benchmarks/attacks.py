@@ -3,7 +3,8 @@
     python -m benchmarks.attacks --list
     python -m benchmarks.attacks tiles --port 8000 --seconds 10
 
-Prints how its requests ended, as JSON: HTTP statuses, `closed` by the server, `left` by us. 127.0.0.1 only.
+Prints `begins` once its files are made, and how its requests ended, as JSON: HTTP statuses, `closed` by the server,
+`left` by us. 127.0.0.1 only.
 """
 
 import argparse
@@ -37,13 +38,17 @@ class Attacker:
 
     def __init__(self, port: int, seconds: float) -> None:
         self.port = port
-        self.until = time.monotonic() + seconds
+        self._seconds = seconds
+        self._until: float | None = None
         self.ends: Ends = Counter()
 
     @property
     def left_s(self) -> float:
-        """Seconds that are left."""
-        return self.until - time.monotonic()
+        """Seconds that are left. The first look begins the attack."""
+        if self._until is None:
+            self._until = time.monotonic() + self._seconds
+            print("begins", flush=True)
+        return self._until - time.monotonic()
 
     async def ask(self, request: bytes, *, leave_s: float = _ANSWER_S) -> None:
         """Send a request and read its answer, or leave after a while."""

@@ -153,7 +153,10 @@ def server(name: str, *, flags: Sequence[str] = (), fails: float = 0.0, hangs: f
 
 def _attacker(attack: str, port: int, seconds: float) -> "subprocess.Popen[str]":
     line = [sys.executable, "-m", "benchmarks.attacks", attack, "--port", str(port), "--seconds", str(seconds)]
-    return subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    attacker = subprocess.Popen(line, stdout=subprocess.PIPE, text=True)
+    assert attacker.stdout is not None
+    attacker.stdout.readline()  # "begins"
+    return attacker
 
 
 def measure(seconds: float, attacks: Sequence[str], flags: Sequence[str]) -> str:
