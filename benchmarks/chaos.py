@@ -13,6 +13,7 @@ import argparse
 import asyncio
 import json
 import multiprocessing
+import re
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+import httpx
 from rich.console import Console
 from rich.table import Table
 
@@ -120,6 +122,12 @@ class Watched:
         return phase
 
     @property
+    def memory_budget(self) -> int:
+        """Bytes that requests may hold together, by the server's own word."""
+        answer = httpx.get(f"http://127.0.0.1:{self.asked.address.port}/metrics", timeout=30)
+        return int(float(re.findall(r'host_memory_bytes\{stage="limit"\} (\S+)', answer.text)[0]))
+
+    @property
     def rss(self) -> int:
         """Resident bytes now."""
         return Usage.of(self.asked.pid).rss
@@ -164,7 +172,7 @@ def measure(seconds: float, attacks: Sequence[str], flags: Sequence[str]) -> str
     each = max(5.0, seconds / (len(attacks) + 6) - _REST_S)
     with server("attacked", flags=flags) as ours:
         ours.phase("warm-up", seconds=5.0)
-        start = ours.rss
+        start, budget = ours.rss, ours.memory_budget
         phases = [ours.phase("nothing", seconds=each)]
         for attack in attacks:
             phases.append(ours.phase(attack, seconds=each, attack=attack))
@@ -185,7 +193,8 @@ def measure(seconds: float, attacks: Sequence[str], flags: Sequence[str]) -> str
     return (
         f"{captured.get()}"
         f"resident MB: {start / 1e6:.0f} at the start, {highest / 1e6:.0f} at the highest, {end / 1e6:.0f} at the end "
-        f"({end / start - 1:+.0%})\n"
+        f"({end / start - 1:+.0%}); the most above the start is {(highest - start) / budget:.0%} of the memory budget of "
+        f"{budget / 1e6:.0f} MB\n"
         f"goodput under overload: {answered:.0f}/s of {peak.behaved.a_second:.0f}/s at the peak "
         f"({answered / peak.behaved.a_second:.0%}); the callers take {peak.behaved.client_cores:.2f} cores at the peak"
     )
