@@ -193,8 +193,8 @@ def measure(seconds: float, attacks: Sequence[str], flags: Sequence[str]) -> str
     return (
         f"{captured.get()}"
         f"resident MB: {start / 1e6:.0f} at the start, {highest / 1e6:.0f} at the highest, {end / 1e6:.0f} at the end "
-        f"({end / start - 1:+.0%}); the most above the start is {(highest - start) / budget:.0%} of the memory budget of "
-        f"{budget / 1e6:.0f} MB\n"
+        f"({end / start - 1:+.0%}); at the highest {(highest - start) / budget:.0%} of the memory budget of "
+        f"{budget / 1e6:.0f} MB above the start\n"
         f"goodput under overload: {answered:.0f}/s of {peak.behaved.a_second:.0f}/s at the peak "
         f"({answered / peak.behaved.a_second:.0%}); the callers take {peak.behaved.client_cores:.2f} cores at the peak"
     )

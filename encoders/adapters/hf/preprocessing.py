@@ -4,8 +4,8 @@ A class without code of its own follows transformers' common rules: resize (shor
 rescale, normalise. _READERS has the classes with their own rules that are read here. Every other class is refused by
 its name, and so is a setting that has no counterpart.
 
-Of models that cut an image into tiles the view of the whole image is read. The tiles of LLaVA-NeXT and OneVision are cut
-by encoders/runtime/tiles.py; those of others (InternVL, ...) are the caller's, sent as images. Of models that take any
+Of models that cut an image into tiles the view of the whole image is read. Those of LLaVA-NeXT and OneVision are cut by
+encoders/runtime/tiles.py; those of others (InternVL, ...) are the caller's, sent as images. Of models that take any
 proportions (NaFlex, Qwen-VL, Pixtral, Depth Anything) the native size is their largest square, and an image is squashed
 to the size asked for.
 
