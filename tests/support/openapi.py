@@ -1,4 +1,4 @@
-"""An OpenAPI document read as a promise: values that its schemas allow, and what breaks them. Of JSON Schema, what ours use."""
+"""An OpenAPI document read as a promise: values that its schemas allow, and what breaks them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass

@@ -80,7 +80,8 @@ def test_its_defaults_and_examples_are_what_its_schemas_allow() -> None:
 async def ask(
     target: FastAPI, method: str, path: str, *, query: bytes = b"", headers: Any = (), body: tuple[bytes, ...] = ()
 ) -> "Reply":
-    """By ASGI, as it is. path: percent-encoded or not."""
+    """By ASGI, as it is."""
+    path = path.encode("utf-8", "replace").decode()  # servers decode it so
     scope = {
         "type": "http",
         "asgi": {"version": "3.0"},
@@ -88,7 +89,7 @@ async def ask(
         "method": method,
         "scheme": "http",
         "path": path,
-        "raw_path": path.encode("utf-8", "replace"),
+        "raw_path": path.encode(),
         "query_string": query,
         "root_path": "",
         "headers": list(headers),
@@ -201,7 +202,7 @@ TEXTS = st.one_of(
     st.text(st.characters(categories=["Cs", "Cc", "Co", "So", "Mn"]), max_size=8),
     LONG,
     st.sampled_from(
-        ["", "a photo of a cat", "{}", "{" * 40, "\0", "NaN", "1e999", "-0", "１２", "\ud800", "../../x", "%"]
+        ["", "a photo of a cat", "{}", "{" * 40, "\0", "NaN", "1e999", "-0", "\uff11", "\ud800", "../../x", "%"]
     ),
 )
 HUGE = st.sampled_from([2**31, 2**63, 2**64, -(2**63) - 1, 10**30, 10**400, 1e308])
@@ -210,7 +211,7 @@ ODD = st.recursive(
     lambda inner: st.one_of(st.lists(inner, max_size=4), st.dictionaries(st.text(max_size=5), inner, max_size=4)),
     max_leaves=8,
 )
-SIZES = st.sampled_from(["32", "64", "48x32", "8", "7", "520", "0", "1x99999", "-32", "32x", "３２"])
+SIZES = st.sampled_from(["32", "64", "48x32", "8", "7", "520", "0", "1x99999", "-32", "32x", "\uff132"])
 STRINGS = st.one_of(TEXTS, st.sampled_from(MODELS), SIZES)
 RAW_IMAGES = st.one_of(
     st.sampled_from(PICTURES),
@@ -267,6 +268,38 @@ def written_json(pairs: list[tuple[str, Any]]) -> bytes:
     return ("{" + ",".join(f"{json.dumps(name)}: {json.dumps(value)}" for name, value in pairs) + "}").encode()
 
 
+ODD_JSON = (
+    b"",
+    b"null",
+    b"[" * 5000,
+    b'{"a":' * 2000,
+    b"\xef\xbb\xbf{}",
+    b"\xff\xfe{\0}\0",
+    b'{"images": ["\xff"]}',
+    b'{"images": ["\\ud800"]}',
+    b'{"images": [' + b"1" * 5000 + b"]}",
+    b'{"images":' + b"[" * 900 + b"]" * 900 + b"}",
+    b'{"images": ["x"], "layer": 1e400}',
+    b'{"images": ["x"], "layer": ' + b"9" * 5000 + b"}",
+    b'{"images": [' + b'"",' * 20 + b'""]}',
+    b'{"texts": [' + b'"a",' * 2000 + b'"a"], "images": [""]}',
+)
+TYPES = (
+    b"",
+    b"\xff",
+    b"a/b;c",
+    b"x" * 3000,
+    b"image/*",
+    b"image/png",
+    b"text/plain",
+    b"application/json",
+    b"APPLICATION/JSON; charset=utf-16",
+    b"application/octet-stream",
+    b"application/x-www-form-urlencoded",
+    b"multipart/form-data",
+)
+
+
 def json_of(schema: dict[str, Any]) -> st.SearchStrategy[bytes]:
     names = [*schema["properties"], "image", "text", "label", "", "\ud800"]
     properties = {
@@ -287,12 +320,7 @@ def json_of(schema: dict[str, Any]) -> st.SearchStrategy[bytes]:
         bent.map(written_json),
         ODD.map(lambda value: json.dumps(value).encode()),
         st.builds(lambda content, end: content[: end % (len(content) + 1)], sound.map(written_json), st.integers(0)),
-        st.sampled_from(
-            [b"[" * 5000, b'{"a":' * 2000, b"", b"null", b"\xef\xbb\xbf{}", b'{"images": ["\xff"]}', b"\xff\xfe{\0}\0"]
-            + [b'{"images": [' + b"1" * 5000 + b"]}", b'{"images": ["x"], "layer": 1e400}', b'{"images": ["\\ud800"]}']
-            + [b'{"images":' + b"[" * 900 + b"]" * 900 + b"}", b'{"images": ["x"], "layer": ' + b"9" * 5000 + b"}"]
-            + [b'{"images": [' + b'"",' * 20 + b'""]}', b'{"texts": [' + b'"a",' * 2000 + b'"a"], "images": [""]}']
-        ),
+        st.sampled_from(ODD_JSON),
     )
 
 
@@ -329,30 +357,12 @@ def body_of(operation: Operation) -> st.SearchStrategy[tuple[bytes, bytes]]:
     """Content-Type and body."""
     if not operation.bodies:
         return st.tuples(st.sampled_from([b"", b"application/json"]), st.binary(max_size=20))
-    types = st.sampled_from(
-        [
-            b"application/json",
-            b"image/png",
-            b"image/*",
-            b"application/octet-stream",
-            b"",
-            b"text/plain",
-            b"\xff",
-            b"a/b;c",
-        ]
-        + [
-            b"APPLICATION/JSON; charset=utf-16",
-            b"application/x-www-form-urlencoded",
-            b"multipart/form-data",
-            b"x" * 3000,
-        ]
-    )
     as_json = json_of(operation.bodies["application/json"])
     return st.one_of(
         st.tuples(st.just(b"application/json"), as_json),
         forms(operation.bodies["multipart/form-data"]),
         st.tuples(st.sampled_from([b"image/png", b"application/octet-stream"]), RAW_IMAGES),
-        st.tuples(types, st.one_of(RAW_IMAGES, as_json)),
+        st.tuples(st.sampled_from(TYPES), st.one_of(RAW_IMAGES, as_json)),
     )
 
 
@@ -397,7 +407,8 @@ def requests(draw: st.DrawFn) -> Request:
         if parameter["in"] == "path":
             known = st.sampled_from([*MODELS, "empty-image"])
             path = path.replace(f"{{{parameter['name']}}}", draw(known | TEXTS))
-    methods = [operation.method] * 12 + ["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "FOO"]
+    other = st.sampled_from(["GET", "POST", "PUT", "HEAD", "OPTIONS", "DELETE", "PATCH", "TRACE", "FOO"])
+    method = draw(other) if draw(st.integers(0, 15)) == 0 else operation.method
     content_type, body = draw(body_of(operation))
     headers = draw(HEADERS)
     if content_type:
@@ -407,7 +418,7 @@ def requests(draw: st.DrawFn) -> Request:
     middle = draw(st.integers(0, len(body)))
     return Request(
         operation,
-        draw(st.sampled_from(methods)),
+        method,
         path,
         draw(query_of(operation)),
         headers,
@@ -431,8 +442,8 @@ def assert_sound(request: Request, reply: Reply) -> None:
         assert problem["type"] in PROBLEM_TYPES, reply
         assert problem["status"] == status, reply
         assert not breaches(problem, problem_schema()), reply
-    if not is_own or status == 404 and "/{" in operation.path:  # an odd path may be no route's
-        assert status in (404, 405) or operation.path == "/models/{model}", reply
+    if not is_own or (status in (307, 404) and operation.path == "/problems/{slug}"):  # with a slash it is another path
+        assert status in (307, 404, 405) or request.method in ("GET", "POST"), reply
         return
     said = operation.answers(status)
     assert reply.media_type in said, (status, reply, list(said))
@@ -446,7 +457,7 @@ def problem_schema() -> dict[str, Any]:
     return found
 
 
-@pytest.mark.parametrize("examples", [400, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [300, pytest.param(3000, marks=pytest.mark.slow)])
 def test_whatever_is_sent_is_answered_as_the_document_says(service: Service, examples: int) -> None:
     """And leaves nothing behind: no permit, no byte of the account, no model that fails."""
     engine: Engine = service.app.state.engine
