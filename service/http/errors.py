@@ -79,7 +79,9 @@ class NotAcceptable(VisiontowerError):
     """None of the formats in the Accept header can be written."""
 
     def __init__(self, accept: str, *, offered: Sequence[str]) -> None:
-        super().__init__(f"None of '{shown(accept)}' can be written. Offered: {', '.join(offered)}.", offered=list(offered))
+        super().__init__(
+            f"None of '{shown(accept)}' can be written. Offered: {', '.join(offered)}.", offered=list(offered)
+        )
 
 
 class BodyTooLarge(LimitExceeded):
