@@ -47,7 +47,7 @@ class UnknownProblem(VisiontowerError):
     """There is no problem type of this name."""
 
     def __init__(self, slug: str) -> None:
-        super().__init__(f"There is no problem type '{slug}'.")
+        super().__init__(f"There is no problem type '{shown(slug)}'.")
 
 
 class UnsupportedMediaType(VisiontowerError):
@@ -79,7 +79,9 @@ class NotAcceptable(VisiontowerError):
     """None of the formats in the Accept header can be written."""
 
     def __init__(self, accept: str, *, offered: Sequence[str]) -> None:
-        super().__init__(f"None of '{accept}' can be written. Offered: {', '.join(offered)}.", offered=list(offered))
+        super().__init__(
+            f"None of '{shown(accept)}' can be written. Offered: {', '.join(offered)}.", offered=list(offered)
+        )
 
 
 class BodyTooLarge(LimitExceeded):

@@ -107,8 +107,9 @@ class Exchange:
 
 async def read_body(chunks: AsyncIterator[bytes], *, content_length: str | None, max_bytes: int) -> bytes:
     """The whole body, kept in memory. Raises BodyTooLarge, before reading if the length is announced."""
-    if content_length is not None and content_length.isdecimal() and int(content_length) > max_bytes:
-        raise BodyTooLarge(actual=int(content_length), limit=max_bytes)
+    announced = int(content_length[:20]) if content_length is not None and content_length.isdecimal() else 0
+    if announced > max_bytes:
+        raise BodyTooLarge(actual=announced, limit=max_bytes)
     received: list[bytes] = []
     size = 0
     async for chunk in chunks:

@@ -31,8 +31,8 @@ def automatic_limit() -> int:
 class Account:
     """limit: bytes that all requests may hold together.
 
-    Whoever takes much must leave as much for others: a taking that is not little gets at most half of what is free. So
-    a few large requests cannot keep the small ones out. With nothing held, one may take all.
+    Whoever takes much must leave as much for others: a hold that is not little gets at most half of what others leave.
+    So a few large requests cannot keep the small ones out. With nothing held by others, one may take all.
     """
 
     def __init__(self, limit: int) -> None:
@@ -56,14 +56,15 @@ class Account:
 
     def _take(self, stage: Stage, nbytes: int, own: int) -> None:
         """own: bytes that the same hold has already; others' bytes are what it must leave room beside."""
+        total = nbytes + own
         with self._lock:
-            held = sum(self._held.values())
-            free = self.limit - held
-            if nbytes + own > self.limit:
-                raise OverHostMemory(stage=stage, needed=nbytes + own, limit=self.limit)
-            most = free if nbytes + own <= self.limit // _LITTLE or held == own else free // 2
-            if nbytes > most:
-                raise HostMemoryFull(stage=stage, needed=nbytes, free=free, limit=self.limit)
+            others = sum(self._held.values()) - own
+            room = self.limit - others
+            if total > self.limit:
+                raise OverHostMemory(stage=stage, needed=total, limit=self.limit)
+            # As a whole, not by its last step: whoever comes in pieces gets no more than who comes at once.
+            if total > (room if total <= self.limit // _LITTLE or not others else room // 2):
+                raise HostMemoryFull(stage=stage, needed=nbytes, free=room - own, limit=self.limit)
             self._held[stage] += nbytes
 
     def _give(self, stage: Stage, nbytes: int) -> None:
