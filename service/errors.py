@@ -274,7 +274,10 @@ class Overloaded(Unavailable):
 
 
 class HostMemoryFull(Unavailable):
-    """Other requests hold the memory that this one needs (setting memory_budget). Large ones leave room for small ones."""
+    """Other requests hold the memory that this one needs (setting memory_budget).
+
+    Large requests leave room for small ones.
+    """
 
     def __init__(self, *, stage: str, needed: int, free: int, limit: int) -> None:
         super().__init__(

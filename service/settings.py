@@ -19,6 +19,7 @@ from pydantic_settings import (
 
 from encoders.images.decode import MAX_PIXELS
 from service.errors import did_you_mean
+from service.hosts import HostRule
 from service.sizes import parse_bytes
 
 PREFIX = "VISIONTOWER_"
@@ -152,7 +153,8 @@ class Settings(BaseSettings):
     )
     image_url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
-        description="Hosts images may be fetched from, exact or *.suffix; none: image URLs are refused.",
+        description="Hosts images may be fetched from, exact or *.suffix, with a port if it is another than 443 of "
+        "https and 80 of http: example.org, *.example.org, example.org:8443. None: image URLs are refused.",
     )
     max_url_image_bytes: int = Field(default=32 * _MIB, ge=1, description="Bytes of one fetched image.")
     url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to fetch one image.")
@@ -167,6 +169,13 @@ class Settings(BaseSettings):
         if value.lstrip().startswith("["):
             return json.loads(value)
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("image_url_hosts")
+    @classmethod
+    def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for entry in value:
+            HostRule.parse(entry)
+        return value
 
     @field_validator("preprocess_threads", "max_batch", "vram_budget", "memory_budget", "lanes")
     @classmethod

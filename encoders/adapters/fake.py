@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from functools import cache
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -164,6 +165,19 @@ class FakeEncoder:
     def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess, and always exact."""
         return preprocess(image, self.spec.preprocessing, size)
+
+    def cut(self, image: Image.Image, *, exact: bool = False) -> list[Pixels]:
+        """As Encoder.cut: the whole image, and as many upright strips of it as the spec allows."""
+        self.spec.require_tiles()
+        strips = self.spec.most_views - 1
+        edges = [image.width * k // strips for k in range(strips + 1)]
+        parts = [image.crop((left, 0, max(right, left + 1), image.height)) for left, right in pairwise(edges)]
+        return [self.preprocess(each, self.spec.image_size) for each in (image, *parts)]
+
+    def join(self, views: Sequence[Floats], image: ImageSize) -> Floats:
+        """As Encoder.join: one behind the other."""
+        self.spec.require_tiles()
+        return np.concatenate(list(views))
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """One id a UTF-8 byte, cut and padded with 0 to the context length."""

@@ -48,6 +48,18 @@ class Encoder(Protocol):
             may be off by 2 of 255.
         """
 
+    def cut(self, image: Image.Image, *, exact: bool = False) -> list[Pixels]:
+        """RGB image -> the views that the model cuts it into, each of native size: the whole image first, then tiles.
+
+        exact: as of `preprocess`. Thread-safe, CPU only. Raises OutputNotOffered if it cuts no images.
+        """
+
+    def join(self, views: Sequence[Floats], image: ImageSize) -> Floats:
+        """Projected tokens [N, width] of an image's views, in order -> [M, width] as the language model reads them.
+
+        image: the size of the image that was cut. Thread-safe, CPU only. Raises OutputNotOffered if it cuts no images.
+        """
+
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """Texts -> ids of context_length each, and which texts were cut to it. Thread-safe, CPU only.
 

@@ -110,6 +110,8 @@ class EncoderSpec:
         tokens, patches.
     projection_merges: patches a side that become one projected token.
     projected_queries: the number of projected tokens where it does not depend on the grid (BLIP-2's Q-Former).
+    most_views: views of native size that one image is cut into at most, the whole image among them; 0 if the model
+        reads whole images only. most_joined: tokens that are left of them at most.
     dense: whether the encoder offers dense features. Their width is embed_dim.
     scoring, context_length: of the text half; None without one.
     dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...; meta in a blueprint.
@@ -135,6 +137,8 @@ class EncoderSpec:
     projection_drops: int = 0
     projection_merges: int = 1
     projected_queries: int | None = None
+    most_views: int = 0
+    most_joined: int = 0
     dense: bool = False
     scoring: Scoring | None = None
     context_length: int | None = None
@@ -215,6 +219,11 @@ class EncoderSpec:
         if self.scoring is None:
             raise OutputNotOffered(encoder=self.id, output="text similarity", reason="it has no text tower")
         return self.scoring
+
+    def require_tiles(self) -> None:
+        """Raises OutputNotOffered if the model reads whole images only."""
+        if not self.most_views:
+            raise OutputNotOffered(encoder=self.id, output="tiles", reason="it does not cut images")
 
     def tokens_width(self, outputs: Outputs) -> int | None:
         """The width of the tokens that `outputs` asks for; None if it asks for none.

@@ -83,6 +83,14 @@ class OpenVinoEncoder:
         """As Encoder.preprocess."""
         return self._torch.preprocess(image, size, exact=exact)
 
+    def cut(self, image: Image.Image, *, exact: bool = False) -> list[Pixels]:
+        """As Encoder.cut."""
+        return self._torch.cut(image, exact=exact)
+
+    def join(self, views: Sequence[Floats], image: ImageSize) -> Floats:
+        """As Encoder.join."""
+        return self._torch.join(views, image)
+
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As Encoder.tokenize."""
         return self._torch.tokenize(texts)

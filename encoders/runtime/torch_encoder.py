@@ -17,6 +17,7 @@ from encoders.images.resample import resize
 from encoders.runtime.failures import running
 from encoders.runtime.packed_linear import is_packable
 from encoders.runtime.placed_towers import PlacedTowers, as_module
+from encoders.runtime.tiles import Tiles
 from encoders.runtime.tower import Features, TextTower, Tower
 from encoders.runtime.weights import fingerprint
 
@@ -44,6 +45,20 @@ class TorchEncoder(PlacedTowers):
     def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
         return preprocess(image, self.spec.preprocessing, size, resize=resize_exactly if exact else resize)
+
+    def cut(self, image: Image.Image, *, exact: bool = False) -> list[Pixels]:
+        """As Encoder.cut."""
+        return self._tiles.cut(image, self.spec.preprocessing, resize=resize_exactly if exact else resize)
+
+    def join(self, views: Sequence[Floats], image: ImageSize) -> Floats:
+        """As Encoder.join."""
+        return to_host(self._tiles.join(views, image).to(self._dtype))
+
+    @property
+    def _tiles(self) -> Tiles:
+        self.spec.require_tiles()
+        assert self.tower.tiles is not None, "so the spec says"
+        return self.tower.tiles
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
         """As Encoder.tokenize."""

@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor, nn
 
 from encoders.contract.values import Grid, ImageSize, Outputs, Tokenized, TokenKind
+from encoders.runtime.tiles import Tiles
 
 MAX_GRID = 64
 """Side of the largest patch grid offered: 4096 tokens an image."""
@@ -48,6 +49,11 @@ class Tower(nn.Module, ABC):
         pixels: [B, 3, H, W], normalised as the spec's preprocessing says, in the tower's dtype and on its device; the
         size is one the spec's resolutions allow. Only what `outputs` asks for is computed.
         """
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """How images are cut into views, where the model reads them so."""
+        return None
 
     def final(self, pixels: Tensor, count: Tensor) -> Features:
         """The first `count` of the final tokens and the pooled vectors, in one graph for any count.

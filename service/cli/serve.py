@@ -28,14 +28,19 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
-    given = {
-        name: value for name in Settings.model_fields if (value := getattr(arguments, f"setting_{name}")) is not None
-    }
-    settings = Settings(**given)
+    settings = settings_of(arguments)
     from service.run.server import serve
 
     serve(settings)
     return 0
+
+
+def settings_of(arguments: argparse.Namespace) -> Settings:
+    """The settings by the command's flags and the environment. Raises ValidationError or SettingsError."""
+    given = {
+        name: value for name in Settings.model_fields if (value := getattr(arguments, f"setting_{name}")) is not None
+    }
+    return Settings(**given)
 
 
 def setting_flag(setting: str) -> str:

@@ -118,7 +118,12 @@ class Engine:
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
         self._rehearsal: asyncio.Task[None] | None = None
         self._fetcher = Fetcher(
-            hosts=settings.image_url_hosts, max_bytes=settings.max_url_image_bytes, timeout_s=settings.url_timeout_s
+            hosts=settings.image_url_hosts,
+            max_bytes=settings.max_url_image_bytes,
+            max_sum_bytes=settings.max_body_bytes,
+            max_urls=max(settings.max_images, settings.queue_images // 2),
+            timeout_s=settings.url_timeout_s,
+            account=self.account,
         )
         self._images = Images(
             threads=self.threads,

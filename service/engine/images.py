@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -19,6 +20,7 @@ from encoders.images.decode import decode_for
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
+from service.memory.account import Hold
 from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads, Expected
 from service.scheduling.items import Answer
@@ -29,6 +31,7 @@ _log = logging.getLogger(__name__)
 
 Outcome: TypeAlias = Encoded | VisiontowerError
 """One image's row, or the error that stands for it."""
+_NO_URLS: AbstractContextManager[Hold | None] = nullcontext()
 
 
 @dataclass(frozen=True)
@@ -79,17 +82,19 @@ class Images:
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
         stages = [ImageStages() for _ in sources]
-        if is_set:
-            answers = await self._encode_set(sources, resident, shape, deadline, stages)
-        elif len(sources) == 1:
-            answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0])]
-        else:
-            async with asyncio.TaskGroup() as group:
-                tasks = [
-                    group.create_task(self._encode_one(source, resident, shape, deadline, spent))
-                    for source, spent in zip(sources, stages, strict=True)
-                ]
-            answers = [task.result() for task in tasks]
+        urls = list(map(type, sources)).count(ImageUrl)
+        with self._fetcher.request(urls) if urls else _NO_URLS as fetched:
+            if is_set:
+                answers = await self._encode_set(sources, resident, shape, deadline, stages, fetched)
+            elif len(sources) == 1:
+                answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0], fetched)]
+            else:
+                async with asyncio.TaskGroup() as group:
+                    tasks = [
+                        group.create_task(self._encode_one(source, resident, shape, deadline, spent, fetched))
+                        for source, spent in zip(sources, stages, strict=True)
+                    ]
+                answers = [task.result() for task in tasks]
         outcomes: list[Outcome] = []
         values = 0
         for answer, spent in zip(answers, stages, strict=True):
@@ -117,13 +122,19 @@ class Images:
         return EncodedImages(outcomes, stages, timing, values)
 
     async def _encode_one(
-        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages
+        self,
+        source: Source,
+        resident: Resident,
+        shape: ImageShape,
+        deadline: float,
+        spent: ImageStages,
+        fetched: Hold | None,
     ) -> Answer[Encoded] | VisiontowerError:
         try:
             if isinstance(source, VisiontowerError):
                 raise source
             if isinstance(source, ImageUrl):
-                source = await self._fetch(source, spent)
+                source = await self._fetch(source, spent, fetched)
             expected = self._threads.expect(resident, shape, deadline=deadline)
             try:
                 self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
@@ -140,10 +151,11 @@ class Images:
         shape: ImageShape,
         deadline: float,
         stages: Sequence[ImageStages],
+        fetched: Hold | None,
     ) -> list[Answer[Encoded] | VisiontowerError]:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._make(source, resident.encoder, shape, spent))
+                group.create_task(self._make(source, resident.encoder, shape, spent, fetched))
                 for source, spent in zip(sources, stages, strict=True)
             ]
         made = [task.result() for task in tasks]
@@ -153,23 +165,24 @@ class Images:
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
     async def _make(
-        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, fetched: Hold | None
     ) -> Pixels | VisiontowerError:
         try:
             if isinstance(source, VisiontowerError):
                 raise source
             if isinstance(source, ImageUrl):
-                source = await self._fetch(source, spent)
+                source = await self._fetch(source, spent, fetched)
             loop = asyncio.get_running_loop()
             return await loop.run_in_executor(self._pool, self._pixels, source, encoder, shape, spent)
         except VisiontowerError as error:
             return error
 
-    async def _fetch(self, source: ImageUrl, spent: ImageStages) -> bytes:
+    async def _fetch(self, source: ImageUrl, spent: ImageStages, fetched: Hold | None) -> bytes:
+        assert fetched is not None, "encode has counted the URLs"
         started = self._clock()
-        fetched = await self._fetcher.fetch(source.url)
+        image_bytes = await self._fetcher.fetch(source.url, fetched)
         spent.fetch = self._clock() - started
-        return fetched
+        return image_bytes
 
     def _fill(
         self, expected: Expected, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages

@@ -140,7 +140,8 @@ class Exchange:
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
-        holds.append(engine.account.hold("answer", numbers * asked.number_bytes))
+        beside = sum(hold.nbytes for hold in holds)
+        holds.append(engine.account.hold("answer", numbers * asked.number_bytes, beside=beside))
         result: Result = await engine.run(asked.request)
         started = engine.clock()
         if result.values <= INLINE_VALUES:

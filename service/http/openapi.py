@@ -12,11 +12,24 @@ A request with several images of which some are bad answers 207: each bad one is
 are answered. A request with one image answers its problem with the problem's own status."""
 
 
+PROBLEM: dict[str, Any] = {
+    "type": "object",
+    "description": "And the facts of the error: limit, actual, model...",
+    "required": ["type", "title", "status"],
+    "properties": {
+        "type": {"type": "string", "example": "/problems/undecodable-image"},
+        "title": {"type": "string"},
+        "status": {"type": "integer", "minimum": 400, "maximum": 599},
+        "detail": {"type": "string"},
+    },
+}
+
+
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These statuses, each answered with a problem."""
     about = {
         400: "The body is broken.",
-        404: "No such model.",
+        404: "No such model, or no such page.",
         406: "No such format.",
         413: "Over a limit; refused whole.",
         415: "Not an image, or a Content-Type that is not read.",
@@ -26,25 +39,57 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
         503: "Overloaded, draining or not ready; see Retry-After.",
         504: "Not answered in time.",
     }
-    schema = {
-        "type": "object",
-        "properties": {
-            "type": {"type": "string", "example": "/problems/undecodable-image"},
-            "title": {"type": "string"},
-            "status": {"type": "integer"},
-            "detail": {"type": "string"},
-        },
+    content = {MEDIA_TYPE: {"schema": PROBLEM}}
+    return {
+        **{code: {"description": about[code], "content": content} for code in statuses},
+        "default": {"description": "Any other error.", "content": content},
     }
-    return {code: {"description": about[code], "content": {MEDIA_TYPE: {"schema": schema}}} for code in statuses}
 
 
-MODELS: dict[str, Any] = {"description": "Each served encoder: what it is, what it can be asked, and its state."}
+_CARD = {"type": "object", "required": ["id", "family", "image_size", "state"]}
+_STATE = {"type": "object", "required": ["state"], "properties": {"state": {"type": "string"}}}
+
+
+def _json(description: str, schema: dict[str, Any]) -> dict[str, Any]:
+    return {"description": description, "content": {"application/json": {"schema": schema}}}
+
+
+def _readiness(status: str, *, required: list[str]) -> dict[str, Any]:
+    """Which models there are, and what they do; `reason` if not all is well."""
+    properties = {
+        "status": {"type": "string", "enum": [status]},
+        "reason": {"type": "string"},
+        "models": {"type": "object", "additionalProperties": _STATE},
+    }
+    return {"type": "object", "required": required, "properties": properties}
+
+
+MODELS: dict[str, Any] = {
+    "description": "Each served encoder: what it is, what it can be asked, and its state.",
+    "responses": {
+        200: _json(
+            "The encoders, the default first.",
+            {
+                "type": "object",
+                "required": ["object", "data"],
+                "properties": {
+                    "object": {"type": "string", "enum": ["list"]},
+                    "data": {"type": "array", "items": _CARD},
+                },
+            },
+        )
+    },
+}
 MODEL: dict[str, Any] = {
     "description": "One served encoder. The id stands in the path as it is, slashes and all.",
-    "responses": problem_responses(404),
+    "responses": {200: _json("The encoder.", _CARD), **problem_responses(404)},
 }
 READY: dict[str, Any] = {
     "description": "200 only if a real forward of every loaded model has worked, the device thread lives, and the "
     "server is not draining.",
-    "responses": {503: {"description": "Not ready, and why."}},
+    "responses": {
+        200: _json("Ready.", _readiness("ready", required=["status", "models"])),
+        503: _json("Not ready, and why.", _readiness("not ready", required=["status", "reason", "models"])),
+    },
 }
+PROBLEM_PAGE: dict[str, Any] = {"responses": problem_responses(404)}

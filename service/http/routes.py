@@ -58,7 +58,12 @@ def add(app: FastAPI) -> None:
     async def problem_types() -> dict[str, list[str]]:
         return {"problems": [f"/problems/{slug}" for slug in problems.slugs()]}
 
-    @app.get("/problems/{slug}", summary="What a problem type means", response_class=PlainTextResponse)
+    @app.get(
+        "/problems/{slug}",
+        summary="What a problem type means",
+        response_class=PlainTextResponse,
+        **openapi.PROBLEM_PAGE,
+    )
     async def problem_page(slug: str) -> str:
         return problems.page(slug)
 

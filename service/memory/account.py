@@ -31,8 +31,8 @@ def automatic_limit() -> int:
 class Account:
     """limit: bytes that all requests may hold together.
 
-    Whoever takes much must leave as much for others: a taking that is not little gets at most half of what is free. So
-    a few large requests cannot keep the small ones out. With nothing held, one may take all.
+    Whoever takes much must leave as much for others: a hold that is not little gets at most half of what others leave.
+    So a few large requests cannot keep the small ones out. With nothing held by others, one may take all.
     """
 
     def __init__(self, limit: int) -> None:
@@ -43,27 +43,30 @@ class Account:
     @property
     def held(self) -> Mapping[str, int]:
         """Bytes by stage, now."""
-        return {**self._held}
+        return dict[str, int](self._held.items())
 
-    def hold(self, stage: Stage, nbytes: int = 0) -> "Hold":
+    def hold(self, stage: Stage, nbytes: int = 0, *, beside: int = 0) -> "Hold":
         """Take bytes for a stage; they are given back at the end of a `with`, or by `release`.
+
+        beside: bytes that the same request holds already. They are counted with these, and are not others'.
 
         Raises HostMemoryFull if others hold too much now, OverHostMemory if it could never be.
         """
-        hold = Hold(self, stage)
+        hold = Hold(self, stage, beside)
         hold.grow(nbytes)
         return hold
 
     def _take(self, stage: Stage, nbytes: int, own: int) -> None:
-        """own: bytes that the same hold has already; others' bytes are what it must leave room beside."""
+        """own: bytes that the same request has already; others' bytes are what it must leave room beside."""
+        total = nbytes + own
         with self._lock:
-            held = sum(self._held.values())
-            free = self.limit - held
-            if nbytes + own > self.limit:
-                raise OverHostMemory(stage=stage, needed=nbytes + own, limit=self.limit)
-            most = free if nbytes + own <= self.limit // _LITTLE or held == own else free // 2
-            if nbytes > most:
-                raise HostMemoryFull(stage=stage, needed=nbytes, free=free, limit=self.limit)
+            others = sum(self._held.values()) - own
+            room = self.limit - others
+            if total > self.limit:
+                raise OverHostMemory(stage=stage, needed=total, limit=self.limit)
+            # As a whole, not by its last step: whoever comes in pieces gets no more than who comes at once.
+            if total > (room if total <= self.limit // _LITTLE or not others else room // 2):
+                raise HostMemoryFull(stage=stage, needed=nbytes, free=room - own, limit=self.limit)
             self._held[stage] += nbytes
 
     def _give(self, stage: Stage, nbytes: int) -> None:
@@ -74,15 +77,16 @@ class Account:
 class Hold:
     """Bytes of one stage of one request."""
 
-    def __init__(self, account: Account, stage: Stage) -> None:
+    def __init__(self, account: Account, stage: Stage, beside: int = 0) -> None:
         self._account = account
         self._stage: Stage = stage
+        self._beside = beside
         self.nbytes = 0
 
     def grow(self, nbytes: int) -> None:
         """Take more. Raises as Account.hold; the hold keeps the bytes that it had."""
         if nbytes > 0:
-            self._account._take(self._stage, nbytes, self.nbytes)
+            self._account._take(self._stage, nbytes, self._beside + self.nbytes)
             self.nbytes += nbytes
 
     def shrink(self, nbytes: int) -> None:

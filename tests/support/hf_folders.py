@@ -94,6 +94,7 @@ def _llava(name: str, vision: str, **options: Any) -> Any:
     return config(vision_config=vision_config, text_config=dict(_LLAMA), image_token_index=59, **options)
 
 
+_CANVASES = [[SIDE, 2 * SIDE], [2 * SIDE, SIDE], [2 * SIDE, 2 * SIDE], [3 * SIDE, SIDE]]
 _SIGLIP_OF_VLM = {"model_type": "siglip_vision_model", **_CLIP, "vision_use_head": False}
 _PIXTRAL = {"model_type": "pixtral", **_CLIP}
 
@@ -407,11 +408,13 @@ FAMILIES: dict[str, tuple[str, Callable[[], Any]]] = {
     ),
     "llava-next": (
         "LlavaNextForConditionalGeneration",
-        lambda: _llava("LlavaNext", "clip_vision_model", image_grid_pinpoints=[[SIDE, 2 * SIDE]]),
+        lambda: _llava("LlavaNext", "clip_vision_model", image_grid_pinpoints=_CANVASES),
     ),
     "llava-onevision": (
         "LlavaOnevisionForConditionalGeneration",
-        lambda: _llava("LlavaOnevision", "siglip_vision_model", image_grid_pinpoints=[[SIDE, 2 * SIDE]]),
+        lambda: _llava(
+            "LlavaOnevision", "siglip_vision_model", image_grid_pinpoints=_CANVASES, vision_aspect_ratio="anyres_max_2"
+        ),
     ),
     "vipllava": (
         "VipLlavaForConditionalGeneration",

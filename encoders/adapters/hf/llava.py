@@ -11,13 +11,15 @@ from torch import Tensor, nn
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.clip import ClipTower
 from encoders.adapters.hf.config import vit_facts
+from encoders.adapters.hf.preprocessing import Seen
 from encoders.adapters.hf.siglip import SiglipTower
 from encoders.adapters.hf.spec import vit_spec
 from encoders.adapters.hf.vit import VitTower
 from encoders.adapters.hf.vlms import LLAVA_TOWERS, vlm_parts
 from encoders.contract.errors import EncoderIdError, OutputNotOffered
-from encoders.contract.values import Grid, Outputs, TokenKind
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
 from encoders.runtime.parts import TorchParts
+from encoders.runtime.tiles import Canvases, Tiles
 from encoders.runtime.tower import Features, Tower
 
 
@@ -27,17 +29,31 @@ class LlavaTower(Tower):
     depths: of the raw tokens that the projector was trained on, side by side (`vision_feature_layer`).
     drops_first: whether the first token is left out of what is projected (`vision_feature_select_strategy` "default"):
         the class token, or the first patch where the tower has none. Then the rest is no grid, but one row.
+    tiles: how images are cut, where the language model reads them so.
     """
 
     def __init__(
-        self, tower: VitTower, projector: nn.Module, *, depths: Sequence[int], drops_first: bool, encoder_id: str
+        self,
+        tower: VitTower,
+        projector: nn.Module,
+        *,
+        depths: Sequence[int],
+        drops_first: bool,
+        tiles: Tiles | None,
+        encoder_id: str,
     ) -> None:
         super().__init__()
         self.tower = tower
         self.projector = projector
         self.depths = tuple(depths)
         self.dropped = int(drops_first)
+        self._tiles = tiles
         self._encoder_id = encoder_id
+
+    @property
+    def tiles(self) -> Tiles | None:
+        """As Tower.tiles."""
+        return self._tiles
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward; projected tokens are of the checkpoint's own layers, or of the one asked for."""
@@ -75,28 +91,51 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
             f"Supported: {', '.join(sorted(supported))}.",
             model=checkpoint.id,
         )
-    unused = r"(model\.)*(language_model|lm_head|image_newline)"
+    unused = r"(model\.)*(language_model|lm_head)"
     model = checkpoint.model(_vision_half(config.model_type), config, unused=unused)
     inner = _RUN_IN_PARTS[vision.model_type](model.vision_tower, **vit_facts(vision))
     seen = checkpoint.seen("LlavaImageProcessor")
     # ViP-LLaVA's plural name is the only one up to transformers 5.17
     chosen = getattr(config, "vision_feature_layers", None) or config.vision_feature_layer
+    tiles = None
+    if canvases := _canvases(config, inner, seen):
+        tiles = Tiles(canvases, model.image_newline)
     tower = LlavaTower(
         inner,
         model.multi_modal_projector,
         depths=[_depth(index, inner) for index in ([chosen] if isinstance(chosen, int) else chosen)],
         drops_first=getattr(config, "vision_feature_select_strategy", "default") == "default",  # ViP-LLaVA: always
+        tiles=tiles,
         encoder_id=checkpoint.id,
     )
     spec = replace(
         vit_spec(checkpoint, vision, inner, seen),
         projected_size=int(config.text_config.hidden_size),
         projection_drops=tower.dropped,
+        most_views=canvases.views if canvases else 0,
+        most_joined=canvases.tokens if canvases else 0,
     )
     return TorchParts(spec, tower)
 
 
 _RUN_IN_PARTS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}
+
+
+def _canvases(config: Any, tower: VitTower, seen: Seen) -> Canvases | None:
+    """The canvases of a model that cuts images, for views of its native size; None for one that does not."""
+    pinpoints = getattr(config, "image_grid_pinpoints", None)
+    view, patch = int(config.vision_config.image_size), int(config.vision_config.patch_size)
+    if not pinpoints or (seen.configured and seen.size != (view, view)):  # transformers' own would not join such views
+        return None
+    if not all(height % view == width % view == 0 < height * width for height, width in pinpoints):
+        raise ValueError(f"image_grid_pinpoints {pinpoints} are no multiples of {view}")
+    most = getattr(config, "vision_aspect_ratio", "")
+    return Canvases(
+        view=view,
+        grid=view // patch,
+        sizes=[ImageSize(*each) for each in pinpoints],
+        most_views=int(most.removeprefix("anyres_max_")) if most.startswith("anyres_max_") else None,
+    )
 
 
 def _depth(index: int, tower: VitTower) -> int:
@@ -119,6 +158,8 @@ def _vision_half(model_type: str) -> type[nn.Module]:
             super().__init__(config)
             self.vision_tower = transformers.AutoModel.from_config(config.vision_config)
             self.multi_modal_projector = projector(config)
+            if getattr(config, "image_grid_pinpoints", None):
+                self.image_newline = nn.Parameter(torch.zeros(config.text_config.hidden_size))
             self.post_init()
 
     return VisionHalf

@@ -4,9 +4,10 @@ A class without code of its own follows transformers' common rules: resize (shor
 rescale, normalise. _READERS has the classes with their own rules that are read here. Every other class is refused by
 its name, and so is a setting that has no counterpart.
 
-Of models that cut an image into tiles (LLaVA-NeXT, InternVL, ...) the view of the whole image is read: the tiles are
-the caller's, sent as images. Of models that take any proportions (NaFlex, Qwen-VL, Pixtral, Depth Anything) the native
-size is their largest square, and an image is squashed to the size asked for.
+Of models that cut an image into tiles the view of the whole image is read. Those of LLaVA-NeXT and OneVision are cut by
+encoders/runtime/tiles.py; those of others (InternVL, ...) are the caller's, sent as images. Of models that take any
+proportions (NaFlex, Qwen-VL, Pixtral, Depth Anything) the native size is their largest square, and an image is squashed
+to the size asked for.
 
 The share of the image that a crop keeps is that of the native size at every other resolution.
 """

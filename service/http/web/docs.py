@@ -52,6 +52,8 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
 
 def _type(schema: dict[str, Any]) -> str:
     """In a few words: the type or its values, and the default."""
+    if schema.get("type") == "array":
+        return f"{_type(schema['items'])}, or several"
     choices = [choice for choice in schema.get("anyOf", [schema]) if choice.get("type") != "null"]
     names = [", ".join(map(str, choice["enum"])) if "enum" in choice else choice.get("type", "") for choice in choices]
     default = schema.get("default")

@@ -9,7 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import transformers
 from numpy.typing import NDArray
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -130,7 +132,7 @@ def test_the_language_model_is_not_loaded(twins: Twins, family: str) -> None:
     seeing = sum(
         parameter.numel()
         for name, parameter in model.named_parameters()
-        if "vision_tower" in name or "multi_modal_projector" in name
+        if any(part in name for part in ("vision_tower", "multi_modal_projector", "image_newline"))
     )
     assert encoder.spec.parameters == seeing
     assert not encoder.spec.has_text
@@ -166,3 +168,45 @@ def test_an_unknown_vision_tower_is_refused(tmp_path: Any) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "llava", "vision_config": {"model_type": "swin"}}')
     with pytest.raises(EncoderIdError, match=r"'swin'.*dinov2.*pixtral"):
         load(f"hf:{tmp_path}@random")
+
+
+SHAPES = [(64, 64), (90, 40), (40, 90), (31, 100), (20, 20), (200, 40), (33, 32)]
+
+
+def theirs_of(family: str, model: Any, image: Image.Image) -> Tensor:
+    """transformers' own processor and features."""
+    side = {"height": 32, "width": 32}
+    name = {"llava-next": "LlavaNext", "llava-onevision": "LlavaOnevision"}[family]
+    processor = getattr(transformers, f"{name}ImageProcessorPil")(
+        size=side, crop_size=side, image_grid_pinpoints=model.config.image_grid_pinpoints
+    )
+    with torch.inference_mode():
+        given = processor(image, return_tensors="pt")
+        options = {"vision_aspect_ratio": "anyres_max_2"} if family == "llava-onevision" else {}
+        features = model.get_image_features(given["pixel_values"], image_sizes=given["image_sizes"], **options)
+    tokens: Tensor = features.pooler_output[0]
+    return tokens
+
+
+@pytest.mark.parametrize("size", SHAPES)
+@pytest.mark.parametrize("family", ["llava-next", "llava-onevision"])
+def test_views_joined_are_what_the_language_model_reads(twins: Twins, family: str, size: tuple[int, int]) -> None:
+    encoder, model = twins(family)
+    values = np.random.default_rng(1).integers(0, 256, (size[1], size[0], 3), dtype=np.uint8)
+    image = Image.fromarray(values)
+    views = encoder.cut(image, exact=True)
+    encoded = encoder.encode(np.stack(views), encoder.spec.outputs(tokens=TokenKind.PROJECTED))
+    assert encoded.tokens is not None
+    joined = encoder.join(list(encoded.tokens), ImageSize(image.height, image.width))
+    theirs = theirs_of(family, model, image)
+    assert joined.shape == theirs.shape
+    assert_near(joined, theirs.numpy())
+    assert len(views) <= encoder.spec.most_views
+    assert len(joined) <= encoder.spec.most_joined
+
+
+def test_a_model_that_cuts_no_images_says_so(twins: Twins) -> None:
+    encoder, _ = twins("llava")
+    assert encoder.spec.most_views == 0
+    with pytest.raises(OutputNotOffered, match="does not cut images"):
+        encoder.cut(Image.new("RGB", (9, 9)))

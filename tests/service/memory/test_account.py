@@ -38,6 +38,16 @@ def test_whoever_takes_much_leaves_as_much_for_others() -> None:
     account.hold("body", 1600)
 
 
+def test_whoever_comes_in_pieces_gets_no_more_than_who_comes_at_once() -> None:
+    account = Account(6400)
+    account.hold("body", 3200)
+    pieces = account.hold("body")
+    for _ in range(16):
+        pieces.grow(100)
+    with pytest.raises(HostMemoryFull):
+        pieces.grow(100)
+
+
 def taken_until_full(account: Account, nbytes: int) -> int:
     for taken in count():
         try:

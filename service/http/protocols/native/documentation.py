@@ -1,10 +1,12 @@
 """The native routes in the API's own pages: their bodies and options are parsed by hand. Knows OpenAPI."""
 
+from collections.abc import Sequence
 from typing import Any
 
 from pydantic import BaseModel
 
-from service.http.openapi import problem_responses
+from service.engine.values import DTYPES
+from service.http.openapi import PROBLEM, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
 
@@ -48,6 +50,7 @@ def _schema(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
 
 
 def _query(model: type[Options]) -> list[dict[str, Any]]:
+    """A list that a form repeats is repeated in a query too; other lists hold commas."""
     singular = {plural: name for name, plural in model.repeated.items()}
     return [
         {
@@ -56,6 +59,7 @@ def _query(model: type[Options]) -> list[dict[str, Any]]:
             "required": False,
             "description": schema.get("description", ""),
             "schema": {k: v for k, v in schema.items() if k != "description"},
+            **({"style": "form", "explode": name in singular} if schema.get("type") == "array" else {}),
         }
         for name, schema in _schema(model).items()
     ]
@@ -86,14 +90,117 @@ def _body(model: type[Options], example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _answer(example: dict[str, Any], *, binary: bool) -> dict[int | str, dict[str, Any]]:
-    content: dict[str, Any] = {"application/json": {"example": example}}
-    if binary:
-        content |= {media_type: {"schema": _IMAGE} for name, media_type in MEDIA_TYPES.items() if name != "json"}
-    partial = {"application/json": {"example": {"data": [{"index": 0, "error": {"type": "/problems/empty-image"}}]}}}
+def _object(properties: dict[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": properties}
+
+
+def _list(items: dict[str, Any]) -> dict[str, Any]:
+    return {"type": "array", "items": items}
+
+
+def _or_null(schema: dict[str, Any]) -> dict[str, Any]:
+    return {"anyOf": [schema, {"type": "null"}]}
+
+
+_TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}
+_SIDES = {
+    "type": "array",
+    "items": _COUNT,
+    "minItems": 2,
+    "maxItems": 2,
+    "description": "Rows (height), columns (width).",
+}
+_ARRAY = _object(
+    {
+        "shape": _list(_COUNT),
+        "dtype": {"type": "string", "enum": list(DTYPES)},
+        "data": {
+            "anyOf": [{"type": "array", "items": {}}, _TEXT],
+            "description": "Nested lists of numbers, or base64.",
+        },
+    }
+)
+_ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
+_TIMING = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+_EMBED_ANSWER = _object(
+    {
+        "object": {"type": "string", "enum": ["list"]},
+        "model": _TEXT,
+        "data": _list(
+            _object(
+                {
+                    "index": _COUNT,
+                    "grid": _SIDES,
+                    "prefix_tokens": _COUNT,
+                    "tokens": _ARRAY,
+                    "pooled": _ARRAY,
+                    "error": PROBLEM,
+                },
+                optional=("grid", "prefix_tokens", "tokens", "pooled", "error"),
+            )
+        ),
+        "usage": _object({"images": _COUNT, "tokens": _COUNT}),
+        "timing_ms": _TIMING,
+    }
+)
+_SCORES = {**_list(_or_null(_list(_NUMBER))), "description": "[images][texts]; null for an image that failed."}
+_SIMILARITY_ANSWER = _object(
+    {
+        "object": {"type": "string", "enum": ["similarity"]},
+        "model": _TEXT,
+        "cosine": _SCORES,
+        "logits": _SCORES,
+        "probabilities": _SCORES,
+        "logit_scale": _NUMBER,
+        "logit_bias": _NUMBER,
+        "activation": {"type": "string", "enum": ["softmax", "sigmoid"]},
+        "truncated": {**_list(_COUNT), "description": "Indices of the texts that were cut."},
+        "grid": _or_null(_SIDES),
+        "heatmap": {**_list(_or_null(_list(_list(_list(_NUMBER))))), "description": "[images][texts][rows][columns]."},
+        "errors": _ERRORS,
+        "usage": _object({"images": _COUNT}),
+        "timing_ms": _TIMING,
+    },
+    optional=("grid", "heatmap", "errors"),
+)
+_PLANNED = {
+    "resolution": _SIDES,
+    "grid": _SIDES,
+    "batch": {"type": "integer", "minimum": 1},
+    "dtype": _TEXT,
+    **{name: _COUNT for name in ("weights_bytes", "io_bytes", "activation_bytes", "overhead_bytes", "total_bytes")},
+    "tokens": _COUNT,
+    "flops": _COUNT,
+    "max_batch": _COUNT,
+    "max_resolution": _or_null(_SIDES),
+}
+_DEVICE = {"model": _TEXT, "device": _TEXT, "budget_bytes": _COUNT}
+_VRAM_ANSWER = {
+    "anyOf": [
+        _object({**_DEVICE, **_PLANNED}),
+        _object({"object": {"type": "string", "enum": ["list"]}, **_DEVICE, "data": _list(_object(_PLANNED))}),
+    ]
+}
+
+
+def _answer(schema: dict[str, Any], example: dict[str, Any], *, binary: bool) -> dict[int | str, dict[str, Any]]:
+    others = {media_type: {"schema": _IMAGE} for name, media_type in MEDIA_TYPES.items() if name != "json"}
+    error = {
+        "type": "/problems/empty-image",
+        "title": "Empty image",
+        "status": 422,
+        "detail": "The image has no bytes.",
+    }
+    partial = {**example, "data": [{"index": 0, "error": error}, {**example["data"][0], "index": 1}]} if binary else {}
+    whole: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
+    some: dict[str, Any] = {"application/json": {"schema": schema, **({"example": partial} if binary else {})}}
     return {
-        200: {"description": "All images were answered.", "content": content},
-        207: {"description": "Some images failed; the others were answered.", "content": partial if binary else {}},
+        200: {"description": "All images were answered.", "content": whole | (others if binary else {})},
+        207: {
+            "description": "Some images failed; the others were answered.",
+            "content": some | (others if binary else {}),
+        },
         **problem_responses(400, 404, 406, 413, 415, 422, 500, 503, 504, 507),
     }
 
@@ -152,7 +259,7 @@ EMBED: dict[str, Any] = {
         "parameters": _query(EmbedOptions),
         "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}),
     },
-    "responses": _answer(_EMBED_EXAMPLE, binary=True),
+    "responses": _answer(_EMBED_ANSWER, _EMBED_EXAMPLE, binary=True),
 }
 SIMILARITY: dict[str, Any] = {
     "summary": "Images against texts",
@@ -163,12 +270,17 @@ SIMILARITY: dict[str, Any] = {
             SimilarityOptions, {"texts": ["a red circle", "a dog"], "templates": ["a photo of {}"], "heatmap": False}
         ),
     },
-    "responses": _answer(_SIMILARITY_EXAMPLE, binary=False),
+    "responses": _answer(_SIMILARITY_ANSWER, _SIMILARITY_EXAMPLE, binary=False),
 }
 VRAM: dict[str, Any] = {
     "summary": "What a forward would take, before it runs",
     "description": _VRAM_TEXT,
     "openapi_extra": {"parameters": _query(VramOptions)},
-    "responses": {200: {"description": "The plan.", "content": {"application/json": {"example": _VRAM_EXAMPLE}}}}
+    "responses": {
+        200: {
+            "description": "The plan.",
+            "content": {"application/json": {"schema": _VRAM_ANSWER, "example": _VRAM_EXAMPLE}},
+        }
+    }
     | problem_responses(404, 422, 500, 503, 504),
 }

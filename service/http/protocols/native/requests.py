@@ -9,7 +9,7 @@ from urllib.parse import parse_qsl
 from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
 from encoders.contract.values import ImageSize
-from service.engine.values import Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest, Source
+from service.engine.values import DTYPES, Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
 from service.http.errors import UnsupportedMediaType
 from service.http.protocol import Asked, Incoming
@@ -46,7 +46,7 @@ Resolution = Annotated[
     ImageSize | None,
     BeforeValidator(_resolution, json_schema_input_type=int | str | None),
 ]
-Layer = Annotated[int, BeforeValidator(_no_bool), Field(ge=-10_000, le=10_000)]
+Layer = Annotated[int, Field(ge=-10_000, le=10_000), BeforeValidator(_no_bool)]
 
 
 @dataclass(frozen=True)
@@ -227,8 +227,8 @@ def _listed(value: object) -> object:
 
 
 T = TypeVar("T")
-Listed = Annotated[tuple[T, ...], BeforeValidator(_listed, json_schema_input_type=str)]
-_Size = Annotated[ImageSize, BeforeValidator(_resolution)]
+Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
+_Size = Annotated[ImageSize, BeforeValidator(_resolution, json_schema_input_type=int | str)]
 _Batch = Annotated[int, Field(ge=1, le=100_000)]
 
 
@@ -242,7 +242,9 @@ class VramOptions(Options):
         default=(1,), min_length=1, max_length=16, description="Images in a forward, or several numbers."
     )
     dtype: Listed[Dtype] = Field(
-        default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
+        default=(),
+        max_length=len(DTYPES),
+        description="What the encoder would compute in, or several. Default: what it does compute in.",
     )
     output: Output = Field(default="tokens", description="As of /embed.")
     layer: Layer | None = Field(default=None, description="As of /embed.")
