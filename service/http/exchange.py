@@ -34,7 +34,7 @@ is decoded."""
 _SENT_BYTES = 262_144
 """Of an answer, handed to the connection at a time: it waits until its client has read most of them."""
 _DIGITS = 20
-"""A number of bytes with more is none."""
+"""A number of bytes with as many is over any limit."""
 _JOINED_BYTES = 4096
 """A piece of an answer up to this size is sent together with others."""
 _UNWATCHED_S = 0.05
@@ -140,8 +140,7 @@ class Exchange:
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
-        beside = sum(hold.nbytes for hold in holds)
-        holds.append(engine.account.hold("answer", numbers * asked.number_bytes, beside=beside))
+        holds.append(engine.account.hold("answer", numbers * asked.number_bytes, beside=holds[0].nbytes))
         result: Result = await engine.run(asked.request)
         started = engine.clock()
         if result.values <= INLINE_VALUES:
@@ -219,7 +218,7 @@ async def read_body(
 
     Raises BodyTooLarge, HostMemoryFull or OverHostMemory.
     """
-    announced = int(content_length) if content_length.isdecimal() and len(content_length) < _DIGITS else 0
+    announced = int(content_length[:_DIGITS]) if content_length.isdecimal() else 0
     if announced > max_bytes:
         raise BodyTooLarge(actual=announced, limit=max_bytes, is_json=is_json)
     hold = account.hold("body", announced)
