@@ -73,3 +73,23 @@ def test_a_refused_taking_holds_nothing() -> None:
 
 def test_the_automatic_limit_is_some_memory() -> None:
     assert 256 * 2**20 <= automatic_limit() <= 4 * 2**30
+
+
+def test_what_a_request_holds_already_is_not_others() -> None:
+    account = Account(1000)
+    body = account.hold("body", 400)
+    with pytest.raises(HostMemoryFull):
+        account.hold("answer", 500)
+    assert account.hold("answer", 500, beside=body.nbytes).nbytes == 500
+    with pytest.raises(OverHostMemory):
+        account.hold("answer", 700, beside=body.nbytes)
+
+
+def test_a_hold_may_shrink() -> None:
+    account = Account(1000)
+    hold = account.hold("body", 400)
+    hold.shrink(100)
+    hold.shrink(300)
+    assert (hold.nbytes, account.held["body"]) == (100, 100)
+    hold.release()
+    assert account.held["body"] == 0
