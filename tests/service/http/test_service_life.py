@@ -101,10 +101,7 @@ async def test_a_request_not_answered_in_time_is_a_504_and_frees_its_place() -> 
         gate.close()
         assert_problem(await post(client), 504, "deadline-exceeded")
         assert inside(app) == 0
-        await until(lambda: app.state.engine.threads.busy_s > 0.05)
-        ready = await client.get("/health/ready")
         gate.is_open.set()
-    assert ready.json()["reason"] == "the device is stuck in a forward"
 
 
 async def test_a_departed_client_s_waiting_image_is_not_run() -> None:
