@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from service.cli.arguments import add_command
+from service.run.exits import end_at_once_on_signals
 from service.settings import Settings
 
 _HELP = """\
@@ -32,6 +33,7 @@ def run(arguments: argparse.Namespace) -> int:
         name: value for name in Settings.model_fields if (value := getattr(arguments, f"setting_{name}")) is not None
     }
     settings = Settings(**given)
+    end_at_once_on_signals()  # the imports that follow take seconds
     from service.run.server import serve
 
     serve(settings)

@@ -89,14 +89,12 @@ class BatchLimits:
             self._item_s.clear()
         self._item_s[shape] = max(min(item_s, _GROWS * before), before * _FORGETS)
 
-    def longest_s(self, shape: Shape, items: int) -> float:
+    def hangs_after_s(self, shape: Shape, items: int) -> float:
         """Seconds after which such a forward hangs, and is not merely slow."""
         flops = shape.cost.flops * items
         flops_a_second = self._flops_a_second.get((type(shape), shape.model))
-        if flops_a_second is None:
-            return max(_FIRST_S, flops / _SLOWEST_FLOPS_A_SECOND)
-        usual_s = flops / flops_a_second
+        usual_s = flops / flops_a_second if flops_a_second else 0.0
         item_s = self._item_s.get(shape)
         if item_s is None:
-            return max(_FIRST_S, _HUNG_TIMES * usual_s)
+            return max(_FIRST_S, _HUNG_TIMES * usual_s if flops_a_second else flops / _SLOWEST_FLOPS_A_SECOND)
         return max(_HUNG_S, _HUNG_TIMES * max(usual_s, item_s * items))

@@ -56,7 +56,7 @@ class Watchdog:
     def _longest_s(self, work: Work) -> float:
         if work.taken is None:
             return CALL_S
-        return self._limits.longest_s(work.taken.shape, len(work.taken.batch))
+        return self._limits.hangs_after_s(work.taken.shape, len(work.taken.batch))
 
     def _tell(self, work: Work, limit_s: float) -> None:
         taken = work.taken

@@ -75,7 +75,7 @@ async def test_the_first_forward_of_a_shape_may_take_a_minute() -> None:
     async with running(FakeEncoder(before=gate), clock=clock) as device:
         watch = Watch(device, clock)
         await device.submit(0)
-        inside = await gate.shut_with_one_inside(lambda: device.submit(1, image_shape(64)))
+        inside = await gate.shut_with_one_inside(lambda: device.submit(1, image_shape(side=64)))
         watch.pass_s(60)
         assert watch.dog.hang is None
         watch.pass_s(0.5)
