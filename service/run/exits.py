@@ -1,8 +1,12 @@
 """How `visiontower serve` ends: its exit statuses, and the signals until there is something to end in order."""
 
+import logging
 import os
 import signal
 from types import FrameType
+from typing import NoReturn
+
+_log = logging.getLogger(__name__)
 
 OK = 0
 CANNOT_LISTEN = 1
@@ -25,6 +29,17 @@ def end_at_once_on_signals() -> None:
     """
     for each in SIGNALS:
         signal.signal(each, _end)
+
+
+def end(status: int) -> NoReturn:
+    """End the process now, its log written.
+
+    Threads inside a library cannot be joined, and what libraries print at the end of an interpreter is no log.
+    """
+    if status == HUNG:
+        _log.critical("the device hangs: the process ends with status %d and has to be started anew", status)
+    logging.shutdown()
+    os._exit(status)
 
 
 def _end(number: int, frame: FrameType | None) -> None:

@@ -1,7 +1,6 @@
 """The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
 
 import asyncio
-import ctypes
 import gc
 import logging
 import os
@@ -10,7 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from types import FrameType
 
 import uvicorn
@@ -20,6 +19,7 @@ from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
 from service.run import exits, workers
+from service.run.heap import Heap, share_heaps
 from service.settings import Settings
 from service.telemetry import logs
 
@@ -28,32 +28,34 @@ _FLUSH_S = 5.0
 """Answers get as long to leave before a process ends whose device hangs."""
 _LAST_S = 10.0
 """After an orderly stop the process ends at the latest; a thread inside a library may never."""
-_M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal. Admitted requests are finished first; a second signal does not wait for them.
+    """Serve until a signal, then end the process. Admitted requests are finished first, but not at a second signal.
 
-    Raises SystemExit with a status of run/exits.py if it ends for another reason.
+    The status is one of run/exits.py. With several processes it returns, or raises SystemExit with a status other than 0.
     """
     if settings.processes == 1:
         _serve(settings)
         return
     logs.configure(settings.log_level)
-    if code := workers.run(settings, _serve):
-        raise SystemExit(code)
+    if status := workers.run(settings, _serve):
+        raise SystemExit(status)
 
 
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
-    _share_heaps()
+    share_heaps()
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     server = make_server(settings, siblings=siblings)
     server.owns_process = True
-    server.run(sockets)
-    server.end_process()
+    try:
+        server.run(sockets)
+        status = server.status
+    except SystemExit:  # uvicorn's: the start failed, and the log says why
+        status = exits.FAILED
+    exits.end(status)
 
 
 def make_server(
@@ -78,15 +80,6 @@ def make_server(
     )
 
 
-def _share_heaps() -> None:
-    """Let glibc's malloc give all threads two heaps together, where it would give each its own.
-
-    Each keeps what was freed in it: the process grew by a twelfth over a hundred thousand requests. Elsewhere nothing.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-
-
 class Server(uvicorn.Server):
     """Drains in order: stop listening and admitting, answer the admitted requests, then end.
 
@@ -99,6 +92,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.owns_process = False
         self._siblings = siblings
+        self._heap = Heap(clock=time.monotonic)
 
     @property
     def engine(self) -> Engine:
@@ -116,13 +110,10 @@ class Server(uvicorn.Server):
         """Whether a forward hangs, and the process is to end for it."""
         return self.started and self.engine.is_hung
 
-    def end_process(self) -> None:
-        """After `run`. Raises SystemExit with a status other than 0, or ends the process if its device hangs."""
-        if self.is_hung:  # the thread in the forward cannot be joined
-            _log.critical("the device hangs: the process ends with status %d and has to be started anew", exits.HUNG)
-            os._exit(exits.HUNG)
-        if self.is_device_lost:
-            raise SystemExit(exits.FAILED)
+    @property
+    def status(self) -> int:
+        """Of the process, once `run` has returned."""
+        return exits.HUNG if self.is_hung else exits.FAILED if self.is_device_lost else exits.OK
 
     @contextmanager
     def capture_signals(self) -> Iterator[None]:
@@ -166,6 +157,8 @@ class Server(uvicorn.Server):
         self.engine.watch()
         if self._siblings is not None:
             self._siblings.beat()
+        if self.owns_process:
+            self._heap.look(is_idle=self.engine.admission.is_empty)
         return await super().on_tick(counter) or self.is_device_lost or self.is_hung
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
@@ -180,7 +173,6 @@ class Server(uvicorn.Server):
     def _end_within(self, seconds: float) -> None:
         """The last resort, if a thread cannot be joined."""
         if self.owns_process:
-            status = exits.HUNG if self.is_hung else exits.FAILED if self.is_device_lost else exits.OK
-            timer = threading.Timer(seconds, os._exit, [status])
+            timer = threading.Timer(seconds, exits.end, [self.status])
             timer.daemon = True
             timer.start()

@@ -149,7 +149,7 @@ def run(backend, **options):
     made = server.make_server(Settings(model=("fake:vit",), port=0), backend=backend, **options)
     made.owns_process = True
     made.run()
-    made.end_process()
+    exits.end(made.status)
 
 encoder = FakeEncoder()
 exits.end_at_once_on_signals()
@@ -205,7 +205,7 @@ async def post():
 from tests.support.serving import image_bytes
 threading.Thread(target=lambda: asyncio.run(post()), daemon=True).start()
 made.run()
-made.end_process()
+exits.end(made.status)
 """
 
 
