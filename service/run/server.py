@@ -33,7 +33,7 @@ _LAST_S = 10.0
 def serve(settings: Settings) -> None:
     """Serve until a signal, then end the process. Admitted requests are finished first, but not at a second signal.
 
-    The status is one of run/exits.py. With several processes it returns, or raises SystemExit with a status other than 0.
+    The status is one of run/exits.py. With several processes this returns, or raises SystemExit if it is not 0.
     """
     if settings.processes == 1:
         _serve(settings)

@@ -180,7 +180,11 @@ class _Workers:
                 args=(self._serve, share(self._settings), siblings, [public, private]),
                 name=f"server {place.index + 1}",
             )
+            before = signal.pthread_sigmask(
+                signal.SIG_BLOCK, {signal.SIGINT}
+            )  # a terminal's, which all get: ours alone
             process.start()
+            signal.pthread_sigmask(signal.SIG_SETMASK, before)
         place.takes(process, port=own)
 
     async def _end(self) -> bool:
@@ -214,7 +218,6 @@ def _work(serve: Serve, settings: Settings, siblings: Siblings, sockets: list[so
         ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
     threading.Thread(target=_end_with_parent, name="parent", daemon=True).start()
     exits.end_at_once_on_signals()
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # a terminal's, which the parent has too
     serve(settings, siblings, sockets)
 
 

@@ -346,6 +346,28 @@ async def test_one_bad_image_does_not_make_the_server_unready(caplog: pytest.Log
         assert (await client.get("/health/ready")).status_code == 200
 
 
+async def test_with_stay_a_forward_that_returns_late_makes_everything_as_before() -> None:
+    gate, clock = Gate(), Clock()
+    settings = Settings(model=("fake:vit",), on_hang="stay")
+    app = create_app(settings, backend=backend_of(FakeEncoder(before=gate)), clock=clock)
+    async with client_of(app) as client:
+        assert (await post(client)).status_code == 200
+        engine = app.state.engine
+        gate.close()
+        held = post(client)
+        await gate.someone_inside()
+        for _ in range(6):
+            clock.now += 1
+            engine.watch()
+        assert_problem(await held, 503, "device-hangs")
+        assert not engine.is_hung, "the process goes on"
+        gate.is_open.set()
+        await until(lambda: not engine.threads.at_work())
+        engine.watch()
+        assert (await client.get("/health/ready")).status_code == 200
+        assert (await post(client)).status_code == 200
+
+
 @pytest.mark.parametrize("error", [WeightsError("no such file"), OSError("disk"), EncoderFailed("first forward")])
 async def test_an_encoder_that_does_not_load_is_fatal(error: Exception) -> None:
     def load(model: str) -> Encoder:
