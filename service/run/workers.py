@@ -18,6 +18,7 @@ import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 from typing import Any
 
@@ -116,6 +117,7 @@ class _Workers:
         loop = asyncio.get_running_loop()
         for each in exits.SIGNALS:
             loop.add_signal_handler(each, self._signals.append, each)
+        resource_tracker.ensure_running()  # its start unblocks signals, and would do so in the midst of `_start`
         host = self._settings.host
         with ExitStack() as held:
             try:
@@ -180,9 +182,8 @@ class _Workers:
                 args=(self._serve, share(self._settings), siblings, [public, private]),
                 name=f"server {place.index + 1}",
             )
-            before = signal.pthread_sigmask(
-                signal.SIG_BLOCK, {signal.SIGINT}
-            )  # a terminal's, which all get: ours alone
+            # A terminal sends its SIGINT to the children too, which obey their parent alone: they inherit that it waits.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             process.start()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
         place.takes(process, port=own)

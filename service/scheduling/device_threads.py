@@ -254,7 +254,7 @@ class DeviceThreads:
     def _item(self, resident: Resident, payload: Any) -> Item:
         """Not queued yet. Raises as `_promise`, and what is said while a forward of the encoder hangs."""
         if resident.hang is not None:
-            raise resident.hang
+            raise resident.hang.with_traceback(None)  # each time it would hold more frames
         item = Item(resident, payload, self._promise())
         item.future.add_done_callback(partial(self._forget, item))
         return item
@@ -262,7 +262,7 @@ class DeviceThreads:
     def _promise(self) -> asyncio.Future[Any]:
         """A future that `abandon` knows of. Raises DeviceLost, or the error that everything was abandoned with."""
         if self.refusal is not None:
-            raise self.refusal
+            raise self.refusal.with_traceback(None)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._open.add(future)
         future.add_done_callback(self._open.discard)
