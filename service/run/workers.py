@@ -182,7 +182,7 @@ class _Workers:
                 args=(self._serve, share(self._settings), siblings, [public, private]),
                 name=f"server {place.index + 1}",
             )
-            # A terminal sends its SIGINT to the children too, which obey their parent alone: they inherit that it waits.
+            # A terminal sends its SIGINT to the children too. They obey their parent alone, so they inherit it blocked.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
             process.start()
             signal.pthread_sigmask(signal.SIG_SETMASK, before)
