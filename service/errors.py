@@ -24,6 +24,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── ModelWaitsForRoom      the encoder is not loaded, and the loaded ones have been in use just now
 │   ├── ModelFailed            the encoder could not be loaded, and it is too early to try again
 │   ├── ShuttingDown           the service is draining
+│   ├── DeviceHangs            a forward has taken far too long, and may never end
 │   └── DeviceLost             the device thread has ended
 └── DeadlineExceeded           no answer in time
 """
@@ -306,6 +307,19 @@ class DeviceLost(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The device is lost; the server has to be restarted.", retry_after_s=30)
+
+
+class DeviceHangs(Unavailable):
+    """A forward has taken many times longer than it should, and may never end.
+
+    The server ends, for a supervisor to start it anew; with the setting on_hang=stay it waits for the forward, and
+    serves meanwhile what it can.
+    """
+
+    def __init__(self, work: str, *, limit_s: float) -> None:
+        super().__init__(
+            f"The device hangs: {work} has taken longer than {limit_s:.1f} s.", retry_after_s=30, limit_s=limit_s
+        )
 
 
 class DeadlineExceeded(VisiontowerError):

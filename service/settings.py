@@ -92,6 +92,11 @@ class Settings(BaseSettings):
         description="Forwards that run side by side on a CPU, each on its part of the cores and of vram_budget; auto: "
         "two where there are two cores. A GPU runs one at a time.",
     )
+    on_hang: Literal["exit", "stay"] = Field(
+        default="exit",
+        description="If a forward takes over 5 s and over ten times its usual time: end with status 4, for a "
+        "supervisor to start the process anew, or wait for the forward and serve meanwhile what can be served.",
+    )
     queue_images: int = Field(
         default=256, ge=1, description="Images admitted and not yet answered, at most; over it requests get 503."
     )

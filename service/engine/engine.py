@@ -50,6 +50,7 @@ from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
+from service.scheduling.watchdog import Watchdog
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 
@@ -83,18 +84,20 @@ class Engine:
         self.memory.limit(self.budget.limit)
         self.account = Account(automatic_limit() if settings.memory_budget == "auto" else settings.memory_budget)
         self.admission = Admission(images=settings.queue_images, texts=settings.queue_texts, clock=clock)
+        limits = BatchLimits(
+            self.budget,
+            longest_s=settings.max_forward_s,
+            most=None if settings.max_batch == "auto" else settings.max_batch,
+        )
         self.threads = DeviceThreads(
-            limits=BatchLimits(
-                self.budget,
-                longest_s=settings.max_forward_s,
-                most=None if settings.max_batch == "auto" else settings.max_batch,
-            ),
+            limits=limits,
             measurement=Measurement(self.memory, self.budget, self.metrics),
             metrics=self.metrics,
             clock=clock,
             lanes=lanes,
             patience=Patience(enough=lanes.enough) if self.memory.device == "cpu" else None,
         )
+        self._watchdog = Watchdog(self.threads, limits, clock=clock)
         self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
         self.models = Models(
             settings.model,
@@ -167,7 +170,7 @@ class Engine:
         self.admission.close()
         if self._rehearsal is not None:
             await _ended(self._rehearsal)
-        await self.threads.stop(timeout_s=5.0)
+        await self.threads.stop(timeout_s=0.0 if self._watchdog.hang else 5.0)
         self.planner.close()
         await self._fetcher.close()
         self._pool.shutdown(wait=False)
@@ -317,16 +320,36 @@ class Engine:
         planned = [PlannedRow(spec, row, largest) for spec, row, largest in rows]
         return PlanResult(model, self.memory.device, self.budget.total, planned)
 
-    async def why_not_ready(self) -> str | None:
-        """None if every loaded model works and requests are admitted. A failing model is tried once more."""
+    def watch(self) -> None:
+        """See whether the device hangs; to be called several times a second. Then whoever waits for it is answered."""
+        self._watchdog.look()
+        if self.is_hung and self.threads.refusal is None:
+            assert self._watchdog.hang is not None
+            self.threads.abandon(self._watchdog.hang)
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether the device hangs and the process is to end for it (setting on_hang)."""
+        return self._watchdog.hang is not None and self.settings.on_hang == "exit"
+
+    async def why_not_ready(self, model: str | None = None) -> str | None:
+        """None if requests are admitted and can be answered: those for this model, or for any if None.
+
+        Failing models are tried once more, if that has not just been done. The answer does not wait for a device that
+        is at work.
+        """
         if not self.admission.is_open:
             return "draining"
         if not self.threads.is_alive:
             return "the device thread has ended"
-        if self.threads.busy_s > self.settings.request_timeout_s:
-            return "the device is stuck in a forward"
-        failing = await self.models.failing()
-        return f"{', '.join(failing)} fails" if failing else None
+        if self.threads.refusal is not None:
+            return str(self.threads.refusal)
+        models = self.models.ids if model is None else (model,)
+        await self.models.probe(models)
+        states = [self.models.state(each) for each in models]
+        if any(state.can_serve for state in states):
+            return None
+        return "; ".join(f"{each} {state.trouble}" for each, state in zip(models, states, strict=True))
 
     def now(self) -> Now:
         """The gauges of the metrics."""

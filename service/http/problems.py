@@ -87,6 +87,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.ModelWaitsForRoom: ProblemType(503, "model-waits-for-room", "Model waits for room"),
     s.ModelFailed: ProblemType(503, "model-failed", "Model could not be loaded"),
     s.ShuttingDown: ProblemType(503, "shutting-down", "Shutting down"),
+    s.DeviceHangs: ProblemType(503, "device-hangs", "Device hangs"),
     s.DeviceLost: ProblemType(503, "device-lost", "Device lost"),
     s.DeadlineExceeded: ProblemType(504, "deadline-exceeded", "Deadline exceeded"),
     h.ClientGone: ProblemType(499, "client-gone", "Client gone"),
