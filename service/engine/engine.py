@@ -95,7 +95,12 @@ class Engine:
             lanes=lanes,
             patience=Patience(enough=lanes.enough) if self.memory.device == "cpu" else None,
         )
-        self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
+        self.planner = Planner(
+            backend.blueprint,
+            device=self.memory.device.partition(":")[0],
+            budget=self.budget,
+            places=settings.queue_plans,
+        )
         self.models = Models(
             settings.model,
             load=backend.load,

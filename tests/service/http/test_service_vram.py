@@ -148,7 +148,7 @@ async def test_adversarial_traffic_under_a_tight_budget_is_all_answered_without_
     """Three models, eight resolutions, three kinds of output, heat maps, texts; a budget for one large image."""
     weights = {"fake:a": 3 * MIB, "fake:b": 5 * MIB, "fake:c": MIB}
     memory = FakeMemory(64 * MIB)
-    loads, app = turns(memory, weights, vram_budget=9 * MIB + 3 * MIB, queue_images=1000)
+    loads, app = turns(memory, weights, vram_budget=9 * MIB + 3 * MIB, queue_images=1000, queue_plans=1000)
     rng = random.Random(7)
 
     async def one(client: httpx.AsyncClient, number: int) -> httpx.Response:

@@ -86,8 +86,10 @@ class Shelf:
 
 
 @asynccontextmanager
-async def planning(shelf: Shelf, *, limit: int = 2**40, overhead: Overhead = CPU) -> AsyncIterator[Planner]:
-    planner = Planner(shelf, device="cpu", budget=Budget(limit=limit, overhead=overhead))
+async def planning(
+    shelf: Shelf, *, limit: int = 2**40, overhead: Overhead = CPU, places: int = 10_000
+) -> AsyncIterator[Planner]:
+    planner = Planner(shelf, device="cpu", budget=Budget(limit=limit, overhead=overhead), places=places)
     try:
         yield planner
     finally:
@@ -297,7 +299,7 @@ async def test_a_table_s_room_is_the_budget_s_beside_other_models_and_names_what
     budget = Budget(limit=4 * cost + 500, overhead=overhead)
     budget.hold("fake:other", 500)
     budget.hold(MODEL, cost)
-    planner = Planner(shelf, device="cpu", budget=budget)
+    planner = Planner(shelf, device="cpu", budget=budget, places=10)
     ((_, one, largest_of_one), (_, four, largest_of_four)) = await planner.table(
         MODEL, [ImageSize(32, 32)], [1, 4], POOLED, dtypes=[None]
     )
@@ -336,7 +338,7 @@ async def test_a_refusal_counts_what_forwards_were_seen_to_take_beyond_their_pre
     shape = image_shape(MODEL, 64)
     fits = image_shape(MODEL, 32).cost.requested(1)
     budget = Budget(limit=fits, overhead=CPU)
-    planner = Planner(Shelf(), device="cpu", budget=budget)
+    planner = Planner(Shelf(), device="cpu", budget=budget, places=10)
     assert (await planner.refusal(shape)).facts["largest_resolution"] == [32, 32]
     budget.measured(shape, 1, shape.cost.requested(1) + 1)
     assert (await planner.refusal(shape)).facts["largest_resolution"] == [24, 24]
