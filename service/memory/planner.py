@@ -217,9 +217,9 @@ class Planner:
 
     async def _blueprint(self, model: str, dtype: str | None, rank: Rank) -> Blueprint:
         known = self._blueprints.get((model, dtype))
-        return known or await self._learn(
-            (model, dtype), partial(self._make, model, dtype), rank, keep=self._blueprints
-        )
+        if known is not None:
+            return known
+        return await self._learn((model, dtype), partial(self._make, model, dtype), rank, keep=self._blueprints)
 
     async def _learn(
         self, name: Hashable, function: Callable[[], R], rank: Rank, *, keep: MutableMapping[Hashable, Any]

@@ -13,12 +13,13 @@ from encoders.contract.spec import Scoring
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, TokenKind
 from encoders.images.decode import decode
 from service.engine.postprocess import l2_normalize
-from service.engine.scoring import Prompts, probabilities
+from service.engine.scoring import PromptLimits, Unfilled, probabilities
 from tests.support.serving import PNG, assert_problem, image_bytes, noise, serving
 
 pytestmark = pytest.mark.anyio
 PICTURES = [noise(1), noise(2)]
 TEXTS = ["a red circle", "two dogs", "x"]
+AMPLE = PromptLimits(prompts=10, chars=100, all_chars=1000)
 
 
 def body(*pictures: bytes, **fields: Any) -> dict[str, Any]:
@@ -178,13 +179,13 @@ async def test_a_text_tower_that_gives_nan_is_a_problem() -> None:
 
 
 def test_prompts_keep_each_distinct_one_once() -> None:
-    prompts = Prompts.of(["a", "b", "a"], ["{}", "{}!"], max_texts=10, max_chars=10)
+    prompts = Unfilled.of(["a", "b", "a"], ["{}", "{}!"], AMPLE).fill()
     assert prompts.unique == ("a", "a!", "b", "b!")
     assert prompts.place == ((0, 1), (2, 3), (0, 1))
 
 
 def test_braces_in_a_text_are_only_text() -> None:
-    assert Prompts.of(["{}{0}"], ["<{}>"], max_texts=1, max_chars=10).unique == ("<{}{0}>",)
+    assert Unfilled.of(["{}{0}"], ["<{}>"], AMPLE).fill().unique == ("<{}{0}>",)
 
 
 def test_probabilities_survive_extreme_logits() -> None:
