@@ -203,16 +203,16 @@ class Planner:
         As of the memory for requests (account.py), a caller gets half of the places that others leave free.
         """
         caller = CALLER.get()
-        waiting = Counter(plan.caller for plan in self._under_way.values() if plan.rank[0] == Urgency.REQUEST)
-        own, total = waiting[caller], waiting.total()
+        by_caller = Counter(plan.caller for plan in self._under_way.values() if plan.rank[0] == Urgency.REQUEST)
+        own, total = by_caller[caller], by_caller.total()
         free = self._places - (total - own)
-        if name not in self._under_way and own >= min(free, max(1, free // 2)):
-            raise Overloaded(
-                what="new resolutions",
-                waiting=total,
-                limit=self._places,
-                retry_after_s=max(1, total // _PLANS_A_SECOND),
-            )
+        most = min(free, max(1, free // 2))
+        if name not in self._under_way and own >= most:
+            what, waiting, limit = "new resolutions", total, self._places
+            if total < self._places:
+                what, waiting, limit = "new resolutions of one address", own, most
+            retry_after_s = max(1, waiting // _PLANS_A_SECOND)
+            raise Overloaded(what=what, waiting=waiting, limit=limit, retry_after_s=retry_after_s)
         return own
 
     async def _blueprint(self, model: str, dtype: str | None, rank: Rank) -> Blueprint:

@@ -135,6 +135,8 @@ async def test_if_every_image_is_bad_all_are_named() -> None:
         ({"texts": [1]}, {}, 422, "invalid-option"),
         ({"texts": "a"}, {}, 422, "invalid-option"),
         ({"texts": ["a" * 4097]}, {}, 422, "invalid-option"),
+        ({"texts": ["a" * 3000], "templates": ["{}" * 2048]}, {}, 413, "prompt-too-long"),
+        ({"texts": ["a" * 5] * 5, "templates": ["{}{}"]}, {"max_prompt_chars": 49}, 413, "too-much-text"),
         ({"texts": ["a"], "text": "b"}, {}, 422, "invalid-option"),
         ({"texts": ["a"], "template": "{}", "templates": ["a {}"]}, {}, 422, "invalid-option"),
         ({"texts": ["a"], "layer": 1}, {}, 422, "invalid-option"),

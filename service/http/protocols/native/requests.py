@@ -226,7 +226,9 @@ class VramOptions(Options):
         default=(1,), min_length=1, max_length=16, description="Images in a forward, or several numbers."
     )
     dtype: Listed[Dtype] = Field(
-        default=(), description="What the encoder would compute in, or several. Default: what it does compute in."
+        default=(),
+        max_length=3,
+        description="What the encoder would compute in, or several. Default: what it does compute in.",
     )
     output: Output = Field(default="tokens", description="As of /embed.")
     layer: Layer | None = Field(default=None, description="As of /embed.")
