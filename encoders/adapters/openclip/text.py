@@ -4,14 +4,13 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from open_clip.hf_model import HFTextEncoder
 from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from encoders.adapters.openclip.merges import Merges
 from encoders.adapters.openclip.packing import pack_blocks
-from encoders.adapters.openclip.tokenizer import count_tokens
+from encoders.adapters.openclip.tokenizer import tokenized
 from encoders.contract.errors import InvalidText
 from encoders.contract.values import Tokenized
 from encoders.runtime.padding import read_no_mask
@@ -37,11 +36,9 @@ class OpenClipText(TextTower):
         assert self._tokenizer is not None, "a blueprint has no tokenizer"
         try:
             with self._lock:
-                ids: Tensor = self._tokenizer(list(texts))
-                lengths = [count_tokens(self._tokenizer, text) for text in texts]
+                return tokenized(self._tokenizer, texts)
         except (TypeError, ValueError) as error:  # an entity of HTML with thousands of digits, for one
             raise InvalidText(f"A text cannot be tokenised: {error}") from error
-        return Tokenized(ids.numpy(), np.array(lengths, dtype=np.int64))
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""

@@ -69,6 +69,20 @@ def test_the_work_grows_with_the_word_and_not_with_its_square() -> None:
     assert ranks.looked_up < 10 * len(word)
 
 
+def test_a_text_is_read_once() -> None:
+    tokenizer = copy_of(DEMO)
+    read: list[str] = []
+    clean = tokenizer.clean_fn
+
+    def clean_and_note(text: str) -> str:
+        read.append(text)
+        return str(clean(text))
+
+    tokenizer.clean_fn = clean_and_note
+    OpenClipText(torch.nn.Module(), tokenizer).tokenize(["a cat", "a dog"])
+    assert read == ["a cat", "a dog"]
+
+
 def test_no_word_is_kept_for_ever() -> None:
     tokenizer = copy_of(DEMO)
     text = OpenClipText(torch.nn.Module(), tokenizer)
