@@ -15,6 +15,8 @@ VisiontowerError (encoders/contract/errors.py)
 ├── ModelDoesNotFit            the encoder is too large for the memory budget
 ├── LimitExceeded              refused whole, before work is done
 │   ├── TooManyTexts
+│   ├── PromptTooLong          a text put into its template
+│   ├── TooMuchText            all prompts of one request together
 │   ├── HeatmapTooLarge
 │   ├── OverHostMemory         a stage of this request needs more than all requests together may hold
 │   └── ImageDoesNotFit        a forward of this one image is over the memory budget
@@ -164,6 +166,32 @@ class TooManyTexts(LimitExceeded):
         )
 
 
+class PromptTooLong(LimitExceeded):
+    """A text put into a template has more characters than the setting max_text_chars.
+
+    text, template: the indices of both. A template may hold its {} many times.
+    """
+
+    def __init__(self, *, text: int, template: int, actual: int, limit: int) -> None:
+        super().__init__(
+            f"Text {text} in template {template} makes a prompt of {actual:,} characters; the limit is {limit:,}.",
+            actual=actual,
+            limit=limit,
+        )
+        self.facts |= {"text": text, "template": template}
+
+
+class TooMuchText(LimitExceeded):
+    """The prompts (texts x templates) of one request have more characters than the setting max_prompt_chars."""
+
+    def __init__(self, *, actual: int, limit: int) -> None:
+        super().__init__(
+            f"The prompts (texts x templates) of this request have {actual:,} characters; the limit is {limit:,}.",
+            actual=actual,
+            limit=limit,
+        )
+
+
 class HeatmapTooLarge(LimitExceeded):
     """The heat maps of one request would have more values than the setting max_heatmap_values."""
 
@@ -237,7 +265,7 @@ class Unavailable(VisiontowerError):
 
 
 class Overloaded(Unavailable):
-    """As much work is waiting as the server admits (settings queue_images and queue_texts)."""
+    """As much work is waiting as the server admits (settings queue_images, queue_texts and queue_plans)."""
 
     def __init__(self, *, what: str, waiting: int, limit: int, retry_after_s: int) -> None:
         super().__init__(

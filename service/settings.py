@@ -103,9 +103,20 @@ class Settings(BaseSettings):
     queue_texts: int = Field(
         default=8192, ge=1, description="Prompts admitted and not yet answered, at most; over it requests get 503."
     )
+    queue_plans: int = Field(
+        default=64,
+        ge=2,
+        description="Resolutions that nobody has asked for before and that are being planned, at most; over it "
+        "requests get 503. One address gets at most half of what others leave.",
+    )
     max_images: int = Field(default=64, ge=1, description="Images in one request.")
     max_texts: int = Field(default=1024, ge=1, description="Prompts (texts x templates) in one request.")
-    max_text_chars: int = Field(default=4096, ge=1, description="Characters in one text or template.")
+    max_text_chars: int = Field(
+        default=4096, ge=1, description="Characters in one text, one template, or one text put into a template."
+    )
+    max_prompt_chars: int = Field(
+        default=512 * 1024, ge=1, description="Characters in all prompts (texts x templates) of one request."
+    )
     max_body_bytes: int = Field(default=64 * _MIB, ge=1, description="Bytes in one request body.")
     max_image_pixels: int = Field(
         default=MAX_PIXELS,

@@ -10,12 +10,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
 from encoders.memory.machine import available_cores
@@ -25,7 +26,7 @@ from service.engine.fetcher import Fetcher
 from service.engine.images import Images
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
-from service.engine.scoring import Prompts, similarities
+from service.engine.scoring import PromptLimits, Prompts, Unfilled, similarities
 from service.engine.texts import Texts
 from service.engine.values import (
     EmbedRequest,
@@ -42,7 +43,7 @@ from service.engine.values import (
     Timing,
 )
 from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
-from service.memory.account import Account, automatic_limit
+from service.memory.account import Account, Hold, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.planner import Planner
@@ -58,6 +59,8 @@ R = TypeVar("R")
 _log = logging.getLogger(__name__)
 INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
+_INLINE_CHARS = 65_536
+"""Up to so many characters of prompts are written out on the event loop."""
 _SHAPES = 1000
 """Questions whose shape is kept."""
 
@@ -98,7 +101,12 @@ class Engine:
             patience=Patience(enough=lanes.enough) if self.memory.device == "cpu" else None,
         )
         self._watchdog = Watchdog(self.threads, limits, clock=clock)
-        self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
+        self.planner = Planner(
+            backend.blueprint,
+            device=self.memory.device.partition(":")[0],
+            budget=self.budget,
+            places=settings.queue_plans,
+        )
         self.models = Models(
             settings.model,
             load=backend.load,
@@ -135,7 +143,8 @@ class Engine:
             exact_pixels=settings.exact_pixels,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
-        self._texts = Texts(threads=self.threads, pool=self._pool)
+        self._prompt_limits = PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars)
+        self._texts = Texts(threads=self.threads)
 
     async def __aenter__(self) -> "Engine":
         """Load the encoders and try them. Raises as Models.start: an encoder that does not work is fatal."""
@@ -172,6 +181,7 @@ class Engine:
             await _ended(self._rehearsal)
         await self.threads.stop(timeout_s=0.0 if self._watchdog.hang else 5.0)
         self.planner.close()
+        self._texts.close()
         await self._fetcher.close()
         self._pool.shutdown(wait=False)
         self._answer_pool.shutdown(wait=False)
@@ -251,9 +261,11 @@ class Engine:
 
     async def _embed_texts(self, request: EmbedTextsRequest, started: float, deadline: float) -> EmbedTextsResult:
         model = self.models.id_of(request.model)
-        self.models.specs[model].require_text()
-        prompts = self._prompts(request.texts, ("{}",))
-        with self.admission.admit(images=0, texts=len(prompts.unique)):
+        spec = self.models.specs[model]
+        spec.require_text()
+        unfilled = Unfilled.of(request.texts, ("{}",), self._prompt_limits)
+        with self.admission.admit(images=0, texts=len(unfilled)), self._hold(unfilled, spec):
+            prompts = await self._filled(unfilled)
             shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape) as resident:
                 ids, truncated = await self._texts.tokenize(prompts, resident=resident, truncate=request.truncate)
@@ -270,13 +282,17 @@ class Engine:
         spec.require_text()
         size = spec.size(request.resolution)
         outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if request.heatmap else None)
-        prompts = self._prompts(request.texts, request.templates)
+        unfilled = Unfilled.of(request.texts, request.templates, self._prompt_limits)
         if request.heatmap:
             rows, cols = spec.grid(size)
             values = len(request.sources) * len(request.texts) * rows * cols
             if values > self.settings.max_heatmap_values:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
-        with self.admission.admit(images=len(request.sources), texts=len(prompts.unique)):
+        with (
+            self.admission.admit(images=len(request.sources), texts=len(unfilled)),
+            self._hold(unfilled, spec),
+        ):
+            prompts = await self._filled(unfilled)
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
@@ -364,9 +380,11 @@ class Engine:
         """Run a function over many numbers on a thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._answer_pool, function)
 
-    def _prompts(self, texts: Sequence[str], templates: Sequence[str]) -> Prompts:
-        limits = self.settings
-        return Prompts.of(texts, templates, max_texts=limits.max_texts, max_chars=limits.max_text_chars)
+    def _hold(self, unfilled: Unfilled, spec: EncoderSpec) -> Hold:
+        return self.account.hold("text", unfilled.nbytes(spec.context_length or 0))
+
+    async def _filled(self, unfilled: Unfilled) -> Prompts:
+        return unfilled.fill() if unfilled.chars <= _INLINE_CHARS else await self.on_pool(unfilled.fill)
 
 
 def _limit(settings: Settings, memory: Memory) -> int:

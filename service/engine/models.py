@@ -27,7 +27,7 @@ from encoders.contract.values import Outputs
 from encoders.memory.device import Memory
 from service.errors import ModelDoesNotFit, ModelFailed, ModelWaitsForRoom, UnknownModel
 from service.memory.budget import Budget
-from service.memory.planner import Planner
+from service.memory.planner import Planner, Urgency
 from service.memory.shape import ImageShape, Shape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
@@ -293,9 +293,10 @@ class Models:
         """Bytes of the weights and of one forward, of this model or of those in use. Keeps the blueprint's spec."""
         spec = (await self._planner.blueprint(model)).spec
         self.specs.setdefault(model, spec)
-        shapes: list[Shape] = [await self._planner.image_shape(model, spec.image_size, Outputs(pooled=True))]
+        pooled, urgency = Outputs(pooled=True), Urgency.LOAD
+        shapes: list[Shape] = [await self._planner.image_shape(model, spec.image_size, pooled, urgency=urgency)]
         if spec.has_text:
-            shapes.append(await self._planner.text_shape(model))
+            shapes.append(await self._planner.text_shape(model, urgency=urgency))
         return spec.weights_bytes + max(self._budget.need(shape) for shape in (*shapes, *self._in_use))
 
     def _failed(self, model: str, error: Exception) -> None:

@@ -10,6 +10,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
+from service.caller import CALLER
 from service.engine.engine import INLINE_VALUES, Engine
 from service.engine.values import Result
 from service.errors import DeadlineExceeded
@@ -53,6 +54,7 @@ class Exchange:
     async def respond(self, request: Request) -> Response:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
+        CALLER.set(request.client.host if request.client else None)
         try:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()

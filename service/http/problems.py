@@ -77,6 +77,8 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     h.BodyTooLarge: ProblemType(413, "body-too-large", "Body too large"),
     h.TooManyImages: ProblemType(413, "too-many-images", "Too many images"),
     s.TooManyTexts: ProblemType(413, "too-many-texts", "Too many texts"),
+    s.PromptTooLong: ProblemType(413, "prompt-too-long", "Prompt too long"),
+    s.TooMuchText: ProblemType(413, "too-much-text", "Too much text"),
     s.HeatmapTooLarge: ProblemType(413, "heatmap-too-large", "Heat map too large"),
     s.OverHostMemory: ProblemType(413, "over-host-memory", "More memory than requests may hold"),
     s.ImageDoesNotFit: ProblemType(413, "image-does-not-fit", "Image does not fit the memory budget"),

@@ -13,9 +13,9 @@ HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "openvino"
 HTTP = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 SERVICE = (
-    ("service.hosts", "service.sizes"),
+    ("service.hosts", "service.sizes", "service.caller"),
     ("service.errors",),
-    ("service.settings", "service.spec_json", "service.telemetry"),
+    ("service.settings", "service.spec_json", "service.telemetry", "service.line"),
     ("service.memory",),
     ("service.scheduling",),
     ("service.engine",),
