@@ -103,6 +103,8 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         if at_least is not None and name == "JPEG":
             _shrink(image, at_least)
         image.load()
+        if name == "PNG" and _ends_in_nothing(image) and containers.lacks_rows(picture.file):
+            raise UndecodableImage(name, "it is truncated, or its size is wrong")
         turned = picture.orientation if picture.orientation is not None else _decoders_orientation(image)
         if image.mode != "RGB" or picture.transparent is not None or "transparency" in image.info:
             image = rgb(image, picture)
@@ -141,6 +143,12 @@ def _shrink(image: Image.Image, at_least: int) -> None:
         if min(width, height) >= at_least and (width * part, height * part) == image.size:
             image.draft(None, (width, height))
             return
+
+
+def _ends_in_nothing(image: Image.Image) -> bool:
+    """Whether a PNG may end in rows that Pillow had no data for, and left black; an interlaced one may anywhere."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or last.getbbox(alpha_only=False) is None
 
 
 def load_plugins() -> list[str]:
@@ -192,7 +200,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is no memory for it"
     sentence, _, _ = " ".join(str(error).split()).partition(". ")
-    return sentence[:_MOST_REASON].rstrip(".") or type(error).__name__
+    return sentence[:_MOST_REASON].rstrip(".") or f"its decoder ends with {type(error).__name__}"
 
 
 def _pixels_in(error: BaseException) -> int:
