@@ -122,7 +122,7 @@ def lacks_rows(png: bytes) -> bool:
     bits = depth * _CHANNELS[colour]
     passes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _ADAM7]
     sizes = [(across, down) for across, down in passes if across > 0] if is_interlaced else [(width, height)]
-    missing = sum(max(0, down) * (1 + -(-across * bits // 8)) for across, down in sizes)
+    missing: int = sum(max(0, down) * (1 + -(-across * bits // 8)) for across, down in sizes)
     inflater, at = zlib.decompressobj(), 8
     with suppress(zlib.error):  # a broken checksum at the end
         while missing > 0 and at + 12 <= len(png):

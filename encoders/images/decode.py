@@ -15,6 +15,7 @@ from encoders.contract.errors import EmptyImage, ImageError, ImageTooLarge, NotA
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images import containers
+from encoders.images.bmp import bmp
 from encoders.images.containers import Picture
 from encoders.images.jxl import announced_size
 from encoders.images.netpbm import netpbm
@@ -168,6 +169,8 @@ def _other(image_bytes: bytes, max_pixels: int) -> Picture:
         return containers.webp(image_bytes)
     if name == "GIF":
         return containers.gif(image_bytes)
+    if name == "BMP":
+        return bmp(image_bytes, max_pixels=max_pixels)
     if name == "PPM":
         return netpbm(image_bytes, max_pixels=max_pixels)
     if name == "TIFF":
