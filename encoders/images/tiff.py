@@ -65,6 +65,7 @@ def tiff(file: bytes, *, max_pixels: int) -> Picture:
     _refuse_thumbnail(file, tags, size, order, is_big=is_big)
     bits, white_is_zero = _layout(tags, order)
     _check_pieces(file, tags, size, order)
+    _declare_extras(tags, order)
     turned = _first(tags, _ORIENTATION, order, 1)
     if _first(tags, _FILL_ORDER, order, 1) == 2 and _first(tags, _COMPRESSION, order, 1) not in _BYTES_IN_ORDER:
         file = file.translate(_REVERSED)  # Pillow knows it in some layouts, and overlooks it in others
@@ -130,6 +131,15 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         more = f" and {extras} more" if extras > 0 else ""
         raise UnsupportedImage(f"a TIFF with {width}-bit {kind} {name} samples{more}{where}", _SAVE)
     return width, photometric == 0
+
+
+def _declare_extras(tags: dict[int, Entry], order: str) -> None:
+    """Name as many extra samples as there are; those that the file says nothing of mean nothing."""
+    extras = _first(tags, _SAMPLES, order, 1) - _COLOURS[_first(tags, _PHOTOMETRIC, order)]
+    named = [*_values(tags, _EXTRA, order), *[0] * extras][:extras]
+    tags.pop(_EXTRA, None)
+    if named:
+        tags[_EXTRA] = 3, extras, struct.pack(f"{order}{extras}H", *named)
 
 
 def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str) -> None:

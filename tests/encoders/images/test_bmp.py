@@ -37,7 +37,8 @@ def seen(values: np.ndarray, masks: tuple[int, ...]) -> np.ndarray:
         (values & mask) / mask if mask else np.ones_like(values, dtype=float) for mask in (*masks, 0)[:4]
     ]  # an alpha without a mask is opaque
     colour, alpha = np.stack(fields[:3], axis=-1), fields[3][..., None]
-    return (colour * alpha + 1 - alpha) * 255
+    over_white: np.ndarray = (colour * alpha + 1 - alpha) * 255
+    return over_white
 
 
 @pytest.mark.parametrize(

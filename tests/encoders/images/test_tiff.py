@@ -252,3 +252,14 @@ def test_a_fill_order_turns_the_bits_of_every_layout(photometric: int, samples: 
 def test_samples_of_which_nobody_says_what_is_black_are_refused(file: bytes, name: str) -> None:
     with pytest.raises(UnsupportedImage, match=name):
         decode(file)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "samples", "more"), [(1, 2, []), (2, 4, []), (2, 5, []), (1, 1, [(338, 2)]), (2, 3, [(338, 1)])]
+)
+def test_extra_samples_are_counted_by_the_samples(photometric: int, samples: int, more: list[tuple[int, int]]) -> None:
+    """Some writers do not name them, others name one that is not there. Without a name they mean nothing."""
+    values = np.arange(16 * samples, dtype=np.uint8)
+    found = np.asarray(decode(tiff(4, 4, 8, photometric, values.tobytes(), (277, samples), *more)))
+    colours = values.reshape(4, 4, samples)[..., : 3 if photometric == 2 else 1]
+    np.testing.assert_array_equal(found, np.broadcast_to(colours, (4, 4, 3)))
