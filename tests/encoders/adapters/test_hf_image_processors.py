@@ -54,7 +54,7 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenet-v2": ("MobileNetV2ImageProcessor", {}),
     "segformer": ("SegformerImageProcessor", {}),
     "segformer-told-to-crop": ("SegformerImageProcessor", {"do_center_crop": True, "crop_size": SQUARE}),
-    "gemma3-told-to-crop": ("Gemma3ImageProcessor", {"do_center_crop": True, "crop_size": {"height": 200, "width": 200}}),
+    "gemma3-told-to-crop": ("Gemma3ImageProcessor", {"do_center_crop": True, "crop_size": SQUARE}),
     "llava-next": ("LlavaNextImageProcessor", {"size": {"shortest_edge": 256}, "crop_size": SQUARE}),
     "another-class-rule": ("CLIPImageProcessor", {"rescale_offset": True, "include_top": True}),
     "llava": ("LlavaImageProcessor", {}),
