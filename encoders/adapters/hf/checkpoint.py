@@ -199,8 +199,10 @@ class Checkpoint:
         return ""
 
     def config(self) -> Any:
-        """Its configuration."""
-        return transformers.AutoConfig.from_pretrained(self.name, **self.options)
+        """Its configuration, without the kernels for attention that it was trained with: they may not be here."""
+        found = transformers.AutoConfig.from_pretrained(self.name, **self.options)
+        found._attn_implementation = None
+        return found
 
     def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "", **options: Any) -> Any:
         """The architecture with the checkpoint's weights, in float32 whatever they are stored in, so losing nothing.

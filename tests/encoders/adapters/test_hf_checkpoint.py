@@ -348,3 +348,31 @@ def test_texts_are_cut_and_padded_at_the_end_whatever_the_tokenizer_says(
     configure(copy, "tokenizer_config.json", **{side: "left"})
     texts = [*TEXTS, "a cat " * 60]
     np.testing.assert_array_equal(load(f"hf:{copy}").tokenize(texts).ids, encoder.tokenize(texts).ids)
+
+
+def test_a_setting_that_the_architecture_ignores_is_ignored(twins: Twins, tmp_path: Path) -> None:
+    """DINOv2 has no registers, and a kernel for attention belongs to the machine that it was trained on."""
+    encoder, _ = twins("dinov2")
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder.spec.id.removeprefix("hf:"), copy)
+    configure(copy, "config.json", num_register_tokens=3, _attn_implementation="flash_attention_2")
+    changed = load(f"hf:{copy}")
+    assert changed.spec.prefix_tokens == 1
+    size = encoder.spec.image_size
+    outputs = encoder.spec.outputs(tokens=TokenKind.HIDDEN)
+    np.testing.assert_array_equal(
+        changed.encode(images(size), outputs).tokens, encoder.encode(images(size), outputs).tokens
+    )
+
+
+@pytest.mark.parametrize("settings", [{"patch_size": 0}, {"hidden_act": "nothing"}])
+def test_a_configuration_that_cannot_be_built_is_a_sentence(bare: Path, settings: dict[str, Any]) -> None:
+    configure(bare, "config.json", **settings)
+    with pytest.raises(WeightsError, match=r"do not fit together|is none"):
+        load(f"hf:{bare}")
+
+
+def test_a_type_that_is_no_name_gets_no_hint_to_the_same_id(bare: Path) -> None:
+    configure(bare, "config.json", model_type=5)
+    with pytest.raises(EncoderIdError, match=r"names no model_type, so it is not of transformers\.$"):
+        load(f"hf:{bare}")
