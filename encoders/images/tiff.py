@@ -27,7 +27,11 @@ _NEEDED = {
     *range(512, 522),   # old-style JPEG
     529, 531, 532,      # YCbCr: coefficients, positioning, reference black and white
 }  # fmt: skip
-_NOT_PASSED_ON = {_ORIENTATION, _SUB_IFDS, _DNG_VERSION, _KIND_OF_PAGE}
+_NOT_PASSED_ON = {_ORIENTATION, _SUB_IFDS, _DNG_VERSION, _KIND_OF_PAGE, _FILL_ORDER}
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Every byte with its bits the other way round."""
+_BYTES_IN_ORDER = {6, 7, 34712, 50001}
+"""Compressions whose bytes a fill order does not turn round: the JPEGs, WebP."""
 _MOST_VALUES = 1 << 18
 """Of one tag. A strip or tile costs Pillow an object."""
 
@@ -61,7 +65,10 @@ def tiff(file: bytes, *, max_pixels: int) -> Picture:
     _refuse_thumbnail(file, tags, size, order, is_big=is_big)
     bits, white_is_zero = _layout(tags, order)
     _check_pieces(file, tags, size, order)
+    _declare_extras(tags, order)
     turned = _first(tags, _ORIENTATION, order, 1)
+    if _first(tags, _FILL_ORDER, order, 1) == 2 and _first(tags, _COMPRESSION, order, 1) not in _BYTES_IN_ORDER:
+        file = file.translate(_REVERSED)  # Pillow knows it in some layouts, and overlooks it in others
     if white_is_zero:
         tags[_PHOTOMETRIC] = 3, 1, struct.pack(f"{order}H", 1)
     if _COLOUR_MAP in tags and max(colours := _values(tags, _COLOUR_MAP, order), default=0) < 256:
@@ -82,6 +89,8 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
     planes = _first(tags, _PLANAR, order, 1)
     count = _first(tags, _SAMPLES, order, 1)
     bits, formats = set(_values(tags, _BITS, order) or [1]), set(_values(tags, _FORMAT, order) or [1])
+    if _PHOTOMETRIC not in tags:
+        raise UnsupportedImage("a TIFF that does not say what its samples mean (PhotometricInterpretation)", _SAVE)
     if photometric in (32803, 34892) or _DNG_VERSION in tags:
         raise UnsupportedImage("a camera raw (DNG or its kin)", _DEVELOP)
     if photometric not in _COLOURS:
@@ -100,6 +109,8 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         is_read = name == "grey" and extras == 0 and width == 32 and (order == "<" or compression == 1)
     elif name == "grey":
         is_read = (extras == 0 and width in (1, 2, 4, 8, 12, 16)) or (extras == 1 and width == 8)
+        if extras == 1 and photometric == 0 and _first(tags, _EXTRA, order) == 1:
+            raise UnsupportedImage("a TIFF whose alpha is multiplied into grey samples that are 0 for white", _SAVE)
     elif name == "palette":
         is_read = extras == 0 and width in (1, 2, 4, 8)
     elif name == "RGB":
@@ -120,6 +131,15 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         more = f" and {extras} more" if extras > 0 else ""
         raise UnsupportedImage(f"a TIFF with {width}-bit {kind} {name} samples{more}{where}", _SAVE)
     return width, photometric == 0
+
+
+def _declare_extras(tags: dict[int, Entry], order: str) -> None:
+    """Name as many extra samples as there are; those that the file says nothing of mean nothing."""
+    extras = _first(tags, _SAMPLES, order, 1) - _COLOURS[_first(tags, _PHOTOMETRIC, order)]
+    named = [*_values(tags, _EXTRA, order), *[0] * extras][:extras]
+    tags.pop(_EXTRA, None)
+    if named:
+        tags[_EXTRA] = 3, extras, struct.pack(f"{order}{extras}H", *named)
 
 
 def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str) -> None:
