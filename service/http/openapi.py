@@ -91,7 +91,7 @@ READY: dict[str, Any] = {
     "responses": {
         200: _json("Ready.", _readiness("ready", required=["status", "models"])),
         503: _json("Not ready, and why.", _readiness("not ready", required=["status", "reason", "models"])),
-        404: problem_responses(404)[404],
+        **problem_responses(404),
     },
 }
 PROBLEM_PAGE: dict[str, Any] = {"responses": problem_responses(404)}
