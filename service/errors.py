@@ -17,6 +17,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── TooManyTexts
 │   ├── PromptTooLong          a text put into its template
 │   ├── TooMuchText            all prompts of one request together
+│   ├── AnswerTooLarge         more numbers than an answer in this format may have
 │   ├── HeatmapTooLarge
 │   ├── OverHostMemory         a stage of this request needs more than all requests together may hold
 │   └── ImageDoesNotFit        a forward of this one image is over the memory budget
@@ -39,8 +40,9 @@ from encoders.contract.errors import ImageError, RequestError, VisiontowerError
 from encoders.contract.values import ImageSize
 from service.sizes import show_bytes
 
-_SHOWN = 200
+_SHOWN = 100
 """Characters of a caller's word that are shown again: it may have as many as a body has bytes."""
+_SHOWN_ITEMS = 8
 
 _NAMED = 20
 """Texts that one error names."""
@@ -49,6 +51,16 @@ _NAMED = 20
 def shown(word: str) -> str:
     """The beginning of a caller's word, to be named in an error."""
     return word if len(word) <= _SHOWN else f"{word[:_SHOWN]}..."
+
+
+def shown_value(value: object) -> str:
+    """The beginning of a caller's value as Python writes it. The value is cut first: writing a large one takes long."""
+    if isinstance(value, str):
+        return shown(repr(value[:_SHOWN]))
+    if isinstance(value, list | tuple):
+        items = ", ".join(shown_value(item) for item in value[:_SHOWN_ITEMS])
+        return shown(f"[{items}{', ...' if len(value) > _SHOWN_ITEMS else ''}]")
+    return "an object" if isinstance(value, dict) else shown(repr(value))
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -187,6 +199,20 @@ class TooMuchText(LimitExceeded):
     def __init__(self, *, actual: int, limit: int) -> None:
         super().__init__(
             f"The prompts (texts x templates) of this request have {actual:,} characters; the limit is {limit:,}.",
+            actual=actual,
+            limit=limit,
+        )
+
+
+class AnswerTooLarge(LimitExceeded):
+    """The answer would have more numbers than one in this format may have (setting max_json_values).
+
+    Ask for a binary format: `Accept: application/vnd.safetensors`, or `format=safetensors`.
+    """
+
+    def __init__(self, *, actual: int, limit: int, advice: str) -> None:
+        super().__init__(
+            f"The answer would have {actual:,} numbers, and the limit in this format is {limit:,}: {advice}.",
             actual=actual,
             limit=limit,
         )

@@ -118,6 +118,16 @@ class Settings(BaseSettings):
         default=512 * 1024, ge=1, description="Characters in all prompts (texts x templates) of one request."
     )
     max_body_bytes: int = Field(default=64 * _MIB, ge=1, description="Bytes in one request body.")
+    max_json_bytes: int = Field(
+        default=16 * _MIB,
+        ge=1,
+        description="Bytes in one JSON body: while it is parsed nothing else runs, so it may have fewer than a form.",
+    )
+    max_json_values: int = Field(
+        default=4 * _MIB,
+        ge=1,
+        description="Numbers in one JSON answer of /embed; binary formats and base64 may have more.",
+    )
     max_image_pixels: int = Field(
         default=MAX_PIXELS,
         ge=1,
@@ -136,6 +146,24 @@ class Settings(BaseSettings):
         default="auto", description="Threads that decode and preprocess; auto leaves one core to the rest."
     )
     request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
+    max_connections: int = Field(
+        default=1024,
+        ge=1,
+        description="Connections that are open, at most; over it requests get 503. A few more are let in for /health "
+        "and /metrics.",
+    )
+    header_timeout_s: float = Field(
+        default=10.0, gt=0, description="Seconds in which the head of a request must have come."
+    )
+    stall_timeout_s: float = Field(
+        default=30.0,
+        gt=0,
+        description="Seconds in which the next 256 KiB of a body must have come, or of an answer been read; else the "
+        "connection is closed.",
+    )
+    idle_timeout_s: float = Field(
+        default=75.0, gt=0, description="Seconds that a connection stays open after an answer without a next request."
+    )
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that admitted requests get to finish at shutdown."
     )

@@ -15,10 +15,15 @@ from service.errors import Overloaded, ShuttingDown
 _HISTORY = 64
 """Completed requests that the estimate of Retry-After looks back on."""
 _LONGEST_RETRY_S = 60
+_KEPT = 8
+"""This part of the images' permits is kept for requests of one image."""
 
 
 class Admission:
-    """Permits for images and texts. `admit` takes them all or none; they come back when the request ends."""
+    """Permits for images and texts. `admit` takes them all or none; they come back when the request ends.
+
+    Requests of several images leave an eighth of the permits to those of one, unless nobody is inside.
+    """
 
     def __init__(self, *, images: int, texts: int, clock: Callable[[], float]) -> None:
         self._limits = {"images": images, "texts": texts}
@@ -83,11 +88,14 @@ class Admission:
         if self._closed:
             raise ShuttingDown
         for kind, count in wanted.items():
-            if count and self._inside[kind] + count > self._limits[kind]:
+            limit = self._limits[kind]
+            if kind == "images" and count > 1 and self._inside[kind]:
+                limit -= limit // _KEPT
+            if count and self._inside[kind] + count > limit:
                 raise Overloaded(
                     what=kind,
                     waiting=self._inside[kind],
-                    limit=self._limits[kind],
+                    limit=limit,
                     retry_after_s=self._retry_after_s(kind),
                 )
 

@@ -61,6 +61,8 @@ INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
 _INLINE_CHARS = 65_536
 """Up to so many characters of prompts are written out on the event loop."""
+_SCORES = 3
+"""Of an image and a text: cosine, logit, probability."""
 _SHAPES = 1000
 """Questions whose shape is kept."""
 
@@ -143,6 +145,7 @@ class Engine:
             exact_pixels=settings.exact_pixels,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
+        self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
         self._prompt_limits = PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars)
         self._texts = Texts(threads=self.threads)
 
@@ -205,6 +208,41 @@ class Engine:
                 return await self.embed_texts(request)
             case PlanRequest():
                 return await self.plan(request)
+
+    async def numbers(self, request: Request) -> int:
+        """How many numbers the answer will hold if no image fails. Nothing is run; a CNN's stage is planned.
+
+        Raises what the request itself would raise for an option that cannot be.
+        """
+        match request:
+            case EmbedRequest():
+                return len(request.sources) * await self._numbers_of_image(request)
+            case SimilarityRequest():
+                spec = self.models.specs[self.models.id_of(request.model)]
+                rows, cols = spec.grid(spec.size(request.resolution)) if request.heatmap else (0, 0)
+                return len(request.sources) * len(request.texts) * (_SCORES + rows * cols)
+            case EmbedTextsRequest():
+                spec = self.models.specs[self.models.id_of(request.model)]
+                return len(request.texts) * (spec.embed_dim or 0)
+            case PlanRequest():
+                return 0
+
+    async def _numbers_of_image(self, request: EmbedRequest) -> int:
+        asked = (request.model, request.resolution, request.output, request.layer, request.project)
+        known = self._numbers.get(asked)
+        if known is None:
+            spec = self.models.specs[self.models.id_of(request.model)]
+            size, outputs = spec.size(request.resolution), request.outputs(spec)
+            width, tokens = spec.tokens_width(outputs), spec.token_count(size, outputs)
+            if width is None or tokens is not None:
+                known = (width or 0) * (tokens or 0) + spec.pooled_size * outputs.pooled
+            else:  # a CNN's stage: only a forward, or its plan, knows its grid
+                shape = await self.planner.image_shape(spec.id, size, outputs)
+                known = shape.cost.output_bytes // (4 if spec.dtype == "float32" else 2)
+            if len(self._numbers) > _SHAPES:
+                self._numbers.clear()
+            self._numbers[asked] = known
+        return known
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
         """Images -> tokens and pooled vectors, one item an image.
@@ -315,7 +353,7 @@ class Engine:
                         images, vectors, rule, model=model, truncated=truncated, has_heatmaps=request.heatmap
                     )
 
-                numbers = len(request.texts) * (3 * len(request.sources))  # cosine, logits, probabilities
+                numbers = len(request.texts) * (_SCORES * len(request.sources))
                 if request.heatmap:
                     numbers += len(request.texts) * images.values // spec.pooled_size
                 is_small = max(numbers, images.values) <= INLINE_VALUES

@@ -6,6 +6,7 @@ path. All others go through FastAPI's own layers, which cost a small model's req
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -24,6 +25,9 @@ from service.http.protocols import PROTOCOLS
 from service.http.siblings import Siblings
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+
+_READERS = 2
+"""Threads that take large bodies apart."""
 
 
 def create_app(
@@ -48,8 +52,11 @@ def create_app(
                 await siblings.together()
             yield
             await engine.drain()
+        readers.shutdown(wait=False)
 
+    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
     app = _App(
+        readers=readers,
         title="visiontower",
         version=version("visiontower"),
         description=openapi.DESCRIPTION,
@@ -59,6 +66,7 @@ def create_app(
         redoc_url=None,
     )
     app.state.siblings = siblings
+    app.state.metrics = metrics
     routes.add(app)
     for protocol in protocols:
         app.add_protocol(protocol)
@@ -68,14 +76,15 @@ def create_app(
 class _App(FastAPI):
     """FastAPI's app, whose protocols' routes do without FastAPI's own layers. They do not do without the middleware."""
 
-    def __init__(self, **options: Any) -> None:
+    def __init__(self, *, readers: ThreadPoolExecutor, **options: Any) -> None:
         super().__init__(**options)
+        self._readers = readers
         self._exchanges: dict[tuple[str, str], Exchange] = {}
 
     def add_protocol(self, protocol: Protocol) -> None:
         """Add its routes, to FastAPI's table too: for the schema, and for whoever asks for them by another method."""
         for route in protocol.routes:
-            exchange = self._exchanges[route.method, route.path] = Exchange(protocol, route)
+            exchange = self._exchanges[route.method, route.path] = Exchange(protocol, route, readers=self._readers)
             self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
 
     def build_middleware_stack(self) -> ASGIApp:

@@ -13,13 +13,18 @@ VisiontowerError (encoders/contract/errors.py)
 ├── LimitExceeded (service/errors.py)
 │   ├── BodyTooLarge
 │   └── TooManyImages
+├── Unavailable (service/errors.py)
+│   └── TooManyConnections     as many are open as the setting max_connections says
+├── MalformedRequest           not HTTP/1.1, or sent before its turn
+├── HeadTooLarge               the request line and the headers are too long
+├── RequestTooSlow             head or body did not come in time
 └── ClientGone                 nobody is waiting for the answer
 """
 
 from collections.abc import Sequence
 
 from encoders.contract.errors import ImageError, RequestError, VisiontowerError
-from service.errors import LimitExceeded, shown
+from service.errors import LimitExceeded, Unavailable, shown
 
 
 class InvalidBase64(ImageError):
@@ -85,12 +90,51 @@ class NotAcceptable(VisiontowerError):
 
 
 class BodyTooLarge(LimitExceeded):
-    """The body has more bytes than the setting max_body_bytes."""
+    """The body has more bytes than the setting max_body_bytes, or is JSON and has more than max_json_bytes."""
 
-    def __init__(self, *, actual: int | None, limit: int, is_inflated: bool = False) -> None:
+    def __init__(self, *, actual: int | None, limit: int, is_inflated: bool = False, is_json: bool = False) -> None:
+        body = "JSON body" if is_json else "body"
         has = "is" if actual is None else f"of {actual:,} bytes is"
         once = " once it is inflated" if is_inflated else ""
-        super().__init__(f"The body {has} over the limit of {limit:,} bytes{once}.", actual=actual, limit=limit)
+        advice = ": send large images in a multipart form" if is_json else ""
+        super().__init__(
+            f"The {body} {has} over the limit of {limit:,} bytes{once}{advice}.", actual=actual, limit=limit
+        )
+
+
+class TooManyConnections(Unavailable):
+    """As many connections are open as the server takes (setting max_connections). This one was closed."""
+
+    def __init__(self, *, limit: int) -> None:
+        super().__init__(f"{limit} connections are open, and no more are taken.", retry_after_s=1, limit=limit)
+
+
+class MalformedRequest(VisiontowerError):
+    """What came is not a request of HTTP/1.1, or requests were sent ahead that may not be."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"The request is not read: {reason}.")
+
+
+class HeadTooLarge(VisiontowerError):
+    """The request line and the headers are longer than the server reads, or they are too many.
+
+    Long texts belong in the body, not in the query.
+    """
+
+    def __init__(self, *, limit: int, most_headers: int) -> None:
+        super().__init__(
+            f"The request line and the headers have over {limit:,} bytes, or there are over {most_headers} headers.",
+            limit=limit,
+            most_headers=most_headers,
+        )
+
+
+class RequestTooSlow(VisiontowerError):
+    """The head of the request or its body did not come in time (settings header_timeout_s and stall_timeout_s)."""
+
+    def __init__(self, what: str, *, seconds: float) -> None:
+        super().__init__(f"{what} within {seconds:g} s.", limit=seconds)
 
 
 class TooManyImages(LimitExceeded):

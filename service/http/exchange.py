@@ -1,7 +1,13 @@
-"""One request of a protocol: read, ask the engine, write. It stops at the deadline, or if the client leaves."""
+"""One request of a protocol: read, ask the engine, write. It stops at the deadline, or if the client leaves.
+
+What it takes of the host's memory is asked of the account first: a body by its Content-Length, or as it comes; an
+answer before the engine runs.
+"""
 
 import asyncio
-from collections.abc import AsyncIterator, Coroutine, Mapping
+import io
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
@@ -13,15 +19,25 @@ from encoders.contract.errors import VisiontowerError
 from service.caller import CALLER
 from service.engine.engine import INLINE_VALUES, Engine
 from service.engine.values import Result
-from service.errors import DeadlineExceeded
+from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.memory.account import Account, Hold
 from service.telemetry.metrics import Served
 
 _READ_INLINE_BYTES = 65_536
 """Bodies up to this size are taken apart on the event loop."""
+_PARSED, _PARSED_JSON = 1, 5
+"""Of a larger body, what taking it apart takes beside it. A JSON text may have four bytes a character, and its base64
+is decoded."""
+_SENT_BYTES = 262_144
+"""Of an answer, handed to the connection at a time: it waits until its client has read most of them."""
+_DIGITS = 20
+"""A number of bytes with more is none."""
+_JOINED_BYTES = 4096
+"""A piece of an answer up to this size is sent together with others."""
 _UNWATCHED_S = 0.05
 """A client that leaves sooner is not worth noticing."""
 
@@ -45,53 +61,89 @@ class Dispatch:
 
 
 class Exchange:
-    """Answers the requests of one route. It stops at the deadline of the settings, or if the client leaves."""
+    """Answers the requests of one route. It stops at the deadline of the settings, or if the client leaves.
 
-    def __init__(self, protocol: Protocol, route: Route) -> None:
+    readers: take large bodies apart.
+    """
+
+    def __init__(self, protocol: Protocol, route: Route, *, readers: Executor) -> None:
         self.route = route
         self._protocol = protocol
+        self._readers = readers
 
     async def respond(self, request: Request) -> Response:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
         CALLER.set(request.client.host if request.client else None)
+        holds: list[Hold] = []
+        try:
+            answer = await self._answer(request, engine, holds)
+        except BaseException:
+            _release(holds)
+            raise
+        if holds and holds[0].nbytes > _READ_INLINE_BYTES:
+            holds[0].release()  # of the body, and the images in it; a small one is left to the answer
+        return _Reply(answer, holds)
+
+    async def _answer(self, request: Request, engine: Engine, holds: list[Hold]) -> Answer:
         try:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
             async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
-                asked = await self._read(request, engine)
-                answer = await _while_present(request, self._run(request, engine, asked))
+                asked = await self._read(request, engine, holds)
+                return await _while_present(request, self._run(request, engine, asked, holds))
         except VisiontowerError as error:
-            answer = self._refused(error, engine)
+            return self._refused(error, engine)
         except TimeoutError:
             if not limit.expired():
                 raise
-            answer = self._refused(DeadlineExceeded(), engine)
+            return self._refused(DeadlineExceeded(), engine)
         except ClientDisconnect:
-            answer = self._refused(ClientGone(), engine)
-        headers = {**answer.headers, "content-type": answer.media_type}  # as it is: no charset is added
-        return Response(answer.content, answer.status, headers)
+            return self._refused(ClientGone(), engine)
 
-    async def _read(self, request: Request, engine: Engine) -> Asked:
+    async def _read(self, request: Request, engine: Engine, holds: list[Hold]) -> Asked:
         settings, headers = engine.settings, request.headers
+        content_type = headers.get("content-type", "")
+        is_json = content_type.lstrip()[:16].lower() == "application/json"
+        max_bytes = min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
         body = await read_body(
-            request.stream(), content_length=headers.get("content-length"), max_bytes=settings.max_body_bytes
+            request.stream(),
+            content_length=headers.get("content-length", ""),
+            max_bytes=max_bytes,
+            account=engine.account,
+            holds=holds,
+            is_json=is_json,
         )
+        hold = holds[-1]
         if "content-encoding" in headers:
             encoding = ",".join(headers.getlist("content-encoding"))
-            body = await asyncio.to_thread(inflated, body, encoding, max_bytes=settings.max_body_bytes)
+            inflate = partial(inflated, max_bytes=max_bytes, account=engine.account, is_json=is_json)
+            body = await self._on_readers(partial(inflate, body, encoding))
+            hold.grow(len(body) - hold.nbytes)
+            hold.shrink(len(body))
         incoming = Incoming(
             body,
-            content_type=headers.get("content-type", ""),
+            content_type=content_type,
             query=request.scope["query_string"],
             accept=",".join(headers.getlist("accept")),
             settings=settings,
         )
-        if len(incoming.body) <= _READ_INLINE_BYTES:
+        if len(body) <= _READ_INLINE_BYTES:
             return self.route.read(incoming)
-        return await asyncio.to_thread(self.route.read, incoming)
+        hold.grow(len(body) * (_PARSED_JSON if is_json else _PARSED))
+        asked: Asked = await self._on_readers(partial(self.route.read, incoming))
+        hold.shrink(len(body))
+        return asked
 
-    async def _run(self, request: Request, engine: Engine, asked: Asked) -> Answer:
+    async def _on_readers(self, function: "partial[Any]") -> Any:
+        return await asyncio.get_running_loop().run_in_executor(self._readers, function)
+
+    async def _run(self, request: Request, engine: Engine, asked: Asked, holds: list[Hold]) -> Answer:
+        numbers = await engine.numbers(asked.request)
+        if asked.most_numbers is not None and numbers > asked.most_numbers:
+            raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
+        beside = sum(hold.nbytes for hold in holds)
+        holds.append(engine.account.hold("answer", numbers * asked.number_bytes, beside=beside))
         result: Result = await engine.run(asked.request)
         started = engine.clock()
         if result.values <= INLINE_VALUES:
@@ -107,19 +159,87 @@ class Exchange:
         return self._protocol.write_error(error)
 
 
-async def read_body(chunks: AsyncIterator[bytes], *, content_length: str | None, max_bytes: int) -> bytes:
-    """The whole body, kept in memory. Raises BodyTooLarge, before reading if the length is announced."""
-    announced = int(content_length[:20]) if content_length is not None and content_length.isdecimal() else 0
+class _Reply(Response):
+    """An answer on its way to its client; gives back what it holds of the account when it has been sent."""
+
+    def __init__(self, answer: Answer, holds: Sequence[Hold]) -> None:
+        content = answer.content
+        is_small = isinstance(content, bytes) and len(content) <= _SENT_BYTES
+        self._pieces: Sequence[bytes | memoryview] = [content] if isinstance(content, bytes) else content
+        self._holds = holds
+        headers = {**answer.headers, "content-type": answer.media_type}  # as it is: no charset is added
+        if not is_small:
+            headers["content-length"] = str(sum(map(len, self._pieces)))
+        super().__init__(content if is_small else b"", answer.status, headers)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI."""
+        try:
+            if self.body:
+                await super().__call__(scope, receive, send)
+                return
+            await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            for portion in _portions(self._pieces):
+                await send({"type": "http.response.body", "body": portion, "more_body": True})
+            await send({"type": "http.response.body", "body": b""})
+        finally:
+            _release(self._holds)
+
+
+def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryview]:
+    """What is sent at a time: large pieces in parts, small ones together."""
+    small: list[bytes | memoryview] = []
+    for piece in pieces:
+        if len(piece) <= _JOINED_BYTES:
+            small.append(piece)
+            if len(small) < _SENT_BYTES // _JOINED_BYTES:
+                continue
+        if small:
+            yield b"".join(small)
+            small = []
+        if len(piece) > _JOINED_BYTES:
+            yield from (piece[start : start + _SENT_BYTES] for start in range(0, len(piece), _SENT_BYTES))
+    if small:
+        yield b"".join(small)
+
+
+def _release(holds: Iterable[Hold]) -> None:
+    for hold in holds:
+        hold.release()
+
+
+async def read_body(
+    chunks: AsyncIterator[bytes],
+    *,
+    content_length: str,
+    max_bytes: int,
+    account: Account,
+    holds: list[Hold],
+    is_json: bool = False,
+) -> bytes:
+    """The whole body, kept in memory; one hold more has its bytes: before reading if the length is announced.
+
+    Raises BodyTooLarge, HostMemoryFull or OverHostMemory.
+    """
+    announced = int(content_length) if content_length.isdecimal() and len(content_length) < _DIGITS else 0
     if announced > max_bytes:
-        raise BodyTooLarge(actual=announced, limit=max_bytes)
-    received: list[bytes] = []
-    size = 0
+        raise BodyTooLarge(actual=announced, limit=max_bytes, is_json=is_json)
+    hold = account.hold("body", announced)
+    holds.append(hold)
+    first, rest, size = b"", None, 0
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
-            raise BodyTooLarge(actual=None, limit=max_bytes)
-        received.append(chunk)
-    return received[0] if len(received) == 1 else b"".join(received)
+            raise BodyTooLarge(actual=None, limit=max_bytes, is_json=is_json)
+        if size > hold.nbytes:
+            hold.grow(size - hold.nbytes)
+        if not first:
+            first = chunk
+        elif chunk:
+            rest = rest or io.BytesIO(first)  # gives its bytes without a copy of them
+            rest.seek(0, io.SEEK_END)
+            rest.write(chunk)
+    return first if rest is None else rest.getvalue()
 
 
 async def _while_present(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:

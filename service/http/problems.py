@@ -80,11 +80,13 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.PromptTooLong: ProblemType(413, "prompt-too-long", "Prompt too long"),
     s.TooMuchText: ProblemType(413, "too-much-text", "Too much text"),
     s.HeatmapTooLarge: ProblemType(413, "heatmap-too-large", "Heat map too large"),
+    s.AnswerTooLarge: ProblemType(413, "answer-too-large", "Answer too large"),
     s.OverHostMemory: ProblemType(413, "over-host-memory", "More memory than requests may hold"),
     s.ImageDoesNotFit: ProblemType(413, "image-does-not-fit", "Image does not fit the memory budget"),
     s.ModelDoesNotFit: ProblemType(507, "model-does-not-fit", "Model does not fit the memory budget"),
     s.Unavailable: ProblemType(503, "unavailable", "Unavailable"),
     s.Overloaded: ProblemType(503, "overloaded", "Overloaded"),
+    h.TooManyConnections: ProblemType(503, "too-many-connections", "Too many connections"),
     s.HostMemoryFull: ProblemType(503, "host-memory-full", "Memory for requests is full"),
     s.ModelWaitsForRoom: ProblemType(503, "model-waits-for-room", "Model waits for room"),
     s.ModelFailed: ProblemType(503, "model-failed", "Model could not be loaded"),
@@ -92,6 +94,9 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.DeviceHangs: ProblemType(503, "device-hangs", "Device hangs"),
     s.DeviceLost: ProblemType(503, "device-lost", "Device lost"),
     s.DeadlineExceeded: ProblemType(504, "deadline-exceeded", "Deadline exceeded"),
+    h.MalformedRequest: ProblemType(400, "malformed-request", "Malformed request"),
+    h.HeadTooLarge: ProblemType(431, "head-too-large", "Request head too large"),
+    h.RequestTooSlow: ProblemType(408, "request-too-slow", "Request too slow"),
     h.ClientGone: ProblemType(499, "client-gone", "Client gone"),
 }
 """Every class of ours. NonFiniteOutput is a 500: the input was sound, the model was not."""

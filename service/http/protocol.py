@@ -24,17 +24,24 @@ class Incoming:
 
 @dataclass(frozen=True)
 class Asked:
-    """What a caller wants: of the engine, and of the form of its answer."""
+    """What a caller wants: of the engine, and of the form of its answer.
+
+    number_bytes: host memory for each number of the answer, from the engine's result to the bytes of this form.
+    most_numbers: that an answer of this form may have, None for any; advice: what to ask for instead.
+    """
 
     request: Request
     reply: Any = None
+    number_bytes: int = 4
+    most_numbers: int | None = None
+    advice: str = ""
 
 
 @dataclass(frozen=True)
 class Answer:
-    """An answer as bytes."""
+    """An answer as bytes. content: whole, or in pieces that are sent one after the other."""
 
-    content: bytes
+    content: bytes | Sequence[bytes | memoryview]
     media_type: str
     status: int = 200
     headers: Mapping[str, str] = field(default_factory=dict)

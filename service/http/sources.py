@@ -9,8 +9,11 @@ from service.engine.values import ImageUrl, Source
 from service.errors import shown
 from service.http.errors import InvalidBase64
 
-_SPACE = re.compile(rb"\s+")
-_FOREIGN = re.compile(r"[^A-Za-z0-9+/=]")
+_SPACE = b" \t\r\n\v\f"
+_FOREIGN = re.compile(rb"[^A-Za-z0-9+/=]")
+_HEAD = 1000
+"""Characters of a data: URI, at most, ahead of its comma."""
+_SLICE = 65_536
 _ADDRESS = re.compile(
     r"[a-z][a-z0-9+.-]{0,20}://|[a-z]:\\|\.{0,2}[/\\][^,;]*\.[a-z]{3,4}$|[\w ().-]{1,200}\.[a-z]{3,4}$", re.IGNORECASE
 )
@@ -33,13 +36,26 @@ def source_of(text: str) -> Source:
         return ImageUrl(text)
     if not scheme.startswith("data:"):
         return _decoded(text)
-    head, comma, payload = text.partition(",")
-    if not comma:
+    comma = text.find(",", 0, _HEAD)
+    if comma < 0:
         return InvalidBase64("the data: URI has no comma")
+    head, payload = text[:comma], text[comma + 1 :]
     words = [word.strip().lower() for word in head.split(";")]
     if "base64" in words[1:] or is_base64(payload[:64].encode()):
         return _decoded(payload)
-    return unquote_to_bytes(payload)
+    return _unquoted(payload)
+
+
+def _unquoted(text: str) -> bytes:
+    """Percent-decoded, in slices: `unquote_to_bytes` makes an object of every '%'."""
+    quoted, slices, start = text.encode("utf-8", "replace"), [], 0
+    while start < len(quoted):
+        end = start + _SLICE
+        cut = quoted.rfind(b"%", end - 2, end)
+        end = end if cut < 0 else cut
+        slices.append(unquote_to_bytes(quoted[start:end]))
+        start = end
+    return b"".join(slices)
 
 
 def is_base64(beginning: bytes) -> bool:
@@ -59,8 +75,8 @@ def _decoded(text: str) -> Source:
 
 def _leniently_decoded(text: str) -> Source:
     """Of base64 that is percent-encoded, in the alphabet for URLs, broken into lines, or not padded."""
-    raw = unquote_to_bytes(text) if "%" in text else text.encode("utf-8", "replace")
-    raw = _SPACE.sub(b"", raw).translate(_URL_SAFE).rstrip(b"=")
+    raw = _unquoted(text) if "%" in text else text.encode("utf-8", "replace")
+    raw = raw.translate(_URL_SAFE, _SPACE).rstrip(b"=")
     if len(raw) % 4 != 1:
         try:
             return base64.b64decode(raw + b"=" * (-len(raw) % 4), validate=True)
@@ -76,9 +92,9 @@ def _reason(text: str, raw: bytes) -> str:
         return "it is how Python shows bytes (b'...'): decode() what b64encode gives"
     if _HEADLESS.match(text):
         return "it begins as a data: URI without its 'data:'"
-    cleaned = raw.decode("utf-8", "replace")
-    if found := _FOREIGN.search(cleaned):
-        return f"base64 has no {found[0]!r}, which stands at {found.start()}"
+    if found := _FOREIGN.search(raw):
+        character = raw[found.start() : found.start() + 4].decode("utf-8", "replace")[0]
+        return f"base64 has no {character!r}, which stands at {found.start()}"
     if b"=" in raw:
         return "it goes on behind its padding ('=')"
     return f"{len(raw)} characters cannot be: it has been cut, or something got lost"

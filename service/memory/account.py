@@ -45,17 +45,19 @@ class Account:
         """Bytes by stage, now."""
         return dict[str, int](self._held.items())
 
-    def hold(self, stage: Stage, nbytes: int = 0) -> "Hold":
+    def hold(self, stage: Stage, nbytes: int = 0, *, beside: int = 0) -> "Hold":
         """Take bytes for a stage; they are given back at the end of a `with`, or by `release`.
+
+        beside: bytes that the same request holds already. They are counted with these, and are not others'.
 
         Raises HostMemoryFull if others hold too much now, OverHostMemory if it could never be.
         """
-        hold = Hold(self, stage)
+        hold = Hold(self, stage, beside)
         hold.grow(nbytes)
         return hold
 
     def _take(self, stage: Stage, nbytes: int, own: int) -> None:
-        """own: bytes that the same hold has already; others' bytes are what it must leave room beside."""
+        """own: bytes that the same request has already; others' bytes are what it must leave room beside."""
         total = nbytes + own
         with self._lock:
             others = sum(self._held.values()) - own
@@ -75,21 +77,27 @@ class Account:
 class Hold:
     """Bytes of one stage of one request."""
 
-    def __init__(self, account: Account, stage: Stage) -> None:
+    def __init__(self, account: Account, stage: Stage, beside: int = 0) -> None:
         self._account = account
         self._stage: Stage = stage
+        self._beside = beside
         self.nbytes = 0
 
     def grow(self, nbytes: int) -> None:
         """Take more. Raises as Account.hold; the hold keeps the bytes that it had."""
         if nbytes > 0:
-            self._account._take(self._stage, nbytes, self.nbytes)
+            self._account._take(self._stage, nbytes, self._beside + self.nbytes)
             self.nbytes += nbytes
+
+    def shrink(self, nbytes: int) -> None:
+        """Give back all but so many bytes."""
+        if nbytes < self.nbytes:
+            self._account._give(self._stage, self.nbytes - nbytes)
+            self.nbytes = nbytes
 
     def release(self) -> None:
         """Give all back; a second time does nothing."""
-        nbytes, self.nbytes = self.nbytes, 0
-        self._account._give(self._stage, nbytes)
+        self.shrink(0)
 
     def __enter__(self) -> "Hold":
         return self

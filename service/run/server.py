@@ -1,4 +1,4 @@
-"""The process: loads real encoders, listens, and stops in order. The only module that knows uvicorn."""
+"""The process: loads real encoders, listens, and stops in order. Of uvicorn, only connection.py knows more."""
 
 import asyncio
 import gc
@@ -9,8 +9,10 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from functools import partial
 from types import FrameType
+from typing import Any
 
 import uvicorn
 
@@ -19,6 +21,7 @@ from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
 from service.run import exits, workers
+from service.run.connection import Connection, Door
 from service.run.heap import Heap, share_heaps
 from service.settings import Settings
 from service.telemetry import logs
@@ -28,6 +31,8 @@ _FLUSH_S = 5.0
 """Answers get as long to leave before a process ends whose device hangs."""
 _LAST_S = 10.0
 """After an orderly stop the process ends at the latest; a thread inside a library may never."""
+_OTHER_FILES = 512
+"""Open files of a process beside its connections: weights, libraries, sockets of its own."""
 
 
 def serve(settings: Settings) -> None:
@@ -46,6 +51,7 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
     share_heaps()
+    _allow_connections(settings.max_connections)
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     server = make_server(settings, siblings=siblings)
@@ -66,9 +72,13 @@ def make_server(
     siblings: Siblings | None = None,
 ) -> "Server":
     """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine."""
+    app = create_app(settings, backend=backend, clock=clock, siblings=siblings)
+    door: Any = partial(Connection, door=Door(settings, app.state.metrics))  # uvicorn calls it as it would a class
     return Server(
         uvicorn.Config(
-            create_app(settings, backend=backend, clock=clock, siblings=siblings),
+            app,
+            http=door,
+            ws="none",
             host=settings.host,
             port=settings.port,
             log_config=None,
@@ -78,6 +88,20 @@ def make_server(
         ),
         siblings=siblings,
     )
+
+
+def _allow_connections(number: int) -> None:
+    """Let the process have that many sockets beside its other files, as far as the system's hard limit goes."""
+    with suppress(ImportError):  # not on Windows
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        wanted = number + _OTHER_FILES
+        if hard != resource.RLIM_INFINITY and wanted > hard:
+            _log.warning("%d connections need %d open files, and the system allows %d", number, wanted, hard)
+            wanted = hard
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):

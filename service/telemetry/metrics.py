@@ -15,6 +15,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SIZES_A_MODEL = 32
 """Resolutions are the callers' to choose, label values are not: later ones are counted as `other`."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
+_CLOSED = ("silent", "idle", "unread-answer", "head-too-large", "request-too-slow", "malformed-request")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
 
@@ -118,6 +119,13 @@ class Metrics:
             ["decision"],
             registry=registry,
         )
+        self._connections = Gauge("visiontower_connections", "Connections that are open.", registry=registry)
+        self._closed = Counter(
+            "visiontower_connections_closed_total",
+            "Connections that the server closed by its limits.",
+            ["reason"],
+            registry=registry,
+        )
         self._out_of_memory = Counter(
             "visiontower_out_of_memory_total",
             "Forwards the device had no room for, in spite of the plan.",
@@ -134,6 +142,8 @@ class Metrics:
             self._decision(decision)
         for reason in refusals:
             self._rejected.labels(reason)
+        for reason in _CLOSED:
+            self._closed.labels(reason)
         for model in models:
             padding.labels(model).set(0)
             self._tokens.labels(model)
@@ -201,6 +211,14 @@ class Metrics:
     def rejected(self, reason: str) -> None:
         """A request was refused."""
         self._rejected.labels(reason).inc()
+
+    def connections(self, number: int) -> None:
+        """So many connections are open."""
+        self._connections.set(number)
+
+    def closed(self, reason: str) -> None:
+        """A connection was closed by a limit."""
+        self._closed.labels(reason).inc()
 
     def exposition(self, now: Now) -> bytes:
         """All of it, in Prometheus' text format."""

@@ -82,3 +82,19 @@ def test_retry_after_is_whole_seconds_between_one_and_sixty(history: list[tuple[
         admission.check()
     assert isinstance(caught.value.retry_after_s, int)
     assert 1 <= caught.value.retry_after_s <= 60
+
+
+def test_many_images_leave_an_eighth_to_those_who_send_one_but_may_have_all_of_an_empty_queue() -> None:
+    admission = Admission(images=16, texts=1, clock=Clock())
+    with admission.admit(images=16):
+        pass
+    with admission.admit(images=10):
+        with pytest.raises(Overloaded) as caught, admission.admit(images=5):
+            pass
+        assert caught.value.facts["limit"] == 14
+        with admission.admit(images=4):
+            assert not admission.is_full
+            with pytest.raises(Overloaded), admission.admit(images=2):
+                pass
+            with admission.admit(images=1), admission.admit(images=1):
+                assert admission.is_full

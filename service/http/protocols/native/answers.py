@@ -8,7 +8,8 @@ then.
 import base64
 import io
 import json
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -16,8 +17,9 @@ import numpy as np
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import Floats
+from service.engine.engine import INLINE_VALUES
 from service.engine.values import Embedding, EmbedResult, PlanResult, Scores, SimilarityResult, Timing
-from service.http.json import to_json
+from service.http.json import Text, json_pieces, to_json
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.native.negotiation import MEDIA_TYPES
@@ -25,6 +27,8 @@ from service.http.protocols.native.requests import EmbedReply, VramReply
 from service.spec_json import plan_json
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_BASE64_BYTES = 3 * 65_536
+"""Encoded in one call; a multiple of three leaves no padding between two."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 """Characters that a header's value holds as they are; all others are percent-encoded as UTF-8."""
 
@@ -53,8 +57,8 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
             "usage": usage,
             "timing_ms": milliseconds,
         }
-        return Answer(to_json(answer), MEDIA_TYPES["json"], status, headers)
-    stacked = _stack([_arrays(item) for item in done.values()])
+        return Answer(_written(answer, result.values), MEDIA_TYPES["json"], status, headers)
+    arrays = _by_name([_arrays(item) for item in done.values()])
     first = next(iter(done.values()))
     about = {
         "model": result.model,
@@ -65,18 +69,20 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
     if format == "safetensors":
         errors = [{"index": index, "error": problem(error)} for index, error in failed.items()]
         metadata = {**about, "errors": to_json(errors).decode(), "usage": to_json(usage).decode()}
-        return Answer(safetensors(stacked, metadata), MEDIA_TYPES[format], status, headers)
-    (name, array), *_ = stacked.items()
+        return Answer(safetensors(arrays, metadata), MEDIA_TYPES[format], status, headers)
+    (name, stack), *_ = arrays.items()
+    shape, dtype = _stacked(stack)
     headers |= {f"x-{key.replace('_', '-')}": quote(value, safe=_PLAIN) for key, value in about.items()}
     headers |= {
         "x-tensor-name": name,
-        "x-tensor-shape": ",".join(str(side) for side in array.shape),
-        "x-tensor-dtype": array.dtype.name,
+        "x-tensor-shape": ",".join(str(side) for side in shape),
+        "x-tensor-dtype": dtype.name,
     }
     if failed:
         short = [{"index": index, "type": problem_type(error).uri} for index, error in failed.items()]
         headers["x-errors"] = to_json(short).decode()
-    return Answer(npy(array) if format == "npy" else array.tobytes(), MEDIA_TYPES[format], status, headers)
+    content = npy(stack) if format == "npy" else [_raw(array) for array in stack]
+    return Answer(content, MEDIA_TYPES[format], status, headers)
 
 
 def write_similarity(result: SimilarityResult, reply: None) -> Answer:
@@ -112,7 +118,8 @@ def write_similarity(result: SimilarityResult, reply: None) -> Answer:
         answer["errors"] = errors
     answer["usage"] = {"images": sum(item is not None for item in done)}
     answer["timing_ms"] = milliseconds
-    return Answer(to_json(answer), "application/json", 207 if errors else 200, server_timing(milliseconds))
+    content = _written(answer, result.values)
+    return Answer(content, "application/json", 207 if errors else 200, server_timing(milliseconds))
 
 
 def write_vram(result: PlanResult, reply: VramReply) -> Answer:
@@ -139,30 +146,46 @@ def server_timing(milliseconds: Mapping[str, float]) -> dict[str, str]:
     return {"Server-Timing": ", ".join(parts)}
 
 
-def safetensors(tensors: Mapping[str, Floats], metadata: Mapping[str, str]) -> bytes:
-    """A safetensors file: u64 header length, JSON header, the tensors' bytes; each is copied once.
+def safetensors(tensors: Mapping[str, Sequence[Floats]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+    """A safetensors file in pieces: u64 header length, JSON header, the tensors' bytes, which are not copied.
+
+    A tensor is a stack of arrays of equal shape.
 
     https://github.com/huggingface/safetensors#format
     """
     header: dict[str, Any] = {"__metadata__": dict(metadata)}
     offset = 0
-    for name, array in tensors.items():
+    for name, stack in tensors.items():
+        shape, dtype = _stacked(stack)
+        size = math.prod(shape) * dtype.itemsize
         header[name] = {
-            "dtype": _SAFETENSORS[array.dtype.name],
-            "shape": list(array.shape),
-            "data_offsets": [offset, offset + array.nbytes],
+            "dtype": _SAFETENSORS[dtype.name],
+            "shape": list(shape),
+            "data_offsets": [offset, offset + size],
         }
-        offset += array.nbytes
+        offset += size
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # tensors start at a multiple of 8
-    return b"".join([len(head).to_bytes(8, "little"), head, *(_raw(array) for array in tensors.values())])
+    return [len(head).to_bytes(8, "little") + head, *(_raw(array) for stack in tensors.values() for array in stack)]
 
 
-def npy(array: Floats) -> bytes:
-    """One array as NumPy's own file format; it has no bfloat16."""
+def npy(stack: Sequence[Floats]) -> list[bytes | memoryview]:
+    """Arrays of equal shape as one in NumPy's own file format, in pieces; it has no bfloat16."""
+    shape, dtype = _stacked(stack)
+    about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     head = io.BytesIO()
-    np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
-    return b"".join([head.getvalue(), _raw(array)])
+    np.lib.format.write_array_header_1_0(head, about)
+    return [head.getvalue(), *(_raw(array) for array in stack)]
+
+
+def _stacked(stack: Sequence[Floats]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+    """Shape and dtype of the arrays as one. They are alike: a request has one model, size and layer."""
+    return (len(stack), *stack[0].shape), stack[0].dtype
+
+
+def _written(answer: Mapping[str, Any], numbers: int) -> bytes | list[bytes]:
+    """JSON, in pieces if it has many numbers."""
+    return to_json(answer) if numbers <= INLINE_VALUES else list(json_pieces(answer))
 
 
 def _raw(array: Floats) -> memoryview:
@@ -188,7 +211,8 @@ def _entries(items: Sequence[Embedding | VisiontowerError], *, encoding: str) ->
 def _json_array(array: Floats, *, encoding: str) -> dict[str, object]:
     dtype = array.dtype.name
     if encoding == "base64":
-        values: object = base64.b64encode(_raw(array)).decode("ascii")
+        small = array.size <= INLINE_VALUES
+        values: object = base64.b64encode(_raw(array)).decode("ascii") if small else Text(_base64_pieces(array))
     else:
         values = array.astype(np.float32) if dtype == "bfloat16" else array
     return {"shape": array.shape, "dtype": dtype, "data": values}
@@ -200,8 +224,10 @@ def _arrays(item: Embedding) -> dict[str, Floats]:
     return {name: array for name, array in both.items() if array is not None}
 
 
-def _stack(items: Sequence[dict[str, Floats]]) -> dict[str, Floats]:
-    """Arrays of one request are of equal shape: it has one model, size and layer. A single image's are not copied."""
-    if len(items) == 1:
-        return {name: array[None] for name, array in items[0].items()}
-    return {name: np.stack([arrays[name] for arrays in items]) for name in items[0]}
+def _base64_pieces(array: Floats) -> Iterator[bytes]:
+    raw = _raw(array)
+    return (base64.b64encode(raw[start : start + _BASE64_BYTES]) for start in range(0, len(raw), _BASE64_BYTES))
+
+
+def _by_name(items: Sequence[dict[str, Floats]]) -> dict[str, list[Floats]]:
+    return {name: [arrays[name] for arrays in items] for name in items[0]}

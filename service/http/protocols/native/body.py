@@ -6,6 +6,8 @@ An error of one image stands at its index; an error of the whole request is rais
 import codecs
 import math
 from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import islice
 from typing import Any
 
 import orjson
@@ -21,6 +23,15 @@ from service.http.sources import source_of
 
 _MAX_PARTS = 16_384
 """Parts of a multipart body; each costs parsing, so tiny ones are bounded too."""
+_MAX_PARAMETERS = 16
+"""Of a part's Content-Disposition."""
+_MAX_CONTENT_TYPE = 1024
+"""Characters of a form's Content-Type; a boundary has at most 70."""
+_MAX_FIELD_BYTES = 1024 * 1024
+"""Of one field of a form that is no image."""
+_MAX_MARKS = 250_000
+"""Commas and opening brackets of a JSON body: there are about as many values, and while they are read nothing else
+runs."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +44,10 @@ class Body:
 
 def json_body(body: bytes, *, max_images: int) -> Body:
     """Of a JSON object. Raises InvalidBody or TooManyImages."""
+    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_MARKS:
+        raise InvalidBody(
+            f"The JSON body has over {_MAX_MARKS:,} commas and brackets: that is no list of images or texts."
+        )
     try:
         fields = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
     except orjson.JSONDecodeError as error:
@@ -72,7 +87,7 @@ def _not_json(body: bytes, reason: str) -> str:
 def _kind(value: object) -> str:
     """JSON's name of a value's type, with the keys of an object."""
     if isinstance(value, dict):
-        return f"an object with the keys {', '.join(shown(key)[:40] for key in list(value)[:5])}"
+        return f"an object with the keys {', '.join(shown(key)[:40] for key in islice(value, 5))}"
     names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
     return names.get(type(value), "a number")
 
@@ -95,29 +110,51 @@ class _Part:
             self.content_type = self.header_value
         self.header_name = self.header_value = b""
 
+    @cached_property
+    def parameters(self) -> dict[bytes, bytes]:
+        """Of its Content-Disposition. Raises InvalidBody."""
+        if self.disposition.count(b";") > _MAX_PARAMETERS:
+            raise InvalidBody(f"A part's Content-Disposition has over {_MAX_PARAMETERS} parameters.")
+        return parse_options_header(self.disposition)[1]
+
     @property
     def name(self) -> str:
-        _, parameters = parse_options_header(self.disposition)
-        return parameters.get(b"name", b"").decode("utf-8", "replace")
+        return self.parameters.get(b"name", b"").decode("utf-8", "replace")
 
     def text(self, content: bytes) -> str:
-        """Of a field. Raises InvalidOption for an image, InvalidBody for another text than UTF-8."""
+        """Of a field. Raises InvalidOption for an image or a long one, InvalidBody for another text than UTF-8."""
         try:
+            if len(content) > _MAX_FIELD_BYTES and b"\0" not in content[:1024]:
+                raise InvalidOption(
+                    self.name,
+                    f"The field '{shown(self.name)}' has {len(content):,} bytes, over {_MAX_FIELD_BYTES:,}. "
+                    f"{IMAGES_GO}.",
+                )
             if self.content_type[:6].lower() != b"image/":
                 return content.decode()
         except UnicodeDecodeError as error:
-            _, parameters = parse_options_header(self.disposition)
-            if b"filename" not in parameters and b"\0" not in content:
+            if b"filename" not in self.parameters and b"\0" not in content:
                 raise InvalidBody(f"The field '{shown(self.name)}' is not UTF-8 text.") from error
         raise InvalidOption(self.name, f"The part '{shown(self.name)}' holds a file. {IMAGES_GO}.")
 
 
+def _require_few_parts(body: bytes, delimiter: bytes) -> None:
+    """Raises InvalidBody for what takes the parser long: it goes from delimiter to delimiter, and blank by blank."""
+    if body.count(delimiter) > _MAX_PARTS:
+        raise InvalidBody(f"The multipart body has over {_MAX_PARTS} parts.")
+    if delimiter + b" " in body or delimiter + b"\t" in body:
+        raise InvalidBody("The multipart body is broken: blanks follow its boundary.")
+
+
 def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
     """Of a multipart form. Raises InvalidBody, InvalidOption or TooManyImages."""
+    if len(content_type) > _MAX_CONTENT_TYPE:
+        raise InvalidBody(f"The Content-Type has {len(content_type):,} characters, over {_MAX_CONTENT_TYPE:,}.")
     _, parameters = parse_options_header(content_type)
     boundary = parameters.get(b"boundary")
     if not boundary:
         raise InvalidBody("The Content-Type multipart/form-data has no boundary: leave the header to your HTTP client.")
+    _require_few_parts(body, b"\r\n--" + boundary)
     images: list[Source] = []
     fields: list[tuple[str, object]] = []
     part = _Part()
@@ -137,8 +174,6 @@ def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
         part.content.append(chunk[start:end])
 
     def end_part() -> None:
-        if len(images) + len(fields) >= _MAX_PARTS:
-            raise InvalidBody(f"The multipart body has over {_MAX_PARTS} parts.")
         content = part.content[0] if len(part.content) == 1 else b"".join(part.content)
         if part.name == "image":
             images.append(as_image(content) if content[:16].isascii() else content)

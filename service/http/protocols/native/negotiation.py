@@ -15,6 +15,8 @@ MEDIA_TYPES: Mapping[Format, str] = {
     "raw": "application/octet-stream",
 }
 """In order of preference: the first wins among equals."""
+_RANGES = 64
+"""Of an Accept header, that are read."""
 
 
 @lru_cache(maxsize=64)
@@ -25,7 +27,7 @@ def choose(accept: str, *, asked: Format | None, offered: tuple[Format, ...] = t
         if asked not in offered:
             raise NotAcceptable(asked, offered=offered)
         return asked
-    ranges = [_range(part) for part in accept.split(",") if part.strip()]
+    ranges = [_range(part) for part in accept.split(",", _RANGES)[:_RANGES] if part.strip()]
     if not ranges:
         return offered[0]
     quality, _, best = max((_quality(MEDIA_TYPES[name], ranges), -place, name) for place, name in enumerate(offered))

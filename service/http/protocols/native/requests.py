@@ -6,11 +6,11 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
 
 from encoders.contract.values import ImageSize
 from service.engine.values import DTYPES, Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest, Source
-from service.errors import InvalidOption, NoImages, NoTexts, shown
+from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
 from service.http.errors import UnsupportedMediaType
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
@@ -18,6 +18,12 @@ from service.http.protocols.native.hints import as_image, meant, require_no_json
 from service.http.protocols.native.negotiation import Format, choose
 from service.sizes import parse_image_size
 
+_NUMBER_BYTES = {"json": 24, "base64": 16, "binary": 8}
+"""Host memory for each number of an answer: as computed, as asked for, and as written."""
+_MOST_PAIRS = 4096
+"""Names and values in a query."""
+_MOST_CHARS = 1000
+"""Of the value of an option that is no text."""
 _IMAGES_GO = ": send parts named 'image', a raw body, or JSON 'images'"
 
 
@@ -108,7 +114,13 @@ def read_embed(incoming: Incoming) -> Asked:
         normalize=options.normalize,
         dtype=options.dtype,
     )
-    return Asked(request, EmbedReply(format, options.encoding_format))
+    reply = EmbedReply(format, options.encoding_format)
+    if format == "json" and options.encoding_format == "float":
+        most = incoming.settings.max_json_values
+        return Asked(
+            request, reply, _NUMBER_BYTES["json"], most, "ask for format=safetensors, or encoding_format=base64"
+        )
+    return Asked(request, reply, _NUMBER_BYTES["base64" if format == "json" else "binary"])
 
 
 def read_similarity(incoming: Incoming) -> Asked:
@@ -129,7 +141,8 @@ def read_similarity(incoming: Incoming) -> Asked:
             truncate=options.truncate,
             model=options.model,
             resolution=options.resolution,
-        )
+        ),
+        number_bytes=_NUMBER_BYTES["json"],
     )
 
 
@@ -155,6 +168,8 @@ class Options(BaseModel):
     """Names that may be repeated in a query or a form, and the list they make."""
     beside: ClassVar[tuple[str, ...]] = ()
     """What a body has beside options."""
+    long: ClassVar[tuple[str, ...]] = ("model",)
+    """Names whose values may be long."""
 
     model: str | None = Field(default=None, description="Id of a served encoder; default the first served.")
 
@@ -192,9 +207,10 @@ class SimilarityOptions(ImageOptions):
     """Options of /similarity."""
 
     repeated: ClassVar[dict[str, str]] = {"text": "texts", "template": "templates"}
+    long: ClassVar[tuple[str, ...]] = ("model", "text", "texts", "template", "templates")
 
-    texts: tuple[str, ...] = Field(default=(), description="What to compare the images with.")
-    templates: tuple[str, ...] = Field(
+    texts: Annotated[tuple[str, ...], FailFast()] = Field(default=(), description="What to compare the images with.")
+    templates: Annotated[tuple[str, ...], FailFast()] = Field(
         default=("{}",),
         min_length=1,
         description="Each has {} where the text goes; a text's vector is the mean over its templates.",
@@ -267,6 +283,8 @@ _in_query: _InQuery = lru_cache(maxsize=64)(_read_query)
 
 def _pairs(query: bytes) -> list[tuple[str, str]]:
     """Names and values, in order."""
+    if query.count(b"&") >= _MOST_PAIRS:
+        raise InvalidOption("query", f"The query has over {_MOST_PAIRS:,} names and values.")
     return parse_qsl(query.decode("latin-1"), keep_blank_values=True)
 
 
@@ -276,7 +294,7 @@ def _read(model: type[O], query: Pairs, body: Pairs) -> O:
         if _plain(in_query[name]) != _plain(in_body[name]):
             raise InvalidOption(
                 name,
-                f"'{name}' is {shown(repr(in_query[name]))} in the query but {shown(repr(in_body[name]))} in the body.",
+                f"'{name}' is {shown_value(in_query[name])} in the query but {shown_value(in_body[name])} in the body.",
             )
     try:
         return model.model_validate({**in_query, **in_body})
@@ -293,10 +311,14 @@ def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
             raise InvalidOption.unknown(name, known, advice=meant(name, known))
         if isinstance(value, list | dict):
             _require_flat(name, value)
+        if isinstance(value, str) and len(value) > _MOST_CHARS and name not in model.long:
+            raise InvalidOption(
+                name, f"'{name}' has {len(value):,} characters; no value of it has over {_MOST_CHARS:,}."
+            )
         if name in model.repeated and value is not None:
             lists.setdefault(model.repeated[name], []).extend(value if isinstance(value, list) else [value])
         elif name in found and _plain(found[name]) != _plain(value):
-            raise InvalidOption(name, f"'{name}' is given twice: {shown(repr(found[name]))} and {shown(repr(value))}.")
+            raise InvalidOption(name, f"'{name}' is given twice: {shown_value(found[name])} and {shown_value(value)}.")
         elif value is not None:
             found[name] = value
     for name, list_name in model.repeated.items():
@@ -321,4 +343,4 @@ def _invalid(error: ValidationError) -> InvalidOption:
     first = error.errors(include_url=False)[0]
     name = str(first["loc"][0])
     message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    return InvalidOption(name, f"'{name}' is {shown(repr(first['input']))}: {message[:1].lower()}{message[1:]}.")
+    return InvalidOption(name, f"'{name}' is {shown_value(first['input'])}: {message[:1].lower()}{message[1:]}.")
