@@ -164,9 +164,10 @@ async def test_an_answer_is_held_from_before_the_engine_runs_until_it_is_sent() 
     app, gate = app_of(), asyncio.Event()
     async with client_of(app):
         sent: list[Any] = []
+        messages = [{"type": "http.request", "body": PICTURE, "more_body": False}]
 
         async def receive() -> dict[str, Any]:
-            return {"type": "http.request", "body": PICTURE, "more_body": False}
+            return messages.pop() if messages else await asyncio.Future()
 
         async def send(message: Any) -> None:
             sent.append(message)
