@@ -221,7 +221,7 @@ async def read_body(
 
     Raises BodyTooLarge, HostMemoryFull or OverHostMemory.
     """
-    announced = int(content_length) if content_length.isdecimal() and len(content_length) < _DIGITS else 0
+    announced = int(content_length[:_DIGITS]) if content_length.isdecimal() else 0
     if announced > max_bytes:
         raise BodyTooLarge(actual=announced, limit=max_bytes, is_json=is_json)
     hold = account.hold("body", announced)

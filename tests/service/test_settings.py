@@ -82,6 +82,7 @@ def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
         "_images",
         "_texts",
         "_plans",
+        "_connections",
         "_chars",
         "_values",
         "_threads",
