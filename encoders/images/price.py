@@ -94,9 +94,7 @@ def price(
         part = 1 if exact else part_of(width, height, enough(preprocessing, size))
         decoded = width // part, height // part
         work = width * height * (3 + found.scans // 4 if found.coefficients else 1) + len(image_bytes)
-        decode_bytes = (
-            2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT) + _FIXED
-        )
+        decode_bytes = 2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT) + _FIXED
         is_plain = found.is_common and found.scans <= _MOST_SCANS and work <= _PLAIN_WORK
         return _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
     if image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):

@@ -1,24 +1,29 @@
 """An image's way to its row: fetch or read, decode, preprocess, queue, forward.
 
-Fetching is done on the event loop, reading, decoding and preprocessing on the CPU pool, forwards on the device threads.
+Fetching and pricing are done on the event loop, decoding and preprocessing on the decoding threads, forwards on the
+device threads.
 Everything that depends on one caller's bytes is over before the image can share a batch.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TypeAlias
 
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, Pixels
-from encoders.images.decode import decode_for
+from encoders.images.preprocess import enough
+from encoders.images.price import price
+from service.engine.decoding import Decode, Decoding, Job
+from service.engine.fair_line import Flow
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
-from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
+from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
 from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads, Expected
 from service.scheduling.items import Answer
@@ -49,14 +54,14 @@ class Images:
         *,
         threads: DeviceThreads,
         fetcher: Fetcher,
-        pool: Executor,
+        decoding: Decoding,
         clock: Callable[[], float],
         max_image_pixels: int,
         exact_pixels: bool,
     ) -> None:
         self._threads = threads
         self._fetcher = fetcher
-        self._pool = pool
+        self._decoding = decoding
         self._clock = clock
         self._max_image_pixels = max_image_pixels
         self._exact_pixels = exact_pixels
@@ -78,15 +83,15 @@ class Images:
 
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
-        stages = [ImageStages() for _ in sources]
+        stages, flow = [ImageStages() for _ in sources], Flow()
         if is_set:
-            answers = await self._encode_set(sources, resident, shape, deadline, stages)
+            answers = await self._encode_set(sources, resident, shape, deadline, stages, flow)
         elif len(sources) == 1:
-            answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0])]
+            answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0], flow)]
         else:
             async with asyncio.TaskGroup() as group:
                 tasks = [
-                    group.create_task(self._encode_one(source, resident, shape, deadline, spent))
+                    group.create_task(self._encode_one(source, resident, shape, deadline, spent, flow))
                     for source, spent in zip(sources, stages, strict=True)
                 ]
             answers = [task.result() for task in tasks]
@@ -117,19 +122,29 @@ class Images:
         return EncodedImages(outcomes, stages, timing, values)
 
     async def _encode_one(
-        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages
+        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: Flow
     ) -> Answer[Encoded] | VisiontowerError:
+        encoder = resident.encoder
         try:
-            if isinstance(source, VisiontowerError):
-                raise source
-            if isinstance(source, ImageUrl):
-                source = await self._fetch(source, spent)
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent)
+            cost = price(
+                image_bytes,
+                encoder.spec.preprocessing,
+                shape.size,
+                exact=self._exact_pixels,
+                max_pixels=self._max_image_pixels,
+            )
             expected = self._threads.expect(resident, shape, deadline=deadline)
+            job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
             try:
-                self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
-            except RuntimeError:  # the pool has ended with the engine
-                expected.fail(ShuttingDown())
-            return await expected.future
+                self._decoding.submit(job, flow)
+            except VisiontowerError as error:
+                expected.fail(error)
+            try:
+                return await expected.future
+            except BaseException:
+                self._decoding.drop(job)
+                raise
         except VisiontowerError as error:
             return error
 
@@ -140,10 +155,11 @@ class Images:
         shape: ImageShape,
         deadline: float,
         stages: Sequence[ImageStages],
+        flow: Flow,
     ) -> list[Answer[Encoded] | VisiontowerError]:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._make(source, resident.encoder, shape, spent))
+                group.create_task(self._make(source, resident.encoder, shape, spent, flow))
                 for source, spent in zip(sources, stages, strict=True)
             ]
         made = [task.result() for task in tasks]
@@ -153,45 +169,78 @@ class Images:
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
     async def _make(
-        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: Flow
     ) -> Pixels | VisiontowerError:
+        made: Future[Pixels] = Future()
+
+        def run(decode: Decode) -> None:
+            try:
+                made.set_result(self._pixels(decode, image_bytes, encoder, shape, spent))
+            except VisiontowerError as error:
+                made.set_exception(error)
+
+        def fail(error: VisiontowerError | None) -> None:
+            made.set_exception(error or DeadlineExceeded())
+
         try:
-            if isinstance(source, VisiontowerError):
-                raise source
-            if isinstance(source, ImageUrl):
-                source = await self._fetch(source, spent)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._pixels, source, encoder, shape, spent)
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent)
+            cost = price(
+                image_bytes,
+                encoder.spec.preprocessing,
+                shape.size,
+                exact=self._exact_pixels,
+                max_pixels=self._max_image_pixels,
+            )
+            job = Job(cost, run, fail)
+            self._decoding.submit(job, flow)
+            try:
+                return await asyncio.shield(asyncio.wrap_future(made))
+            except BaseException:
+                self._decoding.drop(job)
+                raise
         except VisiontowerError as error:
             return error
 
-    async def _fetch(self, source: ImageUrl, spent: ImageStages) -> bytes:
+    async def _read(self, source: ImageUrl | Path | VisiontowerError, spent: ImageStages) -> bytes:
+        """The bytes behind a source. Raises the source if it is an error."""
+        if isinstance(source, VisiontowerError):
+            raise source
+        if isinstance(source, Path):
+            return await asyncio.to_thread(_read, source)
         started = self._clock()
         fetched = await self._fetcher.fetch(source.url)
         spent.fetch = self._clock() - started
         return fetched
 
     def _fill(
-        self, expected: Expected, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages
+        self,
+        expected: Expected,
+        image_bytes: bytes,
+        encoder: Encoder,
+        shape: ImageShape,
+        spent: ImageStages,
+        decode: Decode,
     ) -> None:
-        """On the pool."""
+        """On a decoding thread."""
         if expected.future.done():
             expected.fail(None)
             return
         try:
-            pixels = self._pixels(source, encoder, shape, spent)
+            pixels = self._pixels(decode, image_bytes, encoder, shape, spent)
         except VisiontowerError as error:
             expected.fail(error)
         else:
             expected.fill(pixels)
 
-    def _pixels(self, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages) -> Pixels:
-        """Decode and preprocess. On the pool. Raises VisiontowerError, whatever a library raised."""
-        exact, size, preprocessing = self._exact_pixels, shape.size, encoder.spec.preprocessing
+    def _pixels(
+        self, decode: Decode, image_bytes: bytes, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> Pixels:
+        """Decode and preprocess. On a decoding thread. Raises VisiontowerError, whatever a library raised."""
+        exact, size = self._exact_pixels, shape.size
+        at_least = None if exact else enough(encoder.spec.preprocessing, size)
         started = self._clock()
         try:
-            image_bytes = source if isinstance(source, bytes) else _read(source)
-            image = decode_for(preprocessing, image_bytes, size, exact=exact, max_pixels=self._max_image_pixels)
+            image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
             decoded = self._clock()
             spent.decode = decoded - started
             pixels = encoder.preprocess(image, size, exact=exact)

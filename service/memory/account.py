@@ -20,6 +20,8 @@ _SHARE, _LEAST, _MOST = 8, 256 * _MIB, 4096 * _MIB
 """Of `auto`: this part of what is free, within these bytes."""
 _LITTLE = 64
 """A taking of up to this part of the limit is little."""
+_LEFT = 8
+"""This part of the limit a picture leaves to others."""
 
 
 def automatic_limit() -> int:
@@ -32,13 +34,16 @@ class Account:
     """limit: bytes that all requests may hold together.
 
     Whoever takes much must leave as much for others: a taking that is not little gets at most half of what is free. So
-    a few large requests cannot keep the small ones out. With nothing held, one may take all.
+    a few large requests cannot keep the small ones out. With nothing held, one may take all. Pictures wait for each
+    other: with none being decoded, the first may take what is free, but for a part that it leaves to what is little.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._held: dict[Stage, int] = {"body": 0, "image": 0, "text": 0, "answer": 0}
         self._lock = threading.Lock()
+        self.short: set[threading.Condition] = set()
+        """Of those who wait for room: each is notified when bytes are given back, and leaves the set."""
 
     @property
     def held(self) -> Mapping[str, int]:
@@ -54,14 +59,20 @@ class Account:
         hold.grow(nbytes)
         return hold
 
+    def most(self, stage: Stage) -> int:
+        """Bytes that one taking of the stage can ever have."""
+        return self.limit - self.limit // _LEFT if stage == "image" else self.limit
+
     def _take(self, stage: Stage, nbytes: int, own: int) -> None:
         """own: bytes that the same hold has already; others' bytes are what it must leave room beside."""
         with self._lock:
             held = sum(self._held.values())
             free = self.limit - held
-            if nbytes + own > self.limit:
-                raise OverHostMemory(stage=stage, needed=nbytes + own, limit=self.limit)
+            if nbytes + own > self.most(stage):
+                raise OverHostMemory(stage=stage, needed=nbytes + own, limit=self.most(stage))
             most = free if nbytes + own <= self.limit // _LITTLE or held == own else free // 2
+            if stage == "image" and self._held["image"] == own:
+                most = max(most, free - self.limit // _LEFT)
             if nbytes > most:
                 raise HostMemoryFull(stage=stage, needed=nbytes, free=free, limit=self.limit)
             self._held[stage] += nbytes
@@ -69,6 +80,11 @@ class Account:
     def _give(self, stage: Stage, nbytes: int) -> None:
         with self._lock:
             self._held[stage] -= nbytes
+        if self.short:
+            for condition in tuple(self.short):
+                with condition:
+                    self.short.discard(condition)
+                    condition.notify_all()
 
 
 class Hold:
