@@ -104,11 +104,10 @@ def _limits(decode_bytes: int, cpu_s: int) -> Iterator[None]:
 
 def _data_bytes() -> int | None:
     """Bytes that the kernel counts for RLIMIT_DATA; None where it does not say."""
-    with suppress(OSError):
-        with open("/proc/self/status", "rb") as status:
-            for line in status:
-                if line.startswith(b"VmData:"):
-                    return int(line.split()[1]) * 1024
+    with suppress(OSError), open("/proc/self/status", "rb") as status:
+        for line in status:
+            if line.startswith(b"VmData:"):
+                return int(line.split()[1]) * 1024
     return None
 
 

@@ -18,7 +18,7 @@ from encoders.contract.errors import VisiontowerError
 from encoders.images.decode import decode
 from encoders.images.price import Price
 from encoders.images.process import DecodeProcess
-from service.engine.fair_line import FairLine, Flow
+from service.engine.fair_line import FairLine
 from service.errors import HostMemoryFull, OverHostMemory, ShuttingDown
 from service.memory.account import Account, Hold
 
@@ -29,9 +29,10 @@ _LITTLE = 2 * 1024 * 1024
 
 
 class Decode(Protocol):
-    """Image bytes -> RGB, here or elsewhere. Raises as encoders.images.decode.decode."""
+    """Image bytes -> RGB, here or elsewhere."""
 
-    def __call__(self, image_bytes: bytes, *, max_pixels: int, at_least: int | None) -> Image.Image: ...
+    def __call__(self, image_bytes: bytes, *, max_pixels: int, at_least: int | None) -> Image.Image:
+        """As encoders.images.decode.decode."""
 
 
 @dataclass(eq=False, slots=True)
@@ -55,15 +56,15 @@ class Decoding:
         self._plain = _Crew(account, threads, name="decode")
         self._dear = _Crew(account, processes, name="decode apart", is_apart=True)
 
-    def submit(self, job: Job, flow: Flow) -> None:
-        """Do it when it is its turn. Raises OverHostMemory if there will never be memory for it, ShuttingDown."""
+    def submit(self, job: Job, flow: object) -> None:
+        """Do it when it is its turn. flow: the request, by identity. Raises OverHostMemory if there will never be memory for it, ShuttingDown."""
         nbytes, most = job.price.nbytes, self._account.most("image")
         if nbytes > most:
             raise OverHostMemory(stage="image", needed=nbytes, limit=most)
         (self._plain if job.price.is_plain else self._dear).submit(job, flow)
 
     def drop(self, job: Job) -> None:
-        """Nobody waits for it any more: it leaves the line, or its process is killed. A plain decode ends on its own."""
+        """Nobody waits for it any more: it leaves the line, or its process is killed. A plain decode goes on."""
         (self._plain if job.price.is_plain else self._dear).drop(job)
 
     def stop(self) -> None:
@@ -88,7 +89,7 @@ class _Crew:
         self._running: dict[Job, DecodeProcess] = {}
         self._stopping = False
 
-    def submit(self, job: Job, flow: Flow) -> None:
+    def submit(self, job: Job, flow: object) -> None:
         with self._wake:
             if self._stopping:
                 raise ShuttingDown

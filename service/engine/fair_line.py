@@ -14,44 +14,34 @@ T = TypeVar("T")
 
 
 @dataclass(slots=True)
-class Flow:
-    """Items that share one share. finish: the work after which its last item is due; waiting: its items in the line."""
+class _Share:
+    """Of a flow that has items in the line. finish: when its last item is due; waiting: how many there are."""
 
-    finish: float = 0.0
+    finish: float
     waiting: int = 0
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class _Place(Generic[T]):
     item: T
-    flow: Flow
+    flow: object
     cost: float
 
 
 class FairLine(Generic[T]):
-    """Items are taken by the work that their flow has asked for. Items are told apart by identity."""
+    """Items are taken in the order in which their flows' shares come to them. Told apart by identity, as flows are."""
 
     def __init__(self) -> None:
-        self._heap: list[tuple[float, int]] = []
+        self._heap: list[tuple[float, int]] = []  # when due, number
         self._places: dict[int, _Place[T]] = {}  # by number
         self._numbers: dict[int, int] = {}  # by the item's identity
-        self._number = 0
-        self._flows = 0  # with items in the line
-        self._done = 0.0
+        self._shares: dict[int, _Share] = {}  # by the flow's identity
+        self._last = 0
+        self._now = 0.0
         """Work that a flow has had that was here throughout."""
 
     def __len__(self) -> int:
         return len(self._places)
-
-    def put(self, item: T, flow: Flow, cost: float) -> None:
-        """Give it a place."""
-        flow.finish = max(self._done, flow.finish) + cost
-        flow.waiting += 1
-        self._flows += flow.waiting == 1
-        self._number += 1
-        self._places[self._number] = _Place(item, flow, cost)
-        self._numbers[id(item)] = self._number
-        heappush(self._heap, (flow.finish, self._number))
 
     def __iter__(self) -> Iterator[T]:
         """In the order in which they are due. The first costs little, the others a sort."""
@@ -63,10 +53,20 @@ class FairLine(Generic[T]):
                 if number in self._places:
                     yield self._places[number].item
 
+    def put(self, item: T, flow: object, cost: float) -> None:
+        """Give it a place. cost: work, in any unit that is the same for all."""
+        share = self._shares.setdefault(id(flow), _Share(self._now))
+        share.finish += cost
+        share.waiting += 1
+        self._last += 1
+        self._places[self._last] = _Place(item, flow, cost)
+        self._numbers[id(item)] = self._last
+        heappush(self._heap, (share.finish, self._last))
+
     def take(self, item: T) -> None:
         """It leaves the line to be worked on."""
-        flows = self._flows
-        self._done += self._remove(item).cost / flows
+        flows = len(self._shares)
+        self._now += self._remove(item).cost / flows
 
     def discard(self, item: T) -> bool:
         """It leaves the line, and nobody works on it. False if it was not there."""
@@ -77,6 +77,8 @@ class FairLine(Generic[T]):
 
     def _remove(self, item: T) -> _Place[T]:
         place = self._places.pop(self._numbers.pop(id(item)))
-        place.flow.waiting -= 1
-        self._flows -= place.flow.waiting == 0
+        share = self._shares[id(place.flow)]
+        share.waiting -= 1
+        if not share.waiting:
+            del self._shares[id(place.flow)]
         return place

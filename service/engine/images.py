@@ -20,7 +20,6 @@ from encoders.contract.values import Encoded, Pixels
 from encoders.images.preprocess import enough
 from encoders.images.price import price
 from service.engine.decoding import Decode, Decoding, Job
-from service.engine.fair_line import Flow
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
@@ -83,7 +82,7 @@ class Images:
 
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
-        stages, flow = [ImageStages() for _ in sources], Flow()
+        stages, flow = [ImageStages() for _ in sources], object()
         if is_set:
             answers = await self._encode_set(sources, resident, shape, deadline, stages, flow)
         elif len(sources) == 1:
@@ -122,7 +121,7 @@ class Images:
         return EncodedImages(outcomes, stages, timing, values)
 
     async def _encode_one(
-        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: Flow
+        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: object
     ) -> Answer[Encoded] | VisiontowerError:
         encoder = resident.encoder
         try:
@@ -155,7 +154,7 @@ class Images:
         shape: ImageShape,
         deadline: float,
         stages: Sequence[ImageStages],
-        flow: Flow,
+        flow: object,
     ) -> list[Answer[Encoded] | VisiontowerError]:
         async with asyncio.TaskGroup() as group:
             tasks = [
@@ -169,7 +168,7 @@ class Images:
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
     async def _make(
-        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: Flow
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: object
     ) -> Pixels | VisiontowerError:
         made: Future[Pixels] = Future()
 
