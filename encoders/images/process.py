@@ -8,7 +8,7 @@ import tempfile
 import threading
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from typing import IO, Any
+from typing import Any
 
 from PIL import Image
 
@@ -30,6 +30,7 @@ _ERRORS = {each.__name__: each for each in (EmptyImage, ImageTooLarge, NotAnImag
 _WALL = 8
 """A decode is given up after so many times its processor time: it hangs, or the machine is far too busy for it."""
 _MOST_SAID = 2000
+_SIGXCPU = 24
 
 
 class DecodeProcess:
@@ -39,6 +40,9 @@ class DecodeProcess:
         """command: what to run; the parent's id is added to it."""
         self._command = command
         self._process: subprocess.Popen[bytes] | None = None
+        self._lock = threading.Lock()
+        self._is_busy = False  # under _lock, as what follows
+        self._is_killed = False
 
     def decode(
         self,
@@ -54,22 +58,18 @@ class DecodeProcess:
         is_wanted: asked once the process runs; from then on `kill` ends the decode, with UndecodableImage. Raises
         OSError if no process can be started.
         """
-        process = self._process or self._start()
-        self._process = process
-        assert process.stdin is not None
-        assert process.stdout is not None
-        is_late = threading.Event()
-
-        def give_up() -> None:
-            is_late.set()
-            process.kill()
-
-        if not is_wanted():
-            process.kill()
-        watch = threading.Timer(_WALL * price.cpu_s, give_up)
+        if self._process is None or self._process.poll() is not None:
+            self.close()
+            self._process = self._start()
+        with self._lock:
+            self._is_busy = True
+        limit_s = _WALL * price.cpu_s
+        watch = threading.Timer(limit_s, self.kill)
         watch.daemon = True
         watch.start()
         try:
+            if not is_wanted():
+                self.kill()
             question = {
                 "length": len(image_bytes),
                 "max_pixels": max_pixels,
@@ -77,27 +77,22 @@ class DecodeProcess:
                 "decode_bytes": price.decode_bytes,
                 "cpu_s": price.cpu_s,
             }
-            process.stdin.write(json.dumps(question).encode() + b"\n")
-            process.stdin.write(image_bytes)
-            process.stdin.flush()
-            answer = process.stdout.readline()
-            if not answer.endswith(b"\n"):
-                raise EOFError
-            return _image(json.loads(answer), process.stdout)
+            return _asked(self._process, question, image_bytes)
         except (OSError, EOFError):  # it has ended
-            self.close()
+            status = self._process.wait()
             name = format_of(image_bytes) or "image"
-            raise UndecodableImage(
-                name, _why(process.returncode, price, limit_s=_WALL * price.cpu_s if is_late.is_set() else None)
-            ) from None
+            raise UndecodableImage(name, _why(status, price, limit_s, is_killed=self._is_killed)) from None
         finally:
             watch.cancel()
+            with self._lock:
+                self._is_busy = self._is_killed = False
 
     def kill(self) -> None:
-        """End the process, and with it the decode that it is at. On any thread."""
-        process = self._process
-        if process is not None:
-            process.kill()
+        """End the decode that it is at, if there is one, and the process with it. On any thread."""
+        with self._lock:
+            if self._is_busy and self._process is not None:
+                self._is_killed = True
+                self._process.kill()
 
     def close(self) -> None:
         """End the process; wait until it is gone."""
@@ -132,8 +127,17 @@ class DecodeProcess:
         return process
 
 
-def _image(answer: dict[str, Any], pipe: IO[bytes]) -> Image.Image:
-    """Raises ImageError, as the worker did; EOFError if it ended."""
+def _asked(process: "subprocess.Popen[bytes]", question: dict[str, Any], file: bytes) -> Image.Image:
+    """Raises ImageError, as the worker did; EOFError or OSError if it ended."""
+    assert process.stdin is not None
+    assert process.stdout is not None
+    process.stdin.write(json.dumps(question).encode() + b"\n")
+    process.stdin.write(file)
+    process.stdin.flush()
+    line = process.stdout.readline()
+    if not line.endswith(b"\n"):
+        raise EOFError
+    answer = json.loads(line)
     if "error" in answer:
         error: ImageError = ImageError.__new__(_ERRORS[answer["error"]])
         VisiontowerError.__init__(error, answer["message"], **answer["facts"])
@@ -141,16 +145,17 @@ def _image(answer: dict[str, Any], pipe: IO[bytes]) -> Image.Image:
     image = Image.new("RGB", tuple(answer["size"]))
     for box in bands(image):
         size = box[2], box[3] - box[1]
-        band = pipe.read(3 * size[0] * size[1])
+        band = process.stdout.read(3 * size[0] * size[1])
         if len(band) < 3 * size[0] * size[1]:
             raise EOFError
         image.paste(Image.frombytes("RGB", size, band), box)
     return image
 
 
-def _why(status: int | None, price: Price, *, limit_s: float | None) -> str:
-    if limit_s is not None:
+def _why(status: int, price: Price, limit_s: float, *, is_killed: bool) -> str:
+    """status: of a process that has ended, as subprocess gives it."""
+    if is_killed:
         return f"it was not decoded within {limit_s:,.0f} s"
-    if status == -24:  # SIGXCPU
+    if status == -_SIGXCPU:
         return f"it took more than {price.cpu_s} s of processor time"
-    return "its decoder crashed, or was killed"
+    return "its decoder crashed"

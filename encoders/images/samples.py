@@ -58,7 +58,7 @@ def _grey_of_float(image: Image.Image) -> Image.Image:
     outside, grey = 0, Image.new("L", image.size)
     for box in bands(image):
         values = np.array(image.crop(box))
-        outside += values.size - np.count_nonzero((values >= 0) & (values <= 1))  # NaN is neither
+        outside += values.size - int(np.count_nonzero((values >= 0) & (values <= 1)))  # NaN is neither
         np.nan_to_num(values, copy=False, nan=0.0, posinf=1.0, neginf=0.0)
         np.clip(values, 0, 1, out=values)
         values *= 255

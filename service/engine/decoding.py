@@ -57,7 +57,10 @@ class Decoding:
         self._dear = _Crew(account, processes, name="decode apart", is_apart=True)
 
     def submit(self, job: Job, flow: object) -> None:
-        """Do it when it is its turn. flow: the request, by identity. Raises OverHostMemory if there will never be memory for it, ShuttingDown."""
+        """Do it when it is its turn. flow: its request, by identity.
+
+        Raises OverHostMemory if there will never be memory for it, and ShuttingDown.
+        """
         nbytes, most = job.price.nbytes, self._account.most("image")
         if nbytes > most:
             raise OverHostMemory(stage="image", needed=nbytes, limit=most)

@@ -141,7 +141,7 @@ class Images:
                 expected.fail(error)
             try:
                 return await expected.future
-            except BaseException:
+            except asyncio.CancelledError:
                 self._decoding.drop(job)
                 raise
         except VisiontowerError as error:
@@ -194,7 +194,7 @@ class Images:
             self._decoding.submit(job, flow)
             try:
                 return await asyncio.shield(asyncio.wrap_future(made))
-            except BaseException:
+            except asyncio.CancelledError:
                 self._decoding.drop(job)
                 raise
         except VisiontowerError as error:
