@@ -21,7 +21,8 @@ _FILTERS = {
     "lanczos": Image.Resampling.LANCZOS,
 }
 
-_BAND_PIXELS = 1024**2
+BAND_PIXELS = 128 * 1024
+"""Of large images so many are worked on at once. Of that size the work stays in a core's cache."""
 _MAX_OVERSIZE = 16
 _MAX_OVERSIZE_PIXELS = 4 * 1024**2
 """A panorama whose resized form would be over this many times the target, and over this many pixels, is cut to the
@@ -137,7 +138,7 @@ def _resized(image: Image.Image, size: ImageSize, resample: Image.Resampling, *,
 
 def array_of(image: Image.Image) -> Pixels:
     """The RGB image's pixels in an array of their own. Of a large one by bands, or it would be there twice more."""
-    if image.width * image.height <= _BAND_PIXELS:
+    if image.width * image.height <= BAND_PIXELS:
         return np.array(image)
     pixels = np.empty((image.height, image.width, 3), np.uint8)
     for box in bands(image):
@@ -146,11 +147,11 @@ def array_of(image: Image.Image) -> Pixels:
 
 
 def bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    """Boxes of whole rows that cover the image, each of about a megapixel.
+    """Boxes of whole rows that cover the image, each of about BAND_PIXELS.
 
     Work by bands takes little more memory than its result, and holds the interpreter's lock for little.
     """
-    rows = max(1, _BAND_PIXELS // image.width)
+    rows = max(1, BAND_PIXELS // image.width)
     for top in range(0, image.height, rows):
         yield 0, top, image.width, min(top + rows, image.height)
 

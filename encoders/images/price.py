@@ -14,7 +14,7 @@ from encoders.contract.errors import ImageTooLarge
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images.jxl import announced_size
-from encoders.images.preprocess import enough, padded_size
+from encoders.images.preprocess import BAND_PIXELS, enough, padded_size
 from encoders.images.signatures import format_of
 
 _MIB = 1024 * 1024
@@ -34,7 +34,9 @@ _UNKNOWN_PIXELS = 1_000_000
 
 _RGB, _ARRAY, _UPRIGHT = 4, 3, 4
 """Bytes a pixel: Pillow's RGB, NumPy's, and the copy of a picture that is turned or converted."""
-_FIXED = 1 * _MIB
+_BAND = 20
+"""Bytes a pixel of a band, while it is converted."""
+_FIXED = 256 * 1024
 """Of tables and buffers."""
 _ENLARGED = 48 * _MIB
 """Of a narrow strip, which is resized to up to 4 megapixels before it is cut."""
@@ -53,14 +55,14 @@ class _Kind(NamedTuple):
 
 _KINDS = {
     "PNG": _Kind(16, 6),  # of 16 bits
-    "WEBP": _Kind(28, 4),
-    "GIF": _Kind(24, 4),
-    "BMP": _Kind(20, 2),
-    "TIFF": _Kind(28, 6),
-    "PPM": _Kind(24, 6),
-    "AVIF": _Kind(32, 8),
-    "HEIF": _Kind(32, 8),
-    "JXL": _Kind(72, 16),
+    "WEBP": _Kind(24, 4),
+    "GIF": _Kind(16, 4),
+    "BMP": _Kind(12, 2),
+    "TIFF": _Kind(20, 6),
+    "PPM": _Kind(16, 6),
+    "AVIF": _Kind(24, 8),
+    "HEIF": _Kind(24, 8),
+    "JXL": _Kind(40, 16),
 }
 
 
@@ -103,7 +105,7 @@ def price(
         if depth <= 8 and image_bytes[12:16] == b"IHDR":
             _require(width * height, max_pixels)
             work = 3 * width * height + len(image_bytes)
-            decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT) + _FIXED
+            decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT)
             return _price(work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
     else:
         image_format = format_of(image_bytes)
@@ -117,8 +119,8 @@ def price(
     kind = _KINDS[name]
     work = kind.work * pixels + len(image_bytes)
     is_plain = name == "WEBP" and work <= _PLAIN_WORK and not _is_animated(image_bytes)
-    copies = 1 if is_plain else 4
-    decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels + _FIXED
+    copies = 1 if is_plain else 3
+    decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels
     sides = (width, height) if width * height else (1000, 1000)
     return _price(is_plain, decode_bytes, work, sides, preprocessing, size)
 
@@ -150,6 +152,7 @@ def _price(
 ) -> Price:
     """size: width and height of the decoded picture."""
     pixels = size[0] * size[1]
+    decode_bytes += _BAND * min(pixels, BAND_PIXELS) + _FIXED
     made = (_RGB + _ARRAY) * pixels
     if preprocessing.resize == "pad" and (padded := padded_size(ImageSize(size[1], size[0]), target)):
         made = _RGB * pixels + (_RGB + _ARRAY) * padded.height * padded.width

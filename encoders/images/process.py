@@ -29,6 +29,7 @@ COMMAND = (sys.executable, "-m", "encoders.images.worker")
 _ERRORS = {each.__name__: each for each in (EmptyImage, ImageTooLarge, NotAnImage, UndecodableImage, UnsupportedImage)}
 _WALL = 8
 """A decode is given up after so many times its processor time: it hangs, or the machine is far too busy for it."""
+_ENDING_S = 5
 _MOST_SAID = 2000
 _SIGXCPU = 24
 
@@ -78,14 +79,24 @@ class DecodeProcess:
                 "cpu_s": price.cpu_s,
             }
             return _asked(self._process, question, image_bytes)
+        except ImageError:
+            raise
         except (OSError, EOFError):  # it has ended
-            status = self._process.wait()
+            with suppress(subprocess.TimeoutExpired):
+                self._process.wait(_ENDING_S)
+            status = self._process.returncode
+            self.close()
             name = format_of(image_bytes) or "image"
             raise UndecodableImage(name, _why(status, price, limit_s, is_killed=self._is_killed)) from None
+        except BaseException:  # what it says next would be of this image still
+            self.close()
+            raise
         finally:
             watch.cancel()
             with self._lock:
-                self._is_busy = self._is_killed = False
+                was_killed, self._is_busy, self._is_killed = self._is_killed, False, False
+            if was_killed:
+                self.close()
 
     def kill(self) -> None:
         """End the decode that it is at, if there is one, and the process with it. On any thread."""
@@ -152,7 +163,7 @@ def _asked(process: "subprocess.Popen[bytes]", question: dict[str, Any], file: b
     return image
 
 
-def _why(status: int, price: Price, limit_s: float, *, is_killed: bool) -> str:
+def _why(status: int | None, price: Price, limit_s: float, *, is_killed: bool) -> str:
     """status: of a process that has ended, as subprocess gives it."""
     if is_killed:
         return f"it was not decoded within {limit_s:,.0f} s"

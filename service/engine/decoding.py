@@ -24,7 +24,7 @@ from service.memory.account import Account, Hold
 
 _log = logging.getLogger(__name__)
 
-_LITTLE = 2 * 1024 * 1024
+_LITTLE = 4 * 1024 * 1024
 """Bytes that a decode takes without asking the account: no more of them run than there are threads."""
 
 
