@@ -153,12 +153,12 @@ def _price(
     """size: width and height of the decoded picture."""
     pixels = size[0] * size[1]
     decode_bytes += _BAND * min(pixels, BAND_PIXELS) + _FIXED
-    made = (_RGB + _ARRAY) * pixels
+    made = _ARRAY * pixels
     if preprocessing.resize == "pad" and (padded := padded_size(ImageSize(size[1], size[0]), target)):
-        made = _RGB * pixels + (_RGB + _ARRAY) * padded.height * padded.width
+        made = (_RGB + _ARRAY) * padded.height * padded.width
     if max(size) > _STRIP * min(size):
         made += _ENLARGED
-    nbytes = max(decode_bytes, made) if is_plain else decode_bytes + made
+    nbytes = decode_bytes + made if is_plain else decode_bytes + _RGB * pixels + made  # what is freed is not given back
     return Price(is_plain, decode_bytes, nbytes, work, int(_CPU_S + _CPU_S_PER_PIXEL * work))
 
 
@@ -214,7 +214,7 @@ def _coefficients(size: tuple[int, int], components: bytes) -> int:
 
 
 def _is_animated(file: bytes) -> bool:
-    return file[12:16] == b"VP8X" and bool(file[20] & 2)
+    return file[12:16] == b"VP8X" and len(file) > 20 and bool(file[20] & 2)
 
 
 _PPM = re.compile(rb"P.(?:\s|#[^\r\n]*+)*+(\d{1,9})(?:\s|#[^\r\n]*+)++(\d{1,9})")
