@@ -28,7 +28,7 @@ _NICENESS = 5
 """Forwards and plain images go first."""
 _PR_SET_PDEATHSIG = 1
 _SLACK = 64 * 1024 * 1024
-_SLACK_A_CORE = 16 * 1024 * 1024
+_SLACK_A_CORE, _MOST_CORES = 16 * 1024 * 1024, 16
 """Bytes beside the price: decoders start a thread a core, each with its stack."""
 
 
@@ -89,7 +89,9 @@ def _limits(decode_bytes: int, cpu_s: int) -> Iterator[None]:
     used = resource.getrusage(resource.RUSAGE_SELF)
     limits = {resource.RLIMIT_CPU: int(used.ru_utime + used.ru_stime) + cpu_s + 1}
     if (data := _data_bytes()) is not None:
-        limits[resource.RLIMIT_DATA] = data + decode_bytes + _SLACK + _SLACK_A_CORE * (os.cpu_count() or 1)
+        limits[resource.RLIMIT_DATA] = (
+            data + decode_bytes + _SLACK + _SLACK_A_CORE * min(_MOST_CORES, os.cpu_count() or 1)
+        )
     before = {name: resource.getrlimit(name) for name in limits}
     for name, limit in limits.items():
         soft, hard = before[name]
