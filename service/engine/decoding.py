@@ -52,7 +52,7 @@ class Decoding:
     """Two crews over one account of memory: threads that decode plain images, and threads with a process each."""
 
     def __init__(self, account: Account, *, threads: int, processes: int) -> None:
-        self._account = account
+        self._most = account.most("image")
         self._plain = _Crew(account, threads, name="decode")
         self._dear = _Crew(account, processes, name="decode apart", is_apart=True)
 
@@ -61,9 +61,8 @@ class Decoding:
 
         Raises OverHostMemory if there will never be memory for it, and ShuttingDown.
         """
-        nbytes, most = job.price.nbytes, self._account.most("image")
-        if nbytes > most:
-            raise OverHostMemory(stage="image", needed=nbytes, limit=most)
+        if job.price.nbytes > self._most:
+            raise OverHostMemory(stage="image", needed=job.price.nbytes, limit=self._most)
         (self._plain if job.price.is_plain else self._dear).submit(job, flow)
 
     def drop(self, job: Job) -> None:
@@ -96,11 +95,11 @@ class _Crew:
         with self._wake:
             if self._stopping:
                 raise ShuttingDown
-            if job.price.nbytes <= _LITTLE and not self._line and self._idle > len(self._handed):
+            if job.price.nbytes <= _LITTLE and self._idle > len(self._handed):
                 self._handed.append(job)
             else:
                 self._line.put(job, flow, job.price.work)
-                if self._threads < self._number and self._idle < len(self._handed) + len(self._line):
+                if self._threads < self._number and self._idle < len(self._handed) + self._line.size:
                     self._threads += 1
                     name = f"{self._name} {self._threads}"
                     threading.Thread(target=self._main, name=name, daemon=True).start()
@@ -148,7 +147,14 @@ class _Crew:
         """The next job, waited for, with the memory for it; None when told to stop."""
         with self._wake:
             self._idle += 1
-            while (taken := (self._handed.popleft(), None) if self._handed else self._take()) is None:
+            while True:
+                taken = None
+                if self._handed:
+                    taken = self._handed.popleft(), None
+                elif self._line.size:
+                    taken = self._take()
+                if taken is not None:
+                    break
                 if self._stopping:
                     return None
                 self._wake.wait()

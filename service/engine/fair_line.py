@@ -32,6 +32,8 @@ class FairLine(Generic[T]):
     """Items are taken in the order in which their flows' shares come to them. Told apart by identity, as flows are."""
 
     def __init__(self) -> None:
+        self.size = 0
+        """Items in the line."""
         self._heap: list[tuple[float, int]] = []  # when due, number
         self._places: dict[int, _Place[T]] = {}  # by number
         self._numbers: dict[int, int] = {}  # by the item's identity
@@ -39,9 +41,6 @@ class FairLine(Generic[T]):
         self._last = 0
         self._now = 0.0
         """Work that a flow has had that was here throughout."""
-
-    def __len__(self) -> int:
-        return len(self._places)
 
     def __iter__(self) -> Iterator[T]:
         """In the order in which they are due. The first costs little, the others a sort."""
@@ -58,6 +57,7 @@ class FairLine(Generic[T]):
         share = self._shares.setdefault(id(flow), _Share(self._now))
         share.finish += cost
         share.waiting += 1
+        self.size += 1
         self._last += 1
         self._places[self._last] = _Place(item, flow, cost)
         self._numbers[id(item)] = self._last
@@ -79,6 +79,7 @@ class FairLine(Generic[T]):
         place = self._places.pop(self._numbers.pop(id(item)))
         share = self._shares[id(place.flow)]
         share.waiting -= 1
+        self.size -= 1
         if not share.waiting:
             del self._shares[id(place.flow)]
         return place

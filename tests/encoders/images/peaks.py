@@ -71,7 +71,7 @@ def files() -> Iterator[tuple[str, bytes]]:
 def taken(file: bytes, preprocessing: Preprocessing) -> int:
     """Bytes that the process has grown by at its largest."""
     gc.collect()
-    Image.core.clear_cache()
+    Image.core.clear_cache()  # type: ignore[attr-defined]
     ctypes.CDLL(None).malloc_trim(0)  # or what the last one left is taken again
     _CLEAR.write_text("5")  # the peak begins anew
     before = _kib("VmRSS")

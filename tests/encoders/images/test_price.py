@@ -12,7 +12,7 @@ from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images.decode import MAX_PIXELS, decode
 from encoders.images.price import Price, price
-from tests.encoders.images.files import chunk, encoded, jpeg_with, png_of, seeds
+from tests.encoders.images.files import chunk, encoded, jpeg_with, png_of, seeds, with_scans
 from tests.support.paths import ROOT
 from tests.support.photographs import photograph
 
@@ -22,13 +22,6 @@ SIZE = ImageSize(224, 224)
 
 def priced(file: bytes, *, exact: bool = False, max_pixels: int = MAX_PIXELS) -> Price:
     return price(file, ANY, SIZE, exact=exact, max_pixels=max_pixels)
-
-
-def with_scans(jpeg: bytes, scans: int) -> bytes:
-    """A progressive JPEG with so many scans more, of one component's coefficients, in which nothing changes."""
-    tables = b"\xff\xc4" + struct.pack(">H", 2 + 17 + 1) + bytes([0x10, 1, *[0] * 15, 0xE0])
-    scan = b"\xff\xda" + struct.pack(">H", 8) + bytes([1, 1, 0, 1, 63, 0x21]) + b"\x00"
-    return jpeg[:-2] + tables + scans * scan + jpeg[-2:]
 
 
 def announced(width: int, height: int, kind: str) -> bytes:

@@ -16,8 +16,7 @@ from encoders.contract.values import ImageSize
 from encoders.images.decode import decode
 from encoders.images.price import Price, price
 from encoders.images.process import COMMAND, DecodeProcess
-from tests.encoders.images.files import CASES, encoded, seeds
-from tests.encoders.images.test_price import with_scans
+from tests.encoders.images.files import CASES, encoded, seeds, with_scans
 from tests.support.paths import ROOT
 from tests.support.photographs import photograph
 

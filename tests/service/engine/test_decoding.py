@@ -12,9 +12,15 @@ from PIL import Image
 from encoders.contract.errors import UndecodableImage, VisiontowerError
 from encoders.images.price import Price
 from service.engine.decoding import Decode, Decoding, Job
-from service.errors import OverHostMemory, ShuttingDown
+from service.engine.engine import Engine
+from service.engine.values import Embedding, EmbedRequest
+from service.errors import DeadlineExceeded, OverHostMemory, ShuttingDown
 from service.memory.account import Account
-from tests.support.serving import image_bytes
+from service.settings import Settings
+from tests.encoders.images.files import with_scans
+from tests.support.serving import backend_of, image_bytes
+
+pytestmark = pytest.mark.anyio
 
 MIB = 2**20
 PLAIN = Price(is_plain=True, decode_bytes=MIB, nbytes=MIB, work=1, cpu_s=30)
@@ -180,3 +186,28 @@ def test_a_plain_image_is_decoded_here() -> None:
         (image,) = jobs.next()
         assert isinstance(image, Image.Image)
         assert not jobs.decoding._dear._threads
+
+
+async def test_an_image_that_never_fits_and_one_that_libtiff_prints_of_fail_at_their_places(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
+    tiff = image_bytes(size=(400, 300), image_format="TIFF", compression="tiff_lzw")
+    broken = tiff[:100] + bytes(300) + tiff[400:]
+    sources = [image_bytes(), image_bytes(size=(2000, 2000)), broken, tiff, image_bytes(image_format="GIF")]
+    settings = Settings(model=("fake:vit",), memory_budget=32 * MIB)
+    async with Engine(settings, backend=backend_of()) as engine:
+        items = (await engine.embed(EmbedRequest(sources))).items
+        assert engine.account.held["image"] == 0
+    assert [type(item) for item in items] == [Embedding, OverHostMemory, UndecodableImage, Embedding, Embedding]
+    assert capfd.readouterr() == ("", "")
+
+
+async def test_who_leaves_takes_its_decode_along() -> None:
+    """A JPEG that takes a minute, of a caller who does not wait, once more than there are processes."""
+    jpeg = with_scans(image_bytes(size=(4000, 3000), image_format="JPEG", progressive=True), 20_000)
+    async with Engine(Settings(model=("fake:vit",)), backend=backend_of()) as engine:
+        for _ in range(3):
+            with pytest.raises(DeadlineExceeded):
+                await engine.embed(EmbedRequest([jpeg], timeout_s=0.2))
+        (item,) = (await engine.embed(EmbedRequest([image_bytes(image_format="GIF")], timeout_s=20))).items
+        assert isinstance(item, Embedding)
