@@ -52,6 +52,7 @@ class Decoding:
     """Two crews over one account of memory: threads that decode plain images, and threads with a process each."""
 
     def __init__(self, account: Account, *, threads: int, processes: int) -> None:
+        self.threads = threads
         self._most = account.most("image")
         self._plain = _Crew(account, threads, name="decode")
         self._dear = _Crew(account, processes, name="decode apart", is_apart=True)
@@ -147,8 +148,8 @@ class _Crew:
         """The next job, waited for, with the memory for it; None when told to stop."""
         with self._wake:
             self._idle += 1
-            while True:
-                taken = None
+            taken: tuple[Job, Hold | None] | None = None
+            while taken is None:
                 if self._handed:
                     taken = self._handed.popleft(), None
                 elif self._line.size:

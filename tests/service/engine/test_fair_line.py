@@ -29,7 +29,7 @@ class Line:
         return item
 
     def order(self) -> str:
-        return "".join(self.take().flow for _ in range(len(self.line)))
+        return "".join(self.take().flow for _ in range(self.line.size))
 
 
 def test_one_flow_is_served_in_order() -> None:
