@@ -122,7 +122,7 @@ def _end_with(parent: int) -> None:
 
 def _trim() -> Callable[[], object]:
     """What gives freed memory back to the system."""
-    with suppress(OSError, AttributeError):
+    with suppress(OSError, AttributeError, TypeError):
         trim = ctypes.CDLL(None).malloc_trim
         return lambda: (gc.collect(), trim(0))
     return gc.collect

@@ -191,3 +191,13 @@ def test_a_file_of_nothing_but_metadata_is_given_up_on() -> None:
     for file in (png[:33] + chunk(b"teXt", b"") * 70_000 + png[33:], jpeg[:2] + b"\xff\x00" * 70_000 + jpeg[2:]):
         with pytest.raises(UndecodableImage):
             decode(file)
+
+
+@pytest.mark.parametrize("head", [b"P4#%b\n8 #%b\n1\n", b"P6 1 #%b\n1 #%b\n255\n", b"Pf 1 1#%b\n#%b\n-1\n"])
+def test_comments_in_the_header_of_a_portable_map_are_short(head: bytes) -> None:
+    """Pillow would read 60 MB of them byte by byte."""
+    little, much = b"c" * 30_000, b"c" * 70_000
+    assert decode(head % (little, little) + bytes(12)).mode == "RGB"
+    for pair in ((little, much), (much, little)):
+        with pytest.raises(UndecodableImage, match="its header is broken"):
+            decode(head % pair + bytes(12))

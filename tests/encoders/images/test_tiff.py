@@ -231,3 +231,14 @@ def test_a_directory_that_lies_is_undecodable(more: list[tuple[int, int]]) -> No
 def test_a_directory_that_announces_too_much_is_too_large() -> None:
     with pytest.raises(ImageTooLarge):
         decode(tiff(1 << 20, 1 << 20, 8, 1, bytes(16)))
+
+
+def test_a_picture_in_thousands_of_pieces_of_a_pixel_or_two_is_refused() -> None:
+    """Each strip or tile takes Pillow a third of a millisecond."""
+    for width, is_read in ((20, True), (1, False)):
+        strips = written(np.zeros((5000, width), np.uint8), photometric="minisblack", rowsperstrip=1)
+        if is_read:
+            assert decode(strips).size == (width, 5000)
+        else:
+            with pytest.raises(UnsupportedImage, match="a TIFF of 5,000 pixels in 5,000 strips or tiles"):
+                decode(strips)
