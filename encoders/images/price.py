@@ -7,7 +7,8 @@ header what it takes. It is decoded in a process that can be killed (process.py)
 
 import re
 import struct
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from math import isqrt
 from typing import NamedTuple
 
 from encoders.contract.errors import ImageTooLarge
@@ -42,8 +43,9 @@ _ENLARGED = 48 * _MIB
 """Of a narrow strip, which is resized to up to 4 megapixels before it is cut."""
 _STRIP = 8
 
-_CPU_S, _CPU_S_PER_PIXEL = 5.0, 0.25e-6
-"""Seconds of processor time that a decode may take: several times what an honest file needs."""
+_CPU_S, _CPU_S_PER_WORK, _MOST_WORK = 5.0, 0.03e-6, 16
+"""Seconds of processor time that a decode may take, several times what an honest file needs; _MOST_WORK: a pixel. What
+is over that makes a file stand further behind, and gives it no more time."""
 
 
 class _Kind(NamedTuple):
@@ -96,9 +98,11 @@ def price(
         part = 1 if exact else part_of(width, height, enough(preprocessing, size))
         decoded = width // part, height // part
         work = width * height * (3 + found.scans // 4 if found.coefficients else 1) + len(image_bytes)
-        decode_bytes = 2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT) + _FIXED
+        decode_bytes = 2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT)
         is_plain = found.is_common and found.scans <= _MOST_SCANS and work <= _PLAIN_WORK
-        return _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
+        cost = _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
+        most = int(_CPU_S + _CPU_S_PER_WORK * (_MOST_WORK * width * height + len(image_bytes)))
+        return cost if cost.cpu_s <= most else replace(cost, cpu_s=most)
     if image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
         name = "PNG"
         width, height, depth = struct.unpack_from(">IIB", image_bytes, 16) if len(image_bytes) > 32 else (0, 0, 8)
@@ -121,7 +125,7 @@ def price(
     is_plain = name == "WEBP" and work <= _PLAIN_WORK and not _is_animated(image_bytes)
     copies = 1 if is_plain else 3
     decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels
-    sides = (width, height) if width * height else (1000, 1000)
+    sides = (width, height) if pixels == width * height else (isqrt(pixels), isqrt(pixels))
     return _price(is_plain, decode_bytes, work, sides, preprocessing, size)
 
 
@@ -159,7 +163,7 @@ def _price(
     if max(size) > _STRIP * min(size):
         made += _ENLARGED
     nbytes = decode_bytes + made if is_plain else decode_bytes + _RGB * pixels + made  # what is freed is not given back
-    return Price(is_plain, decode_bytes, nbytes, work, int(_CPU_S + _CPU_S_PER_PIXEL * work))
+    return Price(is_plain, decode_bytes, nbytes, work, int(_CPU_S + _CPU_S_PER_WORK * work))
 
 
 class _Jpeg(NamedTuple):

@@ -65,6 +65,7 @@ def test_a_jpeg_of_many_scans_is_not_plain_and_costs_more() -> None:
     assert few.is_plain
     assert not many.is_plain
     assert many.work > 100 * few.work
+    assert many.cpu_s <= few.cpu_s + 1  # the sender's scans give it no more time
     assert decode(with_scans(jpeg, 4)).size == photograph("chelsea").size
 
 
