@@ -117,8 +117,8 @@ class Settings(BaseSettings):
     )
     preprocess_threads: int | Literal["auto"] = Field(
         default="auto",
-        description="Threads that decode and preprocess; auto leaves one core to the rest. As many processes beside them, "
-        "at least two, decode what takes long or is rare (docs/images.md).",
+        description="Threads that decode and preprocess; auto leaves one core to the rest. As many processes beside "
+        "them, at least two, decode what takes long or is rare (docs/images.md).",
     )
     request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
     drain_timeout_s: float = Field(

@@ -12,13 +12,13 @@ from concurrent.futures import Future
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, Pixels
 from encoders.images.preprocess import enough
-from encoders.images.price import price
+from encoders.images.price import Price, price
 from service.engine.decoding import Decode, Decoding, Job
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
@@ -29,7 +29,10 @@ from service.scheduling.items import Answer
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import ImageStages
 
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
+_READING = Price(is_plain=True, decode_bytes=0, nbytes=0, work=1, cpu_s=0)
+"""Of a file, before its own price is known."""
 
 Outcome: TypeAlias = Encoded | VisiontowerError
 """One image's row, or the error that stands for it."""
@@ -126,7 +129,7 @@ class Images:
     ) -> Answer[Encoded] | VisiontowerError:
         encoder = resident.encoder
         try:
-            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent)
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             cost = price(
                 image_bytes,
                 encoder.spec.preprocessing,
@@ -180,22 +183,8 @@ class Images:
     async def _make(
         self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: object
     ) -> Pixels | VisiontowerError:
-        made: Future[Pixels] = Future()
-
-        def run(decode: Decode) -> None:
-            try:
-                made.set_result(self._pixels(decode, image_bytes, encoder, shape, spent))
-            except VisiontowerError as error:
-                made.set_exception(error)
-
-        def fail(error: VisiontowerError | None) -> None:
-            if error is None:
-                made.cancel()
-            else:
-                made.set_exception(error)
-
         try:
-            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent)
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             cost = price(
                 image_bytes,
                 encoder.spec.preprocessing,
@@ -203,26 +192,44 @@ class Images:
                 exact=self._exact_pixels,
                 max_pixels=self._max_image_pixels,
             )
-            job = Job(cost, run, fail)
-            self._decoding.submit(job, flow)
-            try:
-                return await asyncio.shield(asyncio.wrap_future(made))
-            except asyncio.CancelledError:
-                self._decoding.drop(job)
-                raise
+            return await self._done(cost, flow, lambda decode: self._pixels(decode, image_bytes, encoder, shape, spent))
         except VisiontowerError as error:
             return error
 
-    async def _read(self, source: ImageUrl | Path | VisiontowerError, spent: ImageStages) -> bytes:
+    async def _read(self, source: ImageUrl | Path | VisiontowerError, spent: ImageStages, flow: object) -> bytes:
         """The bytes behind a source. Raises the source if it is an error."""
         if isinstance(source, VisiontowerError):
             raise source
         if isinstance(source, Path):
-            return await asyncio.to_thread(_read, source)
+            return await self._done(_READING, flow, lambda _: _read(source))
         started = self._clock()
         fetched = await self._fetcher.fetch(source.url)
         spent.fetch = self._clock() - started
         return fetched
+
+    async def _done(self, cost: Price, flow: object, work: Callable[[Decode], R]) -> R:
+        """The work's result, from a decoding thread. Raises what it raises, and as Decoding.submit."""
+        done: Future[R] = Future()
+
+        def run(decode: Decode) -> None:
+            try:
+                done.set_result(work(decode))
+            except Exception as error:
+                done.set_exception(error)
+
+        def fail(error: VisiontowerError | None) -> None:
+            if error is None:
+                done.cancel()
+            else:
+                done.set_exception(error)
+
+        job = Job(cost, run, fail)
+        self._decoding.submit(job, flow)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(done))
+        except asyncio.CancelledError:
+            self._decoding.drop(job)
+            raise
 
     def _fill(
         self,
