@@ -143,7 +143,9 @@ class Settings(BaseSettings):
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
     )
     preprocess_threads: int | Literal["auto"] = Field(
-        default="auto", description="Threads that decode and preprocess; auto leaves one core to the rest."
+        default="auto",
+        description="Threads that decode and preprocess; auto leaves one core to the rest. As many processes beside "
+        "them, at least two, decode what takes long or is rare (docs/images.md).",
     )
     request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
     max_connections: int = Field(

@@ -14,6 +14,11 @@ from encoders.contract.errors import UndecodableImage, UnsupportedImage
 _MOST_EXIF = 256 * 1024
 """Bytes that a compressed EXIF block in a PNG may inflate to."""
 
+_MOST_PROFILES = 4
+"""Text chunks of a PNG that are searched for EXIF: each is inflated."""
+_MOST_ENTRIES = 4096
+"""Of an EXIF block. They are sorted, and the orientation is one of the first."""
+
 _MOST_PARTS = 1 << 16
 """Chunks, segments or boxes that are looked at, or a file of nothing else would take minutes."""
 
@@ -54,7 +59,7 @@ def orientation(exif: bytes) -> int:
     if not 8 <= at <= len(exif) - 2:
         at = 8
     (entries,) = struct.unpack_from(f"{order}H", exif, at)
-    for entry in range(at + 2, min(at + 2 + 12 * entries, len(exif) - 11), 12):
+    for entry in range(at + 2, min(at + 2 + 12 * min(entries, _MOST_ENTRIES), len(exif) - 11), 12):
         tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
         if tag == 274:
             code = {1: "B", 7: "B", 3: "H", 8: "H", 4: "I", 9: "I"}.get(kind, "H")
@@ -70,7 +75,7 @@ def png(file: bytes) -> Picture:
     """
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned, key, depth, colour, filled, needed = 0, 8, None, None, 8, 2, 0, 0
+    start, at, turned, key, depth, colour, filled, needed, profiles = 0, 8, None, None, 8, 2, 0, 0, 0
     has_palette = False
     for _ in range(_MOST_PARTS):
         if at + 12 > len(file):
@@ -99,7 +104,10 @@ def png(file: bytes) -> Picture:
         if not is_critical:
             kept.append(whole[start:at])
             start = end
-            turned = turned or _png_orientation(kind, file[at + 8 : end - 4])
+            is_profile = file.startswith(b"Raw profile type ", at + 8)
+            profiles += is_profile
+            if turned is None and (kind == b"eXIf" or (is_profile and profiles <= _MOST_PROFILES)):
+                turned = _png_orientation(kind, file[at + 8 : end - 4])
         at = end
         if kind == b"IEND":
             break

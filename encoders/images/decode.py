@@ -20,6 +20,7 @@ from encoders.images.containers import Picture
 from encoders.images.jxl import announced_size
 from encoders.images.netpbm import netpbm
 from encoders.images.preprocess import enough
+from encoders.images.price import part_of
 from encoders.images.samples import rgb
 from encoders.images.signatures import foreign, format_of
 from encoders.images.tiff import tiff
@@ -134,16 +135,10 @@ def decode_for(
 
 
 def _shrink(image: Image.Image, at_least: int) -> None:
-    """Have a JPEG decoded at the smallest part of its size that keeps `at_least` pixels a side.
-
-    Both sides must divide by the part: else the last row or column stands for less than the others, and resizing would
-    move all of the picture by up to half a pixel.
-    """
-    for part in (8, 4, 2):
-        width, height = image.width // part, image.height // part
-        if min(width, height) >= at_least and (width * part, height * part) == image.size:
-            image.draft(None, (width, height))
-            return
+    """Have a JPEG decoded at the smallest part of its size that keeps `at_least` pixels a side."""
+    part = part_of(image.width, image.height, at_least)
+    if part > 1:
+        image.draft(None, (image.width // part, image.height // part))
 
 
 def _ends_in_nothing(image: Image.Image) -> bool:

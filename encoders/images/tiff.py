@@ -34,6 +34,8 @@ _BYTES_IN_ORDER = {6, 7, 34712, 50001}
 """Compressions whose bytes a fill order does not turn round: the JPEGs, WebP."""
 _MOST_VALUES = 1 << 18
 """Of one tag. A strip or tile costs Pillow an object."""
+_MANY_PIECES, _LEAST_PIECE = 4096, 16
+"""Of more strips or tiles than that, each must hold so many pixels on average. The standard's smallest tile has 256."""
 
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NAMES = {
@@ -154,6 +156,8 @@ def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], or
         needed = -(-height // max(1, _first(tags, _ROWS_PER_STRIP, order, height)))
     if _first(tags, _PLANAR, order, 1) == 2:
         needed *= _first(tags, _SAMPLES, order, 1)
+    if needed > _MANY_PIECES and needed * _LEAST_PIECE > width * height:
+        raise UnsupportedImage(f"a TIFF of {width * height:,} pixels in {needed:,} strips or tiles", _SAVE)
     if len(offsets) < needed:
         raise UndecodableImage("TIFF", f"it has {len(offsets):,} of {needed:,} strips or tiles")
     is_raw = _first(tags, _COMPRESSION, order, 1) == 1

@@ -22,6 +22,7 @@ from encoders.memory.device import Memory
 from encoders.memory.machine import available_cores
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
+from service.engine.decoding import Decoding
 from service.engine.fetcher import Fetcher
 from service.engine.images import Images
 from service.engine.models import Models
@@ -123,9 +124,9 @@ class Engine:
         )
         # With one thread more the threads of a forward wait for each other's turn.
         workers = settings.preprocess_threads
-        self._pool = ThreadPoolExecutor(
-            max(1, available_cores() - 1) if workers == "auto" else workers, thread_name_prefix="preprocess"
-        )
+        decoders = max(1, available_cores() - 1) if workers == "auto" else workers
+        self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="preprocess")
+        self._decoding = Decoding(self.account, threads=decoders, processes=max(2, decoders))
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
         self._rehearsal: asyncio.Task[None] | None = None
         self._fetcher = Fetcher(
@@ -139,7 +140,7 @@ class Engine:
         self._images = Images(
             threads=self.threads,
             fetcher=self._fetcher,
-            pool=self._pool,
+            decoding=self._decoding,
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
             exact_pixels=settings.exact_pixels,
@@ -186,6 +187,7 @@ class Engine:
         self.planner.close()
         self._texts.close()
         await self._fetcher.close()
+        self._decoding.stop()
         self._pool.shutdown(wait=False)
         self._answer_pool.shutdown(wait=False)
 

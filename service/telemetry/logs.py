@@ -30,6 +30,7 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
     # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
     logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)

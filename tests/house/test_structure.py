@@ -32,7 +32,8 @@ ENCODERS = (
 )
 WITHOUT_TORCH = (
     "encoders.contract", "encoders.memory", "encoders.images.decode", "encoders.images.preprocess",
-    "encoders.images.pixels", "encoders.adapters.registry", "encoders.adapters.catalog", "encoders.adapters.fake",
+    "encoders.images.pixels", "encoders.images.price", "encoders.images.process", "encoders.images.worker",
+    "encoders.adapters.registry", "encoders.adapters.catalog", "encoders.adapters.fake",
     "service",
 )  # fmt: skip
 

@@ -241,3 +241,13 @@ def test_a_png_of_an_unknown_method_is_broken(compression: int, interlace: int) 
     data = chunk(b"IDAT", zlib.compress(bytes(999)))
     with pytest.raises(UndecodableImage, match="header is broken"):
         decode(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("head", [b"P4#%b\n8 #%b\n1\n", b"P6 1 #%b\n1 #%b\n255\n", b"Pf 1 1#%b\n#%b\n-1\n"])
+def test_comments_in_the_header_of_a_portable_map_are_short(head: bytes) -> None:
+    """Pillow would read 60 MB of them byte by byte."""
+    little, much = b"c" * 30_000, b"c" * 70_000
+    assert decode(head % (little, little) + bytes(12)).mode == "RGB"
+    for pair in ((little, much), (much, little)):
+        with pytest.raises(UndecodableImage, match="its header is broken"):
+            decode(head % pair + bytes(12))

@@ -263,3 +263,14 @@ def test_extra_samples_are_counted_by_the_samples(photometric: int, samples: int
     found = np.asarray(decode(tiff(4, 4, 8, photometric, values.tobytes(), (277, samples), *more)))
     colours = values.reshape(4, 4, samples)[..., : 3 if photometric == 2 else 1]
     np.testing.assert_array_equal(found, np.broadcast_to(colours, (4, 4, 3)))
+
+
+def test_a_picture_in_thousands_of_pieces_of_a_pixel_or_two_is_refused() -> None:
+    """Each strip or tile takes Pillow a third of a millisecond."""
+    for width, is_read in ((20, True), (1, False)):
+        strips = written(np.zeros((5000, width), np.uint8), photometric="minisblack", rowsperstrip=1)
+        if is_read:
+            assert decode(strips).size == (width, 5000)
+        else:
+            with pytest.raises(UnsupportedImage, match="a TIFF of 5,000 pixels in 5,000 strips or tiles"):
+                decode(strips)
