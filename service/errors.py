@@ -15,6 +15,8 @@ VisiontowerError (encoders/contract/errors.py)
 ├── ModelDoesNotFit            the encoder is too large for the memory budget
 ├── LimitExceeded              refused whole, before work is done
 │   ├── TooManyTexts
+│   ├── PromptTooLong          a text put into its template
+│   ├── TooMuchText            all prompts of one request together
 │   ├── AnswerTooLarge         more numbers than an answer in this format may have
 │   ├── HeatmapTooLarge
 │   ├── OverHostMemory         a stage of this request needs more than all requests together may hold
@@ -25,6 +27,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── ModelWaitsForRoom      the encoder is not loaded, and the loaded ones have been in use just now
 │   ├── ModelFailed            the encoder could not be loaded, and it is too early to try again
 │   ├── ShuttingDown           the service is draining
+│   ├── DeviceHangs            a forward has taken far too long, and may never end
 │   └── DeviceLost             the device thread has ended
 └── DeadlineExceeded           no answer in time
 """
@@ -175,6 +178,32 @@ class TooManyTexts(LimitExceeded):
         )
 
 
+class PromptTooLong(LimitExceeded):
+    """A text put into a template has more characters than the setting max_text_chars.
+
+    text, template: the indices of both. A template may hold its {} many times.
+    """
+
+    def __init__(self, *, text: int, template: int, actual: int, limit: int) -> None:
+        super().__init__(
+            f"Text {text} in template {template} makes a prompt of {actual:,} characters; the limit is {limit:,}.",
+            actual=actual,
+            limit=limit,
+        )
+        self.facts |= {"text": text, "template": template}
+
+
+class TooMuchText(LimitExceeded):
+    """The prompts (texts x templates) of one request have more characters than the setting max_prompt_chars."""
+
+    def __init__(self, *, actual: int, limit: int) -> None:
+        super().__init__(
+            f"The prompts (texts x templates) of this request have {actual:,} characters; the limit is {limit:,}.",
+            actual=actual,
+            limit=limit,
+        )
+
+
 class AnswerTooLarge(LimitExceeded):
     """The answer would have more numbers than one in this format may have (setting max_json_values).
 
@@ -262,7 +291,7 @@ class Unavailable(VisiontowerError):
 
 
 class Overloaded(Unavailable):
-    """As much work is waiting as the server admits (settings queue_images and queue_texts)."""
+    """As much work is waiting as the server admits (settings queue_images, queue_texts and queue_plans)."""
 
     def __init__(self, *, what: str, waiting: int, limit: int, retry_after_s: int) -> None:
         super().__init__(
@@ -332,6 +361,19 @@ class DeviceLost(Unavailable):
 
     def __init__(self) -> None:
         super().__init__("The device is lost; the server has to be restarted.", retry_after_s=30)
+
+
+class DeviceHangs(Unavailable):
+    """A forward has taken many times longer than it should, and may never end.
+
+    The server ends, for a supervisor to start it anew; with the setting on_hang=stay it waits for the forward, and
+    serves meanwhile what it can.
+    """
+
+    def __init__(self, work: str, *, limit_s: float) -> None:
+        super().__init__(
+            f"The device hangs: {work} has taken longer than {limit_s:.1f} s.", retry_after_s=30, limit_s=limit_s
+        )
 
 
 class DeadlineExceeded(VisiontowerError):

@@ -92,15 +92,31 @@ class Settings(BaseSettings):
         description="Forwards that run side by side on a CPU, each on its part of the cores and of vram_budget; auto: "
         "two where there are two cores. A GPU runs one at a time.",
     )
+    on_hang: Literal["exit", "stay"] = Field(
+        default="exit",
+        description="If a forward takes over 5 s and over ten times its usual time: end with status 4, for a "
+        "supervisor to start the process anew, or wait for the forward and serve meanwhile what can be served.",
+    )
     queue_images: int = Field(
         default=256, ge=1, description="Images admitted and not yet answered, at most; over it requests get 503."
     )
     queue_texts: int = Field(
         default=8192, ge=1, description="Prompts admitted and not yet answered, at most; over it requests get 503."
     )
+    queue_plans: int = Field(
+        default=64,
+        ge=2,
+        description="Resolutions that nobody has asked for before and that are being planned, at most; over it "
+        "requests get 503. One address gets at most half of what others leave.",
+    )
     max_images: int = Field(default=64, ge=1, description="Images in one request.")
     max_texts: int = Field(default=1024, ge=1, description="Prompts (texts x templates) in one request.")
-    max_text_chars: int = Field(default=4096, ge=1, description="Characters in one text or template.")
+    max_text_chars: int = Field(
+        default=4096, ge=1, description="Characters in one text, one template, or one text put into a template."
+    )
+    max_prompt_chars: int = Field(
+        default=512 * 1024, ge=1, description="Characters in all prompts (texts x templates) of one request."
+    )
     max_body_bytes: int = Field(default=64 * _MIB, ge=1, description="Bytes in one request body.")
     max_json_bytes: int = Field(
         default=16 * _MIB,
@@ -127,7 +143,9 @@ class Settings(BaseSettings):
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
     )
     preprocess_threads: int | Literal["auto"] = Field(
-        default="auto", description="Threads that decode and preprocess; auto leaves one core to the rest."
+        default="auto",
+        description="Threads that decode and preprocess; auto leaves one core to the rest. As many processes beside "
+        "them, at least two, decode what takes long or is rare (docs/images.md).",
     )
     request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
     max_connections: int = Field(

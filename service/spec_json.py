@@ -46,6 +46,8 @@ def spec_json(spec: EncoderSpec) -> dict[str, object]:
         "has_text": spec.has_text,
         "context_length": spec.context_length,
         "projects": spec.projects,
+        "projected_size": spec.projected_size,
+        "projected_grid": list(spec.projected_grid(grid)) if spec.projects else None,
         "dense": spec.dense,
         "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
         "dtype": spec.dtype,

@@ -33,7 +33,7 @@ def hint_for_folder(folder: Path) -> str:
     if name := timm_name(config):
         weights = next((file for file in ("model.safetensors", "pytorch_model.bin") if (folder / file).is_file()), None)
         return f" It is in timm's format: write timm:{name}@{path / (weights or 'model.safetensors')}"
-    if config.get("model_type"):
+    if isinstance(config.get("model_type"), str):
         return f" It is in transformers' format: write hf:{path}"
     if (folder / "saved_model.pb").is_file():
         return " It is TensorFlow's SavedModel: convert its weights to safetensors."

@@ -133,7 +133,9 @@ def blueprint(encoder_id: str, *, dtype: str = "float32") -> Blueprint:
     with _naming(encoder_id):
         adapter = _adapter(parsed)  # imported before: what a module makes at its import holds bytes
         with _holding_no_bytes():
-            return adapter(parsed, with_weights=False, **parsed.options).blueprint(dtype=dtype)
+            found = adapter(parsed, with_weights=False, **parsed.options).blueprint(dtype=dtype)
+        _ = found.spec  # what is no blueprint fails here, where the id is named
+        return found
 
 
 def reference(encoder_id: str) -> Reference:
@@ -182,9 +184,9 @@ def _naming(encoder_id: str) -> Iterator[None]:
     """Whatever an adapter raises, a plug-in's too, ends in a sentence that names the id."""
     try:
         yield
-    except (VisiontowerError, MemoryError):
+    except (VisiontowerError, MemoryError, KeyboardInterrupt):
         raise
-    except Exception as error:
+    except BaseException as error:  # sys.exit() too, and the panic of a library in Rust
         if type(error).__name__ == "OutOfMemoryError":  # torch's, which is not imported here
             raise
         raise EncoderIdError(

@@ -31,7 +31,10 @@ def in_brief(error: BaseException) -> str:
 
     One line of at most 300 characters without colour codes and control characters; with its class if it says nothing.
     """
-    said = " ".join(_CONTROL.sub(" ", str(error)).split())
+    try:
+        said = " ".join(_CONTROL.sub(" ", str(error)).split())
+    except Exception:  # its own fault
+        said = ""
     if not said or isinstance(error, KeyError):  # which says the key alone
         said = f"{type(error).__name__} {said}".strip()
     return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3].rstrip()}..."

@@ -14,6 +14,11 @@ from encoders.contract.errors import UndecodableImage, UnsupportedImage
 _MOST_EXIF = 256 * 1024
 """Bytes that a compressed EXIF block in a PNG may inflate to."""
 
+_MOST_PROFILES = 4
+"""Text chunks of a PNG that are searched for EXIF: each is inflated."""
+_MOST_ENTRIES = 4096
+"""Of an EXIF block. They are sorted, and the orientation is one of the first."""
+
 _MOST_PARTS = 1 << 16
 """Chunks, segments or boxes that are looked at, or a file of nothing else would take minutes."""
 
@@ -54,7 +59,7 @@ def orientation(exif: bytes) -> int:
     if not 8 <= at <= len(exif) - 2:
         at = 8
     (entries,) = struct.unpack_from(f"{order}H", exif, at)
-    for entry in range(at + 2, min(at + 2 + 12 * entries, len(exif) - 11), 12):
+    for entry in range(at + 2, min(at + 2 + 12 * min(entries, _MOST_ENTRIES), len(exif) - 11), 12):
         tag, kind = struct.unpack_from(f"{order}HH", exif, entry)
         if tag == 274:
             code = {1: "B", 7: "B", 3: "H", 8: "H", 4: "I", 9: "I"}.get(kind, "H")
@@ -64,10 +69,14 @@ def orientation(exif: bytes) -> int:
 
 
 def png(file: bytes) -> Picture:
-    """Only the critical chunks and tRNS, which is of the pixels. Raises UndecodableImage if a checksum does not fit."""
+    """Only the critical chunks and tRNS, which is of the pixels.
+
+    Raises UndecodableImage if a checksum does not fit, UnsupportedImage for Apple's kind.
+    """
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned, key, depth, colour, filled, needed = 0, 8, None, None, 8, 2, 0, 0
+    start, at, turned, key, depth, colour, filled, needed, profiles = 0, 8, None, None, 8, 2, 0, 0, 0
+    has_palette = False
     for _ in range(_MOST_PARTS):
         if at + 12 > len(file):
             break
@@ -79,8 +88,14 @@ def png(file: bytes) -> Picture:
             if is_critical and not is_sound:
                 raise UndecodableImage("PNG", f"broken PNG: the checksum of its chunk {kind!r} does not fit")
             if kind == b"IHDR" and length == 13:
-                width, height, depth, colour = struct.unpack_from(">IIBB", file, at + 8)
+                width, height, depth, colour, method, _, interlace = struct.unpack_from(">IIBBBBB", file, at + 8)
+                if method or interlace > 1:
+                    raise UndecodableImage("PNG", "its header is broken")
                 needed = height * (width * depth * _CHANNELS.get(colour, 1) // 8)
+            elif kind == b"CgBI":
+                raise UnsupportedImage("a PNG in Apple's own form for iPhones (CgBI)", "Save it as a standard PNG")
+            elif kind == b"PLTE":
+                has_palette = True
             elif kind == b"IDAT":
                 filled += length
             elif kind == b"tRNS" and is_sound and length == {0: 2, 2: 6}.get(colour):
@@ -89,15 +104,45 @@ def png(file: bytes) -> Picture:
         if not is_critical:
             kept.append(whole[start:at])
             start = end
-            turned = turned or _png_orientation(kind, file[at + 8 : end - 4])
+            is_profile = file.startswith(b"Raw profile type ", at + 8)
+            profiles += is_profile
+            if turned is None and (kind == b"eXIf" or (is_profile and profiles <= _MOST_PROFILES)):
+                turned = _png_orientation(kind, file[at + 8 : end - 4])
         at = end
         if kind == b"IEND":
             break
     else:
         raise UndecodableImage("PNG", f"it has over {_MOST_PARTS:,} chunks")
+    if colour == 3 and not has_palette:
+        raise UndecodableImage("PNG", "it has no palette")
     if kept:
         file = b"".join([*kept, whole[start:]])
     return Picture("PNG", file, turned or 1, depth, is_hollow=filled * _MOST_INFLATED < needed, transparent=key)
+
+
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""Of PNG's interlaced passes: the first column and row, and the steps from there."""
+
+
+def lacks_rows(png: bytes) -> bool:
+    """Whether the deflated pixels of a sound PNG end before its last row. Inflates them, in small pieces."""
+    width, height, depth, colour, _, _, is_interlaced = struct.unpack_from(">IIBBBBB", png, 16)
+    bits = depth * _CHANNELS[colour]
+    passes = [(-(-(width - x) // dx), -(-(height - y) // dy)) for x, y, dx, dy in _ADAM7]
+    sizes = [(across, down) for across, down in passes if across > 0] if is_interlaced else [(width, height)]
+    missing: int = sum(max(0, down) * (1 + -(-across * bits // 8)) for across, down in sizes)
+    inflater, at = zlib.decompressobj(), 8
+    with suppress(zlib.error):  # a broken checksum at the end
+        while missing > 0 and at + 12 <= len(png):
+            length, kind = struct.unpack_from(">I4s", png, at)
+            if kind == b"IDAT":
+                given: bytes | memoryview = memoryview(png)[at + 8 : at + 8 + length]
+                while missing > 0 and len(given):
+                    missing -= len(inflater.decompress(given, _MOST_EXIF))
+                    given = inflater.unconsumed_tail
+            at += 12 + length
+        missing -= len(inflater.flush())
+    return missing > 0
 
 
 def _png_orientation(kind: bytes, body: bytes) -> int | None:

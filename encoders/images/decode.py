@@ -15,10 +15,12 @@ from encoders.contract.errors import EmptyImage, ImageError, ImageTooLarge, NotA
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images import containers
+from encoders.images.bmp import bmp
 from encoders.images.containers import Picture
 from encoders.images.jxl import announced_size
 from encoders.images.netpbm import netpbm
 from encoders.images.preprocess import enough
+from encoders.images.price import part_of
 from encoders.images.samples import rgb
 from encoders.images.signatures import foreign, format_of
 from encoders.images.tiff import tiff
@@ -103,6 +105,8 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         if at_least is not None and name == "JPEG":
             _shrink(image, at_least)
         image.load()
+        if name == "PNG" and _ends_in_nothing(image) and containers.lacks_rows(picture.file):
+            raise UndecodableImage(name, "it is truncated, or its size is wrong")
         turned = picture.orientation if picture.orientation is not None else _decoders_orientation(image)
         if image.mode != "RGB" or picture.transparent is not None or "transparency" in image.info:
             image = rgb(image, picture)
@@ -131,16 +135,16 @@ def decode_for(
 
 
 def _shrink(image: Image.Image, at_least: int) -> None:
-    """Have a JPEG decoded at the smallest part of its size that keeps `at_least` pixels a side.
+    """Have a JPEG decoded at the smallest part of its size that keeps `at_least` pixels a side."""
+    part = part_of(image.width, image.height, at_least)
+    if part > 1:
+        image.draft(None, (image.width // part, image.height // part))
 
-    Both sides must divide by the part: else the last row or column stands for less than the others, and resizing would
-    move all of the picture by up to half a pixel.
-    """
-    for part in (8, 4, 2):
-        width, height = image.width // part, image.height // part
-        if min(width, height) >= at_least and (width * part, height * part) == image.size:
-            image.draft(None, (width, height))
-            return
+
+def _ends_in_nothing(image: Image.Image) -> bool:
+    """Whether a PNG may end in rows that Pillow had no data for, and left black; an interlaced one may anywhere."""
+    last = image.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or last.getbbox(alpha_only=False) is None
 
 
 def load_plugins() -> list[str]:
@@ -160,6 +164,8 @@ def _other(image_bytes: bytes, max_pixels: int) -> Picture:
         return containers.webp(image_bytes)
     if name == "GIF":
         return containers.gif(image_bytes)
+    if name == "BMP":
+        return bmp(image_bytes, max_pixels=max_pixels)
     if name == "PPM":
         return netpbm(image_bytes, max_pixels=max_pixels)
     if name == "TIFF":
@@ -192,7 +198,7 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, MemoryError):
         return "there is no memory for it"
     sentence, _, _ = " ".join(str(error).split()).partition(". ")
-    return sentence[:_MOST_REASON].rstrip(".") or type(error).__name__
+    return sentence[:_MOST_REASON].rstrip(".") or f"its decoder ends with {type(error).__name__}"
 
 
 def _pixels_in(error: BaseException) -> int:

@@ -5,13 +5,12 @@ image is enlarged, and by at most 1 otherwise (tests/encoders/images/test_resamp
 no encoder.
 """
 
-import numpy as np
 import torch
 from PIL import Image
 from torch.nn import functional as F
 
 from encoders.contract.values import ImageSize, Pixels
-from encoders.images.preprocess import resize_exactly
+from encoders.images.preprocess import array_of, resize_exactly
 
 _MODES = {Image.Resampling.BILINEAR: "bilinear", Image.Resampling.BICUBIC: "bicubic"}
 
@@ -25,7 +24,7 @@ def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> P
         return resize_exactly(image, size, resample)
     # Channels last, also by its strides: then so is the result, and nothing is left for torch to turn round. That
     # would wake its threads, and they fight with the forward's.
-    pixels = torch.from_numpy(np.array(image)).unsqueeze(0).permute(0, 3, 1, 2)
+    pixels = torch.from_numpy(array_of(image)).unsqueeze(0).permute(0, 3, 1, 2)
     resized = F.interpolate(pixels, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
     resized_pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
     return resized_pixels

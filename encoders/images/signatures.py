@@ -24,7 +24,7 @@ _READ = (
     (rb"\x89PNG\r\n\x1a\n", "PNG"),
     (rb"RIFF.{4}WEBP", "WEBP"),
     (rb"GIF8[79]a", "GIF"),
-    (rb"BM.{12}[\x0c\x28\x34\x38\x40\x6c\x7c]\0\0\0", "BMP"),
+    (rb"BM.{12}[\x0c-\xff]\0\0\0", "BMP"),
     (rb"II\*\0(?!.{4}CR)|MM\0\*|II\+\0|MM\0\+", "TIFF"),
     (rb"P[1-6][\s#]|Pf\s", "PPM"),
     (rb"\xff\x0a|\0\0\0\x0cJXL \r\n\x87\n", "JXL"),

@@ -27,9 +27,15 @@ _NEEDED = {
     *range(512, 522),   # old-style JPEG
     529, 531, 532,      # YCbCr: coefficients, positioning, reference black and white
 }  # fmt: skip
-_NOT_PASSED_ON = {_ORIENTATION, _SUB_IFDS, _DNG_VERSION, _KIND_OF_PAGE}
+_NOT_PASSED_ON = {_ORIENTATION, _SUB_IFDS, _DNG_VERSION, _KIND_OF_PAGE, _FILL_ORDER}
+_REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+"""Every byte with its bits the other way round."""
+_BYTES_IN_ORDER = {6, 7, 34712, 50001}
+"""Compressions whose bytes a fill order does not turn round: the JPEGs, WebP."""
 _MOST_VALUES = 1 << 18
 """Of one tag. A strip or tile costs Pillow an object."""
+_MANY_PIECES, _LEAST_PIECE = 4096, 16
+"""Of more strips or tiles than that, each must hold so many pixels on average. The standard's smallest tile has 256."""
 
 _COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}
 _NAMES = {
@@ -61,7 +67,10 @@ def tiff(file: bytes, *, max_pixels: int) -> Picture:
     _refuse_thumbnail(file, tags, size, order, is_big=is_big)
     bits, white_is_zero = _layout(tags, order)
     _check_pieces(file, tags, size, order)
+    _declare_extras(tags, order)
     turned = _first(tags, _ORIENTATION, order, 1)
+    if _first(tags, _FILL_ORDER, order, 1) == 2 and _first(tags, _COMPRESSION, order, 1) not in _BYTES_IN_ORDER:
+        file = file.translate(_REVERSED)  # Pillow knows it in some layouts, and overlooks it in others
     if white_is_zero:
         tags[_PHOTOMETRIC] = 3, 1, struct.pack(f"{order}H", 1)
     if _COLOUR_MAP in tags and max(colours := _values(tags, _COLOUR_MAP, order), default=0) < 256:
@@ -82,6 +91,8 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
     planes = _first(tags, _PLANAR, order, 1)
     count = _first(tags, _SAMPLES, order, 1)
     bits, formats = set(_values(tags, _BITS, order) or [1]), set(_values(tags, _FORMAT, order) or [1])
+    if _PHOTOMETRIC not in tags:
+        raise UnsupportedImage("a TIFF that does not say what its samples mean (PhotometricInterpretation)", _SAVE)
     if photometric in (32803, 34892) or _DNG_VERSION in tags:
         raise UnsupportedImage("a camera raw (DNG or its kin)", _DEVELOP)
     if photometric not in _COLOURS:
@@ -100,6 +111,8 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
         is_read = name == "grey" and extras == 0 and width == 32 and (order == "<" or compression == 1)
     elif name == "grey":
         is_read = (extras == 0 and width in (1, 2, 4, 8, 12, 16)) or (extras == 1 and width == 8)
+        if extras == 1 and photometric == 0 and _first(tags, _EXTRA, order) == 1:
+            raise UnsupportedImage("a TIFF whose alpha is multiplied into grey samples that are 0 for white", _SAVE)
     elif name == "palette":
         is_read = extras == 0 and width in (1, 2, 4, 8)
     elif name == "RGB":
@@ -122,6 +135,15 @@ def _layout(tags: dict[int, Entry], order: str) -> tuple[int, bool]:
     return width, photometric == 0
 
 
+def _declare_extras(tags: dict[int, Entry], order: str) -> None:
+    """Name as many extra samples as there are; those that the file says nothing of mean nothing."""
+    extras = _first(tags, _SAMPLES, order, 1) - _COLOURS[_first(tags, _PHOTOMETRIC, order)]
+    named = [*_values(tags, _EXTRA, order), *[0] * extras][:extras]
+    tags.pop(_EXTRA, None)
+    if named:
+        tags[_EXTRA] = 3, extras, struct.pack(f"{order}{extras}H", *named)
+
+
 def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], order: str) -> None:
     """Pillow leaves black what no strip or tile covers, and the rewritten file is longer than this one."""
     width, height = size
@@ -134,6 +156,8 @@ def _check_pieces(file: bytes, tags: dict[int, Entry], size: tuple[int, int], or
         needed = -(-height // max(1, _first(tags, _ROWS_PER_STRIP, order, height)))
     if _first(tags, _PLANAR, order, 1) == 2:
         needed *= _first(tags, _SAMPLES, order, 1)
+    if needed > _MANY_PIECES and needed * _LEAST_PIECE > width * height:
+        raise UnsupportedImage(f"a TIFF of {width * height:,} pixels in {needed:,} strips or tiles", _SAVE)
     if len(offsets) < needed:
         raise UndecodableImage("TIFF", f"it has {len(offsets):,} of {needed:,} strips or tiles")
     is_raw = _first(tags, _COMPRESSION, order, 1) == 1

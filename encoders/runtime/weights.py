@@ -42,7 +42,12 @@ def fitting(encoder_id: str, source: str) -> Iterator[None]:
     except VisiontowerError:
         raise
     except Exception as error:  # every library and file format raises its own
-        raise WeightsError(f"{source} does not load into {encoder_id}: {in_brief(error)}", model=encoder_id) from error
+        said = in_brief(error)
+        if isinstance(
+            error, LookupError | ArithmeticError | AttributeError | TypeError
+        ):  # Python's words, not a sentence
+            said = f"its settings or parts do not fit together ({said})"
+        raise WeightsError(f"{source} does not load into {encoder_id}: {said}", model=encoder_id) from error
 
 
 def load_strictly(module: nn.Module, weights: Mapping[str, Tensor], *, encoder_id: str, source: str) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from safetensors import safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
@@ -38,6 +39,13 @@ _ADAPTER_MARKS = (
     ".hada_w1",
     ".ia3_",
 )
+
+_QUANTISED = {
+    "I8", "U8", "F8_E4M3", "F8_E5M2", "F8_E8M0", "F4",  # safetensors' names, then torch's
+    "int8", "uint8", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+    "float4_e2m1fn_x2",
+}  # fmt: skip
+"""Types of numbers that are no weights without the scales beside them."""
 
 _SIGNATURES = (
     (b"GGUF", "a GGUF file, whose weights are quantised for llama.cpp"),
@@ -65,7 +73,7 @@ def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = ()) -> d
 
     Raises WeightsError that says in a sentence what the file is and what to do.
     """
-    _refuse_what_is_none(path, encoder_id)
+    require_weights(path, encoder_id=encoder_id)
     found = _read(path, encoder_id)
     while isinstance(found, Mapping) and (wrapper := _wrapper(found)):
         if wrapper in _AVERAGED and (beside := [key for key in _WRAPPERS if key in found and key != wrapper]):
@@ -82,6 +90,9 @@ def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = ()) -> d
             f"{path} holds no weights by name for {encoder_id}: save them with torch.save(model.state_dict(), ...).",
             model=encoder_id,
         )
+    _refuse_quantised(
+        {name: str(value.dtype).removeprefix("torch.") for name, value in weights.items()}, path, encoder_id
+    )
     if any(mark in name for name in weights for mark in _ADAPTER_MARKS):
         raise WeightsError(f"{path} is {_ADAPTER}.", model=encoder_id)
     return _plainly_named(weights, own)
@@ -93,7 +104,8 @@ def refuse_adapter(folder: Path, *, encoder_id: str) -> None:
         raise WeightsError(f"{folder} has an adapter_config.json: it is {_ADAPTER}.", model=encoder_id)
 
 
-def _refuse_what_is_none(path: Path, encoder_id: str) -> None:
+def require_weights(path: Path, *, encoder_id: str) -> None:
+    """Raises WeightsError for a file that is not there, empty, of another kind by how it begins, or quantised."""
     try:
         if path.is_dir():
             raise WeightsError(f"{path} is a folder; {encoder_id} needs a file of weights.", model=encoder_id)
@@ -116,6 +128,28 @@ def _refuse_what_is_none(path: Path, encoder_id: str) -> None:
             f"{path} is {kind}. {encoder_id} needs safetensors or a file of torch.save.", model=encoder_id
         )
     refuse_adapter(path.parent, encoder_id=encoder_id)
+    if path.suffix == ".safetensors":
+        _refuse_quantised(_dtypes_in(path), path, encoder_id)
+
+
+def _dtypes_in(path: Path) -> dict[str, str]:
+    """Of the tensors in a safetensors file, by name; none if it cannot be read, which reading it will say."""
+    try:
+        with safe_open(path, framework="pt") as found:
+            return {name: found.get_slice(name).get_dtype() for name in found.keys()}  # noqa: SIM118  # it is no dict
+    except Exception:
+        return {}
+
+
+def _refuse_quantised(dtypes: Mapping[str, str], path: Path, encoder_id: str) -> None:
+    """Torch would copy quantised numbers into a module as if they were weights."""
+    quantised = [name for name, dtype in dtypes.items() if dtype in _QUANTISED]
+    if quantised:
+        raise WeightsError(
+            f"{path} is quantised ({quantised[0]} is of {dtypes[quantised[0]]}), which is not read: give the weights "
+            f"that it was made of to {encoder_id}.",
+            model=encoder_id,
+        )
 
 
 def _read(path: Path, encoder_id: str) -> Any:

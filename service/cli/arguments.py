@@ -26,7 +26,10 @@ class Help(argparse.RawDescriptionHelpFormatter):
 def add_command(
     commands: Any, name: str, summary: str, text: str, *, run: Callable[[argparse.Namespace], int]
 ) -> argparse.ArgumentParser:
-    """A command with its help; `run` gives the exit status."""
+    """A command with its help; `run` gives the exit status.
+
+    Its default `gathers`, if it is set: the name and the type of the list whose values flags may stand between.
+    """
     command: argparse.ArgumentParser = commands.add_parser(
         name, help=summary, description=text, formatter_class=Help, allow_abbrev=False
     )

@@ -46,6 +46,7 @@ an uninterrupted run gives; files that failed before are not tried again."""
 def add(commands: Any) -> None:
     """The command and its flags."""
     embed = add_command(commands, "embed", "files or folders to a file of embeddings", _HELP, run=run)
+    embed.set_defaults(gathers=("paths", Path))
     embed.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="image files, or folders of them")
     embed.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="file to write")
     add_model(embed)

@@ -34,7 +34,7 @@ _COMMANDS = (serve, embed, similarity, models, vram, verify)
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
-    arguments = parser().parse_args(argv)
+    arguments = _parsed(argv)
     logging.getLogger("service").addHandler(logging.NullHandler())  # a command tells a failure as one line
     try:
         status: int = arguments.run(arguments)
@@ -42,12 +42,27 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _failed(arguments.command, str(error))
     except ValidationError as error:
         return _failed(arguments.command, "; ".join(_problem(each) for each in error.errors()))
+    except MemoryError:
+        return _failed(arguments.command, "There is not enough memory.")
     except KeyboardInterrupt:
         return 130
     except BrokenPipeError:  # `visiontower models --scheme timm | head`
         sys.stdout = None  # nothing is left to flush it into
         return 0
     return status
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments, those of a list that flags have cut in two included: argparse takes its first part alone."""
+    top = parser()
+    arguments, rest = top.parse_known_args(argv)
+    if rest:
+        gathered = getattr(arguments, "gathers", None)
+        if gathered is None or any(word.startswith("-") for word in rest):
+            top.error(f"unrecognized arguments: {' '.join(rest)}")
+        name, kind = gathered
+        getattr(arguments, name).extend(map(kind, rest))
+    return arguments
 
 
 def parser() -> argparse.ArgumentParser:

@@ -6,6 +6,7 @@ from typing import Any, Literal, get_args, get_origin
 from pydantic.fields import FieldInfo
 
 from service.cli.arguments import add_command
+from service.run.exits import end_at_once_on_signals
 from service.settings import Settings
 
 _HELP = """\
@@ -29,6 +30,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
     settings = settings_of(arguments)
+    end_at_once_on_signals()  # the imports that follow take seconds
     from service.run.server import serve
 
     serve(settings)

@@ -33,6 +33,7 @@ Score an image against texts: cosine, and probability as the model was trained
 def add(commands: Any) -> None:
     """The command and its flags."""
     similarity = add_command(commands, "similarity", "score an image against texts", _HELP, run=run)
+    similarity.set_defaults(gathers=("texts", str))
     similarity.add_argument("image", metavar="IMAGE", type=Path, help="an image file")
     similarity.add_argument("texts", metavar="TEXT", nargs="+", help="one or more texts")
     add_model(similarity)

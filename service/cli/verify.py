@@ -38,6 +38,7 @@ picture is not or could not be read, 2 not done and why."""
 def add(commands: Any) -> None:
     """The command and its flags."""
     verify = add_command(commands, "verify", "served numbers against the reference library's", _HELP, run=run)
+    verify.set_defaults(gathers=("named", str))
     verify.usage = "visiontower verify ID [PHOTO ...] [flags]"
     verify.add_argument(  # in one, so that flags may stand before the id
         "named",

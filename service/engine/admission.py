@@ -75,6 +75,11 @@ class Admission:
         """Admit nobody from now on."""
         self._closed = self.is_full = True
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether all that was admitted has left."""
+        return self._empty.is_set()
+
     async def empty(self) -> None:
         """Wait until all that was admitted has left."""
         await self._empty.wait()

@@ -10,22 +10,24 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
+from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
 from encoders.memory.machine import available_cores
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
+from service.engine.decoding import Decoding
 from service.engine.fetcher import Fetcher
 from service.engine.images import Images
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
-from service.engine.scoring import Prompts, similarities
+from service.engine.scoring import PromptLimits, Prompts, Unfilled, similarities
 from service.engine.texts import Texts
 from service.engine.values import (
     EmbedRequest,
@@ -42,7 +44,7 @@ from service.engine.values import (
     Timing,
 )
 from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
-from service.memory.account import Account, automatic_limit
+from service.memory.account import Account, Hold, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.planner import Planner
@@ -50,6 +52,7 @@ from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
+from service.scheduling.watchdog import Watchdog
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 
@@ -57,6 +60,8 @@ R = TypeVar("R")
 _log = logging.getLogger(__name__)
 INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
+_INLINE_CHARS = 65_536
+"""Up to so many characters of prompts are written out on the event loop."""
 _SCORES = 3
 """Of an image and a text: cosine, logit, probability."""
 _SHAPES = 1000
@@ -85,19 +90,26 @@ class Engine:
         self.memory.limit(self.budget.limit)
         self.account = Account(automatic_limit() if settings.memory_budget == "auto" else settings.memory_budget)
         self.admission = Admission(images=settings.queue_images, texts=settings.queue_texts, clock=clock)
+        limits = BatchLimits(
+            self.budget,
+            longest_s=settings.max_forward_s,
+            most=None if settings.max_batch == "auto" else settings.max_batch,
+        )
         self.threads = DeviceThreads(
-            limits=BatchLimits(
-                self.budget,
-                longest_s=settings.max_forward_s,
-                most=None if settings.max_batch == "auto" else settings.max_batch,
-            ),
+            limits=limits,
             measurement=Measurement(self.memory, self.budget, self.metrics),
             metrics=self.metrics,
             clock=clock,
             lanes=lanes,
             patience=Patience(enough=lanes.enough) if self.memory.device == "cpu" else None,
         )
-        self.planner = Planner(backend.blueprint, device=self.memory.device.partition(":")[0], budget=self.budget)
+        self._watchdog = Watchdog(self.threads, limits, clock=clock)
+        self.planner = Planner(
+            backend.blueprint,
+            device=self.memory.device.partition(":")[0],
+            budget=self.budget,
+            places=settings.queue_plans,
+        )
         self.models = Models(
             settings.model,
             load=backend.load,
@@ -112,9 +124,9 @@ class Engine:
         )
         # With one thread more the threads of a forward wait for each other's turn.
         workers = settings.preprocess_threads
-        self._pool = ThreadPoolExecutor(
-            max(1, available_cores() - 1) if workers == "auto" else workers, thread_name_prefix="preprocess"
-        )
+        decoders = max(1, available_cores() - 1) if workers == "auto" else workers
+        self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="preprocess")
+        self._decoding = Decoding(self.account, threads=decoders, processes=max(2, decoders))
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
         self._rehearsal: asyncio.Task[None] | None = None
         self._fetcher = Fetcher(
@@ -128,14 +140,15 @@ class Engine:
         self._images = Images(
             threads=self.threads,
             fetcher=self._fetcher,
-            pool=self._pool,
+            decoding=self._decoding,
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
             exact_pixels=settings.exact_pixels,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
         self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
-        self._texts = Texts(threads=self.threads, pool=self._pool)
+        self._prompt_limits = PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars)
+        self._texts = Texts(threads=self.threads)
 
     async def __aenter__(self) -> "Engine":
         """Load the encoders and try them. Raises as Models.start: an encoder that does not work is fatal."""
@@ -170,9 +183,11 @@ class Engine:
         self.admission.close()
         if self._rehearsal is not None:
             await _ended(self._rehearsal)
-        await self.threads.stop(timeout_s=5.0)
+        await self.threads.stop(timeout_s=0.0 if self._watchdog.hang else 5.0)
         self.planner.close()
+        self._texts.close()
         await self._fetcher.close()
+        self._decoding.stop()
         self._pool.shutdown(wait=False)
         self._answer_pool.shutdown(wait=False)
 
@@ -286,9 +301,11 @@ class Engine:
 
     async def _embed_texts(self, request: EmbedTextsRequest, started: float, deadline: float) -> EmbedTextsResult:
         model = self.models.id_of(request.model)
-        self.models.specs[model].require_text()
-        prompts = self._prompts(request.texts, ("{}",))
-        with self.admission.admit(images=0, texts=len(prompts.unique)):
+        spec = self.models.specs[model]
+        spec.require_text()
+        unfilled = Unfilled.of(request.texts, ("{}",), self._prompt_limits)
+        with self.admission.admit(images=0, texts=len(unfilled)), self._hold(unfilled, spec):
+            prompts = await self._filled(unfilled)
             shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape) as resident:
                 ids, truncated = await self._texts.tokenize(prompts, resident=resident, truncate=request.truncate)
@@ -305,13 +322,17 @@ class Engine:
         spec.require_text()
         size = spec.size(request.resolution)
         outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if request.heatmap else None)
-        prompts = self._prompts(request.texts, request.templates)
+        unfilled = Unfilled.of(request.texts, request.templates, self._prompt_limits)
         if request.heatmap:
             rows, cols = spec.grid(size)
             values = len(request.sources) * len(request.texts) * rows * cols
             if values > self.settings.max_heatmap_values:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
-        with self.admission.admit(images=len(request.sources), texts=len(prompts.unique)):
+        with (
+            self.admission.admit(images=len(request.sources), texts=len(unfilled)),
+            self._hold(unfilled, spec),
+        ):
+            prompts = await self._filled(unfilled)
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
@@ -355,16 +376,36 @@ class Engine:
         planned = [PlannedRow(spec, row, largest) for spec, row, largest in rows]
         return PlanResult(model, self.memory.device, self.budget.total, planned)
 
-    async def why_not_ready(self) -> str | None:
-        """None if every loaded model works and requests are admitted. A failing model is tried once more."""
+    def watch(self) -> None:
+        """See whether the device hangs; to be called several times a second. Then whoever waits for it is answered."""
+        self._watchdog.look()
+        if self.is_hung and self.threads.refusal is None:
+            assert self._watchdog.hang is not None
+            self.threads.abandon(self._watchdog.hang)
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether the device hangs and the process is to end for it (setting on_hang)."""
+        return self._watchdog.hang is not None and self.settings.on_hang == "exit"
+
+    async def why_not_ready(self, model: str | None = None) -> str | None:
+        """None if requests are admitted and can be answered: those for this model, or for any if None.
+
+        Failing models are tried once more, if that has not just been done. The answer does not wait for a device that
+        is at work.
+        """
         if not self.admission.is_open:
             return "draining"
         if not self.threads.is_alive:
             return "the device thread has ended"
-        if self.threads.busy_s > self.settings.request_timeout_s:
-            return "the device is stuck in a forward"
-        failing = await self.models.failing()
-        return f"{', '.join(failing)} fails" if failing else None
+        if self.threads.refusal is not None:
+            return str(self.threads.refusal)
+        models = self.models.ids if model is None else (model,)
+        await self.models.probe(models)
+        states = [self.models.state(each) for each in models]
+        if any(state.can_serve for state in states):
+            return None
+        return "; ".join(f"{each} {state.trouble}" for each, state in zip(models, states, strict=True))
 
     def now(self) -> Now:
         """The gauges of the metrics."""
@@ -379,9 +420,11 @@ class Engine:
         """Run a function over many numbers on a thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._answer_pool, function)
 
-    def _prompts(self, texts: Sequence[str], templates: Sequence[str]) -> Prompts:
-        limits = self.settings
-        return Prompts.of(texts, templates, max_texts=limits.max_texts, max_chars=limits.max_text_chars)
+    def _hold(self, unfilled: Unfilled, spec: EncoderSpec) -> Hold:
+        return self.account.hold("text", unfilled.nbytes(spec.context_length or 0))
+
+    async def _filled(self, unfilled: Unfilled) -> Prompts:
+        return unfilled.fill() if unfilled.chars <= _INLINE_CHARS else await self.on_pool(unfilled.fill)
 
 
 def _limit(settings: Settings, memory: Memory) -> int:

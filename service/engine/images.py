@@ -1,25 +1,29 @@
 """An image's way to its row: fetch or read, decode, preprocess, queue, forward.
 
-Fetching is done on the event loop, reading, decoding and preprocessing on the CPU pool, forwards on the device threads.
+Fetching and pricing are done on the event loop, decoding and preprocessing on the decoding threads, forwards on the
+device threads.
 Everything that depends on one caller's bytes is over before the image can share a batch.
 """
 
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TypeAlias
+from typing import TypeAlias, TypeVar
 
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, Pixels
-from encoders.images.decode import decode_for
+from encoders.images.preprocess import enough
+from encoders.images.price import Price, price
+from service.engine.decoding import Decode, Decoding, Job
 from service.engine.fetcher import Fetcher
 from service.engine.values import ImageUrl, Source, Timing
-from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
+from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
 from service.memory.account import Hold
 from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads, Expected
@@ -27,7 +31,10 @@ from service.scheduling.items import Answer
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import ImageStages
 
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
+_READING = Price(is_plain=True, decode_bytes=0, nbytes=0, work=1, cpu_s=0)
+"""Of a file, before its own price is known."""
 
 Outcome: TypeAlias = Encoded | VisiontowerError
 """One image's row, or the error that stands for it."""
@@ -44,6 +51,13 @@ class EncodedImages:
     values: int
 
 
+@dataclass(frozen=True, eq=False)
+class _Flow:
+    """One request: its images stand in line together. fetched: holds the bytes behind its URLs."""
+
+    fetched: Hold | None
+
+
 class Images:
     """Takes images through their stages."""
 
@@ -52,14 +66,15 @@ class Images:
         *,
         threads: DeviceThreads,
         fetcher: Fetcher,
-        pool: Executor,
+        decoding: Decoding,
         clock: Callable[[], float],
         max_image_pixels: int,
         exact_pixels: bool,
     ) -> None:
         self._threads = threads
         self._fetcher = fetcher
-        self._pool = pool
+        self._decoding = decoding
+        self._files = asyncio.Semaphore(decoding.threads)
         self._clock = clock
         self._max_image_pixels = max_image_pixels
         self._exact_pixels = exact_pixels
@@ -84,14 +99,15 @@ class Images:
         stages = [ImageStages() for _ in sources]
         urls = list(map(type, sources)).count(ImageUrl)
         with self._fetcher.request(urls) if urls else _NO_URLS as fetched:
+            flow = _Flow(fetched)
             if is_set:
-                answers = await self._encode_set(sources, resident, shape, deadline, stages, fetched)
+                answers = await self._encode_set(sources, resident, shape, deadline, stages, flow)
             elif len(sources) == 1:
-                answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0], fetched)]
+                answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0], flow)]
             else:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._encode_one(source, resident, shape, deadline, spent, fetched))
+                        group.create_task(self._encode_one(source, resident, shape, deadline, spent, flow))
                         for source, spent in zip(sources, stages, strict=True)
                     ]
                 answers = [task.result() for task in tasks]
@@ -122,25 +138,29 @@ class Images:
         return EncodedImages(outcomes, stages, timing, values)
 
     async def _encode_one(
-        self,
-        source: Source,
-        resident: Resident,
-        shape: ImageShape,
-        deadline: float,
-        spent: ImageStages,
-        fetched: Hold | None,
+        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: _Flow
     ) -> Answer[Encoded] | VisiontowerError:
+        encoder = resident.encoder
         try:
-            if isinstance(source, VisiontowerError):
-                raise source
-            if isinstance(source, ImageUrl):
-                source = await self._fetch(source, spent, fetched)
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
+            cost = price(
+                image_bytes,
+                encoder.spec.preprocessing,
+                shape.size,
+                exact=self._exact_pixels,
+                max_pixels=self._max_image_pixels,
+            )
             expected = self._threads.expect(resident, shape, deadline=deadline)
+            job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
             try:
-                self._pool.submit(self._fill, expected, source, resident.encoder, shape, spent)
-            except RuntimeError:  # the pool has ended with the engine
-                expected.fail(ShuttingDown())
-            return await expected.future
+                self._decoding.submit(job, flow)
+            except VisiontowerError as error:
+                expected.fail(error)
+            try:
+                return await expected.future
+            except asyncio.CancelledError:
+                self._decoding.drop(job)
+                raise
         except VisiontowerError as error:
             return error
 
@@ -151,11 +171,11 @@ class Images:
         shape: ImageShape,
         deadline: float,
         stages: Sequence[ImageStages],
-        fetched: Hold | None,
+        flow: _Flow,
     ) -> list[Answer[Encoded] | VisiontowerError]:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._make(source, resident.encoder, shape, spent, fetched))
+                group.create_task(self._make_in_turn(source, resident.encoder, shape, spent, flow))
                 for source, spent in zip(sources, stages, strict=True)
             ]
         made = [task.result() for task in tasks]
@@ -164,47 +184,96 @@ class Images:
         answers = dict(zip(sound, await _gathered(futures), strict=True))
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
+    async def _make_in_turn(
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: _Flow
+    ) -> Pixels | VisiontowerError:
+        """As `_make`. As many files are in memory as there are threads, in order."""
+        if not isinstance(source, Path):
+            return await self._make(source, encoder, shape, spent, flow)
+        async with self._files:
+            return await self._make(source, encoder, shape, spent, flow)
+
     async def _make(
-        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, fetched: Hold | None
+        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: _Flow
     ) -> Pixels | VisiontowerError:
         try:
-            if isinstance(source, VisiontowerError):
-                raise source
-            if isinstance(source, ImageUrl):
-                source = await self._fetch(source, spent, fetched)
-            loop = asyncio.get_running_loop()
-            return await loop.run_in_executor(self._pool, self._pixels, source, encoder, shape, spent)
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
+            cost = price(
+                image_bytes,
+                encoder.spec.preprocessing,
+                shape.size,
+                exact=self._exact_pixels,
+                max_pixels=self._max_image_pixels,
+            )
+            return await self._done(cost, flow, lambda decode: self._pixels(decode, image_bytes, encoder, shape, spent))
         except VisiontowerError as error:
             return error
 
-    async def _fetch(self, source: ImageUrl, spent: ImageStages, fetched: Hold | None) -> bytes:
-        assert fetched is not None, "encode has counted the URLs"
+    async def _read(self, source: ImageUrl | Path | VisiontowerError, spent: ImageStages, flow: _Flow) -> bytes:
+        """The bytes behind a source. Raises the source if it is an error."""
+        if isinstance(source, VisiontowerError):
+            raise source
+        if isinstance(source, Path):
+            return await self._done(_READING, flow, lambda _: _read(source))
         started = self._clock()
-        image_bytes = await self._fetcher.fetch(source.url, fetched)
+        assert flow.fetched is not None, "encode has counted the URLs"
+        image_bytes = await self._fetcher.fetch(source.url, flow.fetched)
         spent.fetch = self._clock() - started
         return image_bytes
 
+    async def _done(self, cost: Price, flow: _Flow, work: Callable[[Decode], R]) -> R:
+        """The work's result, from a decoding thread. Raises what it raises, and as Decoding.submit."""
+        done: Future[R] = Future()
+
+        def run(decode: Decode) -> None:
+            try:
+                done.set_result(work(decode))
+            except Exception as error:
+                done.set_exception(error)
+
+        def fail(error: VisiontowerError | None) -> None:
+            if error is None:
+                done.cancel()
+            else:
+                done.set_exception(error)
+
+        job = Job(cost, run, fail)
+        self._decoding.submit(job, flow)
+        try:
+            return await asyncio.shield(asyncio.wrap_future(done))
+        except asyncio.CancelledError:
+            self._decoding.drop(job)
+            raise
+
     def _fill(
-        self, expected: Expected, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages
+        self,
+        expected: Expected,
+        image_bytes: bytes,
+        encoder: Encoder,
+        shape: ImageShape,
+        spent: ImageStages,
+        decode: Decode,
     ) -> None:
-        """On the pool."""
+        """On a decoding thread."""
         if expected.future.done():
             expected.fail(None)
             return
         try:
-            pixels = self._pixels(source, encoder, shape, spent)
+            pixels = self._pixels(decode, image_bytes, encoder, shape, spent)
         except VisiontowerError as error:
             expected.fail(error)
         else:
             expected.fill(pixels)
 
-    def _pixels(self, source: bytes | Path, encoder: Encoder, shape: ImageShape, spent: ImageStages) -> Pixels:
-        """Decode and preprocess. On the pool. Raises VisiontowerError, whatever a library raised."""
-        exact, size, preprocessing = self._exact_pixels, shape.size, encoder.spec.preprocessing
+    def _pixels(
+        self, decode: Decode, image_bytes: bytes, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> Pixels:
+        """Decode and preprocess. On a decoding thread. Raises VisiontowerError, whatever a library raised."""
+        exact, size = self._exact_pixels, shape.size
+        at_least = None if exact else enough(encoder.spec.preprocessing, size)
         started = self._clock()
         try:
-            image_bytes = source if isinstance(source, bytes) else _read(source)
-            image = decode_for(preprocessing, image_bytes, size, exact=exact, max_pixels=self._max_image_pixels)
+            image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
             decoded = self._clock()
             spent.decode = decoded - started
             pixels = encoder.preprocess(image, size, exact=exact)

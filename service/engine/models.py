@@ -13,7 +13,7 @@ import asyncio
 import logging
 import math
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -27,7 +27,7 @@ from encoders.contract.values import Outputs
 from encoders.memory.device import Memory
 from service.errors import ModelDoesNotFit, ModelFailed, ModelWaitsForRoom, UnknownModel
 from service.memory.budget import Budget
-from service.memory.planner import Planner
+from service.memory.planner import Planner, Urgency
 from service.memory.shape import ImageShape, Shape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
@@ -43,6 +43,10 @@ _FIRST_RETRY_S = 30.0
 _LONGEST_RETRY_S = 960.0
 _RETRY_EVICTS_IDLE_S = 960.0
 """A load that may fail again takes the place only of a model that nobody has asked for in as long."""
+_PROBE_EVERY_S = 5.0
+"""A model that fails is not tried again before."""
+_PROBE_WAIT_S = 0.5
+"""A readiness check waits for the tries of the models that fail; it has to answer within a second."""
 _SHAPES = 10_000
 
 
@@ -50,13 +54,25 @@ _SHAPES = 10_000
 class ModelState:
     """How a served model does.
 
-    state: `ready`; `failing`, its last forward did not work; `loading`; `not loaded`; `failed`, it could not be loaded.
-    reason: of `failed`. retry_in_s: until a request may try to load it again.
+    state: `ready`; `failing`, its last forward did not work; `hangs`, a forward of it has taken far too long;
+    `loading`; `not loaded`; `failed`, it could not be loaded. reason: of `hangs` and `failed`. retry_in_s: until a
+    request may try to load it again.
     """
 
-    state: Literal["ready", "failing", "loading", "not loaded", "failed"]
+    state: Literal["ready", "failing", "hangs", "loading", "not loaded", "failed"]
     reason: str | None = None
     retry_in_s: float | None = None
+
+    @property
+    def can_serve(self) -> bool:
+        """Whether a request for it may be answered: one that is not loaded is loaded for its first request."""
+        return self.state in ("ready", "loading", "not loaded")
+
+    @property
+    def trouble(self) -> str:
+        """What there is to say against it, to follow its name."""
+        about = {"failing": "fails", "hangs": "hangs", "failed": "could not be loaded"}.get(self.state, self.state)
+        return about if self.reason is None else f"{about}: {self.reason}"
 
 
 @dataclass(frozen=True)
@@ -105,6 +121,8 @@ class Models:
         self._left: dict[str, float] = {}  # when the last user of a loaded model left
         self._changing = asyncio.Lock()  # one load or eviction at a time
         self._loading: dict[str, asyncio.Task[None]] = {}
+        self._probes: dict[str, asyncio.Task[None]] = {}
+        self._probed: dict[str, float] = {}  # when a failing model was last tried
 
     async def start(self) -> None:
         """Load the served models, in order; with `evict`, as many as fit, and the rest when they are asked for.
@@ -136,7 +154,9 @@ class Models:
         """How it does now."""
         resident = self._residents.get(model)
         if resident is not None:
-            is_well = resident.is_healthy and self._threads.is_alive
+            if resident.hang is not None:
+                return ModelState("hangs", str(resident.hang))
+            is_well = resident.is_healthy and self._threads.is_alive and self._threads.refusal is None
             return ModelState("ready" if is_well else "failing")
         if model in self._loading:
             return ModelState("loading")
@@ -145,13 +165,27 @@ class Models:
             return ModelState("failed", failure.reason, max(0.0, failure.retry_at - self._clock()))
         return ModelState("not loaded")
 
-    async def failing(self) -> list[str]:
-        """The loaded models whose forwards do not work. Each that did not is tried once more."""
-        return [
-            model
-            for model, resident in list(self._residents.items())
-            if not resident.is_healthy and not await self._threads.call(resident.probe)
-        ]
+    async def probe(self, models: Sequence[str]) -> None:
+        """Try those that fail once more. Waits for that for a moment only: the device may be at work, or hang.
+
+        However often this is asked, a model is tried once at a time, and not again before some seconds have passed.
+        """
+        now = self._clock()
+        for model in models:
+            resident = self._residents.get(model)
+            is_due = now - self._probed.get(model, -math.inf) >= _PROBE_EVERY_S
+            if resident is not None and not resident.is_healthy and model not in self._probes and is_due:
+                self._probed[model] = now
+                self._probes[model] = asyncio.create_task(self._probe(model, resident))
+        if probes := [self._probes[model] for model in models if model in self._probes]:
+            await asyncio.wait(probes, timeout=_PROBE_WAIT_S)
+
+    async def _probe(self, model: str, resident: Resident) -> None:
+        try:
+            with suppress(VisiontowerError):  # of a device that hangs, or has ended: its own state says so
+                await self._threads.call(resident.probe)
+        finally:
+            del self._probes[model]
 
     @asynccontextmanager
     async def using(self, model: str, *shapes: Shape) -> AsyncIterator[Resident]:
@@ -259,9 +293,10 @@ class Models:
         """Bytes of the weights and of one forward, of this model or of those in use. Keeps the blueprint's spec."""
         spec = (await self._planner.blueprint(model)).spec
         self.specs.setdefault(model, spec)
-        shapes: list[Shape] = [await self._planner.image_shape(model, spec.image_size, Outputs(pooled=True))]
+        pooled, urgency = Outputs(pooled=True), Urgency.LOAD
+        shapes: list[Shape] = [await self._planner.image_shape(model, spec.image_size, pooled, urgency=urgency)]
         if spec.has_text:
-            shapes.append(await self._planner.text_shape(model))
+            shapes.append(await self._planner.text_shape(model, urgency=urgency))
         return spec.weights_bytes + max(self._budget.need(shape) for shape in (*shapes, *self._in_use))
 
     def _failed(self, model: str, error: Exception) -> None:
@@ -292,8 +327,10 @@ class Models:
     async def _evict(self, model: str) -> None:
         _log.info("evicting %s: %s", model, show_bytes(self._residents[model].spec.weights_bytes))
         del self._residents[model]  # a batch of it whose callers left may still run; nothing does during the call
-        await self._threads.call(self._memory.release)
-        self._budget.drop(model)
+        try:
+            await self._threads.call(self._memory.release)
+        finally:  # it is gone, also if the device has ended or hangs
+            self._budget.drop(model)
 
 
 async def _on_its_own_thread(function: Callable[[], R]) -> R:

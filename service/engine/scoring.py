@@ -12,9 +12,79 @@ from encoders.contract.values import Encoded, Floats
 from service.engine.images import EncodedImages
 from service.engine.postprocess import l2_normalize, require_finite
 from service.engine.values import Scores, SimilarityResult
-from service.errors import InvalidOption, NoTexts, TooManyTexts, shown_value
+from service.errors import InvalidOption, NoTexts, PromptTooLong, TooManyTexts, TooMuchText, shown
 
 _SLOT = "{}"
+
+
+_PROMPT_BYTES = 200
+"""Of a prompt's own objects, beside its characters and ids: about."""
+
+
+@dataclass(frozen=True)
+class PromptLimits:
+    """Of one request. prompts: texts x templates. chars: of one text, template or prompt. all_chars: of all prompts."""
+
+    prompts: int
+    chars: int
+    all_chars: int
+
+
+@dataclass(frozen=True)
+class Unfilled:
+    """Texts and the templates that they go into, within the limits, before any prompt is written out.
+
+    chars: of all the prompts.
+    """
+
+    texts: Sequence[str]
+    templates: Sequence[str]
+    chars: int
+
+    @classmethod
+    def of(cls, texts: Sequence[str], templates: Sequence[str], limits: PromptLimits) -> "Unfilled":
+        """Raises NoTexts, TooManyTexts, InvalidOption, PromptTooLong or TooMuchText."""
+        if not texts:
+            raise NoTexts
+        if not templates:
+            raise InvalidOption("templates", "There is no template: leave 'templates' out, or give at least one.")
+        if len(texts) * len(templates) > limits.prompts:
+            raise TooManyTexts(actual=len(texts) * len(templates), limit=limits.prompts)
+        for name, values in (("texts", texts), ("templates", templates)):
+            for value in values:
+                if len(value) > limits.chars:
+                    raise InvalidOption(name, f"An entry of '{name}' has {len(value)} characters, over {limits.chars}.")
+        longest = max(range(len(texts)), key=lambda index: len(texts[index]))
+        all_chars, chars = 0, sum(map(len, texts))
+        for index, template in enumerate(templates):
+            slots = template.count(_SLOT)
+            if not slots:
+                raise InvalidOption("templates", f"The template {shown(repr(template))} has no {_SLOT} for the text.")
+            around = len(template) - slots * len(_SLOT)
+            most = around + slots * len(texts[longest])
+            if most > limits.chars:
+                raise PromptTooLong(text=longest, template=index, actual=most, limit=limits.chars)
+            all_chars += len(texts) * around + slots * chars
+        if all_chars > limits.all_chars:
+            raise TooMuchText(actual=all_chars, limit=limits.all_chars)
+        return cls(texts, templates, all_chars)
+
+    def __len__(self) -> int:
+        """How many prompts there will be, equal ones counted apart."""
+        return len(self.texts) * len(self.templates)
+
+    def nbytes(self, context_length: int) -> int:
+        """Bytes that the prompts and their ids will take, at most. context_length: ids of a prompt."""
+        return 4 * self.chars + len(self) * (_PROMPT_BYTES + 2 * 8 * context_length)
+
+    def fill(self) -> "Prompts":
+        """Write the prompts out."""
+        places: dict[str, int] = {}
+        place = tuple(
+            tuple(places.setdefault(template.replace(_SLOT, text), len(places)) for template in self.templates)
+            for text in self.texts
+        )
+        return Prompts(tuple(places), place)
 
 
 @dataclass(frozen=True)
@@ -23,29 +93,6 @@ class Prompts:
 
     unique: tuple[str, ...]
     place: tuple[tuple[int, ...], ...]
-
-    @classmethod
-    def of(cls, texts: Sequence[str], templates: Sequence[str], *, max_texts: int, max_chars: int) -> "Prompts":
-        """Raises NoTexts, TooManyTexts or InvalidOption."""
-        if not texts:
-            raise NoTexts
-        if not templates:
-            raise InvalidOption("templates", "There is no template: leave 'templates' out, or give at least one.")
-        if len(texts) * len(templates) > max_texts:
-            raise TooManyTexts(actual=len(texts) * len(templates), limit=max_texts)
-        for name, values in (("texts", texts), ("templates", templates)):
-            for value in values:
-                if len(value) > max_chars:
-                    raise InvalidOption(name, f"An entry of '{name}' has {len(value)} characters, over {max_chars}.")
-        for template in templates:
-            if _SLOT not in template:
-                raise InvalidOption("templates", f"The template {shown_value(template)} has no {_SLOT} for the text.")
-        places: dict[str, int] = {}
-        place = tuple(
-            tuple(places.setdefault(template.replace(_SLOT, text), len(places)) for template in templates)
-            for text in texts
-        )
-        return cls(tuple(places), place)
 
     def tokens(self, lengths: NDArray[np.int64]) -> list[int]:
         """Of each text the tokens of its longest prompt, out of those of the unique prompts [unique]."""

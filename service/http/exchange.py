@@ -16,6 +16,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
+from service.caller import CALLER
 from service.engine.engine import INLINE_VALUES, Engine
 from service.engine.values import Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
@@ -73,6 +74,7 @@ class Exchange:
     async def respond(self, request: Request) -> Response:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
+        CALLER.set(request.client.host if request.client else None)
         holds: list[Hold] = []
         try:
             answer = await self._answer(request, engine, holds)

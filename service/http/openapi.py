@@ -85,11 +85,13 @@ MODEL: dict[str, Any] = {
     "responses": {200: _json("The encoder.", _CARD), **problem_responses(404)},
 }
 READY: dict[str, Any] = {
-    "description": "200 only if a real forward of every loaded model has worked, the device thread lives, and the "
-    "server is not draining.",
+    "description": "200 if requests can be answered: a real forward of at least one model has worked, the device "
+    "threads live and none hangs, and the server is not draining. With `model`, 200 if requests for that model can be "
+    "answered. The state of each model stands beside.",
     "responses": {
         200: _json("Ready.", _readiness("ready", required=["status", "models"])),
         503: _json("Not ready, and why.", _readiness("not ready", required=["status", "reason", "models"])),
+        **problem_responses(404),
     },
 }
 PROBLEM_PAGE: dict[str, Any] = {"responses": problem_responses(404)}

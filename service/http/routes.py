@@ -1,7 +1,5 @@
 """The routes that are no protocol's: models, metrics, health, problems, the API's own pages."""
 
-from typing import Any
-
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
@@ -46,10 +44,11 @@ def add(app: FastAPI) -> None:
         return {"status": "live"}
 
     @app.get("/health/ready", summary="Whether requests can be answered", **openapi.READY)
-    async def ready(request: Request) -> Response:
+    async def ready(request: Request, model: str | None = None) -> Response:
         engine = _engine(request)
-        reason = await engine.why_not_ready()
-        states = {model: _state(engine, model) for model in engine.models.ids}
+        asked = engine.models.ids if model is None else (engine.models.id_of(model),)
+        reason = await engine.why_not_ready(model)
+        states = {each: _state(engine, each) for each in asked}
         if reason is None:
             return _json({"status": "ready", "models": states})
         return _json({"status": "not ready", "reason": reason, "models": states}, 503)
@@ -87,12 +86,10 @@ def _card(engine: Engine, model: str) -> dict[str, object]:
 
 
 def _state(engine: Engine, model: str) -> dict[str, object]:
-    """state, and of a model that could not be loaded: why, and in how many seconds it may be tried again."""
+    """state; of one that hangs or could not be loaded why, and of the latter in how many seconds it is tried again."""
     now = engine.models.state(model)
-    about: dict[str, Any] = {"state": now.state}
-    if now.reason is not None:
-        about |= {"reason": now.reason, "retry_in_s": now.retry_in_s}
-    return about
+    about = {"state": now.state, "reason": now.reason, "retry_in_s": now.retry_in_s}
+    return {name: value for name, value in about.items() if value is not None}
 
 
 async def _problem(request: Request, error: Exception) -> Response:

@@ -1,8 +1,12 @@
-"""The server processes behind one port: they begin to listen together, and each answers /metrics for all."""
+"""The server processes behind one port: they begin to listen together, and each answers /metrics for all.
+
+Their parent keeps the counts: it asks them all, and remembers the last words of those that do not answer or have ended.
+So no count ever goes down.
+"""
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -11,55 +15,101 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
-_ASK_S = 5.0
+from service.errors import Unavailable
+
+_ASK_S = 3.0
+_PARENT_S = 6.0
 _PAUSE_S = 0.02
 _HIGHEST = ("visiontower_queue_oldest_seconds", "visiontower_vram_prediction_ratio", "visiontower_batch_padding_ratio")
 _LOWEST = ("visiontower_model_ready",)
 _OF_THE_DEVICE = ("free", "total")
 """Kinds of visiontower_vram_bytes that every process sees whole."""
+_COUNTED = ("counter", "histogram")
 
 
 @dataclass(frozen=True)
 class Siblings:
     """One process among others behind the same port.
 
-    ports: on which each answers for itself alone; `own` is this one's. started: whether each is ready to listen, in
-    memory that all share.
+    own: the port on which it answers for itself alone. parent: the port on which the parent gives everybody's metrics.
+    started: whether each process is ready to listen; beats: by which the parent sees that each one's event loop runs.
+    Both are in memory that all share, and `index` is this one's place in them.
     """
 
-    ports: tuple[int, ...]
+    index: int
     own: int
+    parent: int
     started: "ctypes.Array[ctypes.c_bool]"
+    beats: "ctypes.Array[ctypes.c_uint64]"
+
+    def beat(self) -> None:
+        """Tell the parent that the event loop runs; to be called several times a second."""
+        self.beats[self.index] += 1
 
     async def together(self) -> None:
         """Say that this process is ready to listen, and wait until all are.
 
         Whoever listens first is given all connections there are, and keeps them for as long as they last.
         """
-        self.started[self.ports.index(self.own)] = True
+        self.started[self.index] = True
         while not all(self.started):
             await asyncio.sleep(_PAUSE_S)
 
     async def exposition(self, own: bytes, *, port: int | None) -> bytes:
-        """Everybody's metrics; only the own ones if asked on the own port. One that does not answer is left out.
+        """Everybody's metrics; only the own ones if asked on the own port.
 
-        own: this process' metrics, as text. port: on which they were asked for.
+        own: this process' metrics, as text. port: on which they were asked for. Raises Unavailable if the parent does
+        not answer: the own ones alone would look like counts that went down.
         """
         if port == self.own:
             return own
-        async with httpx.AsyncClient(timeout=_ASK_S, trust_env=False) as client:
-            asked = [client.get(f"http://127.0.0.1:{other}/metrics") for other in self.ports if other != self.own]
+        try:
+            async with asyncio.timeout(_PARENT_S):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self.parent)
+                try:
+                    text = await reader.read()
+                finally:
+                    writer.close()
+        except (OSError, TimeoutError) as error:
+            raise Unavailable("The parent process does not answer for all.", retry_after_s=1) from error
+        return text
+
+
+class Counts:
+    """What all processes have counted, in the parent."""
+
+    def __init__(self) -> None:
+        self._heard: dict[int, str] = {}  # by process
+        self._ended = ""
+        self._asking = asyncio.Lock()  # an answer that comes late must not replace a later one
+
+    async def exposition(self, ports: Mapping[int, int]) -> bytes:
+        """The metrics of the processes that serve as one, and the counts of all that have ended.
+
+        ports: on which each answers for itself alone, by process id.
+        """
+        async with self._asking, httpx.AsyncClient(timeout=_ASK_S, trust_env=False) as client:
+            asked = [client.get(f"http://127.0.0.1:{port}/metrics") for port in ports.values()]
             answers = await asyncio.gather(*asked, return_exceptions=True)
-        texts = [answer.text for answer in answers if isinstance(answer, httpx.Response) and answer.is_success]
-        return await asyncio.to_thread(merged, [own.decode(), *texts])
+            for process, answer in zip(ports, answers, strict=True):
+                if isinstance(answer, httpx.Response) and answer.is_success:
+                    self._heard[process] = answer.text
+            for process in self._heard.keys() - ports.keys():
+                self._ended = merged([self._ended, self._heard.pop(process)], only=_COUNTED).decode()
+            return merged([*self._heard.values(), self._ended])
 
 
-def merged(expositions: Iterable[str]) -> bytes:
-    """Metrics of several processes as one: counts add up, and of what cannot be added the worst is shown."""
+def merged(expositions: Iterable[str], *, only: tuple[str, ...] | None = None) -> bytes:
+    """Metrics of several processes as one: counts add up, and of what cannot be added the worst is shown.
+
+    only: the types of metrics to keep.
+    """
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for text in expositions:
         for family in text_string_to_metric_families(text):
+            if only is not None and family.type not in only:
+                continue
             families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             known = values.setdefault(family.name, {})
             for sample in family.samples:
@@ -74,7 +124,7 @@ def merged(expositions: Iterable[str]) -> bytes:
     return generate_latest(registry)
 
 
-def _combination(family: str, labels: dict[str, str]) -> Callable[[tuple[float, float]], float]:
+def _combination(family: str, labels: Mapping[str, str]) -> Callable[[tuple[float, float]], float]:
     if family in _HIGHEST or labels.get("kind") in _OF_THE_DEVICE:
         return max
     return min if family in _LOWEST else sum

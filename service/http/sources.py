@@ -14,8 +14,14 @@ _FOREIGN = re.compile(rb"[^A-Za-z0-9+/=]")
 _HEAD = 1000
 """Characters of a data: URI, at most, ahead of its comma."""
 _SLICE = 65_536
-_ADDRESS = re.compile(r"[a-z][a-z0-9+.-]{0,20}://|[a-z]:\\|\.{0,2}[/\\][^,;]*\.[a-z]{3,4}$", re.IGNORECASE)
-"""Of something that the server does not fetch: file://, s3://, C:\\, /photos/cat.jpg."""
+_ADDRESS = re.compile(
+    r"[a-z][a-z0-9+.-]{0,20}://|[a-z]:\\|\.{0,2}[/\\][^,;]*\.[a-z]{3,4}$|[\w ().-]{1,200}\.[a-z]{3,4}$", re.IGNORECASE
+)
+"""Of something that the server does not fetch: file://, s3://, C:\\, /photos/cat.jpg, cat.jpg."""
+_HEADLESS = re.compile(r"(?:image/[\w.+-]{1,40};?\s*)?base64\s*[,:]", re.IGNORECASE)
+"""The beginning of a data: URI that has lost its first word."""
+_HEXADECIMAL = re.compile(r"(?:ffd8ff|89504e47|47494638|52494646|424d|49492a00|4d4d002a)[0-9a-f]{32}", re.IGNORECASE)
+"""How JPEG, PNG, GIF, WebP, BMP and TIFF begin in hexadecimal, which is base64 of something else."""
 _URL_SAFE = bytes.maketrans(b"-_", b"+/")
 _SIGNATURES = (b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR", b"Qk", b"SUkqA", b"TU0AK", b"AAAA")
 """How base64 of JPEG, PNG, GIF, WebP, BMP, TIFF and AVIF begins."""
@@ -59,9 +65,12 @@ def is_base64(beginning: bytes) -> bool:
 
 def _decoded(text: str) -> Source:
     try:
-        return base64.b64decode(text, validate=True)
+        decoded = base64.b64decode(text, validate=True)
     except ValueError:  # binascii.Error is one
         return _leniently_decoded(text)
+    if is_base64(decoded[:64]) or decoded[:5].lower() == b"data:":
+        return InvalidBase64("it is base64 of base64: encode the image once")
+    return InvalidBase64("it is hexadecimal") if _HEXADECIMAL.match(text) else decoded
 
 
 def _leniently_decoded(text: str) -> Source:
@@ -79,6 +88,10 @@ def _leniently_decoded(text: str) -> Source:
 def _reason(text: str, raw: bytes) -> str:
     if _ADDRESS.match(text[:300]):
         return f"'{shown(text)}' is an address; the server takes http(s) URLs, where allowed, and reads no files"
+    if text.startswith(("b'", 'b"')):
+        return "it is how Python shows bytes (b'...'): decode() what b64encode gives"
+    if _HEADLESS.match(text):
+        return "it begins as a data: URI without its 'data:'"
     if found := _FOREIGN.search(raw):
         character = raw[found.start() : found.start() + 4].decode("utf-8", "replace")[0]
         return f"base64 has no {character!r}, which stands at {found.start()}"

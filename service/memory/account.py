@@ -20,6 +20,8 @@ _SHARE, _LEAST, _MOST = 8, 256 * _MIB, 4096 * _MIB
 """Of `auto`: this part of what is free, within these bytes."""
 _LITTLE = 64
 """A taking of up to this part of the limit is little."""
+_LEFT = 8
+"""This part of the limit a picture leaves to others."""
 
 
 def automatic_limit() -> int:
@@ -32,13 +34,17 @@ class Account:
     """limit: bytes that all requests may hold together.
 
     Whoever takes much must leave as much for others: a hold that is not little gets at most half of what others leave.
-    So a few large requests cannot keep the small ones out. With nothing held by others, one may take all.
+    So a few large requests cannot keep the small ones out. With nothing held by others, one may take all. Pictures wait
+    for each other: with none being decoded, the first may take what is free, but for a part that it leaves to what is
+    little.
     """
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
         self._held: dict[Stage, int] = {"body": 0, "image": 0, "text": 0, "answer": 0}
         self._lock = threading.Lock()
+        self.short: set[threading.Condition] = set()
+        """Of those who wait for room: each is notified when bytes are given back, and leaves the set."""
 
     @property
     def held(self) -> Mapping[str, int]:
@@ -56,22 +62,34 @@ class Account:
         hold.grow(nbytes)
         return hold
 
+    def most(self, stage: Stage) -> int:
+        """Bytes that one taking of the stage can ever have."""
+        return self.limit - self.limit // _LEFT if stage == "image" else self.limit
+
     def _take(self, stage: Stage, nbytes: int, own: int) -> None:
         """own: bytes that the same request has already; others' bytes are what it must leave room beside."""
         total = nbytes + own
         with self._lock:
             others = sum(self._held.values()) - own
             room = self.limit - others
-            if total > self.limit:
-                raise OverHostMemory(stage=stage, needed=total, limit=self.limit)
+            if total > self.most(stage):
+                raise OverHostMemory(stage=stage, needed=total, limit=self.most(stage))
             # As a whole, not by its last step: whoever comes in pieces gets no more than who comes at once.
-            if total > (room if total <= self.limit // _LITTLE or not others else room // 2):
+            most = room if total <= self.limit // _LITTLE or not others else room // 2
+            if stage == "image" and self._held["image"] == own:
+                most = max(most, room - self.limit // _LEFT)
+            if total > most:
                 raise HostMemoryFull(stage=stage, needed=nbytes, free=room - own, limit=self.limit)
             self._held[stage] += nbytes
 
     def _give(self, stage: Stage, nbytes: int) -> None:
         with self._lock:
             self._held[stage] -= nbytes
+        if self.short:
+            for condition in tuple(self.short):
+                with condition:
+                    self.short.discard(condition)
+                    condition.notify_all()
 
 
 class Hold:

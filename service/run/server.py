@@ -1,12 +1,17 @@
 """The process: loads real encoders, listens, and stops in order. Of uvicorn, only connection.py knows more."""
 
 import asyncio
-import ctypes
 import gc
 import logging
+import os
+import signal
 import socket
-from contextlib import suppress
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from functools import partial
+from types import FrameType
 from typing import Any
 
 import uvicorn
@@ -15,47 +20,59 @@ from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
-from service.run import workers
+from service.run import exits, workers
 from service.run.connection import Connection, Door
+from service.run.heap import Heap, share_heaps
 from service.settings import Settings
 from service.telemetry import logs
 
 _log = logging.getLogger(__name__)
-
+_FLUSH_S = 5.0
+"""Answers get as long to leave before a process ends whose device hangs."""
+_LAST_S = 10.0
+"""After an orderly stop the process ends at the latest; a thread inside a library may never."""
 _OTHER_FILES = 512
 """Open files of a process beside its connections: weights, libraries, sockets of its own."""
-_M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
 
 
 def serve(settings: Settings) -> None:
-    """Serve until a signal. Admitted requests are finished first; a second signal does not wait for them.
+    """Serve until a signal, then end the process. Admitted requests are finished first, but not at a second signal.
 
-    Raises SystemExit with a code other than 0 if an encoder cannot be loaded, or the device thread is lost.
+    The status is one of run/exits.py. With several processes this returns, or raises SystemExit if it is not 0.
     """
     if settings.processes == 1:
         _serve(settings)
         return
     logs.configure(settings.log_level)
-    if code := workers.run(settings, _serve):
-        raise SystemExit(code)
+    if status := workers.run(settings, _serve):
+        raise SystemExit(status)
 
 
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
-    _share_heaps()
+    share_heaps()
     _allow_connections(settings.max_connections)
     gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     server = make_server(settings, siblings=siblings)
-    server.run(sockets)
-    if server.is_device_lost:
-        raise SystemExit(3)
+    server.owns_process = True
+    try:
+        server.run(sockets)
+        status = server.status
+    except SystemExit:  # uvicorn's: the start failed, and the log says why
+        status = exits.FAILED
+    exits.end(status)
 
 
-def make_server(settings: Settings, *, backend: Backend | None = None, siblings: Siblings | None = None) -> "Server":
-    """The server, not yet running. It stops by itself if the device thread is lost. backend: as of Engine."""
-    app = create_app(settings, backend=backend, siblings=siblings)
+def make_server(
+    settings: Settings,
+    *,
+    backend: Backend | None = None,
+    clock: Callable[[], float] = time.monotonic,
+    siblings: Siblings | None = None,
+) -> "Server":
+    """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine."""
+    app = create_app(settings, backend=backend, clock=clock, siblings=siblings)
     door: Any = partial(Connection, door=Door(settings, app.state.metrics))  # uvicorn calls it as it would a class
     return Server(
         uvicorn.Config(
@@ -68,17 +85,9 @@ def make_server(settings: Settings, *, backend: Backend | None = None, siblings:
             access_log=False,
             proxy_headers=False,  # whom a proxy speaks for is of no interest here
             timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,  # ours comes first, and answers
-        )
+        ),
+        siblings=siblings,
     )
-
-
-def _share_heaps() -> None:
-    """Let glibc's malloc give all threads two heaps together, where it would give each its own.
-
-    Each keeps what was freed in it: the process grew by a twelfth over a hundred thousand requests. Elsewhere nothing.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
 
 
 def _allow_connections(number: int) -> None:
@@ -96,7 +105,18 @@ def _allow_connections(number: int) -> None:
 
 
 class Server(uvicorn.Server):
-    """Drains in order: stop listening and admitting, answer the admitted requests, then end."""
+    """Drains in order: stop listening and admitting, answer the admitted requests, then end.
+
+    owns_process: whether it may end the process where no order helps: at a second signal, and at one that comes while
+    encoders are loaded, as a load cannot be interrupted.
+    """
+
+    def __init__(self, config: uvicorn.Config, *, siblings: Siblings | None = None) -> None:
+        """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM."""
+        super().__init__(config)
+        self.owns_process = False
+        self._siblings = siblings
+        self._heap = Heap(clock=time.monotonic)
 
     @property
     def engine(self) -> Engine:
@@ -108,6 +128,43 @@ class Server(uvicorn.Server):
     def is_device_lost(self) -> bool:
         """Whether a device thread ended on its own."""
         return self.started and self.engine.threads.is_lost
+
+    @property
+    def is_hung(self) -> bool:
+        """Whether a forward hangs, and the process is to end for it."""
+        return self.started and self.engine.is_hung
+
+    @property
+    def status(self) -> int:
+        """Of the process, once `run` has returned."""
+        return exits.HUNG if self.is_hung else exits.FAILED if self.is_device_lost else exits.OK
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        """As uvicorn.Server, which raises the signals again in the end: an orderly stop would look like a kill."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {each: signal.signal(each, self.handle_exit) for each in exits.SIGNALS}
+        try:
+            yield
+        finally:
+            for each, handler in before.items():
+                signal.signal(each, handler)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        """The first signal: stop in order; the second: end now.
+
+        A terminal, and some supervisors, send signals to the parent and to its children: these obey the parent alone.
+        """
+        if self._siblings is not None and (sig == signal.SIGINT or self.should_exit):
+            return
+        if self.owns_process and not self.started:
+            os._exit(exits.OK)
+        if self.owns_process and self.should_exit:
+            os._exit(128 + sig)
+        self.force_exit = self.should_exit
+        self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server; afterwards the garbage collector need not look at the objects that are here to stay.
@@ -121,10 +178,25 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         """As uvicorn.Server, ten times a second: whether to stop."""
-        return await super().on_tick(counter) or self.is_device_lost
+        self.engine.watch()
+        if self._siblings is not None:
+            self._siblings.beat()
+        if self.owns_process:
+            self._heap.look(is_idle=self.engine.admission.is_empty)
+        return await super().on_tick(counter) or self.is_device_lost or self.is_hung
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""
+        if self.is_hung:
+            self._end_within(_FLUSH_S)
         draining = asyncio.create_task(self.engine.drain())
         await super().shutdown(sockets)
         await draining
+        self._end_within(_LAST_S)
+
+    def _end_within(self, seconds: float) -> None:
+        """The last resort, if a thread cannot be joined."""
+        if self.owns_process:
+            timer = threading.Timer(seconds, exits.end, [self.status])
+            timer.daemon = True
+            timer.start()

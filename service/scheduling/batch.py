@@ -29,14 +29,23 @@ class Batch:
     """Items of one shape, given to their encoder when the batch is made.
 
     is_done: the device has finished, so no other batch can be begun behind this one. outcomes: one an item, in order,
-    once they are known. worked: whether any item has a row.
+    once they are known. worked: whether any item has a row. on_failure: called after each forward that failed, on the
+    device thread; others may follow.
     """
 
-    def __init__(self, encoder: Encoder, shape: Shape, payloads: Sequence[Any], measurement: Measurement) -> None:
+    def __init__(
+        self,
+        encoder: Encoder,
+        shape: Shape,
+        payloads: Sequence[Any],
+        measurement: Measurement,
+        on_failure: Callable[[], None] = lambda: None,
+    ) -> None:
         self._encoder = encoder
         self._shape = shape
         self._payloads = payloads
         self._measurement = measurement
+        self._on_failure = on_failure
         self.outcomes: list[Outcome] | None = None
         self.worked = False
         self._failure: EncoderFailed | None = None
@@ -59,7 +68,7 @@ class Batch:
         if count > 1:
             outcomes = []
             for half in (self._payloads[: count // 2], self._payloads[count // 2 :]):
-                batch = Batch(self._encoder, self._shape, half, self._measurement)
+                batch = Batch(self._encoder, self._shape, half, self._measurement, self._on_failure)
                 outcomes += batch.wait()
                 self.worked = self.worked or batch.worked
         self.outcomes = outcomes
@@ -115,6 +124,7 @@ class Batch:
             failure.__cause__ = error
         self._failure = _without_frames(failure)
         self._forward = None
+        self._on_failure()
 
 
 @dataclass(frozen=True)

@@ -4,17 +4,18 @@ A thread takes its next batch itself the moment it is free, under a lock that is
 arrived during one forward can share the next. Rows go back to the loop in one call a batch.
 
 The policies stand beside: how large a batch may be (limits.py), how many run side by side (lanes.py), when a batch
-waits for images that are being decoded (patience.py), when the next is begun behind the one that runs (behind.py).
+waits for images that are being decoded (patience.py), when the next is begun behind the one that runs (behind.py),
+what happens if a forward hangs (watchdog.py).
 """
 
 import asyncio
 import logging
 import threading
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, TypeVar
+from typing import Any, NamedTuple, TypeVar
 
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.values import Pixels
@@ -42,6 +43,14 @@ class _Running:
     taken: Taken[Item]
     started: float
     batch: Batch
+
+
+class Work(NamedTuple):
+    """What a lane is at. since: when it began its last forward, on the clock. taken: its batch; None: a call."""
+
+    lane: int
+    since: float
+    taken: Taken[Item] | None
 
 
 class Expected:
@@ -92,12 +101,14 @@ class DeviceThreads:
         self._lanes = lanes or Lanes()  # under _wake
         self._patience = patience  # under _wake
         self._queue: Queue[Item] = Queue()  # under _wake
-        self._calls: deque[Callable[[], None]] = deque()  # under _wake
+        self._calls: deque[tuple[asyncio.Future[Any], Callable[[], None]]] = deque()  # under _wake
+        self._at_work: dict[int, Taken[Item] | None] = {}  # by lane, while it is at work; under _wake
         self._wanted = 0  # length of line from which a waiting batch is begun; under _wake
         self._parts: dict[int, int] = {}  # of the cores, by lane
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
-        self._refusal: VisiontowerError | None = None
+        self.refusal: VisiontowerError | None = None
+        """What everybody is told who asks for work; None: there is no reason to."""
         self._running_lanes = 0  # of the event loop
         self._ended = asyncio.Event()
         self.is_lost = False
@@ -115,12 +126,15 @@ class DeviceThreads:
         """Whether all device threads run."""
         return self._running_lanes == self._lanes.number
 
-    @property
-    def busy_s(self) -> float:
-        """Seconds that the thread longest at its batch or call has been at it; 0 when all wait for work."""
+    def at_work(self) -> list[Work]:
+        """What each lane is at; nothing of lanes that wait for work."""
         with self._wake:
-            since = self._lanes.busy_since()
-        return 0.0 if since is None else max(0.0, self._clock() - since)
+            return [Work(lane, since, self._at_work.get(lane)) for lane, since in self._lanes.entered.items()]
+
+    def can_begin(self, *, beside: int) -> bool:
+        """Whether a batch may begin beside the work of so many lanes that does not end."""
+        with self._wake:
+            return not self._lanes.is_alone and beside < self._lanes.number
 
     def waiting(self, model: str) -> tuple[int, float]:
         """The images of this model that wait, and the seconds that its oldest item has waited."""
@@ -168,7 +182,9 @@ class DeviceThreads:
         patience = self._patience
         with self._wake:
             is_last = patience is None or patience.arrived(shape)
-            if payload is not None and not item.future.done():
+            if item.resident.hang is not None:
+                self.tell(fail, [item.future], item.resident.hang)
+            elif payload is not None and not item.future.done():
                 item.payload = payload
                 item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
                 is_last = is_last or self._queue.size == 1 or in_line >= self._wanted
@@ -188,19 +204,36 @@ class DeviceThreads:
                 self.tell(resolve, future, result)
 
         with self._wake:
-            self._calls.append(run)
+            self._calls.append((future, run))
             self._wake.notify_all()
         return await future
+
+    def give_up(self, models: Collection[str], error: VisiontowerError) -> None:
+        """Fail what waits for these models, and all that cannot begin beside work that does not end."""
+        with self._wake:
+            items = self._queue.take_all(
+                lambda line: line.shape.model in models or self._limits.of(line.shape).runs_alone
+            )
+            calls = [future for future, _ in self._calls]
+            self._calls.clear()
+            self._wake.notify_all()
+        fail([*calls, *(item.future for item in items)], error)
 
     def abandon(self, error: VisiontowerError) -> None:
         """Fail everything that waits or runs, and all that is still to come; the device's rows are dropped.
 
         To come: an image of an admitted request may be on its way through decode and preprocess.
         """
-        self._refusal = error
+        self.refusal = error
         fail(list(self._open), error)
         with self._wake:
             self._queue.clear()
+            self._calls.clear()
+
+    def resume(self, error: VisiontowerError) -> None:
+        """Take work again, if it was for this error that none is taken."""
+        if self.refusal is error:
+            self.refusal = None
 
     async def stop(self, *, timeout_s: float) -> bool:
         """End the threads after what they have begun; False if one is stuck. Waiting work fails with DeviceLost."""
@@ -219,15 +252,17 @@ class DeviceThreads:
         return True
 
     def _item(self, resident: Resident, payload: Any) -> Item:
-        """Not queued yet. Raises as `_promise`."""
+        """Not queued yet. Raises as `_promise`, and what is said while a forward of the encoder hangs."""
+        if resident.hang is not None:
+            raise resident.hang.with_traceback(None)  # each time it would hold more frames
         item = Item(resident, payload, self._promise())
         item.future.add_done_callback(partial(self._forget, item))
         return item
 
     def _promise(self) -> asyncio.Future[Any]:
         """A future that `abandon` knows of. Raises DeviceLost, or the error that everything was abandoned with."""
-        if self._refusal is not None:
-            raise self._refusal
+        if self.refusal is not None:
+            raise self.refusal.with_traceback(None)
         future: asyncio.Future[Any] = self._loop.create_future()
         self._open.add(future)
         future.add_done_callback(self._open.discard)
@@ -260,6 +295,7 @@ class DeviceThreads:
         lanes = self._lanes
         with self._wake:
             if lanes.leave(lane):
+                self._at_work.pop(lane, None)  # let go of: it holds the batch's pixels
                 self._wake.notify_all()  # who must be alone may have waited for this
             while not self._stopping:
                 wait_s = None
@@ -268,7 +304,7 @@ class DeviceThreads:
                 elif self._calls:
                     if not lanes.busy:
                         lanes.enter(lane, now=self._clock(), alone=True)
-                        return self._calls.popleft()
+                        return self._calls.popleft()[1]
                 elif self._queue.size:
                     work, wait_s = self._take_work(lane)
                     if work is not None:
@@ -305,6 +341,7 @@ class DeviceThreads:
         if not taken.batch:
             return None, 0.0
         part = lanes.enter(lane, now=self._clock(), alone=is_alone)
+        self._at_work[lane] = taken
         if self._queue.size:
             self._wake.notify_all()  # the rest is another lane's to wait with
         return partial(self._run, lane, taken, part), None
@@ -318,24 +355,30 @@ class DeviceThreads:
         if self._parts.get(lane) != part:
             self._parts[lane] = part
             self._lanes.take_cores(part)
-        running: _Running | None = self._begin(taken)
+        running: _Running | None = self._begin(lane, taken)
         while running is not None:
-            following = None if running.batch.is_done else self._begin_behind(running)
-            self._finish(running)
+            following = None if running.batch.is_done else self._begin_behind(lane, running)
+            self._finish(lane, running)
             if following is not None:
-                with self._wake:
-                    self._lanes.go_on(lane, now=self._clock())
+                self._go_on(lane, following.taken)
             running = following
 
-    def _begin(self, taken: Taken[Item]) -> _Running:
+    def _go_on(self, lane: int, taken: Taken[Item] | None) -> None:
+        """The lane is at another forward now, of this batch or of a try-out."""
+        with self._wake:
+            self._lanes.go_on(lane, now=self._clock())
+            self._at_work[lane] = taken
+
+    def _begin(self, lane: int, taken: Taken[Item]) -> _Running:
         started = self._clock()
         payloads = []
         for waiting in taken.batch:
             payloads.append(waiting.item.payload)
         encoder = taken.batch[0].item.resident.encoder
-        return _Running(taken, started, Batch(encoder, taken.shape, payloads, self._measurement))
+        batch = Batch(encoder, taken.shape, payloads, self._measurement, partial(self._go_on, lane, taken))
+        return _Running(taken, started, batch)
 
-    def _begin_behind(self, running: _Running) -> _Running | None:
+    def _begin_behind(self, lane: int, running: _Running) -> _Running | None:
         """The next batch, begun behind this one that still runs, if the policy is for it."""
         with self._wake:
             line = self._queue.next_line()
@@ -346,16 +389,20 @@ class DeviceThreads:
                 return None
             taken = self._queue.take(line, most=ceiling, now=self._clock())
         self._tell_expired(taken)
-        return self._begin(taken) if taken.batch else None
+        return self._begin(lane, taken) if taken.batch else None
 
-    def _finish(self, running: _Running) -> None:
+    def _finish(self, lane: int, running: _Running) -> None:
         batch, taken = running.batch, running.taken
         outcomes = batch.outcomes or batch.wait()  # of a forward that ended at once they are there
         forward_s = self._clock() - running.started
         shape, items = taken.shape, len(taken.batch)
         resident = taken.batch[0].item.resident
         # One bad input must not take the server out of rotation. So a good image is tried only if nothing worked.
-        resident.is_healthy = batch.worked or resident.probe()
+        if batch.worked:
+            resident.is_healthy = True
+        else:
+            self._go_on(lane, None)
+            resident.probe()
         futures, waits = [], []
         for waiting in taken.batch:
             futures.append(waiting.item.future)

@@ -9,7 +9,7 @@ their threads sleep at barriers.
 A GPU has one lane, and the rules come to nothing.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 ENOUGH = 32
 """Images, in all batches side by side, from which on larger batches are hardly faster on a CPU."""
@@ -43,7 +43,7 @@ class Lanes:
         return 1 if alone else self.number
 
     def go_on(self, lane: int, *, now: float) -> None:
-        """The lane begins the next work without a pause."""
+        """The lane begins the next forward without a pause."""
         self._entered[lane] = now
 
     def leave(self, lane: int) -> bool:
@@ -60,9 +60,10 @@ class Lanes:
         while self.next in self._entered:
             self.next += 1
 
-    def busy_since(self) -> float | None:
-        """When the lane that is longest at its work entered; None if all are free."""
-        return min(self._entered.values(), default=None)
+    @property
+    def entered(self) -> Mapping[int, float]:
+        """The lanes at work, and when each began what it is at."""
+        return self._entered
 
     def share(self, waiting: int) -> int:
         """How many of a line's items one free lane takes.

@@ -1,7 +1,8 @@
 """How large a batch may be: by the budget of memory, by the time a forward may last, and by the operator's word.
 
 Memory alone would let hundreds of images into one forward of a minute on a CPU: nobody's answer would come before the
-last one's. So the speed of each tower is learnt, in floating-point operations a second.
+last one's. So the speed of each tower is learnt, in floating-point operations a second. From the same forwards it
+knows how long one may take before the device counts as hung.
 """
 
 import math
@@ -14,6 +15,15 @@ _FORGETS = 0.9
 """The best speed shrinks to this share after a slower forward."""
 _SHAPES = 10_000
 """Shapes whose allowance is kept."""
+_HUNG_TIMES = 10
+_HUNG_S = 5.0
+"""The device hangs if a forward takes longer than this, and longer than so many times its usual time."""
+_FIRST_S = 60.0
+"""The first forward of a shape gets at least this: libraries choose and compile their kernels in it."""
+_SLOWEST_FLOPS_A_SECOND = 5e9
+"""The first forward of a tower is allowed to be as slow as this, a tenth of what one core of a processor does."""
+_GROWS = 4.0
+"""How many times slower a shape's usual forward may become at once: one that hung must not set the measure."""
 _ANY = 2**31
 """More items than any queue holds: the time may be unlimited."""
 
@@ -42,6 +52,7 @@ class BatchLimits:
         self._allowances: dict[Shape, Allowance] = {}
         self._flops_a_second: dict[tuple[type, str], float] = {}
         self._forward_s: dict[str, float] = {}
+        self._item_s: dict[Shape, float] = {}  # of the slowest forward lately
 
     def of(self, shape: Shape) -> Limit:
         """The limit of this shape. Where time is limited, its ceiling is 1 until a forward of its tower has run."""
@@ -72,3 +83,18 @@ class BatchLimits:
             tower = (type(shape), shape.model)
             best = self._flops_a_second.get(tower, 0.0)
             self._flops_a_second[tower] = max(shape.cost.flops * items / seconds, best * _FORGETS)
+        item_s = seconds / items
+        before = self._item_s.get(shape, item_s)
+        if len(self._item_s) > _SHAPES:
+            self._item_s.clear()
+        self._item_s[shape] = max(min(item_s, _GROWS * before), before * _FORGETS)
+
+    def hangs_after_s(self, shape: Shape, items: int) -> float:
+        """Seconds after which such a forward hangs, and is not merely slow."""
+        flops = shape.cost.flops * items
+        flops_a_second = self._flops_a_second.get((type(shape), shape.model))
+        usual_s = flops / flops_a_second if flops_a_second else 0.0
+        item_s = self._item_s.get(shape)
+        if item_s is None:
+            return max(_FIRST_S, _HUNG_TIMES * usual_s if flops_a_second else flops / _SLOWEST_FLOPS_A_SECOND)
+        return max(_HUNG_S, _HUNG_TIMES * max(usual_s, item_s * items))

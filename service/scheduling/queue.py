@@ -8,7 +8,7 @@ How long a batch may be is for limits.py, lanes.py and patience.py to say.
 """
 
 from collections import OrderedDict
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
@@ -131,6 +131,17 @@ class Queue(Generic[T]):
         if not line.waiting:
             del self._lines[key]
         return Taken(line.shape, batch, expired, left=len(line.waiting))
+
+    def take_all(self, wanted: Callable[[Line[T]], bool]) -> list[T]:
+        """Take whole lines out unserved; gives their items."""
+        items = []
+        for key, line in [(key, line) for key, line in self._lines.items() if wanted(line)]:
+            items += [waiting.item for waiting in line.waiting.values()]
+            for ticket in line.waiting:
+                del self._places[ticket]
+            self.size -= len(line.waiting)
+            del self._lines[key]
+        return items
 
     def waiting_images(self, model: str) -> int:
         """Images that wait for this model."""

@@ -5,7 +5,7 @@ import logging
 import numpy as np
 
 from encoders.contract.encoder import Encoder
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput
+from encoders.contract.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
 from encoders.contract.values import Outputs
 
 _log = logging.getLogger(__name__)
@@ -19,6 +19,8 @@ class Resident:
         self.spec = encoder.spec
         self.is_healthy = True
         """Whether the last batch gave a row; if it gave none, whether a grey image then worked."""
+        self.hang: VisiontowerError | None = None
+        """While a forward of it hangs: what is said to whoever asks for it. Of the event loop."""
 
     def probe(self) -> bool:
         """Try the grey image; gives and keeps the health. A failure is logged. On a device thread."""

@@ -30,6 +30,7 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
     handler = logging.StreamHandler(stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    logging.captureWarnings(True)
     logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
     # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
     logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)
@@ -37,4 +38,4 @@ def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    return not record.getMessage().startswith("Traceback (most recent call last)")
+    return "Traceback (most recent call last)" not in record.getMessage()[:60]  # a group indents its own

@@ -35,7 +35,7 @@ from service.run.server import make_server
 from service.settings import Settings
 from tests.support.serving import backend_of, noise
 
-NOBODY = RawArray(ctypes.c_bool, 0)
+NOBODY = RawArray(ctypes.c_bool, 0), RawArray(ctypes.c_uint64, 0)
 NOW = Usage(cpu_s=0.0, rss=0)
 SETTING = Setting("small", "visiontower", "", concurrency=2)
 
@@ -313,7 +313,7 @@ async def test_the_floor_answers_each_of_a_batch_with_its_own_vector() -> None:
         batches.append(len(pixels))
         return pixels[:, 0, 0].to(torch.bfloat16)
 
-    floor = Floor(lambda jpeg: np.full((1, 1, 3), jpeg[0], np.uint8), forward, siblings=Siblings((), 0, NOBODY))
+    floor = Floor(lambda jpeg: np.full((1, 1, 3), jpeg[0], np.uint8), forward, siblings=Siblings(0, 0, 0, *NOBODY))
     async with httpx.AsyncClient(transport=httpx.ASGITransport(floor), base_url="http://floor") as client:
         answers = await asyncio.gather(*(client.post("/", content=bytes([value])) for value in range(5)))
     assert [answer.json() for answer in answers] == [[float(value)] * 3 for value in range(5)]

@@ -306,4 +306,4 @@ def test_the_eight_steps_of_an_image_name_every_file_that_it_meets() -> None:
     functions, files, changes = map(int, re.findall(r"\d+", counts))
     assert functions <= 110
     assert files <= 24
-    assert changes <= 50  # 45, and the account: asked before a body and an answer, and told after
+    assert changes <= 50  # 45, and the account: asked before a body, a decode and an answer, and told after

@@ -13,9 +13,9 @@ HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "openvino"
 HTTP = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 SERVICE = (
-    ("service.hosts", "service.sizes"),
+    ("service.hosts", "service.sizes", "service.caller"),
     ("service.errors",),
-    ("service.settings", "service.spec_json", "service.telemetry"),
+    ("service.settings", "service.spec_json", "service.telemetry", "service.line"),
     ("service.memory",),
     ("service.scheduling",),
     ("service.engine",),
@@ -32,7 +32,8 @@ ENCODERS = (
 )
 WITHOUT_TORCH = (
     "encoders.contract", "encoders.memory", "encoders.images.decode", "encoders.images.preprocess",
-    "encoders.images.pixels", "encoders.adapters.registry", "encoders.adapters.catalog", "encoders.adapters.fake",
+    "encoders.images.pixels", "encoders.images.price", "encoders.images.process", "encoders.images.worker",
+    "encoders.adapters.registry", "encoders.adapters.catalog", "encoders.adapters.fake",
     "service",
 )  # fmt: skip
 

@@ -81,6 +81,8 @@ def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
         "_pixels",
         "_images",
         "_texts",
+        "_plans",
+        "_connections",
         "_chars",
         "_values",
         "_threads",

@@ -24,14 +24,39 @@ from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
 from encoders.adapters.hf.preprocessing import Seen, seen_by
-from encoders.adapters.hints import hint_for_folder, hint_for_name, timm_name
+from encoders.adapters.hints import hint_for_folder, hint_for_name, read_json, timm_name
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError, VisiontowerError, WeightsError, in_brief
 from encoders.runtime.weights import seeded
-from encoders.runtime.weights_file import read_weights, refuse_adapter
+from encoders.runtime.weights_file import read_weights, refuse_adapter, require_weights
 
+_TOKENIZERS = (
+    "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model",
+)  # fmt: skip
+"""One of these makes a tokenizer."""
+
+_WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz"}
 CLASSIFIER = r"(classifier|decoder)\."
 """Heads of ...ForImageClassification and ...ForMaskedImageModeling."""
+
+
+def _files_of_weights(folder: Path, encoder_id: str) -> list[Path]:
+    """Those that transformers takes from a folder, one or several parts. Raises WeightsError if there are none."""
+    for name in ("model.safetensors", "pytorch_model.bin"):
+        if (folder / name).exists():
+            return [folder / name]
+        index = folder / f"{name}.index.json"
+        if index.is_file():
+            parts = read_json(index).get("weight_map")
+            if not isinstance(parts, dict) or not parts:
+                raise WeightsError(f"{index} names no files of weights (weight_map).", model=encoder_id)
+            return [folder / str(part) for part in sorted(set(parts.values()))]
+    others = sorted(file.name for file in folder.iterdir() if file.suffix in _WEIGHT_SUFFIXES)
+    found = f" It has {', '.join(others[:4])}." if others else ""
+    raise WeightsError(
+        f"{folder} has no model.safetensors and no pytorch_model.bin for {encoder_id}, nor parts of them.{found}",
+        model=encoder_id,
+    )
 
 
 def _names_in(file: Path) -> list[str]:
@@ -137,7 +162,7 @@ class Checkpoint:
             raise WeightsError(f"{self.name} has no config.json.{self._meant()}", model=self.id)
         try:
             found, _ = transformers.PreTrainedConfig.get_config_dict(self.name, **self.options)
-            model_type = found.get("model_type")
+            model_type, quantised = found.get("model_type"), found.get("quantization_config")
         except Exception as error:  # not JSON, not an object
             raise WeightsError(
                 f"The config.json of {self.name} is no configuration: {in_brief(error)}", model=self.id
@@ -147,6 +172,13 @@ class Checkpoint:
             name = f"{architecture}.{tag}" if tag and "." not in architecture else architecture
             hint = f" It is in timm's format: write timm:{name}" if folder is None else hint_for_folder(folder)
             raise EncoderIdError(f"{self.id} is no checkpoint of transformers.{hint}", model=self.id)
+        if quantised:
+            method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
+            raise WeightsError(
+                f"The weights of {self.name} are quantised ({method or 'quantization_config'}), which is not read: "
+                "give those that they were made of.",
+                model=self.id,
+            )
         if not isinstance(model_type, str):
             raise EncoderIdError(
                 f"The config.json of {self.name} names no model_type, so it is not of transformers.{self._meant()}",
@@ -167,8 +199,10 @@ class Checkpoint:
         return ""
 
     def config(self) -> Any:
-        """Its configuration."""
-        return transformers.AutoConfig.from_pretrained(self.name, **self.options)
+        """Its configuration, without the kernels for attention that it was trained with: they may not be here."""
+        found = transformers.AutoConfig.from_pretrained(self.name, **self.options)
+        found._attn_implementation = None
+        return found
 
     def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "", **options: Any) -> Any:
         """The architecture with the checkpoint's weights, in float32 whatever they are stored in, so losing nothing.
@@ -224,17 +258,21 @@ class Checkpoint:
         """A folder's weights where transformers would not take them as they are; None where it does.
 
         It reads neither the names of torch.compile and DistributedDataParallel nor what trainers save beside weights.
+        Raises WeightsError that names the file for one that is not there, empty, or no file of weights.
         """
         folder = Path(self.name)
         if not folder.is_dir():
             return None
-        tensors, pickled = folder / "model.safetensors", folder / "pytorch_model.bin"
-        if tensors.exists():
-            names = _names_in(tensors)
-            if names and not any("_orig_mod." in name or name.startswith("module.") for name in names):
-                return None
-            return read_weights(tensors, encoder_id=self.id)
-        return read_weights(pickled, encoder_id=self.id) if pickled.exists() else None
+        files = _files_of_weights(folder, self.id)
+        names: list[str] = []
+        for file in files:
+            require_weights(file, encoder_id=self.id)
+            if file.suffix == ".safetensors":
+                names += _names_in(file)
+        is_plain = names and not any("_orig_mod." in name or name.startswith("module.") for name in names)
+        if is_plain or (len(files) > 1 and not names):
+            return None
+        return {name: value for file in files for name, value in read_weights(file, encoder_id=self.id).items()}
 
     def seen(self, default: str) -> Seen:
         """Its image processor's settings; those of the class named `default` if it has no file of them."""
@@ -255,21 +293,35 @@ class Checkpoint:
 
         vocabulary: rows of the text tower's embedding table.
         """
-        if not self.has(
-            "tokenizer.json", "vocab.json", "vocab.txt", "spiece.model", "sentencepiece.bpe.model", "tokenizer.model"
-        ):
+        if not self.has(*_TOKENIZERS):
             if self.random:
                 return None
             # AutoTokenizer would make one of two tokens and say nothing.
             raise WeightsError(f"{self.name} has no tokenizer files (tokenizer.json, ...) for its text tower.")
+        self._require_whole_tokenizer()
         try:
-            tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, **self.options)
-        except Exception:  # its own class may need sentencepiece, and that a file of its own
-            if not self.has("tokenizer.json"):
-                raise
-            tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(self.name, **self.options)
+            try:
+                tokenizer = transformers.AutoTokenizer.from_pretrained(self.name, **self.options)
+            except Exception:  # its own class may need sentencepiece, and that a file of its own
+                if not self.has("tokenizer.json"):
+                    raise
+                tokenizer = transformers.PreTrainedTokenizerFast.from_pretrained(self.name, **self.options)
+        except Exception as error:
+            raise WeightsError(
+                f"The tokenizer of {self.name} does not load: {in_brief(error)}", model=self.id
+            ) from error
         if not len(tokenizer.all_special_ids) < len(tokenizer) <= vocabulary:
             raise WeightsError(
                 f"The tokenizer of {self.name} has {len(tokenizer)} tokens, its text tower {vocabulary}.", model=self.id
             )
         return tokenizer
+
+    def _require_whole_tokenizer(self) -> None:
+        """Raises WeightsError for a folder's tokenizer that lacks a part or has it empty: it may load, and be wrong."""
+        if not self.options["local_files_only"]:
+            return
+        if not self.has("tokenizer.json", "merges.txt") and self.has("vocab.json"):
+            raise WeightsError(f"{self.name} has a vocab.json without its merges.txt.", model=self.id)
+        for file in (Path(self.name, name) for name in (*_TOKENIZERS, "merges.txt", "tokenizer_config.json")):
+            if file.is_file() and not file.stat().st_size:
+                raise WeightsError(f"{file} is empty: 0 bytes.", model=self.id)

@@ -12,7 +12,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from encoders.adapters.hf import hooked
-from encoders.adapters.hf.config import pair
+from encoders.adapters.hf.config import pair, registers
 from encoders.contract.spec import Resolutions
 from encoders.contract.values import Grid, ImageSize, Outputs
 from encoders.runtime.tower import Features, Tower, largest_size, to_patches
@@ -63,7 +63,7 @@ def patches(config: Any, *, prefix_tokens: int, resizes: bool = True) -> Geometr
 
 def with_class_token(config: Any) -> Geometry:
     """The geometry of a vision transformer with one class token, and registers if its configuration has some."""
-    return patches(config, prefix_tokens=1 + getattr(config, "num_register_tokens", 0))
+    return patches(config, prefix_tokens=1 + registers(config))
 
 
 def without_prefix(config: Any) -> Geometry:

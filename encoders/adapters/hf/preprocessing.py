@@ -88,8 +88,7 @@ def _common(processor: Any) -> _Shape:
     """The rules of transformers' backends."""
     name, size, crop = _class_name(processor), _sizes(processor, "size"), _crop(processor)
     edge = size.get("shortest_edge")
-    if getattr(processor, "do_pad", False) and _sizes(processor, "pad_size"):
-        raise ValueError(f"{name} pads to a pad_size, which is not offered")
+    _refuse_padding(processor)
     if edge and "longest_edge" in size:
         raise ValueError(f"{name} has a size with shortest_edge and longest_edge, which is not offered")
     if edge:
@@ -101,6 +100,11 @@ def _common(processor: Any) -> _Shape:
         return _cropped_from_edge(crop, edge)
     target = _both(size, name)
     return _Shape(target) if crop in (None, target) else _cropped_from_both(crop, target, name)
+
+
+def _refuse_padding(processor: Any) -> None:
+    if getattr(processor, "do_pad", False) and _sizes(processor, "pad_size"):
+        raise ValueError(f"{_class_name(processor)} pads to a pad_size, which is not offered")
 
 
 def _cropped_from_edge(crop: ImageSize, edge: int) -> _Shape:
@@ -125,6 +129,17 @@ def _squashed(processor: Any) -> _Shape:
     return _Shape(ImageSize(edge, edge) if edge else _both(size, _class_name(processor)))
 
 
+def _base_view(processor: Any) -> _Shape:
+    """LlavaNext's and LlavaOnevision's view of the whole image is squashed, then cropped as their tiles are."""
+    shape, crop = _squashed(processor), _crop(processor)
+    return shape if crop in (None, shape.target) else _cropped_from_both(crop, shape.target, _class_name(processor))
+
+
+def _uncropped(processor: Any) -> _Shape:
+    """A class that squashes to `size`, and crops nothing whatever do_center_crop says."""
+    return _Shape(_both(_sizes(processor, "size"), _class_name(processor)))
+
+
 def _convnext(processor: Any) -> _Shape:
     edge = _sizes(processor, "size").get("shortest_edge")
     if not edge:
@@ -141,6 +156,7 @@ def _levit(processor: Any) -> _Shape:
     """LevitImageProcessor.resize: the shortest edge becomes 256 / 224 of the one in `size`."""
     edge, crop = _sizes(processor, "size").get("shortest_edge"), _crop(processor)
     if edge and crop:
+        _refuse_padding(processor)
         return _cropped_from_edge(crop, int((256 / 224) * edge))
     return _common(processor)
 
@@ -198,20 +214,20 @@ _READERS: dict[str, Callable[[Any], _Shape]] = {
     "DINOv3ViTImageProcessor": _common,
     "DPTImageProcessor": _dpt,
     "EfficientNetImageProcessor": _common,
-    "Gemma3ImageProcessor": _squashed,
+    "Gemma3ImageProcessor": _uncropped,
     "Glm4vImageProcessor": _pixels,
-    "GotOcr2ImageProcessor": _squashed,
+    "GotOcr2ImageProcessor": _uncropped,
     "Idefics3ImageProcessor": _global_view,
     "LevitImageProcessor": _levit,
     "LlavaImageProcessor": _llava,
-    "LlavaNextImageProcessor": _squashed,
-    "LlavaOnevisionImageProcessor": _squashed,
+    "LlavaNextImageProcessor": _base_view,
+    "LlavaOnevisionImageProcessor": _base_view,
     "MllamaImageProcessor": _squashed,
     "MobileNetV2ImageProcessor": _common,
     "PerceptionLMImageProcessor": _tile,
     "PixtralImageProcessor": _squashed,
     "Qwen2VLImageProcessor": _pixels,
-    "SegformerImageProcessor": _common,
+    "SegformerImageProcessor": _uncropped,
     "Siglip2ImageProcessor": _naflex,
     "SmolVLMImageProcessor": _global_view,
 }
@@ -256,11 +272,14 @@ def _scaled(processor: Any) -> tuple[tuple[float, float, float], tuple[float, fl
     """Mean and std for values in 0..1, whatever the processor scales to before it normalises."""
     rescales, normalizes = getattr(processor, "do_rescale", True), getattr(processor, "do_normalize", True)
     scale = 255 * float(processor.rescale_factor if rescales else 1)
-    offset = 1.0 if rescales and getattr(processor, "rescale_offset", False) else 0.0  # EfficientNet's: to -1..1
+    is_efficientnets = _class_name(processor) == "EfficientNetImageProcessor"  # no other class has these two rules
+    offset = 1.0 if is_efficientnets and rescales and processor.rescale_offset else 0.0  # to -1..1
     mean = _channels(processor.image_mean) if normalizes else (0.0, 0.0, 0.0)
     std = _channels(processor.image_std) if normalizes else (1.0, 1.0, 1.0)
-    if getattr(processor, "include_top", False):  # EfficientNet's: divided once more
+    if is_efficientnets and processor.include_top:  # divided once more
         std = _channels([a * b for a, b in zip(std, _channels(processor.image_std), strict=True)])
+    if not all(std) or not scale:
+        raise ValueError(f"{_class_name(processor)} divides by an image_std or a rescale_factor of 0")
     return _channels([(value + offset) / scale for value in mean]), _channels([value / scale for value in std])
 
 

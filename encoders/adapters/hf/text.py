@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.trained_text import as_trained
-from encoders.contract.errors import InvalidText
+from encoders.contract.errors import InvalidText, WeightsError, in_brief
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Tokenized
 from encoders.runtime.parts import TorchParts
@@ -84,8 +84,8 @@ class HfText(TextTower):
             with self._lock:
                 ids = self._tokenizer(list(texts), **options, return_attention_mask=False)["input_ids"]
                 whole = self._tokenizer(list(texts), return_attention_mask=False, verbose=False)["input_ids"]
-        except (TypeError, ValueError) as error:  # a lone surrogate, for one
-            raise InvalidText(f"A text cannot be tokenised: {error}") from error
+        except Exception as error:  # a lone surrogate, a word that its vocabulary has no name for
+            raise InvalidText(f"A text cannot be tokenised: {in_brief(error)}") from error
         return Tokenized(np.array(ids, dtype=np.int64), np.array([len(row) for row in whole], dtype=np.int64))
 
     def forward(self, ids: Tensor) -> Tensor:
@@ -118,4 +118,20 @@ def with_text(
     trained = as_trained(tokenizer, config.model_type)
     padding = tokenizer.pad_token_id  # as trained
     text = HfText(model, projection, trained, family, context_length=length, padding=padding)
+    _try(text, checkpoint)
     return replace(parts, spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)
+
+
+def _try(text: HfText, checkpoint: Checkpoint) -> None:
+    """Raises WeightsError if the tokenizer makes no rows of the context length, of whatever text."""
+    try:
+        ids = text.tokenize(["a"]).ids
+    except InvalidText as error:
+        raise WeightsError(
+            f"The tokenizer of {checkpoint.name} cannot be used. {error}", model=checkpoint.id
+        ) from error
+    if ids.shape != (1, text.context_length):
+        raise WeightsError(
+            f"The tokenizer of {checkpoint.name} cannot be used: its texts have {text.context_length} tokens at most.",
+            model=checkpoint.id,
+        )

@@ -30,10 +30,10 @@ class TrainedTokenizer:
 
 
 def as_trained(tokenizer: Any, text_model_type: str) -> Any:
-    """The tokenizer as the family was trained with it; as it is for a family without a convention of its own."""
+    """The tokenizer as the family was trained with it: cut and padded at the end, after the family's own cleaning."""
+    tokenizer.padding_side = tokenizer.truncation_side = "right"
     if text_model_type not in _CLEANING:
         return tokenizer
-    tokenizer.padding_side = "right"
     if text_model_type in _SIGLIP:
         _end_as_siglip(tokenizer)
     return TrainedTokenizer(tokenizer, _CLEANING[text_model_type])

@@ -89,6 +89,7 @@ class Vlm(Family):
     tower: the vision tower of the model. towers: the types it may have; empty where the model has one of its own.
     project: the model and the arguments -> the vision tower's output, whose pooler_output is the image features.
     row_major: the vision tower, its tokens [B, N, C] and the grid -> the tokens in the order of the grid.
+    projected_size: width of the projected tokens, of a configuration.
     merge: patches a side that become one projected token. queries: of a configuration, the number of projected tokens
         where they do not depend on the grid. drops: tokens in front that are not projected.
     norm: the vision tower's final norm, where the tower goes on behind it and its output is something else.
@@ -101,6 +102,7 @@ class Vlm(Family):
     tower: Callable[[Any], Any] = attrgetter("vision_tower")
     project: Callable[[Any, dict[str, Any]], Any] = image_features
     row_major: Callable[[Any, Tensor, Grid], Tensor] = as_they_are
+    projected_size: Callable[[Any], int] = lambda config: int(config.text_config.hidden_size)
     merge: Callable[[Any], int] = lambda config: 1
     towers: tuple[str, ...] = ()
     queries: Callable[[Any], int | None] = lambda config: None

@@ -1,5 +1,6 @@
 """The vision-language architectures of transformers that are read by description: one Vlm a model type."""
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -11,6 +12,7 @@ from torch import Tensor
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.config import positive
 from encoders.adapters.hf.family import Geometry, interpolating, patches, plain, with_class_token
 from encoders.adapters.hf.native import at_most, native_resolution
 from encoders.adapters.hf.packed import attend_at_once, packed, packed_features, unpacked
@@ -31,7 +33,7 @@ _OF_ONE_SIZE = _of(patches, prefix_tokens=0, resizes=False)
 
 
 def _merge(config: Any) -> int:
-    return int(config.vision_config.spatial_merge_size)
+    return positive(config.vision_config.spatial_merge_size, "spatial_merge_size")
 
 
 def _qwen_geometry(config: Any, *, width: str = "hidden_size") -> Geometry:
@@ -44,6 +46,7 @@ _QWEN = Vlm(
     arguments=packed,
     project=packed_features,
     row_major=unpacked,
+    projected_size=lambda config: int(config.vision_config.out_hidden_size),
     merge=_merge,
     processor="Qwen2VLImageProcessor",
     bound=False,
@@ -119,7 +122,7 @@ _IDEFICS = Vlm(
     geometry=_OF_ONE_SIZE,
     arguments=plain,
     project=_connected,
-    merge=lambda config: int(config.scale_factor),
+    merge=lambda config: positive(config.scale_factor, "scale_factor"),
     processor="Idefics3ImageProcessor",
     ready=_unmasked,
 )
@@ -135,12 +138,26 @@ def _queried(model: Any, arguments: dict[str, Any]) -> Any:
 
 
 def _gemma_merge(config: Any) -> int:
-    vision = config.vision_config
-    return int(vision.image_size // vision.patch_size // config.mm_tokens_per_image**0.5)
+    """As Gemma3MultiModalProjector: so many patches a side are averaged that mm_tokens_per_image are left."""
+    vision, tokens = config.vision_config, positive(config.mm_tokens_per_image, "mm_tokens_per_image")
+    rows, side = int(vision.image_size // vision.patch_size), math.isqrt(tokens)
+    if side * side != tokens or rows % side:
+        raise ValueError(f"its {rows}x{rows} patches cannot be pooled to {tokens} tokens (mm_tokens_per_image)")
+    return rows // side
+
+
+def _mistral_merge(config: Any) -> int:
+    return positive(config.spatial_merge_size, "spatial_merge_size")
+
+
+def _internvl_merge(config: Any) -> int:
+    return positive(round(1 / config.downsample_ratio) if config.downsample_ratio else 0, "downsample_ratio")
 
 
 VLMS: dict[str, Vlm] = {
-    "aya_vision": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: int(config.downsample_factor)),
+    "aya_vision": replace(
+        _SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: positive(config.downsample_factor, "downsample_factor")
+    ),
     "blip-2": Vlm(
         processor="BlipImageProcessor",
         tower=attrgetter("vision_model"),
@@ -151,27 +168,33 @@ VLMS: dict[str, Vlm] = {
         queries=lambda config: int(config.num_query_tokens),
         unused=rf"{LANGUAGE}|.*position_ids$",
     ),
-    "cohere2_vision": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: int(config.downsample_factor)),
+    "cohere2_vision": replace(
+        _SIGLIP, geometry=_OF_ONE_SIZE, merge=lambda config: positive(config.downsample_factor, "downsample_factor")
+    ),
     "gemma3": replace(_SIGLIP, geometry=_OF_ONE_SIZE, merge=_gemma_merge, processor="Gemma3ImageProcessor"),
     "glm4v": replace(_QWEN, norm=attrgetter("post_layernorm"), processor="Glm4vImageProcessor", ready=_glm_ready),
     "idefics3": _IDEFICS,
     "internvl": Vlm(
         geometry=_of(patches, prefix_tokens=1, resizes=False),
         arguments=plain,
-        merge=lambda config: round(1 / config.downsample_ratio),
+        merge=_internvl_merge,
         drops=lambda config: int(config.vision_feature_select_strategy == "default"),
         towers=("internvl_vision",),
         processor="GotOcr2ImageProcessor",
     ),
     "mistral3": replace(
         _PIXTRAL,
-        geometry=lambda config: native_resolution(config.vision_config, merge=config.spatial_merge_size),
+        geometry=lambda config: native_resolution(config.vision_config, merge=_mistral_merge(config)),
         project=_with_all_states,
-        merge=lambda config: int(config.spatial_merge_size),
+        merge=_mistral_merge,
     ),
-    "paligemma": _SIGLIP,
+    "paligemma": replace(_SIGLIP, projected_size=lambda config: int(config.projection_dim)),
     "qwen2_5_vl": _QWEN,
-    "qwen2_vl": replace(_QWEN, geometry=partial(_qwen_geometry, width="embed_dim")),
+    "qwen2_vl": replace(
+        _QWEN,
+        geometry=partial(_qwen_geometry, width="embed_dim"),
+        projected_size=lambda config: int(config.vision_config.hidden_size),
+    ),
     "qwen3_vl": _QWEN,
     "qwen3_vl_moe": _QWEN,
     "smolvlm": replace(_IDEFICS, processor="SmolVLMImageProcessor"),
@@ -228,7 +251,7 @@ def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
         layers=0,
         resolutions=geometry.resolutions,
         preprocessing=seen.preprocessing,
-        projected_size=int(config.text_config.hidden_size),
+        projected_size=family.projected_size(config),
         projection_drops=family.drops(config),
         projection_merges=family.merge(config),
         projected_queries=family.queries(config),
@@ -241,4 +264,13 @@ def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
         projected_prefix=max(spec.prefix_tokens - spec.projection_drops, 0) if spec.projected_queries is None else 0,
         encoder_id=checkpoint.id,
     )
+    _check_layers(config, tower.depth)
     return TorchParts(replace(spec, layers=tower.depth), tower)
+
+
+def _check_layers(config: Any, depth: int) -> None:
+    """Raises ValueError for a layer to project that the tower does not have."""
+    chosen = getattr(config, "vision_feature_layer", None)
+    for layer in [chosen] if isinstance(chosen, int) else chosen or ():
+        if not -depth - 1 <= layer <= depth:
+            raise ValueError(f"vision_feature_layer {layer} is not one of the tower's {depth} layers")

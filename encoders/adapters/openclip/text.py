@@ -4,12 +4,14 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import numpy as np
 from open_clip.hf_model import HFTextEncoder
+from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
+from encoders.adapters.openclip.merges import Merges
 from encoders.adapters.openclip.packing import pack_blocks
-from encoders.adapters.openclip.tokenizer import count_tokens
+from encoders.adapters.openclip.tokenizer import tokenized
+from encoders.contract.errors import InvalidText
 from encoders.contract.values import Tokenized
 from encoders.runtime.padding import read_no_mask
 from encoders.runtime.tower import TextTower
@@ -21,6 +23,8 @@ class OpenClipText(TextTower):
     def __init__(self, model: nn.Module, tokenizer: Callable[[list[str]], Tensor] | None) -> None:
         super().__init__()
         self.model: Any = model
+        if isinstance(tokenizer, SimpleTokenizer):
+            tokenizer.bpe = Merges(tokenizer.bpe_ranks, whole=tokenizer.cache)
         self._tokenizer = tokenizer
         self._lock = threading.Lock()
         half = getattr(model, "text", None)
@@ -28,12 +32,13 @@ class OpenClipText(TextTower):
             read_no_mask(half.transformer)
 
     def tokenize(self, texts: Sequence[str]) -> Tokenized:
-        """As TextTower.tokenize."""
+        """As TextTower.tokenize. Raises InvalidText."""
         assert self._tokenizer is not None, "a blueprint has no tokenizer"
-        with self._lock:
-            ids: Tensor = self._tokenizer(list(texts))
-            lengths = [count_tokens(self._tokenizer, text) for text in texts]
-        return Tokenized(ids.numpy(), np.array(lengths, dtype=np.int64))
+        try:
+            with self._lock:
+                return tokenized(self._tokenizer, texts)
+        except (TypeError, ValueError) as error:  # an entity of HTML with thousands of digits, for one
+            raise InvalidText(f"A text cannot be tokenised: {error}") from error
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""

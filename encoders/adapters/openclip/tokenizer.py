@@ -1,9 +1,10 @@
 """The tokenizer of an open_clip model."""
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import open_clip
 from open_clip.tokenizer import (
     DEFAULT_CONTEXT_LENGTH,
@@ -18,6 +19,7 @@ from torch import Tensor
 from encoders.adapters.openclip.hub import require_one_of
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import WeightsError
+from encoders.contract.values import Tokenized
 from encoders.runtime.weights import fitting
 
 _log = logging.getLogger(__name__)
@@ -54,7 +56,30 @@ def tokenizer_of(
     return tokenizer
 
 
-def count_tokens(tokenizer: Any, text: str) -> int:
+def tokenized(tokenizer: Any, texts: Sequence[str]) -> Tokenized:
+    """The ids that a call of the tokenizer gives, and the lengths before it cuts."""
+    if isinstance(tokenizer, SimpleTokenizer) and tokenizer.reduction_fn is None:
+        return _by_one_reading(tokenizer, texts)
+    ids: Tensor = tokenizer(list(texts))
+    lengths = [_count_tokens(tokenizer, text) for text in texts]
+    return Tokenized(ids.numpy(), np.array(lengths, dtype=np.int64))
+
+
+def _by_one_reading(tokenizer: Any, texts: Sequence[str]) -> Tokenized:
+    """As SimpleTokenizer's call, which would have to be made beside its `encode` for the lengths."""
+    start, end = tokenizer.sot_token_id, tokenizer.eot_token_id
+    ids = np.zeros((len(texts), tokenizer.context_length), dtype=np.int64)
+    lengths = np.zeros(len(texts), dtype=np.int64)
+    for index, text in enumerate(texts):
+        tokens = [start, *tokenizer.encode(text), end]
+        lengths[index] = len(tokens)
+        kept = tokens[: ids.shape[1]]
+        kept[-1] = end
+        ids[index, : len(kept)] = kept
+    return Tokenized(ids, lengths)
+
+
+def _count_tokens(tokenizer: Any, text: str) -> int:
     """The tokens that the tokenizer makes of a text before it cuts, those it puts around every text included."""
     if isinstance(tokenizer, SimpleTokenizer):
         return len(tokenizer.encode(text)) + 2  # start and end

@@ -37,6 +37,15 @@ def folder(twins: Twins, tmp_path: Path) -> Path:
     return copy
 
 
+@pytest.fixture
+def bare(twins: Twins, tmp_path: Path) -> Path:
+    """A copy of the ViT twin, which has no texts: quick to load."""
+    encoder, _ = twins("vit")
+    copy = tmp_path / "bare"
+    shutil.copytree(encoder.spec.id.removeprefix("hf:"), copy)
+    return copy
+
+
 def change(folder: Path, **changes: Any) -> None:
     """Replaces tensors by name (dots as __); None takes one out."""
     weights = load_file(folder / "model.safetensors")
@@ -241,3 +250,129 @@ def test_one_checkpoint_gives_the_same_through_open_clip_and_transformers(tmp_pa
     # open_clip reads the text at the largest id, which is the end token in both paddings.
     np.testing.assert_allclose(encoder.encode_text(ids), texts.numpy(), rtol=0, atol=1e-5)
     assert encoder.spec.require_text().logit_scale == pytest.approx(model.logit_scale.exp().item())
+
+
+def shards(folder: Path, *, prefix: str = "") -> None:
+    """Splits the weights into two files with an index."""
+    weights = load_file(folder / "model.safetensors")
+    (folder / "model.safetensors").unlink()
+    index: dict[str, str] = {}
+    for number, names in enumerate((sorted(weights)[:9], sorted(weights)[9:]), start=1):
+        file = f"model-0000{number}-of-00002.safetensors"
+        save_file({prefix + name: weights[name] for name in names}, folder / file, {"format": "pt"})
+        index |= {prefix + name: file for name in names}
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
+
+
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
+def test_weights_in_parts_load_by_any_name(bare: Path, prefix: str, twins: Twins) -> None:
+    shards(bare, prefix=prefix)
+    assert load(f"hf:{bare}").spec.revision == twins("vit")[0].spec.revision
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (None, "There is no file .*00002-of-00002"),
+        (b"", "00002-of-00002.safetensors is empty"),
+        (b"version https://git-lfs.github.com/spec/v1", "00002-of-00002.safetensors is a pointer of Git LFS"),
+    ],
+)
+def test_a_part_that_is_none_is_named(bare: Path, content: bytes | None, words: str) -> None:
+    shards(bare)
+    part = bare / "model-00002-of-00002.safetensors"
+    part.unlink()
+    if content is not None:
+        part.write_bytes(content)
+    with pytest.raises(WeightsError, match=words):
+        load(f"hf:{bare}")
+
+
+def test_a_broken_index_is_named(bare: Path) -> None:
+    shards(bare)
+    (bare / "model.safetensors.index.json").write_text("{")
+    with pytest.raises(WeightsError, match=r"index\.json names no files"):
+        load(f"hf:{bare}")
+
+
+def test_a_folder_without_weights_names_what_it_has(bare: Path) -> None:
+    (bare / "model.safetensors").rename(bare / "tf_model.h5")
+    with pytest.raises(WeightsError, match=r"no model\.safetensors .* It has tf_model\.h5"):
+        load(f"hf:{bare}")
+
+
+@pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
+def test_quantised_numbers_are_not_taken_for_weights(bare: Path, dtype: torch.dtype) -> None:
+    weights = load_file(bare / "model.safetensors")
+    change(bare, pooler__dense__weight=(weights["pooler.dense.weight"] * 9).to(dtype))
+    with pytest.raises(WeightsError, match=r"quantised \(pooler\.dense\.weight"):
+        load(f"hf:{bare}")
+
+
+def configure(folder: Path, file: str, **settings: Any) -> None:
+    found = json.loads((folder / file).read_text())
+    (folder / file).write_text(json.dumps(found | settings))
+
+
+def test_a_quantised_checkpoint_is_refused_by_its_method(bare: Path) -> None:
+    configure(bare, "config.json", quantization_config={"quant_method": "gptq", "bits": 4})
+    with pytest.raises(WeightsError, match=r"quantised \(gptq\)"):
+        load(f"hf:{bare}")
+
+
+@pytest.mark.parametrize("settings", [{"pad_token": None}, {"model_max_length": 0}, {"model_max_length": "77"}])
+def test_a_tokenizer_that_no_text_gets_through_ends_the_start(folder: Path, settings: dict[str, Any]) -> None:
+    """It loads, and then every text would be refused as if it were the caller's fault."""
+    configure(folder, "tokenizer_config.json", **settings)
+    with pytest.raises(WeightsError, match=r"tokenizer of .* cannot be used"):
+        load(f"hf:{folder}")
+
+
+def test_a_tokenizer_without_its_merges_is_refused(folder: Path) -> None:
+    (folder / "merges.txt").write_text("")  # it would cut every word into letters
+    with pytest.raises(WeightsError, match=r"merges\.txt is empty"):
+        load(f"hf:{folder}")
+    (folder / "merges.txt").unlink()
+    with pytest.raises(WeightsError, match=r"without its merges\.txt"):
+        load(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("side", ["padding_side", "truncation_side"])
+@pytest.mark.parametrize("family", ["clip", "chinese-clip"])
+def test_texts_are_cut_and_padded_at_the_end_whatever_the_tokenizer_says(
+    family: str, side: str, twins: Twins, tmp_path: Path
+) -> None:
+    encoder, _ = twins(family)
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder.spec.id.removeprefix("hf:"), copy)
+    configure(copy, "tokenizer_config.json", **{side: "left"})
+    texts = [*TEXTS, "a cat " * 60]
+    np.testing.assert_array_equal(load(f"hf:{copy}").tokenize(texts).ids, encoder.tokenize(texts).ids)
+
+
+def test_a_setting_that_the_architecture_ignores_is_ignored(twins: Twins, tmp_path: Path) -> None:
+    """DINOv2 has no registers, and a kernel for attention belongs to the machine that it was trained on."""
+    encoder, _ = twins("dinov2")
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder.spec.id.removeprefix("hf:"), copy)
+    configure(copy, "config.json", num_register_tokens=3, _attn_implementation="flash_attention_2")
+    changed = load(f"hf:{copy}")
+    assert changed.spec.prefix_tokens == 1
+    size = encoder.spec.image_size
+    outputs = encoder.spec.outputs(tokens=TokenKind.HIDDEN)
+    np.testing.assert_array_equal(
+        changed.encode(images(size), outputs).tokens, encoder.encode(images(size), outputs).tokens
+    )
+
+
+@pytest.mark.parametrize("settings", [{"patch_size": 0}, {"hidden_act": "nothing"}])
+def test_a_configuration_that_cannot_be_built_is_a_sentence(bare: Path, settings: dict[str, Any]) -> None:
+    configure(bare, "config.json", **settings)
+    with pytest.raises(WeightsError, match=r"do not fit together|is none"):
+        load(f"hf:{bare}")
+
+
+def test_a_type_that_is_no_name_gets_no_hint_to_the_same_id(bare: Path) -> None:
+    configure(bare, "config.json", model_type=5)
+    with pytest.raises(EncoderIdError, match=r"names no model_type, so it is not of transformers\.$"):
+        load(f"hf:{bare}")

@@ -53,6 +53,10 @@ SETTINGS: dict[str, tuple[str, dict[str, Any]]] = {
     "mobilenet-v1": ("MobileNetV1ImageProcessor", {}),
     "mobilenet-v2": ("MobileNetV2ImageProcessor", {}),
     "segformer": ("SegformerImageProcessor", {}),
+    "segformer-told-to-crop": ("SegformerImageProcessor", {"do_center_crop": True, "crop_size": SQUARE}),
+    "gemma3-told-to-crop": ("Gemma3ImageProcessor", {"do_center_crop": True, "crop_size": SQUARE}),
+    "llava-next": ("LlavaNextImageProcessor", {"size": {"shortest_edge": 256}, "crop_size": SQUARE}),
+    "another-class-rule": ("CLIPImageProcessor", {"rescale_offset": True, "include_top": True}),
     "llava": ("LlavaImageProcessor", {}),
     "llava-padded": ("LlavaImageProcessor", {"do_pad": True}),
     "gemma3": ("Gemma3ImageProcessor", {}),
@@ -137,6 +141,9 @@ def test_values_are_efficientnets(options: dict[str, Any]) -> None:
         ("DonutImageProcessor", {}, "DonutImageProcessor has rules of its own"),
         ("DPTImageProcessor", {"do_pad": True, "size_divisor": 14}, "size_divisor"),
         ("ConvNextImageProcessor", {"size": {"height": 224, "width": 224}}, "shortest_edge"),
+        ("LevitImageProcessor", {"do_pad": True, "pad_size": {"height": 256, "width": 256}}, "pad_size"),
+        ("Gemma3ImageProcessor", {"size": {"shortest_edge": 256}}, "shortest_edge"),
+        ("CLIPImageProcessor", {"image_std": [0.5, 0, 0.5]}, "image_std .* of 0"),
     ],
 )
 @pytest.mark.parametrize("backend", ["", "Pil"])
@@ -155,7 +162,7 @@ def test_a_setting_without_counterpart_is_refused_by_name(
         ("PixtralImageProcessor", {"size": {"longest_edge": 1024}}, 1024),
         ("DPTImageProcessor", {"size": {"height": 518, "width": 518}, "keep_aspect_ratio": True}, 518),
         ("Idefics3ImageProcessor", {"max_image_size": {"longest_edge": 364}}, 364),
-        ("LlavaNextImageProcessor", {"size": {"shortest_edge": 336}}, 336),
+        ("LlavaNextImageProcessor", {"size": {"shortest_edge": 336}, "crop_size": 336}, 336),
     ],
 )
 def test_models_of_many_sizes_are_squashed_to_the_one_asked_for(name: str, options: dict[str, Any], side: int) -> None:

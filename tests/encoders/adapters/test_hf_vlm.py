@@ -3,6 +3,7 @@
 Tolerance: 1e-5 of the largest value, for another order of the same sums.
 """
 
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -305,3 +306,43 @@ def test_pixtrals_tower_by_itself_takes_batches_of_any_size(tmp_path: Path) -> N
     assert encoded.grid == (6, 10)
     assert_near(encoded.tokens, theirs)
     assert_near(encoded.pooled, theirs.mean(dim=1))
+
+
+def configured(family: str, folder: Path, part: str | None, **settings: Any) -> str:
+    """The id of the family's configuration alone, with settings changed, in a part of it or at the top."""
+    config = VLMS[family][1]().to_dict()
+    (config[part] if part else config).update(settings)
+    (folder / "config.json").write_text(json.dumps(config))
+    return f"hf:{folder}@random"
+
+
+@pytest.mark.parametrize(
+    ("family", "part", "setting", "value"),
+    [
+        ("gemma3", None, "mm_tokens_per_image", 0),
+        ("gemma3", None, "mm_tokens_per_image", 1000),
+        ("gemma3", None, "mm_tokens_per_image", 5),
+        ("qwen2.5-vl", "vision_config", "spatial_merge_size", 0),
+        ("mistral3", None, "spatial_merge_size", 0),
+        ("mistral3", None, "vision_feature_layer", 9),
+        ("internvl", None, "vision_feature_layer", 9),
+        ("idefics3", None, "scale_factor", 0),
+        ("cohere2-vision", None, "downsample_factor", 0),
+    ],
+)
+def test_a_setting_that_nothing_can_be_projected_by_is_refused_by_name(
+    family: str, part: str | None, setting: str, value: int, tmp_path: Path
+) -> None:
+    with pytest.raises(WeightsError, match=setting):
+        blueprint(configured(family, tmp_path, part, **{setting: value}))
+
+
+@pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v", "paligemma"])
+def test_projected_tokens_are_as_wide_as_the_projection_says(family: str, tmp_path: Path) -> None:
+    """The projection ends in a width of its own, whatever that of the language model."""
+    encoder = load(configured(family, tmp_path, "text_config", hidden_size=40))
+    size = ImageSize(*encoder.spec.resolutions.multiple) if family in PACKED else encoder.spec.image_size
+    outputs = encoder.spec.outputs(tokens=TokenKind.PROJECTED)
+    encoded = encoder.encode(pixels(size, 1), outputs)
+    assert encoder.spec.projected_size == 48
+    assert encoder.spec.mismatch(encoded, images=1, size=size, outputs=outputs) is None

@@ -3,6 +3,7 @@
 import argparse
 import json
 import logging
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from encoders.adapters.registry import blueprint, load
-from encoders.contract.errors import VisiontowerError, WeightsError
+from encoders.contract.errors import EncoderIdError, VisiontowerError, WeightsError
 from encoders.runtime.weights_file import read_weights
 from tests.support.hf_folders import write
 
@@ -304,3 +305,27 @@ def test_whatever_a_plug_in_raises_ends_in_a_sentence_with_the_id(
         assert len(str(caught.value)) < 400
         with pytest.raises(VisiontowerError, match="absent:x cannot be built: ModuleNotFoundError"):
             build("absent:x")
+
+
+@pytest.mark.parametrize(
+    ("body", "words"),
+    [
+        ("raise SystemExit('bye')", "SystemExit: bye"),
+        ("raise type('PanicException', (BaseException,), {})('a panic in Rust')", "PanicException: a panic in Rust"),
+        ("raise type('Odd', (Exception,), {'__str__': lambda self: 1 / 0})()", "Odd: Odd"),
+        ("return None", "AttributeError: 'NoneType' object has no attribute 'blueprint'"),
+        ("return type('Parts', (), {'blueprint': lambda self, *, dtype: None})()", "has no attribute 'spec'"),
+    ],
+)
+def test_a_plug_in_that_gives_no_blueprint_is_a_sentence(
+    body: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "odd_plugin.py").write_text(f"def build(encoder_id, *, with_weights):\n    {body}\n")
+    installed = tmp_path / "odd_plugin-1.0.dist-info"
+    installed.mkdir()
+    (installed / "METADATA").write_text("Metadata-Version: 2.1\nName: odd-plugin\nVersion: 1.0\n")
+    (installed / "entry_points.txt").write_text("[visiontower.encoders]\nodd = odd_plugin:build\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.delitem(sys.modules, "odd_plugin", raising=False)
+    with pytest.raises(EncoderIdError, match=f"odd:x cannot be built: .*{words}"):
+        blueprint("odd:x")

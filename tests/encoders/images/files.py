@@ -67,6 +67,13 @@ def jpeg_with(segment: bytes, jpeg: bytes, *, marker: int = 0xE1) -> bytes:
     return jpeg[:2] + bytes([0xFF, marker]) + struct.pack(">H", len(segment) + 2) + segment + jpeg[2:]
 
 
+def with_scans(jpeg: bytes, scans: int) -> bytes:
+    """A progressive JPEG with so many scans more, of one component's coefficients, in which nothing changes."""
+    tables = b"\xff\xc4" + struct.pack(">H", 2 + 17 + 1) + bytes([0x10, 1, *[0] * 15, 0xE0])
+    scan = b"\xff\xda" + struct.pack(">H", 8) + bytes([1, 1, 0, 1, 63, 0x21]) + b"\x00"
+    return jpeg[:-2] + tables + scans * scan + jpeg[-2:]
+
+
 def seeds() -> dict[str, bytes]:
     """A small file of every format that is read, most with EXIF, a colour profile and text."""
     photo = photograph("chelsea").resize((24, 20))

@@ -13,11 +13,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 
 from encoders.contract.errors import ImageError
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize
 from encoders.images.decode import decode
+from encoders.images.price import price
 from tests.encoders.images.files import chunk, chunks, seeds
 
 MAX_PIXELS = 1_000_000
 _EXTREMES = (b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\xff\xff\xff\x7f", b"\0\0\xff\xff", b"\0\1\0\0")
+_ANY, _SIZE = Preprocessing((0, 0, 0), (1, 1, 1)), ImageSize(32, 32)
 _HANGS_S = 30
 """A decode that lasts longer ends the process, with a trace."""
 
@@ -61,6 +65,8 @@ def outcomes(numbers: Iterator[int] | range) -> Counter[str]:
         name, data = damaged(number, files)
         faulthandler.dump_traceback_later(_HANGS_S, exit=True)
         try:
+            cost = price(data, _ANY, _SIZE, max_pixels=MAX_PIXELS)
+            assert cost.nbytes >= cost.decode_bytes > 0
             assert decode(data, max_pixels=MAX_PIXELS, at_least=64 if number % 2 else None).mode == "RGB", (
                 number,
                 name,

@@ -203,3 +203,19 @@ def test_a_png_whose_data_cannot_fill_it_is_undecodable() -> None:
         decode(png_of((4, 8_000_000, 8, 0), [b"abcd"]))
     white = png_of((4000, 2000, 1, 0), [b"\xff" * 500] * 2000)
     assert decode(white).getextrema() == ((255, 255),) * 3
+
+
+def test_few_texts_of_a_png_are_searched_for_its_orientation() -> None:
+    """Each may inflate to 256 KiB: tens of thousands would take a minute."""
+    words = b"exif\n  %d\n%b" % (len(exif(6)), exif(6).hex().encode())
+    empty = chunk(b"zTXt", b"Raw profile type exif\0\0" + zlib.compress(bytes(300_000)))
+    found = chunk(b"tEXt", b"Raw profile type exif\0\n" + words)
+    png = encoded(PHOTO, "PNG")
+    assert decode(with_chunks(png, *[empty] * 3, found)).size == PHOTO.size[::-1]
+    assert decode(with_chunks(png, *[empty] * 4, found)).size == PHOTO.size
+
+
+def test_millions_of_entries_in_an_exif_block_are_not_looked_at() -> None:
+    block = exif(6, *[struct.pack("<HHII", 5, 5, 1_000_000, 8)] * 5000)
+    assert orientation(block) == 1
+    assert orientation(exif(6, *[struct.pack("<HHII", 5, 5, 1_000_000, 8)] * 50)) == 6

@@ -1,5 +1,7 @@
 """Pixels against the transforms of open_clip, on photographs of several shapes. (timm's: test_timm, HF's: test_hf.)"""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from open_clip.transform import PreprocessCfg, image_transform_v2
@@ -47,3 +49,24 @@ def test_any_shape_becomes_the_target(resize: str, shape: tuple[int, int]) -> No
     how = Preprocessing(mean=PLAIN.mean, std=PLAIN.std, resize=resize)  # type: ignore[arg-type]
     for size in (ImageSize(32, 32), ImageSize(16, 48)):
         assert preprocess(Image.new("RGB", shape), how, size).shape == (*size, 3)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "preprocessing"),
+    [
+        (100_000, 1, Preprocessing((0, 0, 0), (1, 1, 1), resize="edge", crop_pct=1.25)),
+        (8_200, 2_050, Preprocessing((0, 0, 0), (1, 1, 1), resize="pad")),
+    ],
+)
+def test_an_image_of_odd_proportions_is_not_blown_up(width: int, height: int, preprocessing: Preprocessing) -> None:
+    """Enlarged or padded to a square it would take hundreds of megabytes."""
+    image = Image.new("RGB", (width, height), "white")
+    tracemalloc.start()
+    try:
+        pixels = preprocess(image, preprocessing, ImageSize(64, 64))
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert pixels.shape == (64, 64, 3)
+    assert (pixels[32] == 255).all()
+    assert peak < 10_000_000

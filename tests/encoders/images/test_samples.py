@@ -1,6 +1,7 @@
 """Samples are what the file says: their bits, their range, their transparency. What is not said is refused."""
 
 import struct
+import zlib
 
 import numpy as np
 import pytest
@@ -191,3 +192,62 @@ def test_a_file_of_nothing_but_metadata_is_given_up_on() -> None:
     for file in (png[:33] + chunk(b"teXt", b"") * 70_000 + png[33:], jpeg[:2] + b"\xff\x00" * 70_000 + jpeg[2:]):
         with pytest.raises(UndecodableImage):
             decode(file)
+
+
+@pytest.mark.parametrize("interlaced", [0, 1])
+@pytest.mark.parametrize(("bits", "colour"), [(1, 0), (8, 0), (16, 0), (8, 2), (8, 3), (8, 6)])
+def test_a_png_whose_whole_data_stream_lacks_rows_is_truncated(bits: int, colour: int, interlaced: int) -> None:
+    """The stream ends as it should, at the end of a row: Pillow leaves the rest black, and says nothing."""
+    channels = {0: 1, 2: 3, 3: 1, 6: 4}[colour]
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 16, 16, bits, colour, 0, 0, interlaced))
+    palette = [chunk(b"PLTE", bytes(range(30, 33)) * 256)] if colour == 3 else []
+    steps = ((8, 8), (8, 8), (4, 8), (4, 4), (2, 4), (2, 2), (1, 2)) if interlaced else ((1, 1),)
+    counts = (2, 2, 2, 4, 4, 8, 8) if interlaced else (16,)
+    rows = [
+        b"\0" + b"\xff" * -(-(16 // across) * bits * channels // 8)
+        for (across, _), count in zip(steps, counts, strict=True)
+        for _ in range(count)
+    ]
+
+    def file(rows: list[bytes]) -> bytes:
+        pieces = header, *palette, chunk(b"IDAT", zlib.compress(b"".join(rows))), chunk(b"IEND", b"")
+        return b"\x89PNG\r\n\x1a\n" + b"".join(pieces)
+
+    assert np.asarray(decode(file(rows))).min() >= 30
+    for kept in (len(rows) - 1, len(rows) // 2):
+        with pytest.raises(UndecodableImage, match="truncated"):
+            decode(file(rows[:kept]))
+
+
+def test_a_png_whose_last_row_is_black_is_whole() -> None:
+    assert decode(png_of((2, 2, 8, 0), [b"\7\7", b"\0\0"])).getpixel((0, 1)) == (0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "name"),
+    [
+        (png_of((1, 1, 8, 3), [b"\0"]), UndecodableImage, "no palette"),
+        (png_of((1, 1, 8, 0), [b"\0"], chunk(b"CgBI", b"\x50\0\x20\2")), UnsupportedImage, "Apple"),
+    ],
+)
+def test_a_png_that_cannot_be_read_says_why(file: bytes, error: type[Exception], name: str) -> None:
+    with pytest.raises(error, match=name):
+        decode(file)
+
+
+@pytest.mark.parametrize(("compression", "interlace"), [(1, 0), (0, 2)])
+def test_a_png_of_an_unknown_method_is_broken(compression: int, interlace: int) -> None:
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 8, 0, compression, 0, interlace))
+    data = chunk(b"IDAT", zlib.compress(bytes(999)))
+    with pytest.raises(UndecodableImage, match="header is broken"):
+        decode(b"\x89PNG\r\n\x1a\n" + header + data + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("head", [b"P4#%b\n8 #%b\n1\n", b"P6 1 #%b\n1 #%b\n255\n", b"Pf 1 1#%b\n#%b\n-1\n"])
+def test_comments_in_the_header_of_a_portable_map_are_short(head: bytes) -> None:
+    """Pillow would read 60 MB of them byte by byte."""
+    little, much = b"c" * 30_000, b"c" * 70_000
+    assert decode(head % (little, little) + bytes(12)).mode == "RGB"
+    for pair in ((little, much), (much, little)):
+        with pytest.raises(UndecodableImage, match="its header is broken"):
+            decode(head % pair + bytes(12))

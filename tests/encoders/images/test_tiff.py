@@ -231,3 +231,46 @@ def test_a_directory_that_lies_is_undecodable(more: list[tuple[int, int]]) -> No
 def test_a_directory_that_announces_too_much_is_too_large() -> None:
     with pytest.raises(ImageTooLarge):
         decode(tiff(1 << 20, 1 << 20, 8, 1, bytes(16)))
+
+
+@pytest.mark.parametrize(("photometric", "samples"), [(1, 1), (0, 1), (1, 2), (2, 3), (2, 4), (5, 4)])
+def test_a_fill_order_turns_the_bits_of_every_layout(photometric: int, samples: int) -> None:
+    """Pillow knows it in some layouts; in others it gave wrong pixels, or took the header for broken."""
+    data, reversed_bits = bytes(range(64)), bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
+    plain = tiff(4, 4, 8, photometric, data, (277, samples))
+    turned = tiff(4, 4, 8, photometric, data.translate(reversed_bits), (277, samples), (266, 2))
+    np.testing.assert_array_equal(np.asarray(decode(turned)), np.asarray(decode(plain)))
+
+
+@pytest.mark.parametrize(
+    ("file", "name"),
+    [
+        (tiff(4, 4, 8, 1, bytes(16)).replace(struct.pack("<H", 262), struct.pack("<H", 263)), "what its samples mean"),
+        (tiff(4, 4, 8, 0, bytes(32), (277, 2), (338, 1)), "alpha is multiplied"),
+    ],
+)
+def test_samples_of_which_nobody_says_what_is_black_are_refused(file: bytes, name: str) -> None:
+    with pytest.raises(UnsupportedImage, match=name):
+        decode(file)
+
+
+@pytest.mark.parametrize(
+    ("photometric", "samples", "more"), [(1, 2, []), (2, 4, []), (2, 5, []), (1, 1, [(338, 2)]), (2, 3, [(338, 1)])]
+)
+def test_extra_samples_are_counted_by_the_samples(photometric: int, samples: int, more: list[tuple[int, int]]) -> None:
+    """Some writers do not name them, others name one that is not there. Without a name they mean nothing."""
+    values = np.arange(16 * samples, dtype=np.uint8)
+    found = np.asarray(decode(tiff(4, 4, 8, photometric, values.tobytes(), (277, samples), *more)))
+    colours = values.reshape(4, 4, samples)[..., : 3 if photometric == 2 else 1]
+    np.testing.assert_array_equal(found, np.broadcast_to(colours, (4, 4, 3)))
+
+
+def test_a_picture_in_thousands_of_pieces_of_a_pixel_or_two_is_refused() -> None:
+    """Each strip or tile takes Pillow a third of a millisecond."""
+    for width, is_read in ((20, True), (1, False)):
+        strips = written(np.zeros((5000, width), np.uint8), photometric="minisblack", rowsperstrip=1)
+        if is_read:
+            assert decode(strips).size == (width, 5000)
+        else:
+            with pytest.raises(UnsupportedImage, match="a TIFF of 5,000 pixels in 5,000 strips or tiles"):
+                decode(strips)

@@ -162,3 +162,12 @@ def test_a_nan_is_below_every_bound() -> None:
 def test_another_shape_is_an_error_that_names_both() -> None:
     with pytest.raises(ValueError, match=r"pooled vector served have the shape \[3\], the reference's \[2\]"):
         compared(pooled=np.ones(3, np.float32))
+
+
+def test_flags_may_stand_between_the_id_and_the_pictures(photos: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    picture = next(photos.iterdir())
+    assert main(["verify", "demo:resnet", "--json", str(picture)]) == 0
+    assert [each["photo"] for each in json.loads(capsys.readouterr().out)["photos"]] == [picture.name]
+    with pytest.raises(SystemExit):
+        main(["verify", "demo:resnet", "--jsn", str(picture)])
+    assert "unrecognized arguments: --jsn" in capsys.readouterr().err

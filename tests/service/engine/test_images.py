@@ -3,7 +3,7 @@
 import asyncio
 import io
 import time
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
 from typing import cast
 
 import numpy as np
@@ -13,8 +13,10 @@ from PIL import Image
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.errors import EncoderFailed
 from encoders.contract.values import Encoded, ImageSize, Pixels
+from service.engine.decoding import Decoding
 from service.engine.fetcher import Fetcher
 from service.engine.images import EncodedImages, Images
+from service.memory.account import Account
 from service.scheduling.patience import Patience
 from tests.support.device_threads import NEVER, SHAPE, Device, running
 
@@ -58,12 +60,14 @@ async def test_an_image_whose_making_panics_is_an_error_at_its_place_and_nobody_
         now[0] += 10_000
 
     encoder = Panicking(before=tick)
-    with ThreadPoolExecutor(1) as pool:
+    with ExitStack() as stack:
+        decoding = Decoding(Account(2**30), threads=1, processes=1)
+        stack.callback(decoding.stop)
         async with running(encoder, clock=lambda: now[0], patience=Patience(enough=32)) as device:
             images = Images(
                 threads=device.threads,
                 fetcher=cast(Fetcher, None),
-                pool=pool,
+                decoding=decoding,
                 clock=time.monotonic,
                 max_image_pixels=10**6,
                 exact_pixels=False,

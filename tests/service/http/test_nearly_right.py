@@ -1,6 +1,7 @@
 """Requests that are nearly right: the problem says what to change."""
 
 import base64
+import gzip
 import json
 from dataclasses import dataclass, field
 from typing import Any
@@ -174,6 +175,33 @@ NEARLY = [
         )
     ),
     Nearly("wrong base64", 422, "invalid-base64", "base64 has no '!'", in_json(images=["!" + ENCODED])),
+    *(
+        Nearly(f"an image that is {shown}", 422, "invalid-base64", shown, in_json(images=[text]))
+        for text, shown in (
+            (f"b'{ENCODED}'", "how Python shows bytes"),
+            (f"image/png;base64,{ENCODED}", "without its 'data:'"),
+            (f"base64,{ENCODED}", "without its 'data:'"),
+            (PICTURE.hex(), "hexadecimal"),
+            (base64.b64encode(ENCODED.encode()).decode(), "base64 of base64"),
+            (base64.b64encode(DATA_URI.encode()).decode(), "base64 of base64"),
+            ("cat (1).jpeg", "is an address"),
+        )
+    ),
+    *(
+        Nearly(f"{shown}, announced as JSON", 400, "invalid-body", shown, raw(content, "application/json"))
+        for content, shown in (
+            (PICTURE, "an image (PNG)"),
+            (image_bytes(image_format="AVIF"), "an image (AVIF)"),
+            (gzip.compress(BODY), "gzip, not JSON"),
+        )
+    ),
+    Nearly(
+        "a form with another boundary",
+        400,
+        "invalid-body",
+        "the boundary that its Content-Type names",
+        raw(b"--x\r\n\r\n--x--\r\n", "multipart/form-data; boundary=y"),
+    ),
     Nearly("a path", 422, "invalid-base64", "is an address", in_json(images=["/photos/cat.jpg"])),
 ]
 

@@ -155,3 +155,10 @@ def test_a_log_line_is_one_json_object() -> None:
     assert (line["message"], line["level"], line["request_id"]) == ("it failed", "error", "7")
     assert "ValueError" in line["trace"]
     assert stream.getvalue().count("\n") == 1
+
+
+async def test_a_model_says_the_width_and_the_grid_of_its_projected_tokens() -> None:
+    merging, without = fake_spec("fake:merging", projection_merges=2), fake_spec("fake:none", projected_size=None)
+    async with serving(FakeEncoder(merging), FakeEncoder(without)) as client:
+        models = (await client.get("/models")).json()["data"]
+    assert [(model["projected_size"], model["projected_grid"]) for model in models] == [(6, [2, 2]), (None, None)]

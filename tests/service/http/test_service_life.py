@@ -101,10 +101,7 @@ async def test_a_request_not_answered_in_time_is_a_504_and_frees_its_place() -> 
         gate.close()
         assert_problem(await post(client), 504, "deadline-exceeded")
         assert inside(app) == 0
-        await until(lambda: app.state.engine.threads.busy_s > 0.05)
-        ready = await client.get("/health/ready")
         gate.is_open.set()
-    assert ready.json()["reason"] == "the device is stuck in a forward"
 
 
 async def test_a_departed_client_s_waiting_image_is_not_run() -> None:
@@ -217,8 +214,82 @@ async def test_if_the_device_thread_ends_the_server_says_so(caplog: pytest.LogCa
     assert model.json()["state"] == "failing"
 
 
+class Clock:
+    """Of a test; it stands still."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
 async def test_a_failing_model_is_not_ready_and_harms_no_other(caplog: pytest.LogCaptureFixture) -> None:
-    sick, well = FakeEncoder(fake_spec("fake:sick")), FakeEncoder(fake_spec("fake:well"))
+    sick, well, clock = FakeEncoder(fake_spec("fake:sick")), FakeEncoder(fake_spec("fake:well")), Clock()
+
+    def fail(batch: int) -> None:
+        raise EncoderFailed("out of memory, say")
+
+    app = create_app(Settings(model=("fake:sick", "fake:well")), backend=backend_of(sick, well), clock=clock)
+    async with client_of(app) as client:
+        sick.before = fail
+        assert_problem(await post(client), 500, "encoder-failed")
+        assert (await post(client, "model=fake:well")).status_code == 200
+        ready = await client.get("/health/ready")
+        of_sick, of_well = [await client.get(f"/health/ready?model=fake:{name}") for name in ("sick", "well")]
+        states = {entry["id"]: entry["state"] for entry in (await client.get("/models")).json()["data"]}
+        metrics = (await client.get("/metrics")).text
+        sick.before = lambda batch: None
+        clock.now += 60
+        recovered = await client.get("/health/ready?model=fake:sick")
+        unknown = await client.get("/health/ready?model=fake:nobody")
+    assert (ready.status_code, ready.json()["status"]) == (200, "ready"), "the other one serves"
+    assert {model: state["state"] for model, state in ready.json()["models"].items()} == states
+    assert (of_sick.status_code, of_sick.json()["reason"]) == (503, "fake:sick fails")
+    assert of_well.status_code == 200
+    assert states == {"fake:sick": "failing", "fake:well": "ready"}
+    assert 'visiontower_model_ready{model="fake:sick"} 0.0' in metrics
+    assert recovered.status_code == 200
+    assert_problem(unknown, 404, "unknown-model")
+
+
+async def test_if_no_model_works_the_server_is_not_ready(caplog: pytest.LogCaptureFixture) -> None:
+    encoder = FakeEncoder()
+
+    def fail(batch: int) -> None:
+        raise EncoderFailed("out of memory, say")
+
+    async with serving(encoder) as client:
+        encoder.before = fail
+        assert_problem(await post(client), 500, "encoder-failed")
+        ready = await client.get("/health/ready")
+    assert (ready.status_code, ready.json()["reason"]) == (503, "fake:vit fails")
+
+
+async def test_however_often_readiness_is_asked_a_failing_model_is_tried_now_and_then(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    encoder, clock = FakeEncoder(), Clock()
+
+    def fail(batch: int) -> None:
+        raise EncoderFailed("out of memory, say")
+
+    app = create_app(Settings(model=("fake:vit",)), backend=backend_of(encoder), clock=clock)
+    async with client_of(app) as client:
+        encoder.before = fail
+        assert_problem(await post(client), 500, "encoder-failed")
+        encoder.batches.clear()
+        for _ in range(3):
+            await asyncio.gather(*(client.get("/health/ready") for _ in range(8)))
+        assert encoder.batches == [1]
+        clock.now += 60
+        await client.get("/health/ready")
+        assert encoder.batches == [1, 1]
+
+
+async def test_readiness_does_not_wait_for_a_device_that_is_at_work(caplog: pytest.LogCaptureFixture) -> None:
+    sick, gate = FakeEncoder(), Gate()
+    well = FakeEncoder(fake_spec("fake:well"), before=gate)
 
     def fail(batch: int) -> None:
         raise EncoderFailed("out of memory, say")
@@ -226,16 +297,38 @@ async def test_a_failing_model_is_not_ready_and_harms_no_other(caplog: pytest.Lo
     async with serving(sick, well) as client:
         sick.before = fail
         assert_problem(await post(client), 500, "encoder-failed")
-        assert (await post(client, "model=fake:well")).status_code == 200
-        ready = await client.get("/health/ready")
-        states = {entry["id"]: entry["state"] for entry in (await client.get("/models")).json()["data"]}
-        metrics = (await client.get("/metrics")).text
-        sick.before = lambda batch: None
-        recovered = await client.get("/health/ready")
-    assert (ready.status_code, ready.json()["reason"]) == (503, "fake:sick fails")
-    assert states == {"fake:sick": "failing", "fake:well": "ready"}
-    assert 'visiontower_model_ready{model="fake:sick"} 0.0' in metrics
-    assert recovered.status_code == 200
+        gate.close()
+        held = post(client, "model=fake:well")
+        await gate.someone_inside()
+        ready = await client.get("/health/ready?model=fake:vit")  # to try it the device would have to be free
+        gate.is_open.set()
+        assert (await held).status_code == 200
+    assert ready.status_code == 503
+
+
+async def test_a_forward_that_hangs_is_told_to_all_who_wait_and_to_readiness() -> None:
+    gate, clock = Gate(), Clock()
+    app = create_app(Settings(model=("fake:vit",)), backend=backend_of(FakeEncoder(before=gate)), clock=clock)
+    async with client_of(app) as client:
+        assert (await post(client)).status_code == 200
+        engine = app.state.engine
+        gate.close()
+        first = post(client)
+        await gate.someone_inside()
+        second = post(client)
+        await until(lambda: bool(engine.threads.waiting("fake:vit")[0]))
+        for _ in range(6):
+            clock.now += 1
+            engine.watch()
+        ready, model = await client.get("/health/ready"), await client.get("/models/fake:vit")
+        answers = [await first, await second, await post(client)]
+        assert engine.is_hung
+        gate.is_open.set()
+    for answer in answers:
+        assert assert_problem(answer, 503, "device-hangs")["limit_s"] == 5
+    assert ready.status_code == 503
+    assert "a forward of 1 by fake:vit" in ready.json()["reason"]
+    assert model.json()["state"] == "hangs"
 
 
 async def test_one_bad_image_does_not_make_the_server_unready(caplog: pytest.LogCaptureFixture) -> None:
@@ -251,6 +344,28 @@ async def test_one_bad_image_does_not_make_the_server_unready(caplog: pytest.Log
         encoder.before = fail_once
         assert_problem(await post(client), 500, "encoder-failed")
         assert (await client.get("/health/ready")).status_code == 200
+
+
+async def test_with_stay_a_forward_that_returns_late_makes_everything_as_before() -> None:
+    gate, clock = Gate(), Clock()
+    settings = Settings(model=("fake:vit",), on_hang="stay")
+    app = create_app(settings, backend=backend_of(FakeEncoder(before=gate)), clock=clock)
+    async with client_of(app) as client:
+        assert (await post(client)).status_code == 200
+        engine = app.state.engine
+        gate.close()
+        held = post(client)
+        await gate.someone_inside()
+        for _ in range(6):
+            clock.now += 1
+            engine.watch()
+        assert_problem(await held, 503, "device-hangs")
+        assert not engine.is_hung, "the process goes on"
+        gate.is_open.set()
+        await until(lambda: not engine.threads.at_work())
+        engine.watch()
+        assert (await client.get("/health/ready")).status_code == 200
+        assert (await post(client)).status_code == 200
 
 
 @pytest.mark.parametrize("error", [WeightsError("no such file"), OSError("disk"), EncoderFailed("first forward")])

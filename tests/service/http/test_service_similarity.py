@@ -13,12 +13,13 @@ from encoders.contract.spec import Scoring
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, TokenKind
 from encoders.images.decode import decode
 from service.engine.postprocess import l2_normalize
-from service.engine.scoring import Prompts, probabilities
+from service.engine.scoring import PromptLimits, Unfilled, probabilities
 from tests.support.serving import PNG, assert_problem, image_bytes, noise, serving
 
 pytestmark = pytest.mark.anyio
 PICTURES = [noise(1), noise(2)]
 TEXTS = ["a red circle", "two dogs", "x"]
+AMPLE = PromptLimits(prompts=10, chars=100, all_chars=1000)
 
 
 def body(*pictures: bytes, **fields: Any) -> dict[str, Any]:
@@ -134,6 +135,8 @@ async def test_if_every_image_is_bad_all_are_named() -> None:
         ({"texts": [1]}, {}, 422, "invalid-option"),
         ({"texts": "a"}, {}, 422, "invalid-option"),
         ({"texts": ["a" * 4097]}, {}, 422, "invalid-option"),
+        ({"texts": ["a" * 3000], "templates": ["{}" * 2048]}, {}, 413, "prompt-too-long"),
+        ({"texts": ["a" * 5] * 5, "templates": ["{}{}"]}, {"max_prompt_chars": 49}, 413, "too-much-text"),
         ({"texts": ["a"], "text": "b"}, {}, 422, "invalid-option"),
         ({"texts": ["a"], "template": "{}", "templates": ["a {}"]}, {}, 422, "invalid-option"),
         ({"texts": ["a"], "layer": 1}, {}, 422, "invalid-option"),
@@ -178,13 +181,13 @@ async def test_a_text_tower_that_gives_nan_is_a_problem() -> None:
 
 
 def test_prompts_keep_each_distinct_one_once() -> None:
-    prompts = Prompts.of(["a", "b", "a"], ["{}", "{}!"], max_texts=10, max_chars=10)
+    prompts = Unfilled.of(["a", "b", "a"], ["{}", "{}!"], AMPLE).fill()
     assert prompts.unique == ("a", "a!", "b", "b!")
     assert prompts.place == ((0, 1), (2, 3), (0, 1))
 
 
 def test_braces_in_a_text_are_only_text() -> None:
-    assert Prompts.of(["{}{0}"], ["<{}>"], max_texts=1, max_chars=10).unique == ("<{}{0}>",)
+    assert Unfilled.of(["{}{0}"], ["<{}>"], AMPLE).fill().unique == ("<{}{0}>",)
 
 
 def test_probabilities_survive_extreme_logits() -> None:

@@ -148,7 +148,7 @@ async def test_adversarial_traffic_under_a_tight_budget_is_all_answered_without_
     """Three models, eight resolutions, three kinds of output, heat maps, texts; a budget for one large image."""
     weights = {"fake:a": 3 * MIB, "fake:b": 5 * MIB, "fake:c": MIB}
     memory = FakeMemory(64 * MIB)
-    loads, app = turns(memory, weights, vram_budget=9 * MIB + 3 * MIB, queue_images=1000)
+    loads, app = turns(memory, weights, vram_budget=9 * MIB + 3 * MIB, queue_images=1000, queue_plans=1000)
     rng = random.Random(7)
 
     async def one(client: httpx.AsyncClient, number: int) -> httpx.Response:
@@ -294,6 +294,9 @@ async def test_vram_says_what_a_forward_would_take_and_adds_up() -> None:
         ("batch=0", 422, "invalid-option"),
         ("batch=", 422, "invalid-option"),
         ("dtype=int8", 422, "invalid-option"),
+        ("dtype=float32,float16,bfloat16,float32", 422, "invalid-option"),
+        (f"resolution={','.join(['32'] * 17)}", 422, "invalid-option"),
+        (f"batch={','.join(['1'] * 17)}", 422, "invalid-option"),
         ("layer=9", 422, "layer-not-found"),
         ("nonsense=1", 422, "invalid-option"),
     ],
@@ -362,3 +365,39 @@ async def test_who_leaves_while_a_shape_is_planned_does_not_spoil_it_for_the_oth
         first.cancel()
         finish.set()
         assert (await second).status_code == 200
+
+
+async def test_new_resolutions_of_one_address_leave_places_for_another() -> None:
+    planning, finish = threading.Event(), threading.Event()
+
+    class Held(FakeBlueprint):
+        def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+            if size != ImageSize(32, 32):
+                planning.set()
+                assert finish.wait(30)
+            return super().cost(size, outputs, device=device)
+
+    backend = Backend(
+        load=lambda model: FakeEncoder(),
+        blueprint=lambda model, dtype: Held(),
+        memory=lambda: FakeMemory(2**30),
+    )
+    app = create_app(Settings(model=("fake:vit",), queue_plans=4), backend=backend)
+    async with client_of(app) as client:
+        elsewhere = httpx.ASGITransport(app, client=("10.0.0.7", 1))
+        async with httpx.AsyncClient(transport=elsewhere, base_url="http://service") as other:
+            waiting = [asyncio.create_task(embed(client, f"resolution={side}")) for side in (64, 72)]
+            assert await asyncio.to_thread(planning.wait, 30)
+            refused = await embed(client, "resolution=80")
+            known = await embed(client)
+            waiting.append(asyncio.create_task(embed(other, "resolution=88")))
+            table = asyncio.create_task(client.get("/vram?resolution=96,104"))
+            while app.state.engine.admission.inside("images") < 3:
+                await asyncio.sleep(0)
+            finish.set()
+            answers = await asyncio.gather(*waiting, table)
+    problem = assert_problem(refused, 503, "overloaded")
+    assert (problem["waiting"], problem["limit"]) == (2, 2)
+    assert refused.headers["retry-after"] == "1"
+    assert known.status_code == 200, "who asks for what is known does not wait"
+    assert [answer.status_code for answer in answers] == [200, 200, 200, 200]

@@ -1,3 +1,4 @@
+import threading
 from itertools import count
 
 import pytest
@@ -73,6 +74,42 @@ def test_a_refused_taking_holds_nothing() -> None:
 
 def test_the_automatic_limit_is_some_memory() -> None:
     assert 256 * 2**20 <= automatic_limit() <= 4 * 2**30
+
+
+def test_the_first_picture_may_have_what_is_free_but_for_an_eighth_and_the_next_leaves_as_much() -> None:
+    account = Account(800)
+    account.hold("body", 100)
+    with pytest.raises(HostMemoryFull):
+        account.hold("image", 601)
+    with account.hold("image", 600):
+        with pytest.raises(HostMemoryFull):
+            account.hold("image", 51)
+        account.hold("image", 50)
+    with pytest.raises(OverHostMemory):
+        account.hold("image", 701)
+    assert (account.most("image"), account.most("body")) == (700, 800)
+
+
+def test_who_is_short_is_notified_when_bytes_are_given_back() -> None:
+    account = Account(100)
+    hold = account.hold("body", 100)
+    short = threading.Condition()
+    woken: list[bool] = []
+
+    def wait() -> None:
+        with short:
+            account.short.add(short)
+            ready.set()
+            woken.append(short.wait(30))
+
+    ready = threading.Event()
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    assert ready.wait(30)
+    hold.release()
+    waiting.join(30)
+    assert woken == [True]
+    assert not account.short
 
 
 def test_what_a_request_holds_already_is_not_others() -> None:

@@ -1,10 +1,12 @@
 """What is planned when, and for whom. The blueprint is a fake that counts, and waits where a test holds it."""
 
 import asyncio
+import contextvars
 import gc
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import Any, TypeAlias
 
 import pytest
 
@@ -15,15 +17,17 @@ from encoders.contract.errors import EncoderFailed, EncoderIdError, OutputNotOff
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.prediction import CPU, Overhead
-from service.errors import ImageDoesNotFit, ShuttingDown
+from service.caller import CALLER
+from service.errors import ImageDoesNotFit, Overloaded, ShuttingDown
 from service.memory.budget import Budget
-from service.memory.planner import Planner
+from service.memory.planner import Planner, Urgency
 from service.memory.shape import ImageShape
 from tests.support.shapes import MODEL, POOLED, image_shape, text_shape
 
 pytestmark = pytest.mark.anyio
 SIZE = ImageSize(8, 8)
 TOKENS = Outputs(tokens=TokenKind.HIDDEN)
+Asked: TypeAlias = "asyncio.Task[ImageShape]"
 
 
 class CountingBlueprint:
@@ -86,8 +90,10 @@ class Shelf:
 
 
 @asynccontextmanager
-async def planning(shelf: Shelf, *, limit: int = 2**40, overhead: Overhead = CPU) -> AsyncIterator[Planner]:
-    planner = Planner(shelf, device="cpu", budget=Budget(limit=limit, overhead=overhead))
+async def planning(
+    shelf: Shelf, *, limit: int = 2**40, overhead: Overhead = CPU, places: int = 10_000
+) -> AsyncIterator[Planner]:
+    planner = Planner(shelf, device="cpu", budget=Budget(limit=limit, overhead=overhead), places=places)
     try:
         yield planner
     finally:
@@ -297,7 +303,7 @@ async def test_a_table_s_room_is_the_budget_s_beside_other_models_and_names_what
     budget = Budget(limit=4 * cost + 500, overhead=overhead)
     budget.hold("fake:other", 500)
     budget.hold(MODEL, cost)
-    planner = Planner(shelf, device="cpu", budget=budget)
+    planner = Planner(shelf, device="cpu", budget=budget, places=10)
     ((_, one, largest_of_one), (_, four, largest_of_four)) = await planner.table(
         MODEL, [ImageSize(32, 32)], [1, 4], POOLED, dtypes=[None]
     )
@@ -336,7 +342,7 @@ async def test_a_refusal_counts_what_forwards_were_seen_to_take_beyond_their_pre
     shape = image_shape(MODEL, 64)
     fits = image_shape(MODEL, 32).cost.requested(1)
     budget = Budget(limit=fits, overhead=CPU)
-    planner = Planner(Shelf(), device="cpu", budget=budget)
+    planner = Planner(Shelf(), device="cpu", budget=budget, places=10)
     assert (await planner.refusal(shape)).facts["largest_resolution"] == [32, 32]
     budget.measured(shape, 1, shape.cost.requested(1) + 1)
     assert (await planner.refusal(shape)).facts["largest_resolution"] == [24, 24]
@@ -356,3 +362,174 @@ async def test_a_closed_planner_answers_whoever_waits_and_nobody_new() -> None:
         await planner.image_shape(MODEL, ImageSize(16, 16), POOLED)
     shelf.only.goes_on.set()
     assert (await asked_image).model == (await asked_text).model == MODEL
+
+
+# Who goes first, who waits, and who need not be served any more.
+
+
+def sizes(*sides: int) -> list[ImageSize]:
+    return [ImageSize(8 * side, 8) for side in sides]
+
+
+def planned(shelf: Shelf) -> list[int]:
+    """The sides of the shapes in the order of their plans; 0 for texts."""
+    return [what[0].height // 8 if what else 0 for what in shelf.only.asked]
+
+
+def ask(planner: Planner, side: int, *, caller: str | None = None, urgency: Urgency = Urgency.REQUEST) -> Asked:
+    """Ask for a shape, as the caller; what is given is cancelled to leave."""
+    context = contextvars.copy_context()
+    context.run(CALLER.set, caller)
+    (size,) = sizes(side)
+    return asyncio.create_task(planner.image_shape(MODEL, size, POOLED, urgency=urgency), context=context)
+
+
+async def asked_for_all() -> None:
+    """All tasks have come as far as they can without the planner's thread."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+@asynccontextmanager
+async def busy(shelf: Shelf, **options: Any) -> AsyncIterator[tuple[Planner, Asked]]:
+    """A planner at work on side 99, and whoever asked for it."""
+    async with planning(shelf, **options) as planner:
+        await planner.blueprint(MODEL)
+        shelf.only.hold()
+        first = ask(planner, 99, urgency=Urgency.AHEAD)
+        await shelf.only.is_at_work()
+        yield planner, first
+        shelf.only.goes_on.set()
+        await first
+
+
+async def test_loads_go_before_requests_and_those_before_what_is_planned_ahead() -> None:
+    shelf = Shelf()
+    async with busy(shelf) as (planner, _):
+        asked = [ask(planner, 4, urgency=Urgency.AHEAD), ask(planner, 3), ask(planner, 2, urgency=Urgency.LOAD)]
+        await asked_for_all()
+        shelf.only.goes_on.set()
+        await asyncio.gather(*asked)
+    assert planned(shelf) == [99, 2, 3, 4]
+
+
+async def test_a_request_waits_for_one_shape_of_a_table_at_most() -> None:
+    shelf = Shelf()
+    async with planning(shelf) as planner:
+        shelf.only.hold()
+        table = asyncio.create_task(
+            planner.table(MODEL, sizes(*range(1, 17)), [1, 2, 4], POOLED, dtypes=[None, "float16", "bfloat16"])
+        )
+        await shelf.only.is_at_work()
+        new = ask(planner, 50)
+        await asked_for_all()
+        shelf.only.goes_on.set()
+        await asyncio.gather(new, table)
+    assert planned(shelf).index(50) == 1
+
+
+async def test_a_request_moves_a_plan_of_a_table_up() -> None:
+    shelf = Shelf()
+    async with busy(shelf) as (planner, _):
+        slow = [ask(planner, side, urgency=Urgency.TABLE) for side in (1, 2, 3)]
+        await asked_for_all()
+        request = ask(planner, 3)
+        await asked_for_all()
+        shelf.only.goes_on.set()
+        await asyncio.gather(*slow, request)
+    assert planned(shelf) == [99, 3, 1, 2]
+
+
+async def test_a_plan_that_nobody_waits_for_any_more_is_not_begun() -> None:
+    shelf = Shelf()
+    async with busy(shelf) as (planner, _):
+        left, also_left, stays, beside = ask(planner, 1), ask(planner, 1), ask(planner, 2), ask(planner, 2)
+        await asked_for_all()
+        for each in (left, also_left, beside):
+            each.cancel()
+        await asyncio.wait([left, also_left, beside])
+        shelf.only.goes_on.set()
+        await stays
+        assert planned(shelf) == [99, 2]
+        await ask(planner, 1)
+    assert planned(shelf) == [99, 2, 1], "whoever comes later takes a place of their own"
+
+
+async def test_a_table_that_nobody_waits_for_stops_at_its_next_shape() -> None:
+    shelf = Shelf()
+    async with planning(shelf) as planner:
+        shelf.only.hold()
+        table = asyncio.create_task(planner.table(MODEL, sizes(*range(1, 17)), [1], POOLED, dtypes=[None]))
+        await shelf.only.is_at_work()
+        table.cancel()
+        await asyncio.wait([table])
+        shelf.only.goes_on.set()
+        await ask(planner, 50)
+    assert len(planned(shelf)) == 2
+
+
+async def test_equal_tables_share_their_shapes_and_too_many_are_refused() -> None:
+    shelf = Shelf()
+    async with planning(shelf) as planner:
+        shelf.only.hold()
+        tables = [
+            asyncio.create_task(planner.table(MODEL, sizes(1, 2, 3), [1], POOLED, dtypes=[None])) for _ in range(20)
+        ]
+        await shelf.only.is_at_work()
+        shelf.only.goes_on.set()
+        outcomes = await asyncio.gather(*tables, return_exceptions=True)
+        await planner.table(MODEL, sizes(1, 2, 3), [1], POOLED, dtypes=[None])
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 4
+    assert len(set(shelf.only.asked)) == len(shelf.only.asked)
+
+
+async def test_a_caller_gets_half_of_the_places_that_others_leave() -> None:
+    shelf = Shelf()
+    async with busy(shelf, places=8) as (planner, _):
+        many = [ask(planner, side, caller="many") for side in range(1, 13)]
+        await asked_for_all()
+        assert sum(each.done() for each in many) == 8, "four wait"
+        with pytest.raises(Overloaded) as refused:
+            await many[-1]
+        assert (refused.value.facts["waiting"], refused.value.facts["limit"]) == (4, 4)
+        assert refused.value.retry_after_s >= 1
+        others = [ask(planner, 20 + number, caller=f"other {number}") for number in range(4)]
+        shared = ask(planner, 1, caller="many")
+        await asked_for_all()
+        assert not any(each.done() for each in others)
+        with pytest.raises(Overloaded, match="8 new resolutions are being worked on and the limit is 8"):
+            await ask(planner, 30, caller="one more")
+        shelf.only.goes_on.set()
+        await asyncio.gather(*many[:4], *others, shared)
+        assert not many[4].cancelled()
+    assert planned(shelf)[:2] == [99, 1], "who came first"
+    assert planned(shelf)[2:6] == [20, 21, 22, 23], "then the first of each other, and then the second of many"
+    assert planned(shelf)[6:] == [2, 3, 4]
+
+
+async def test_who_leaves_makes_room_in_the_line() -> None:
+    shelf = Shelf()
+    async with busy(shelf, places=2) as (planner, _):
+        first = ask(planner, 1)
+        await asked_for_all()
+        with pytest.raises(Overloaded):
+            await ask(planner, 2)
+        first.cancel()
+        await asyncio.wait([first])
+        second = ask(planner, 2)
+        await asked_for_all()
+        shelf.only.goes_on.set()
+        await second
+    assert planned(shelf) == [99, 2]
+
+
+async def test_a_load_is_not_refused_for_a_full_line() -> None:
+    shelf = Shelf()
+    async with busy(shelf, places=2) as (planner, _):
+        first = ask(planner, 1)
+        await asked_for_all()
+        load = ask(planner, 2, urgency=Urgency.LOAD)
+        await asked_for_all()
+        shelf.only.goes_on.set()
+        await asyncio.gather(first, load)
+    assert planned(shelf) == [99, 2, 1]

@@ -1,22 +1,25 @@
-"""Several server processes behind one port: they share the work, are counted as one, and end together."""
+"""Several server processes behind one port: they share the work, are counted as one, replaced, and end together."""
 
 import asyncio
 import ctypes
 import multiprocessing
 import os
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
+from typing import Any
 
 import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from service.http.siblings import Siblings, merged
-from service.run.workers import share
+from service.errors import Unavailable
+from service.http.siblings import Counts, Siblings, merged
+from service.run.workers import Place, claimed, locked, share
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 from tests.support.serving import PNG, image_bytes
@@ -58,18 +61,137 @@ def test_one_alone_stays_what_it_is() -> None:
     assert values(merged([text]).decode()) == values(text)
 
 
-async def test_a_process_that_fails_is_left_out() -> None:
-    async def fail(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+class Answering:
+    """A process that answers /metrics with a text; with none it fails."""
+
+    def __init__(self, text: str | None) -> None:
+        self.text = text
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         await reader.readuntil(b"\r\n\r\n")
-        writer.write(b"HTTP/1.1 500 Oh\r\nConnection: close\r\nContent-Length: 9\r\n\r\nno metric")
+        status, text = ("500 Oh", "no metric") if self.text is None else ("200 OK", self.text)
+        head = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: {len(text.encode())}\r\n\r\n"
+        writer.write((head + text).encode())
         writer.close()
 
-    started = multiprocessing.get_context("spawn").RawArray(ctypes.c_bool, 2)
-    text = exposition(forwards=2, ready=1, free=70)
-    async with await asyncio.start_server(fail, "127.0.0.1", 0) as server:
-        other = server.sockets[0].getsockname()[1]
-        found = await Siblings((0, other), 0, started).exposition(text.encode(), port=None)
-    assert values(found.decode()) == values(text)
+
+async def listening(process: Answering, stack: AsyncExitStack) -> int:
+    server = await stack.enter_async_context(await asyncio.start_server(process, "127.0.0.1", 0))
+    port: int = server.sockets[0].getsockname()[1]
+    return port
+
+
+async def test_counts_never_go_down() -> None:
+    """One does not answer, then ends, then another takes its place: no increase() is negative."""
+    first, second = (
+        Answering(exposition(forwards=2, ready=1, free=70)),
+        Answering(exposition(forwards=3, ready=1, free=70)),
+    )
+    counts, seen = Counts(), []
+
+    async def look(ports: dict[int, int]) -> dict[str, float]:
+        found = values((await counts.exposition(ports)).decode())
+        seen.append(found["visiontower_stage_seconds_count a forward"])
+        return found
+
+    async with AsyncExitStack() as stack:
+        ports = {11: await listening(first, stack), 12: await listening(second, stack)}
+        await look(ports)
+        second.text = None
+        missed = await look(ports)
+        ended = await look({11: ports[11]})
+        second.text = exposition(forwards=1, ready=1, free=70)
+        replaced = await look({11: ports[11], 13: ports[12]})
+    assert seen == [5, 5, 5, 6]
+    assert missed["visiontower_queue_images a"] == 5, "what it last said"
+    assert ended["visiontower_queue_images a"] == 2, "nothing waits in a process that has ended"
+    assert replaced["visiontower_queue_images a"] == 3
+    assert ended.keys() == missed.keys()
+
+
+def shared(number: int) -> tuple[Any, Any]:
+    context = multiprocessing.get_context("spawn")
+    return context.RawArray(ctypes.c_bool, number), context.RawArray(ctypes.c_uint64, number)
+
+
+async def test_a_process_answers_for_all_with_its_parent_s_words_and_on_its_own_port_for_itself() -> None:
+    async def tell(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"everybody's")
+        writer.close()
+
+    async with await asyncio.start_server(tell, "127.0.0.1", 0) as parent:
+        siblings = Siblings(0, 7, parent.sockets[0].getsockname()[1], *shared(2))
+        assert await siblings.exposition(b"own", port=7) == b"own"
+        assert await siblings.exposition(b"own", port=8000) == b"everybody's"
+    with pytest.raises(Unavailable):
+        await siblings.exposition(b"own", port=8000)
+
+
+def served(place: Place, *, since: float) -> None:
+    """Its process starts, and shows that it serves."""
+    place.takes(multiprocessing.get_context("spawn").Process(), port=1)
+    assert not place.is_stuck(1, now=since)
+
+
+def test_a_process_that_lasted_is_replaced_at_once_and_others_later_each_time() -> None:
+    place, pauses, now = Place(0), [], 1000.0
+    for _ in range(8):
+        served(place, since=now)
+        place.ended(now=now + 1)
+        pauses.append(place.due - now - 1)
+    assert pauses == [0, 1, 2, 4, 8, 16, 30, 30]
+    assert place.starts == 0, "it did start"
+    served(place, since=now)
+    place.ended(now=now + 60)
+    assert place.due == now + 60
+
+
+def test_processes_that_end_before_they_serve_are_counted() -> None:
+    place = Place(0)
+    for expected in (1, 2, 3):
+        place.takes(multiprocessing.get_context("spawn").Process(), port=1)
+        assert not place.is_stuck(0, now=5.0)
+        place.ended(now=5.0)
+        assert place.starts == expected
+    served(place, since=5.0)
+    place.ended(now=6.0)
+    assert place.starts == 0
+
+
+def test_a_process_whose_loop_stands_still_for_a_hundred_looks_is_stuck_but_not_while_it_loads() -> None:
+    place = Place(0)
+    place.takes(multiprocessing.get_context("spawn").Process(), port=1)
+    assert not any(place.is_stuck(0, now=1.0) for _ in range(1000))
+    assert [place.is_stuck(beats, now=1.0) for beats in (1, *[2] * 101)].index(True) == 101
+    assert not place.is_stuck(3, now=1.0)
+
+
+def free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port: int = taken.getsockname()[1]
+        return port
+
+
+def test_a_port_that_somebody_listens_on_is_not_shared_whoever_it_is() -> None:
+    port = free_port()
+    for is_shared in (False, True):
+        with socket.socket() as other:
+            other.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, int(is_shared))
+            other.bind(("127.0.0.1", port))
+            other.listen()
+            with pytest.raises(OSError, match="in use"):
+                claimed("127.0.0.1", port)
+
+
+def test_two_services_that_do_not_listen_yet_see_each_other() -> None:
+    port = free_port()
+    with claimed("127.0.0.1", port) as one, claimed("127.0.0.1", port) as other, locked(one):
+        with pytest.raises(OSError, match="another visiontower serve has it"):
+            locked(other)
+        with claimed("127.0.0.1", 0) as elsewhere, locked(elsewhere):
+            pass
+    with claimed("127.0.0.1", port) as one, locked(one):
+        pass
 
 
 def test_each_process_has_its_part() -> None:
@@ -80,8 +202,8 @@ def test_each_process_has_its_part() -> None:
 
 
 async def test_who_is_ready_waits_for_the_others() -> None:
-    started = multiprocessing.get_context("spawn").RawArray(ctypes.c_bool, 2)
-    waiting = asyncio.create_task(Siblings((1, 2), 2, started).together())
+    started, beats = shared(2)
+    waiting = asyncio.create_task(Siblings(1, 2, 3, started, beats).together())
     await asyncio.sleep(0)
     assert (list(started), waiting.done()) == ([False, True], False)
     started[0] = True
@@ -129,10 +251,62 @@ async def test_they_answer_together_are_counted_as_one_and_end_in_order() -> Non
         assert await asyncio.to_thread(process.wait, 30) == 0
 
 
-async def test_if_one_is_lost_all_end() -> None:
-    async with serving("--processes", "2") as (process, _):
-        servers = [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:
+    return [c for c in psutil.Process(process.pid).children() if "spawn_main" in " ".join(c.cmdline())]
+
+
+async def said(process: subprocess.Popen[str], *words: str) -> list[str]:
+    """Wait for these words in its log, one after the other; gives the lines."""
+    assert process.stderr is not None
+    lines = []
+    async with asyncio.timeout(60):
+        for word in words:
+            line = await asyncio.to_thread(process.stderr.readline)
+            while word not in line:
+                assert line, f"it ended without {word}"
+                line = await asyncio.to_thread(process.stderr.readline)
+            lines.append(line)
+    return lines
+
+
+async def embeds(client: httpx.AsyncClient) -> bool:
+    return (await client.post("/embed", content=image_bytes(), headers=PNG)).status_code == 200
+
+
+async def requests_counted(client: httpx.AsyncClient) -> float:
+    return values((await client.get("/metrics")).text)["visiontower_requests_total /embed 200"]
+
+
+@pytest.mark.slow
+async def test_one_that_is_stuck_is_killed_and_replaced_while_the_other_serves() -> None:
+    async with serving("--processes", "2") as (process, client):
+        for _ in range(8):
+            assert await embeds(client)
+        before = await requests_counted(client)
+        servers_of(process)[0].suspend()
+        await said(process, "is stuck", "has ended with status -9")
+        assert await embeds(client)
+        assert await requests_counted(client) >= before
+        await said(process, "Application startup complete")
+        counted = await requests_counted(client)
+        for _ in range(8):
+            assert await embeds(client)
+        assert await requests_counted(client) == counted + 8
+        assert len(servers_of(process)) == 2
+
+
+@pytest.mark.slow
+async def test_nobody_shares_their_port_and_none_outlives_their_parent() -> None:
+    async with serving("--processes", "2") as (process, client):
+        line = [sys.executable, "-m", "service.cli", "serve", "--model", "fake:a", "--port", str(client.base_url.port)]
+        other = await asyncio.to_thread(
+            subprocess.run, [*line, "--processes", "2"], stderr=subprocess.PIPE, text=True, timeout=60
+        )
+        assert other.returncode == 1
+        assert "cannot listen" in other.stderr
+        servers = servers_of(process)
         assert len(servers) == 2
-        servers[0].kill()
-        assert await asyncio.to_thread(process.wait, 30) == signal.SIGKILL
-        assert not any(server.is_running() and server.status() != "zombie" for server in servers)
+        servers[0].suspend()  # whatever it is at
+        process.kill()
+        _, alive = await asyncio.to_thread(psutil.wait_procs, servers, 30)
+        assert alive == []

@@ -163,17 +163,20 @@ async def test_what_waits_and_how_long_is_known() -> None:
         assert device.threads.waiting(MODEL) == (0, 0.0)
 
 
-async def test_how_long_the_thread_is_at_it_is_known() -> None:
+async def test_what_the_thread_is_at_is_known() -> None:
     gate, now = Gate(), [100.0]
     async with running(FakeEncoder(before=gate), clock=lambda: now[0]) as device:
-        assert device.threads.busy_s == 0
+        assert device.threads.at_work() == []
         inside = await gate.shut_with_one_inside(lambda: device.submit(0))
         now[0] = 107.0
-        assert device.threads.busy_s == 7.0
+        [work] = device.threads.at_work()
+        assert work.since == 100.0
+        assert work.taken is not None
+        assert work.taken.batch[0].item.future is inside
         gate.open.set()
         await inside
         await device.threads.call(lambda: None)
-    assert device.threads.busy_s == 0
+    assert device.threads.at_work() == []
 
 
 # Sets.

@@ -58,16 +58,16 @@ def test_a_lane_leaves_once() -> None:
     assert not lanes.leave(0)
 
 
-def test_busy_is_the_lane_that_is_longest_at_its_work() -> None:
+def test_when_a_lane_began_is_known_while_it_is_at_work() -> None:
     lanes = Lanes(2)
-    assert lanes.busy_since() is None
+    assert lanes.entered == {}
     lanes.enter(0, now=1.0, alone=False)
     lanes.enter(1, now=3.0, alone=False)
-    assert lanes.busy_since() == 1.0
+    assert lanes.entered == {0: 1.0, 1: 3.0}
     lanes.go_on(0, now=5.0)
-    assert lanes.busy_since() == 3.0
+    assert lanes.entered == {0: 5.0, 1: 3.0}
     lanes.leave(1)
-    assert lanes.busy_since() == 5.0
+    assert lanes.entered == {0: 5.0}
 
 
 @given(number=st.integers(1, 5), data=st.data())

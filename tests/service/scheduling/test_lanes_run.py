@@ -378,12 +378,12 @@ async def test_if_one_thread_ends_those_who_wait_are_told_though_another_is_stil
         room.door.set()
 
 
-async def test_the_longest_forward_is_what_the_threads_are_at() -> None:
+async def test_what_each_lane_is_at_is_known() -> None:
     now = [0.0]
     room = Room()
     async with lanes(room, clock=lambda: now[0]) as device:
         first, second = await both_lanes_taken(room, device)
         now[0] = 7.0
-        assert device.threads.busy_s == 7.0
+        assert [(work.lane, work.since) for work in device.threads.at_work()] == [(0, 0.0), (1, 0.0)]
         room.door.set()
         await asyncio.gather(first, second)

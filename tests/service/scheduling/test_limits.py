@@ -47,6 +47,34 @@ def test_the_speed_of_what_ran_raises_the_ceiling() -> None:
     assert ceiling(limits) == 20
 
 
+def test_a_forward_hangs_after_ten_times_its_usual_time_and_five_seconds() -> None:
+    limits = in_time(1.0)
+    limits.ran(SHAPE, 4, 8.0)
+    assert limits.hangs_after_s(SHAPE, 4) == 80
+    assert limits.hangs_after_s(SHAPE, 1) == 20
+    limits.ran(SHAPE, 4, 0.01)
+    limits.ran(SHAPE, 4, 0.01)
+    assert limits.hangs_after_s(SHAPE, 4) == pytest.approx(80 * 0.9 * 0.9), "the slowest lately counts"
+    for _ in range(100):
+        limits.ran(SHAPE, 4, 0.01)
+    assert limits.hangs_after_s(SHAPE, 4) == 5
+
+
+def test_a_forward_that_hung_does_not_set_the_measure() -> None:
+    limits = in_time(1.0)
+    limits.ran(SHAPE, 1, 1.0)
+    limits.ran(SHAPE, 1, 10_000.0)
+    assert limits.hangs_after_s(SHAPE, 1) == 40
+
+
+def test_a_first_forward_gets_a_minute_and_more_by_what_it_computes() -> None:
+    limits = in_time(1.0)
+    assert limits.hangs_after_s(SHAPE, 1) == 60
+    assert limits.hangs_after_s(image_shape("a", cost=linear(10, flops=10**12)), 1) == 200, "of an unknown tower"
+    limits.ran(SHAPE, 1, 1.0)  # 1000 a second
+    assert limits.hangs_after_s(LARGE, 2) == 80, "of a tower whose pace is known"
+
+
 @pytest.mark.parametrize("most", [None, 1])
 def test_a_batch_is_full_when_memory_allows_no_larger_one_whatever_time_and_the_operator_say(most: int | None) -> None:
     limits = limits_of(by_memory=5, by_time=2, most=most)

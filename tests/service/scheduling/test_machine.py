@@ -520,7 +520,7 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
         self.turn()
         with pytest.raises(Unavailable):
             self.on_loop(self.threads.submit, self.residents[MODELS[0]], TEXTS[MODELS[0]], None, deadline=0.0)
-        assert self.threads.busy_s == 0
+        assert self.threads.at_work() == []
         assert not self.threads.is_alive
 
     async def _all_done(self) -> None:

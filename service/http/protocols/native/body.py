@@ -14,6 +14,7 @@ import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
+from encoders.images.signatures import format_of
 from service.engine.values import Source
 from service.errors import InvalidOption, shown
 from service.http.errors import InvalidBody, TooManyImages
@@ -69,7 +70,12 @@ def json_body(body: bytes, *, max_images: int) -> Body:
 
 def _not_json(body: bytes, reason: str) -> str:
     """Why a body cannot be read as JSON."""
-    if body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or b"\0" in body[:4]:
+    if kind := format_of(body):
+        return f"The body is an image ({kind}), but Content-Type says JSON: send it with Content-Type: image/*."
+    if body.startswith(b"\x1f\x8b"):
+        return "The body is gzip, not JSON: say so with Content-Encoding: gzip."
+    is_wide = b"\0" in body[:4] and body[:4].strip(b"\0 \t\r\n")[:1] in (b"{", b"[", b'"')
+    if is_wide or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         return "The JSON body is in UTF-16 or UTF-32: send it in UTF-8."
     try:
         body.decode()
@@ -190,6 +196,11 @@ def form_body(body: bytes, *, content_type: str, max_images: int) -> Body:
     try:
         MultipartParser(boundary, callbacks, math.inf).write(body)
     except FormParserError as error:
+        if body.startswith(b"--") and not body.startswith(b"--" + boundary):
+            raise InvalidBody(
+                "The multipart body does not begin with the boundary that its Content-Type names: leave the header to "
+                "your HTTP client."
+            ) from error
         raise InvalidBody(f"The multipart body is broken: {error}.") from error
     if body and not is_complete:
         raise InvalidBody("The multipart body ends before its closing boundary.")

@@ -1,0 +1,133 @@
+"""What a decode will take is told from the header: what is plain, and never less than it takes."""
+
+import struct
+import subprocess
+import sys
+
+import pytest
+from PIL import Image
+
+from encoders.contract.errors import ImageTooLarge
+from encoders.contract.spec import Preprocessing
+from encoders.contract.values import ImageSize
+from encoders.images.decode import MAX_PIXELS, decode
+from encoders.images.price import Price, price
+from tests.encoders.images.files import chunk, encoded, jpeg_with, png_of, seeds, with_scans
+from tests.support.paths import ROOT
+from tests.support.photographs import photograph
+
+ANY = Preprocessing((0, 0, 0), (1, 1, 1))
+SIZE = ImageSize(224, 224)
+
+
+def priced(file: bytes, *, exact: bool = False, max_pixels: int = MAX_PIXELS) -> Price:
+    return price(file, ANY, SIZE, exact=exact, max_pixels=max_pixels)
+
+
+def announced(width: int, height: int, kind: str) -> bytes:
+    """A file that says to be of this size, and little else."""
+    if kind == "JPEG":
+        frame = (
+            b"\xff\xc0" + struct.pack(">HBHHB", 17, 8, height, width, 3) + bytes([1, 0x11, 0, 2, 0x11, 0, 3, 0x11, 0])
+        )
+        return b"\xff\xd8\xff\xe0\0\4\0\0" + frame + b"\xff\xda\0\x0c\3\1\0\2\0\3\0\0\x3f\0" + bytes(20)
+    if kind == "PNG":
+        return png_of((width, height, 8, 2), [])
+    assert kind == "WEBP"
+    canvas = (width - 1).to_bytes(3, "little") + (height - 1).to_bytes(3, "little")
+    return b"RIFF\x40\0\0\0WEBPVP8X\x0a\0\0\0\0\0\0\0" + canvas + bytes(32)
+
+
+PLAIN = {
+    "JPEG", "JPEG progressive", "JPEG CMYK", "JPEG, odd EXIF", "PNG", "PNG palette", "PNG key", "APNG", "WEBP",
+    "WEBP lossless",
+}  # fmt: skip
+
+
+def test_plain_are_the_common_formats_and_nothing_else() -> None:
+    assert {name for name, file in seeds().items() if priced(file).is_plain} == PLAIN
+
+
+def test_what_is_no_image_is_plain_for_it_is_refused_at_once() -> None:
+    assert priced(b"").is_plain
+    assert priced(b"%PDF-1.7" + bytes(1000)).is_plain
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+def test_a_large_picture_is_not_plain_for_the_others_would_wait_for_it(kind: str) -> None:
+    assert priced(announced(1000, 1000, kind)).is_plain
+    assert not priced(announced(8000, 8000, kind)).is_plain
+
+
+def test_a_jpeg_of_many_scans_is_not_plain_and_costs_more() -> None:
+    jpeg = encoded(photograph("chelsea"), "JPEG", progressive=True)
+    few, many = priced(with_scans(jpeg, 4)), priced(with_scans(jpeg, 20_000))
+    assert few.is_plain
+    assert not many.is_plain
+    assert many.work > 100 * few.work
+    assert many.cpu_s <= few.cpu_s + 1  # the sender's scans give it no more time
+    assert decode(with_scans(jpeg, 4)).size == photograph("chelsea").size
+
+
+def test_scans_of_single_colours_are_counted_too() -> None:
+    """A baseline JPEG whose scans hold one colour each is decoded like a progressive one."""
+    jpeg = encoded(photograph("chelsea"), "JPEG")
+    at = jpeg.index(b"\xff\xda")
+    single = jpeg[:at] + 50 * (b"\xff\xda\0\x08\1\1\0\0\x3f\0" + bytes(40)) + jpeg[-2:]
+    assert priced(jpeg).is_plain
+    assert not priced(single).is_plain
+
+
+def test_the_coefficients_of_a_progressive_jpeg_are_priced_whatever_part_of_it_is_decoded() -> None:
+    photo = Image.new("RGB", (2048, 2048))
+    baseline, progressive = (encoded(photo, "JPEG", progressive=each, subsampling=0) for each in (False, True))
+    more = priced(progressive).decode_bytes - priced(baseline).decode_bytes
+    assert more >= 2 * 3 * 2048**2 - 500_000
+    assert priced(baseline).decode_bytes < priced(baseline, exact=True).decode_bytes // 4
+
+
+def test_a_jpeg_that_hides_its_size_behind_segments_is_not_plain() -> None:
+    jpeg = encoded(photograph("chelsea"), "JPEG")
+    for _ in range(600):
+        jpeg = jpeg_with(b"x", jpeg, marker=0xFE)
+    assert not priced(jpeg).is_plain
+
+
+@pytest.mark.parametrize("name", sorted(seeds()))
+def test_the_size_is_that_of_the_decoded_picture(name: str) -> None:
+    """By its pixels: the price of a wrong size would not be that of the right one."""
+    file = seeds()[name]
+    if name in ("AVIF damaged", "BMP alpha", "PFM"):
+        return
+    pixels = decode(file).width * decode(file).height
+    ask = decode if name in ("AVIF", "HEIF") else priced
+    with pytest.raises(ImageTooLarge) as too_large:
+        ask(file, max_pixels=pixels - 1)
+    assert too_large.value.facts["actual"] == pixels
+    priced(file, max_pixels=pixels)
+
+
+def test_a_size_that_cannot_be_found_has_a_price_too() -> None:
+    for name, file in seeds().items():
+        for length in (13, 20, 40):
+            cost = price(file[:length], ANY, SIZE, max_pixels=MAX_PIXELS)
+            assert cost.nbytes >= cost.decode_bytes > 0, name
+
+
+def test_a_16_bit_png_and_a_chunk_before_its_header_are_not_plain() -> None:
+    assert not priced(png_of((4, 4, 16, 2), [bytes(24)] * 4)).is_plain
+    png = png_of((4, 4, 8, 2), [bytes(12)] * 4)
+    assert not priced(png[:8] + chunk(b"CgBI", bytes(4)) + png[8:]).is_plain
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc tells the peak")
+def test_no_format_takes_more_than_its_price() -> None:
+    """4 megapixels each, in a process of their own; the 16-bit PNG, float TIFF and progressive JPEG of issue 15 too."""
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.encoders.images.peaks"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    lines = [line.split("\t") for line in done.stdout.splitlines()]
+    assert len(lines) > 30
+    over = {name: (int(nbytes), int(taken)) for name, nbytes, taken in lines if int(taken) > int(nbytes)}
+    assert over == {}
+    assert max(int(taken) for _, _, taken in lines) > 30_000_000
