@@ -27,8 +27,9 @@ from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.memory.account import Account, Hold
 from service.telemetry.metrics import Served
 
-_READ_INLINE_BYTES = 65_536
-"""Bodies up to this size are taken apart on the event loop."""
+_SMALL_BYTES = 65_536
+"""Bodies up to this size are taken apart on the event loop. They, and answers up to it, are not asked of the account:
+the number of connections bounds them."""
 _PARSED, _PARSED_JSON = 1, 5
 """Of a larger body, what taking it apart takes beside it. A JSON text may have four bytes a character, and its base64
 is decoded."""
@@ -81,8 +82,9 @@ class Exchange:
         except BaseException:
             _release(holds)
             raise
-        if holds and holds[0].nbytes > _READ_INLINE_BYTES:
-            holds[0].release()  # of the body, and the images in it; a small one is left to the answer
+        for hold in holds:
+            if hold.stage == "body":  # and the images in it
+                hold.release()
         return _Reply(answer, holds)
 
     async def _answer(self, request: Request, engine: Engine, holds: list[Hold]) -> Answer:
@@ -114,8 +116,9 @@ class Exchange:
             holds=holds,
             is_json=is_json,
         )
-        hold = holds[-1]
         if "content-encoding" in headers:
+            hold = holds[0] if holds else engine.account.hold("body")
+            holds[:] = [hold]
             encoding = ",".join(headers.getlist("content-encoding"))
             inflate = partial(inflated, max_bytes=max_bytes, account=engine.account, is_json=is_json)
             body = await self._on_readers(partial(inflate, body, encoding))
@@ -128,8 +131,9 @@ class Exchange:
             accept=",".join(headers.getlist("accept")),
             settings=settings,
         )
-        if len(body) <= _READ_INLINE_BYTES:
+        if len(body) <= _SMALL_BYTES:
             return self.route.read(incoming)
+        hold = holds[0]
         hold.grow(len(body) * (_PARSED_JSON if is_json else _PARSED))
         asked: Asked = await self._on_readers(partial(self.route.read, incoming))
         hold.shrink(len(body))
@@ -142,7 +146,9 @@ class Exchange:
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
-        holds.append(engine.account.hold("answer", numbers * asked.number_bytes, beside=holds[0].nbytes))
+        nbytes = numbers * asked.number_bytes
+        if nbytes > _SMALL_BYTES:
+            holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
         result: Result = await engine.run(asked.request)
         started = engine.clock()
         if result.values <= INLINE_VALUES:
@@ -216,22 +222,24 @@ async def read_body(
     holds: list[Hold],
     is_json: bool = False,
 ) -> bytes:
-    """The whole body, kept in memory; one hold more has its bytes: before reading if the length is announced.
+    """The whole body, kept in memory; if it is not small, one hold more has its bytes: ahead of them if announced.
 
     Raises BodyTooLarge, HostMemoryFull or OverHostMemory.
     """
     announced = int(content_length[:_DIGITS]) if content_length.isdecimal() else 0
     if announced > max_bytes:
         raise BodyTooLarge(actual=announced, limit=max_bytes, is_json=is_json)
-    hold = account.hold("body", announced)
-    holds.append(hold)
+    if announced > _SMALL_BYTES:
+        holds.append(account.hold("body", announced))
     first, rest, size = b"", None, 0
     async for chunk in chunks:
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLarge(actual=None, limit=max_bytes, is_json=is_json)
-        if size > hold.nbytes:
-            hold.grow(size - hold.nbytes)
+        if size > _SMALL_BYTES:
+            if not holds:
+                holds.append(account.hold("body"))
+            holds[0].grow(size - holds[0].nbytes)
         if not first:
             first = chunk
         elif chunk:

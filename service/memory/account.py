@@ -97,20 +97,20 @@ class Hold:
 
     def __init__(self, account: Account, stage: Stage, beside: int = 0) -> None:
         self._account = account
-        self._stage: Stage = stage
+        self.stage: Stage = stage
         self._beside = beside
         self.nbytes = 0
 
     def grow(self, nbytes: int) -> None:
         """Take more. Raises as Account.hold; the hold keeps the bytes that it had."""
         if nbytes > 0:
-            self._account._take(self._stage, nbytes, self._beside + self.nbytes)
+            self._account._take(self.stage, nbytes, self._beside + self.nbytes)
             self.nbytes += nbytes
 
     def shrink(self, nbytes: int) -> None:
         """Give back all but so many bytes."""
         if nbytes < self.nbytes:
-            self._account._give(self._stage, self.nbytes - nbytes)
+            self._account._give(self.stage, self.nbytes - nbytes)
             self.nbytes = nbytes
 
     def release(self) -> None:
