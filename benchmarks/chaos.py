@@ -30,7 +30,7 @@ from rich.table import Table
 
 from benchmarks.attacks import ATTACKS
 from benchmarks.http1 import Address
-from benchmarks.load import Target, Usage, closed_loop, percentiles, wrong
+from benchmarks.load import Target, Usage, closed_loop, open_loop, percentiles, wrong
 from benchmarks.servers import OURS, running, target
 from benchmarks.works import FOLDER, WORKS
 
@@ -40,6 +40,8 @@ _BEHAVED = 4
 _PEAK = 32
 _REST_S = 3.0
 """After an attack, until the next."""
+_IDLE_S = 70.0
+"""Until the server has given back what it does not need."""
 _FOLDER = FOLDER / "chaos"
 _LOOK_S = 0.1
 _WIDTH = 150
@@ -58,6 +60,7 @@ class Behaved:
     a_second: float
     p50: float
     p99: float
+    server_cores: float
     client_cores: float
 
 
@@ -72,10 +75,13 @@ class Phase:
     ends: dict[str, int]
 
 
-def behave(port: int, pid: int, *, callers: int, seconds: float, warmup_s: float) -> Behaved:
-    """Callers who behave, in this process."""
+def behave(port: int, pid: int, *, callers: int, seconds: float, warmup_s: float, rate: float | None) -> Behaved:
+    """Callers who behave, in this process: so many, each waiting for its answer, or so many requests a second."""
     asked: Target = target(OURS, _WORK, Address("127.0.0.1", port), pid=pid)
-    window = asyncio.run(closed_loop(asked, concurrency=callers, seconds=seconds, warmup_s=warmup_s))
+    if rate is None:
+        window = asyncio.run(closed_loop(asked, concurrency=callers, seconds=seconds, warmup_s=warmup_s))
+    else:
+        window = asyncio.run(open_loop(asked, rate=rate, seconds=seconds, warmup_s=warmup_s))
     refused = sum(sample.status in (429, 503) for sample in window.samples)
     hung_up = sum(sample.status == 0 for sample in window.samples)
     p50, _, p99 = percentiles([sample.seconds for sample in window.answered])
@@ -88,6 +94,7 @@ def behave(port: int, pid: int, *, callers: int, seconds: float, warmup_s: float
         a_second=window.images_per_s,
         p50=p50,
         p99=p99,
+        server_cores=window.cores,
         client_cores=window.client_cores,
     )
 
@@ -104,13 +111,23 @@ class Watched:
         self._watch = threading.Thread(target=self._look, daemon=True)
         self._watch.start()
 
-    def phase(self, name: str, *, callers: int = _BEHAVED, seconds: float, attack: str | None = None) -> Phase:
-        """Callers who behave for so long, beside an attack or alone."""
+    def phase(
+        self,
+        name: str,
+        *,
+        seconds: float,
+        callers: int = _BEHAVED,
+        rate: float | None = None,
+        attack: str | None = None,
+    ) -> Phase:
+        """Callers who behave for so long, beside an attack or alone. rate: as of `behave`."""
         port, pid = self.asked.address.port, self.asked.pid
         self.highest = 0
         attacker = _attacker(attack, port, seconds + 2.0) if attack else None
         begun = time.monotonic()
-        window: Future[Behaved] = self._pool.submit(behave, port, pid, callers=callers, seconds=seconds, warmup_s=2.0)
+        window: Future[Behaved] = self._pool.submit(
+            behave, port, pid, callers=callers, seconds=seconds, warmup_s=2.0, rate=rate
+        )
         behaved = window.result()
         ended = time.monotonic()
         ends: dict[str, int] = json.loads(attacker.communicate()[0] or "{}") if attacker else {}
@@ -178,13 +195,14 @@ def measure(seconds: float, attacks: Sequence[str], flags: Sequence[str]) -> str
             phases.append(ours.phase(attack, seconds=each, attack=attack))
             time.sleep(_REST_S)
         phases.append(ours.phase("nothing, after", seconds=each))
-        time.sleep(3 * _REST_S)
+        time.sleep(_IDLE_S)
         end = ours.rss
     highest = max(phase.rss for phase in phases)
     with server("overload", flags=flags) as ours:
         peak = ours.phase("peak", callers=_PEAK, seconds=each)
-        over = ours.phase("overload", callers=_PEAK, seconds=each, attack="overload")
-        answered = over.behaved.a_second + over.ends.get("200", 0) / (each + 2.0)
+        over = ours.phase("twice the peak", rate=2 * peak.behaved.a_second, seconds=each)
+        goodput = over.behaved.a_second / peak.behaved.a_second
+        a_core = [each.behaved.a_second / each.behaved.server_cores for each in (peak, over)]
     with server("flaky", flags=[*flags, "--on-hang", "stay"], fails=_FAILS, hangs=_HANGS) as ours:
         flaky = ours.phase("device fails, hangs", seconds=2 * each, attack="vanish")
     table = _table([*phases, peak, over, flaky], than=phases[0])
@@ -195,8 +213,10 @@ def measure(seconds: float, attacks: Sequence[str], flags: Sequence[str]) -> str
         f"resident MB: {start / 1e6:.0f} at the start, {highest / 1e6:.0f} at the highest, {end / 1e6:.0f} at the end "
         f"({end / start - 1:+.0%}); at the highest {(highest - start) / budget:.0%} of the memory budget of "
         f"{budget / 1e6:.0f} MB above the start\n"
-        f"goodput under overload: {answered:.0f}/s of {peak.behaved.a_second:.0f}/s at the peak "
-        f"({answered / peak.behaved.a_second:.0%}); the callers take {peak.behaved.client_cores:.2f} cores at the peak"
+        f"goodput at twice the peak's rate: {goodput:.0%} of the peak; of every core that the server had, "
+        f"{a_core[1] / a_core[0]:.0%}. Cores at the peak and at twice its rate: server {peak.behaved.server_cores:.2f} "
+        f"and {over.behaved.server_cores:.2f}, callers {peak.behaved.client_cores:.2f} and "
+        f"{over.behaved.client_cores:.2f}"
     )
 
 
@@ -240,7 +260,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         "python -m benchmarks.chaos", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    every = [name for name in ATTACKS if name != "overload"]
+    every = list(ATTACKS)
     parser.add_argument("--seconds", type=float, default=1200.0, help="of all of it, about [1200]")
     parser.add_argument("--attacks", type=_names, default=every, help=f"of {', '.join(every)} [all]")
     parser.add_argument("--flags", type=str.split, default=[], help="of visiontower, such as '--memory-budget 1GiB'")
