@@ -1,6 +1,7 @@
 """The line before one thread: who goes first, who is dropped, and how it ends."""
 
 import asyncio
+import sys
 import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -68,3 +69,12 @@ async def test_a_closed_line_ends_with_those_who_wait_and_takes_nobody_new() -> 
             line.put(lambda: None, rank=(0,))
         goes_on.set()
         assert await waits.answer == "done"
+
+
+async def test_threads_take_turns_more_often_while_a_piece_runs() -> None:
+    """At every hand-over an image waits for the interpreter up to the switch interval."""
+    usual = sys.getswitchinterval()
+    async with held() as (first, _), held() as (second, _):
+        assert first is not second
+        assert sys.getswitchinterval() < usual / 10
+    assert sys.getswitchinterval() == usual
