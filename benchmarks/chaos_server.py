@@ -100,6 +100,7 @@ def main() -> None:
     app = server.config.app
     assert isinstance(app, FastAPI)
     watched(app, given.pauses)
+    server.owns_process = True
     server.run()
 
 
