@@ -283,9 +283,8 @@ async def test_chunks_that_never_end_are_bounded_by_the_budget_too() -> None:
     async with street(memory_budget=200_000) as here:
         client = await here.client()
         client.send(POST + b"Transfer-Encoding: chunked\r\n\r\n")
-        client.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
-        await until(lambda: here.held == {"body": 0x8000})
-        client.send(b"8000\r\n" + bytes(0x8000) + b"\r\n" * 1)
+        client.send((b"8000\r\n" + bytes(0x8000) + b"\r\n") * 3)
+        await until(lambda: here.held == {"body": 3 * 0x8000})
         for _ in range(8):
             client.send(b"8000\r\n" + bytes(0x8000) + b"\r\n")
         answer = await client.answer()
