@@ -48,6 +48,8 @@ def spec_json(spec: EncoderSpec) -> dict[str, object]:
         "projects": spec.projects,
         "projected_size": spec.projected_size,
         "projected_grid": list(spec.projected_grid(grid)) if spec.projects else None,
+        "most_views": spec.most_views,
+        "most_joined": spec.most_joined,
         "dense": spec.dense,
         "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
         "dtype": spec.dtype,

@@ -55,7 +55,7 @@ class Encoder(Protocol):
         """
 
     def join(self, views: Sequence[Floats], image: ImageSize) -> Floats:
-        """Projected tokens [N, width] of an image's views, in order -> [M, width] as the language model reads them.
+        """Projected patch tokens [N, width] of each view, in order -> [M, width] as the language model reads them.
 
         image: the size of the image that was cut. Thread-safe, CPU only. Raises OutputNotOffered if it cuts no images.
         """

@@ -230,12 +230,13 @@ class Engine:
                 return 0
 
     async def _numbers_of_image(self, request: EmbedRequest) -> int:
-        asked = (request.model, request.resolution, request.output, request.layer, request.project)
+        asked = (request.model, request.resolution, request.output, request.layer, request.project, request.tiles)
         known = self._numbers.get(asked)
         if known is None:
             spec = self.models.specs[self.models.id_of(request.model)]
             size, outputs = spec.size(request.resolution), request.outputs(spec)
             width, tokens = spec.tokens_width(outputs), spec.token_count(size, outputs)
+            tokens = spec.most_joined if request.tiles else tokens
             if width is None or tokens is not None:
                 known = (width or 0) * (tokens or 0) + spec.pooled_size * outputs.pooled
             else:  # a CNN's stage: only a forward, or its plan, knows its grid
@@ -276,9 +277,13 @@ class Engine:
     async def _embed(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
         if not request.sources:
             raise NoImages
-        asked = (request.model, request.resolution, request.output, request.layer, request.project, request.prefix)
+        asked = (
+            request.model, request.resolution, request.output, request.layer, request.project, request.prefix,
+            request.tiles,
+        )  # fmt: skip
         shape = self._shapes.get(asked)
-        with self.admission.admit(images=len(request.sources)):
+        views = self.models.specs[self.models.id_of(request.model)].most_views if request.tiles else 1
+        with self.admission.admit(images=len(request.sources) * views):
             if shape is None:
                 spec = self.models.specs[self.models.id_of(request.model)]
                 shape = await self.planner.image_shape(spec.id, spec.size(request.resolution), request.outputs(spec))
@@ -293,6 +298,7 @@ class Engine:
                     started=started,
                     deadline=deadline,
                     is_set=request.is_set,
+                    in_tiles=request.tiles,
                 )
                 finish = partial(embeddings, images, request, model=shape.model)
                 result = finish() if images.values <= INLINE_VALUES else await self.on_pool(finish)

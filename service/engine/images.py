@@ -15,9 +15,11 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from PIL import Image
+
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
-from encoders.contract.values import Encoded, Pixels
+from encoders.contract.values import Encoded, Grid, ImageSize, Pixels
 from encoders.images.preprocess import enough
 from encoders.images.price import Price, price
 from service.engine.decoding import Decode, Decoding, Job
@@ -88,11 +90,13 @@ class Images:
         started: float,
         deadline: float,
         is_set: bool = False,
+        in_tiles: bool = False,
     ) -> EncodedImages:
         """A bad image is an error at its index, the others are answered.
 
         started, deadline: on the clock. is_set: the images share their forwards with nobody else, in order; they are
-        all decoded first.
+        all decoded first. in_tiles: each image goes as the views that the encoder cuts it into, and their tokens are
+        joined; then is_set does nothing.
 
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
@@ -100,14 +104,15 @@ class Images:
         urls = list(map(type, sources)).count(ImageUrl)
         with self._fetcher.request(urls) if urls else _NO_URLS as fetched:
             flow = _Flow(fetched)
-            if is_set:
+            encode_one = self._encode_tiled if in_tiles else self._encode_one
+            if is_set and not in_tiles:
                 answers = await self._encode_set(sources, resident, shape, deadline, stages, flow)
             elif len(sources) == 1:
-                answers = [await self._encode_one(sources[0], resident, shape, deadline, stages[0], flow)]
+                answers = [await encode_one(sources[0], resident, shape, deadline, stages[0], flow)]
             else:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._encode_one(source, resident, shape, deadline, spent, flow))
+                        group.create_task(encode_one(source, resident, shape, deadline, spent, flow))
                         for source, spent in zip(sources, stages, strict=True)
                     ]
                 answers = [task.result() for task in tasks]
@@ -163,6 +168,39 @@ class Images:
                 raise
         except VisiontowerError as error:
             return error
+
+    async def _encode_tiled(
+        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: _Flow
+    ) -> Answer[Encoded] | VisiontowerError:
+        encoder = resident.encoder
+        try:
+            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
+            side = max(shape.size) * (encoder.spec.most_views - 1)  # of no canvas is any longer
+            canvas, exact = ImageSize(side, side), self._exact_pixels
+            cost = price(
+                image_bytes, encoder.spec.preprocessing, canvas, exact=exact, max_pixels=self._max_image_pixels
+            )
+
+            def cut(image: Image.Image) -> tuple[list[Pixels], ImageSize]:
+                return encoder.cut(image, exact=exact), ImageSize(image.height, image.width)
+
+            views, given = await self._done(
+                cost, flow, lambda decode: self._made(decode, image_bytes, encoder, canvas, spent, cut)
+            )
+            futures = [self._threads.submit(resident, shape, view, deadline=deadline) for view in views]
+            answers = await _gathered(futures)
+            rows: list[Encoded] = []
+            for answer in answers:
+                if isinstance(answer, VisiontowerError):
+                    raise answer
+                rows.append(answer.row)
+            tokens = [row.tokens[row.prefix_tokens :] for row in rows if row.tokens is not None]
+            joined = await self._done(_READING, flow, lambda _: encoder.join(tokens, given))
+        except VisiontowerError as error:
+            return error
+        whole = Encoded(Grid(1, len(joined)), 0, joined, rows[0].pooled)
+        sound = [answer for answer in answers if not isinstance(answer, VisiontowerError)]
+        return Answer(whole, max(each.queue_s for each in sound), max(each.forward_s for each in sound))
 
     async def _encode_set(
         self,
@@ -270,18 +308,32 @@ class Images:
     ) -> Pixels:
         """Decode and preprocess. On a decoding thread. Raises VisiontowerError, whatever a library raised."""
         exact, size = self._exact_pixels, shape.size
-        at_least = None if exact else enough(encoder.spec.preprocessing, size)
+        preprocess = partial(encoder.preprocess, size=size, exact=exact)
+        return self._made(decode, image_bytes, encoder, size, spent, preprocess)
+
+    def _made(
+        self,
+        decode: Decode,
+        image_bytes: bytes,
+        encoder: Encoder,
+        size: ImageSize,
+        spent: ImageStages,
+        preprocess: Callable[[Image.Image], R],
+    ) -> R:
+        """What `preprocess` makes of the image. size: that the encoder sees of it. On a decoding thread."""
+        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
         started = self._clock()
         try:
             image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
             decoded = self._clock()
             spent.decode = decoded - started
-            pixels = encoder.preprocess(image, size, exact=exact)
+            pixels = preprocess(image)
         except VisiontowerError:
             raise
         except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
             _log.exception("an image could not be prepared")
-            raise EncoderFailed(f"{shape.model} could not prepare the image.", model=shape.model) from error
+            model = encoder.spec.id
+            raise EncoderFailed(f"{model} could not prepare the image.", model=model) from error
         spent.preprocess = self._clock() - decoded
         return pixels
 

@@ -47,6 +47,7 @@ class EmbedRequest:
 
     layer: block (CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end; None for the final
         tokens. project: tokens through the model's own projection. resolution: None for the native size.
+    tiles: projected tokens of the views that the model cuts an image into, joined as its language model reads them.
     prefix: keep class and register tokens. normalize: vectors of length 1. dtype: of the arrays given.
     is_set: the images share their forwards with nobody else, in order. So their numbers do not depend on other traffic.
     timeout_s: seconds until DeadlineExceeded; None for the engine's setting.
@@ -58,6 +59,7 @@ class EmbedRequest:
     layer: int | None = None
     project: bool = False
     resolution: ImageSize | None = None
+    tiles: bool = False
     prefix: bool = False
     normalize: bool = False
     dtype: Dtype = "float32"
@@ -67,6 +69,12 @@ class EmbedRequest:
     def outputs(self, spec: EncoderSpec) -> Outputs:
         """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
         require_tokens(self.output, layer=self.layer, prefix=self.prefix, project=self.project)
+        if self.tiles:
+            spec.require_tiles()
+            if not self.project or self.output == "pooled" or spec.size(self.resolution) != spec.image_size:
+                raise InvalidOption(
+                    "tiles", "Tiles give projected tokens of views of native size: ask for project=true."
+                )
         kind = TokenKind.PROJECTED if self.project else TokenKind.HIDDEN
         tokens = None if self.output == "pooled" else kind
         return spec.outputs(pooled=self.output != "tokens", tokens=tokens, layer=self.layer)

@@ -97,15 +97,14 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
     seen = checkpoint.seen("LlavaImageProcessor")
     # ViP-LLaVA's plural name is the only one up to transformers 5.17
     chosen = getattr(config, "vision_feature_layers", None) or config.vision_feature_layer
-    tiles = None
-    if canvases := _canvases(config, inner, seen):
-        tiles = Tiles(canvases, model.image_newline)
+    drops_first = getattr(config, "vision_feature_select_strategy", "default") == "default"  # ViP-LLaVA: always
+    canvases = _canvases(config, inner, seen, drops=int(drops_first))
     tower = LlavaTower(
         inner,
         model.multi_modal_projector,
         depths=[_depth(index, inner) for index in ([chosen] if isinstance(chosen, int) else chosen)],
-        drops_first=getattr(config, "vision_feature_select_strategy", "default") == "default",  # ViP-LLaVA: always
-        tiles=tiles,
+        drops_first=drops_first,
+        tiles=Tiles(canvases, model.image_newline) if canvases else None,
         encoder_id=checkpoint.id,
     )
     spec = replace(
@@ -121,12 +120,15 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
 _RUN_IN_PARTS: dict[str, type[VitTower]] = {"clip_vision_model": ClipTower, "siglip_vision_model": SiglipTower}
 
 
-def _canvases(config: Any, tower: VitTower, seen: Seen) -> Canvases | None:
-    """The canvases of a model that cuts images, for views of its native size; None for one that does not."""
+def _canvases(config: Any, tower: VitTower, seen: Seen, *, drops: int) -> Canvases | None:
+    """The canvases of a model that cuts images, for views of its native size; None for one that does not.
+
+    drops: tokens in front that are not projected.
+    """
     pinpoints = getattr(config, "image_grid_pinpoints", None)
     view, patch = int(config.vision_config.image_size), int(config.vision_config.patch_size)
-    if not pinpoints or (seen.configured and seen.size != (view, view)):  # transformers' own would not join such views
-        return None
+    if not pinpoints or (seen.configured and seen.size != (view, view)) or drops != tower.prefix_tokens:
+        return None  # transformers' own would not join such views
     if not all(height % view == width % view == 0 < height * width for height, width in pinpoints):
         raise ValueError(f"image_grid_pinpoints {pinpoints} are no multiples of {view}")
     most = getattr(config, "vision_aspect_ratio", "")

@@ -109,6 +109,7 @@ def read_embed(incoming: Incoming) -> Asked:
         output=options.output,
         layer=options.layer,
         project=options.project,
+        tiles=options.tiles,
         resolution=options.resolution,
         prefix=options.prefix,
         normalize=options.normalize,
@@ -196,6 +197,11 @@ class EmbedOptions(ImageOptions):
     )
     prefix: bool = Field(default=False, description="Keep class and register tokens ahead of the patch tokens.")
     project: bool = Field(default=False, description="Tokens through the model's own (multimodal) projection.")
+    tiles: bool = Field(
+        default=False,
+        description="With `project`: cut each image into views as the model does, and join their tokens as its "
+        "language model reads them (LLaVA-NeXT, LLaVA-OneVision). The answer's grid is one row.",
+    )
     normalize: bool = Field(default=False, description="L2-normalise each vector.")
     dtype: Dtype = Field(default="float32", description="Of the numbers returned.")
     encoding_format: Literal["float", "base64"] = Field(
