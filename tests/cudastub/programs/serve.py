@@ -90,7 +90,7 @@ async def main(budget: str) -> dict[str, Any]:
     app = create_app(settings, backend=replace(backend, load=lambda model: at_work.watch(backend.load(model))))
     async with client_of(app) as client:
         waves = [await together(client, app, images=60, query="output=pooled&resolution=448") for _ in range(3)]
-        large = await client.post(f"/embed?model={MODEL}&resolution=2048", content=PICTURE, headers=PNG)
+        large = await client.post(f"/embed?model={MODEL}&resolution=2048&output=pooled", content=PICTURE, headers=PNG)
         mixed = await asyncio.gather(
             *(
                 client.post(f"/embed?model={model}&resolution={side}", files=[("image", PICTURE)] * 5)
