@@ -10,6 +10,7 @@ waits for the interpreter up to Python's switch interval, which is 5 ms. So the 
 import asyncio
 import itertools
 import sys
+import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -24,26 +25,30 @@ Rank: TypeAlias = tuple[int, ...]
 _SWITCH_S = 0.0003
 
 
-class _Interval:
-    """The interpreter's switch interval: short while any piece runs, of whatever line. Lives on the event loop."""
+class _TakingTurns:
+    """Runs pieces, of whatever line. The interpreter's switch interval is short while any runs."""
 
     def __init__(self) -> None:
+        self._lock = threading.Lock()
         self._pieces = 0
         self._usual = 0.0
 
-    def piece_begins(self) -> None:
-        if not self._pieces:
-            self._usual = sys.getswitchinterval()
-            sys.setswitchinterval(_SWITCH_S)
-        self._pieces += 1
+    def run(self, piece: Callable[[], R]) -> R:
+        with self._lock:
+            if not self._pieces:
+                self._usual = sys.getswitchinterval()
+                sys.setswitchinterval(_SWITCH_S)
+            self._pieces += 1
+        try:
+            return piece()
+        finally:
+            with self._lock:
+                self._pieces -= 1
+                if not self._pieces:
+                    sys.setswitchinterval(self._usual)
 
-    def piece_ends(self) -> None:
-        self._pieces -= 1
-        if not self._pieces:
-            sys.setswitchinterval(self._usual)
 
-
-_INTERVAL = _Interval()
+_TAKING_TURNS = _TakingTurns()
 
 
 class Place(Generic[R]):
@@ -92,15 +97,15 @@ class Line:
             _, _, place = heappop(self._waiting)
             if not place.has_begun and not place.answer.done():
                 place.has_begun = self._is_working = True
-                _INTERVAL.piece_begins()
-                work = asyncio.get_running_loop().run_in_executor(self._thread, place.function)
+                work = asyncio.get_running_loop().run_in_executor(
+                    self._thread, partial(_TAKING_TURNS.run, place.function)
+                )
                 work.add_done_callback(partial(self._worked, place))
         if self._is_closed and not self._is_working:
             self._thread.shutdown(wait=False)
 
     def _worked(self, place: Place[Any], work: "asyncio.Future[Any]") -> None:
         self._is_working = False
-        _INTERVAL.piece_ends()
         error = work.exception()
         if place.answer.done():
             pass  # nobody waits any more

@@ -130,6 +130,7 @@ async def test_other_models_are_answered_in_the_other_lane_meanwhile() -> None:
             other = device.threads.submit(well, shape, image(3, shape), deadline=NEVER)
         await other
         assert await asyncio.to_thread(gate.entered.wait, 30)
+        await until(lambda: len(device.threads.at_work()) == 1)
         made = device.threads.expect(device.resident, SHAPE, deadline=NEVER)
         watch.pass_s(6)
         made.fill(image(4))
