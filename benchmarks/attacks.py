@@ -1,7 +1,7 @@
 """What one caller can send to take a service from the others: each attack goes on until it is told to stop.
 
     python -m benchmarks.attacks --list
-    python -m benchmarks.attacks tiles --port 8000 --seconds 10
+    python -m benchmarks.attacks scans --port 8000 --seconds 10
 
 It runs at the lowest priority: elsewhere an attacker has cores of its own. Prints `begins` once its files are made, and
 how its requests ended, as JSON: HTTP statuses, `closed` by the server, `left` by us. 127.0.0.1 only.

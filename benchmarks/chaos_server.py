@@ -39,7 +39,6 @@ class Flaky:
         self._fails = fails
         self._hangs = hangs
         self._random = random.Random(0)
-        self._is_tried = False
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._encoder, name)

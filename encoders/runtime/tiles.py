@@ -27,13 +27,13 @@ _SHRINKS_FROM = 1.1
 class Canvases:
     """view: the side of a view in pixels. sizes: of the canvases, in whole views. grid: tokens a side of a view.
 
-    most_views: a canvas of more tokens than so many views have is made smaller; None for never.
+    shrinks_over: a canvas of more tokens than so many views have is made smaller; None for never.
     """
 
     view: int
     grid: int
     sizes: Sequence[ImageSize]
-    most_views: int | None = None
+    shrinks_over: int | None = None
 
     @property
     def views(self) -> int:
@@ -100,11 +100,11 @@ class Tiles(nn.Module):
         return torch.cat([tokens[0], torch.cat([laid, newline], dim=-1).flatten(1).T])
 
     def _smaller(self, laid: Tensor) -> Tensor:
-        """The canvas's tokens [C, rows, cols], at most about as many as the most views have."""
-        if self.canvases.most_views is None:
+        """The canvas's tokens [C, rows, cols], at most about as many as shrinks_over views have."""
+        if self.canvases.shrinks_over is None:
             return laid
         _, rows, cols = laid.shape
-        ratio = math.sqrt(rows * cols / (self.canvases.most_views * self.canvases.grid**2))
+        ratio = math.sqrt(rows * cols / (self.canvases.shrinks_over * self.canvases.grid**2))
         if ratio <= _SHRINKS_FROM:
             return laid
         return F.interpolate(laid[None], [int(rows // ratio), int(cols // ratio)], mode="bilinear")[0]

@@ -125,7 +125,6 @@ class Engine:
         # With one thread more the threads of a forward wait for each other's turn.
         workers = settings.preprocess_threads
         decoders = max(1, available_cores() - 1) if workers == "auto" else workers
-        self._pool = ThreadPoolExecutor(decoders, thread_name_prefix="preprocess")
         self._decoding = Decoding(self.account, threads=decoders, processes=max(2, decoders))
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
         self._rehearsal: asyncio.Task[None] | None = None
@@ -188,7 +187,6 @@ class Engine:
         self._texts.close()
         await self._fetcher.close()
         self._decoding.stop()
-        self._pool.shutdown(wait=False)
         self._answer_pool.shutdown(wait=False)
 
     @overload

@@ -1,8 +1,7 @@
 """An image's way to its row: fetch or read, decode, preprocess, queue, forward.
 
 Fetching and pricing are done on the event loop, decoding and preprocessing on the decoding threads, forwards on the
-device threads.
-Everything that depends on one caller's bytes is over before the image can share a batch.
+device threads. Everything that depends on one caller's bytes is over before the image can share a batch.
 """
 
 import asyncio
@@ -19,7 +18,7 @@ from PIL import Image
 
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, VisiontowerError
-from encoders.contract.values import Encoded, Grid, ImageSize, Pixels
+from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Pixels
 from encoders.images.preprocess import enough
 from encoders.images.price import Price, price
 from service.engine.decoding import Decode, Decoding, Job
@@ -35,8 +34,8 @@ from service.telemetry.metrics import ImageStages
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-_READING = Price(is_plain=True, decode_bytes=0, nbytes=0, work=1, cpu_s=0)
-"""Of a file, before its own price is known."""
+_FREE = Price(is_plain=True, decode_bytes=0, nbytes=0, work=1, cpu_s=0)
+"""Of work on a decoding thread that decodes nothing: reading a file, joining tokens."""
 
 Outcome: TypeAlias = Encoded | VisiontowerError
 """One image's row, or the error that stands for it."""
@@ -148,13 +147,7 @@ class Images:
         encoder = resident.encoder
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
-            cost = price(
-                image_bytes,
-                encoder.spec.preprocessing,
-                shape.size,
-                exact=self._exact_pixels,
-                max_pixels=self._max_image_pixels,
-            )
+            cost = self._price(image_bytes, encoder, shape.size)
             expected = self._threads.expect(resident, shape, deadline=deadline)
             job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
             try:
@@ -176,31 +169,26 @@ class Images:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             side = max(shape.size) * (encoder.spec.most_views - 1)  # of no canvas is any longer
-            canvas, exact = ImageSize(side, side), self._exact_pixels
-            cost = price(
-                image_bytes, encoder.spec.preprocessing, canvas, exact=exact, max_pixels=self._max_image_pixels
-            )
+            canvas = ImageSize(side, side)
+            cost = self._price(image_bytes, encoder, canvas)
 
             def cut(image: Image.Image) -> tuple[list[Pixels], ImageSize]:
-                return encoder.cut(image, exact=exact), ImageSize(image.height, image.width)
+                return encoder.cut(image, exact=self._exact_pixels), ImageSize(image.height, image.width)
 
             views, given = await self._done(
                 cost, flow, lambda decode: self._made(decode, image_bytes, encoder, canvas, spent, cut)
             )
             futures = [self._threads.submit(resident, shape, view, deadline=deadline) for view in views]
-            answers = await _gathered(futures)
-            rows: list[Encoded] = []
-            for answer in answers:
+            answers: list[Answer[Encoded]] = []
+            for answer in await _gathered(futures):
                 if isinstance(answer, VisiontowerError):
-                    raise answer
-                rows.append(answer.row)
-            tokens = [row.tokens[row.prefix_tokens :] for row in rows if row.tokens is not None]
-            joined = await self._done(_READING, flow, lambda _: encoder.join(tokens, given))
+                    return answer
+                answers.append(answer)
+            joined = await self._done(_FREE, flow, lambda _: _joined(encoder, [each.row for each in answers], given))
         except VisiontowerError as error:
             return error
-        whole = Encoded(Grid(1, len(joined)), 0, joined, rows[0].pooled)
-        sound = [answer for answer in answers if not isinstance(answer, VisiontowerError)]
-        return Answer(whole, max(each.queue_s for each in sound), max(each.forward_s for each in sound))
+        whole = Encoded(Grid(1, len(joined)), 0, joined, answers[0].row.pooled)
+        return Answer(whole, max(each.queue_s for each in answers), max(each.forward_s for each in answers))
 
     async def _encode_set(
         self,
@@ -236,23 +224,22 @@ class Images:
     ) -> Pixels | VisiontowerError:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
-            cost = price(
-                image_bytes,
-                encoder.spec.preprocessing,
-                shape.size,
-                exact=self._exact_pixels,
-                max_pixels=self._max_image_pixels,
-            )
+            cost = self._price(image_bytes, encoder, shape.size)
             return await self._done(cost, flow, lambda decode: self._pixels(decode, image_bytes, encoder, shape, spent))
         except VisiontowerError as error:
             return error
+
+    def _price(self, image_bytes: bytes, encoder: Encoder, size: ImageSize) -> Price:
+        """Of making an image for an encoder that sees it at this size. Raises ImageTooLarge."""
+        preprocessing, limit = encoder.spec.preprocessing, self._max_image_pixels
+        return price(image_bytes, preprocessing, size, exact=self._exact_pixels, max_pixels=limit)
 
     async def _read(self, source: ImageUrl | Path | VisiontowerError, spent: ImageStages, flow: _Flow) -> bytes:
         """The bytes behind a source. Raises the source if it is an error."""
         if isinstance(source, VisiontowerError):
             raise source
         if isinstance(source, Path):
-            return await self._done(_READING, flow, lambda _: _read(source))
+            return await self._done(_FREE, flow, lambda _: _read(source))
         started = self._clock()
         assert flow.fetched is not None, "encode has counted the URLs"
         image_bytes = await self._fetcher.fetch(source.url, flow.fetched)
@@ -336,6 +323,18 @@ class Images:
             raise EncoderFailed(f"{model} could not prepare the image.", model=model) from error
         spent.preprocess = self._clock() - decoded
         return pixels
+
+
+def _joined(encoder: Encoder, rows: Sequence[Encoded], image: ImageSize) -> Floats:
+    """The tokens of an image's views as one. Raises VisiontowerError, whatever a library raised."""
+    try:
+        return encoder.join([row.tokens[row.prefix_tokens :] for row in rows if row.tokens is not None], image)
+    except VisiontowerError:
+        raise
+    except Exception as error:
+        _log.exception("the views of an image could not be joined")
+        model = encoder.spec.id
+        raise EncoderFailed(f"{model} could not join the views of the image.", model=model) from error
 
 
 def _read(path: Path) -> bytes:

@@ -91,7 +91,7 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
             f"Supported: {', '.join(sorted(supported))}.",
             model=checkpoint.id,
         )
-    unused = r"(model\.)*(language_model|lm_head)"
+    unused = r"(model\.)*(language_model|lm_head|image_newline)"
     model = checkpoint.model(_vision_half(config.model_type), config, unused=unused)
     inner = _RUN_IN_PARTS[vision.model_type](model.vision_tower, **vit_facts(vision))
     seen = checkpoint.seen("LlavaImageProcessor")
@@ -136,7 +136,7 @@ def _canvases(config: Any, tower: VitTower, seen: Seen, *, drops: int) -> Canvas
         view=view,
         grid=view // patch,
         sizes=[ImageSize(*each) for each in pinpoints],
-        most_views=int(most.removeprefix("anyres_max_")) if most.startswith("anyres_max_") else None,
+        shrinks_over=int(most.removeprefix("anyres_max_")) if most.startswith("anyres_max_") else None,
     )
 
 

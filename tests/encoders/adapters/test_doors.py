@@ -28,7 +28,7 @@ from encoders.contract.values import TokenKind
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.clip_names import block_names, clip_names
 from tests.support.closeness import close
-from tests.support.hf_folders import write_clip_tokenizer
+from tests.support.hf_tokenizers import write_clip_tokenizer
 from tests.support.photographs import photographs
 
 TEXTS = [

@@ -22,7 +22,8 @@ from torch import Tensor
 from encoders import ImageSize, Placement, TokenKind, load
 from encoders.contract.errors import InvalidText, LayerNotFound, OutputNotOffered, UnsupportedResolution
 from encoders.runtime.torch_encoder import TorchEncoder
-from tests.support.hf_folders import FAMILIES, SIDE, TEXTS, Twins, one_thread, write
+from tests.support.hf_folders import FAMILIES, SIDE, Twins, one_thread, write
+from tests.support.hf_tokenizers import TEXTS
 from tests.support.suites import split
 
 TOLERANCE = 1e-5

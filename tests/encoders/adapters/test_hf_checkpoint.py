@@ -19,7 +19,8 @@ from encoders import ImageSize, TokenKind, load
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.clip_names import clip_names
-from tests.support.hf_folders import FAMILIES, TEXTS, Twins, one_thread, write_clip_tokenizer
+from tests.support.hf_folders import FAMILIES, Twins, one_thread
+from tests.support.hf_tokenizers import TEXTS, write_clip_tokenizer
 
 
 @pytest.fixture(scope="module")

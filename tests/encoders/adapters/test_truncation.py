@@ -16,7 +16,7 @@ from encoders.adapters.fake import FakeEncoder
 from encoders.adapters.hf.text import HfText, TextFamily
 from encoders.adapters.openclip.text import OpenClipText
 from encoders.runtime.tower import TextTower
-from tests.support.hf_folders import write_clip_tokenizer
+from tests.support.hf_tokenizers import write_clip_tokenizer
 from tests.support.openclip_folders import word_tokenizer
 
 CONTEXT = 12

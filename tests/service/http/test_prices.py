@@ -23,6 +23,7 @@ from service.engine.values import PlanRequest
 from service.http.json import Text, json_pieces, to_json
 from service.settings import Settings
 from tests.support.serving import PNG, Gate, app_of, assert_problem, backend_of, client_of, image_bytes, noise, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 PICTURE = image_bytes()
@@ -35,12 +36,6 @@ NUMBERS = 4097 * 12
 
 def held(app: FastAPI) -> dict[str, int]:
     return {stage: size for stage, size in app.state.engine.account.held.items() if size}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def part(name: str, content: bytes, *, parameters: str = "") -> bytes:

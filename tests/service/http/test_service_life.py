@@ -4,7 +4,6 @@ import asyncio
 import json
 import logging
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -19,16 +18,10 @@ from encoders.contract.errors import EncoderFailed, WeightsError
 from service.http.app import create_app
 from service.settings import Settings
 from tests.support.serving import PNG, Gate, app_of, assert_problem, backend_of, client_of, image_bytes, serving
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 PICTURE = image_bytes()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    """Give the loop turns until it holds; the test's own timeout is the limit."""
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 def post(client: httpx.AsyncClient, query: str = "output=pooled") -> asyncio.Task[httpx.Response]:

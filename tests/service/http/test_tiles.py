@@ -1,13 +1,14 @@
 """Images cut into views over HTTP: each view is an image to the queue, and the answer is one image's."""
 
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
-from encoders.contract.values import Grid, ImageSize, TokenKind
+from encoders.contract.values import Floats, Grid, ImageSize, TokenKind
 from tests.support.serving import PNG, assert_problem, noise, serving
 
 pytestmark = pytest.mark.anyio
@@ -58,3 +59,17 @@ async def test_an_encoder_that_cuts_no_images_says_so() -> None:
     async with serving() as client:
         answer = await client.post("/embed?project=true&tiles=true", content=noise(1), headers=PNG)
     assert "does not cut images" in assert_problem(answer, 422, "output-not-offered")["detail"]
+
+
+async def test_views_that_cannot_be_joined_are_their_images_error() -> None:
+    class Unjoined(FakeEncoder):
+        def join(self, views: Sequence[Floats], image: ImageSize) -> Floats:
+            if image.width > 32:
+                raise RuntimeError("of a library")
+            return super().join(views, image)
+
+    async with serving(Unjoined(SPEC)) as client:
+        files = [("image", noise(1)), ("image", noise(1, (64, 32)))]
+        answer = await client.post("/embed?project=true&tiles=true", files=files)
+    assert answer.status_code == 207
+    assert [each.get("error", {}).get("type") for each in answer.json()["data"]] == [None, "/problems/encoder-failed"]

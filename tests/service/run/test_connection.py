@@ -3,7 +3,7 @@
 import asyncio
 import json
 import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -17,6 +17,7 @@ from uvicorn.server import ServerState
 from encoders.adapters.fake import FakeEncoder
 from service.run.connection import Connection, Door
 from tests.support.serving import Gate, app_of, image_bytes
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 PICTURE = image_bytes()
@@ -118,12 +119,6 @@ class Street:
     @property
     def held(self) -> dict[str, int]:
         return {stage: size for stage, size in self.app.state.engine.account.held.items() if size}
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 @asynccontextmanager

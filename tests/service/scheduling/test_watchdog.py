@@ -1,7 +1,6 @@
 """A forward that does not end is noticed in time, and costs nobody else their answer. The clock is the test's."""
 
 import asyncio
-from collections.abc import Callable
 
 import pytest
 
@@ -12,6 +11,7 @@ from service.scheduling.resident import Resident
 from service.scheduling.watchdog import CALL_S, Watchdog
 from tests.support.device_threads import NEVER, SHAPE, Device, Gate, image, running
 from tests.support.shapes import image_shape
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 OTHER = "fake:other"
@@ -37,12 +37,6 @@ class Watch:
         while self.clock.now < end:
             self.clock.now = min(end, self.clock.now + 0.25)
             self.dog.look()
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(30):
-        while not condition():
-            await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize(("forward_s", "limit_s"), [(0.01, 5.0), (2.0, 20.0)])
