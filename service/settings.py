@@ -85,7 +85,10 @@ class Settings(BaseSettings):
         description="Images or texts in one forward, at most; auto: what vram_budget and max_forward_s allow.",
     )
     max_forward_s: float = Field(
-        default=2.0, gt=0, description="Seconds one forward should last at most, by the pace of those before it."
+        default=2.0,
+        gt=0,
+        description="Seconds one forward should last at most, by the pace of those before it; 0.2 at most while images "
+        "of several sizes, or texts, are served in turn.",
     )
     lanes: int | Literal["auto"] = Field(
         default="auto",

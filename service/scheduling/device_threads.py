@@ -407,6 +407,8 @@ class DeviceThreads:
         for waiting in taken.batch:
             futures.append(waiting.item.future)
             waits.append(running.started - waiting.since)
+        with self._wake:
+            self._queue.ran(shape, forward_s)
         if batch.worked:  # a failure may be quick, and says nothing of how fast forwards are
             self._limits.ran(shape, items, forward_s)
         self._metrics.forward(

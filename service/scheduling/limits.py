@@ -3,14 +3,22 @@
 Memory alone would let hundreds of images into one forward of a minute on a CPU: nobody's answer would come before the
 last one's. So the speed of each tower is learnt, in floating-point operations a second. From the same forwards it
 knows how long one may take before the device counts as hung.
+
+Who comes while a forward runs waits for its end. So forwards are kept short while several shapes are asked for.
 """
 
 import math
+from collections import deque
 from typing import NamedTuple
 
 from service.memory.budget import Allowance, Budget
 from service.memory.shape import Shape
 
+_SHARED_S = 0.2
+"""Seconds that a forward may last while others wait for the device in turn: batches are hardly faster for lasting
+longer, on any device."""
+_LATELY = 8
+"""Forwards in which another shape is looked for."""
 _FORGETS = 0.9
 """The best speed shrinks to this share after a slower forward."""
 _SHAPES = 10_000
@@ -53,6 +61,7 @@ class BatchLimits:
         self._flops_a_second: dict[tuple[type, str], float] = {}
         self._forward_s: dict[str, float] = {}
         self._item_s: dict[Shape, float] = {}  # of the slowest forward lately
+        self._lately: deque[Shape] = deque(maxlen=_LATELY)
 
     def of(self, shape: Shape) -> Limit:
         """The limit of this shape. Where time is limited, its ceiling is 1 until a forward of its tower has run."""
@@ -61,8 +70,10 @@ class BatchLimits:
             allowance = self._ask(shape)
         in_time: float = _ANY
         if self._longest_s < math.inf:
+            is_shared = any(other != shape for other in self._lately)
+            longest_s = min(self._longest_s, _SHARED_S) if is_shared else self._longest_s
             flops_a_second = self._flops_a_second.get((type(shape), shape.model), 0.0)
-            in_time = min(_ANY, self._longest_s * flops_a_second / max(1, shape.cost.flops))
+            in_time = min(_ANY, longest_s * flops_a_second / max(1, shape.cost.flops))
         ceiling = min(allowance.ceiling, max(1, int(in_time)), self._most)
         return Limit(ceiling, allowance.runs_alone, self._forward_s.get(shape.model, 0.0))
 
@@ -78,6 +89,7 @@ class BatchLimits:
 
     def ran(self, shape: Shape, items: int, seconds: float) -> None:
         """A forward has run. Small forwards are slow, so the best speed counts."""
+        self._lately.append(shape)
         self._forward_s[shape.model] = seconds
         if seconds > 0:
             tower = (type(shape), shape.model)

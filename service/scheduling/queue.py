@@ -1,8 +1,9 @@
 """The waiting items, in lines. Pure: no thread, no clock, no encoder, no policy beyond the order.
 
-1. The line with the oldest item is served next. Its items go first in, first out.
-2. So an item with n older ones ahead of it is in one of the next n + 1 batches, whatever arrives later: a rare shape
-   cannot starve, and equal shapes still find each other in mixed traffic.
+1. Shapes that are waited for get equal time on the device: the line is served next whose shape has had least of it
+   while it was waited for, and of equals the one with the oldest item. Its items go first in, first out.
+2. So a shape that computes briefly does not wait for all that is older of one that computes long, nobody starves, and
+   equal shapes still find each other in mixed traffic. It is start-time fair queueing: Goyal, Vin, Cheng, 1996.
 
 How long a batch may be is for limits.py, lanes.py and patience.py to say.
 """
@@ -15,6 +16,8 @@ from typing import Generic, TypeVar
 from service.memory.shape import ImageShape, Shape
 
 T = TypeVar("T")
+_SHAPES = 1000
+"""Shapes whose turns are kept."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +60,14 @@ class Taken(Generic[T]):
     left: int = 0
 
 
+@dataclass
+class _Turn:
+    """due: when it is a shape's turn again, on the queue's own clock. forward_s: seconds that its last forward took."""
+
+    due: float
+    forward_s: float = 0.0
+
+
 class Queue(Generic[T]):
     """Waiting items by shape. Admission bounds their number (engine/admission.py)."""
 
@@ -64,15 +75,36 @@ class Queue(Generic[T]):
         self._lines: dict[Hashable, Line[T]] = {}
         self._places: dict[int, Hashable] = {}  # ticket -> its line's key
         self._next_ticket = 0
+        self._now = 0.0  # seconds that a shape has had that was always waited for
+        self._turns: dict[Shape, _Turn] = {}
         self.size = 0
         """How many items wait."""
 
     def next_line(self) -> Line[T] | None:
-        """The line with the oldest item; None if nothing waits."""
+        """The line whose turn it is; None if nothing waits."""
         lines = self._lines.values()
         if len(lines) < 2:
             return next(iter(lines), None)
-        return min(lines, key=_age)
+        return min(lines, key=self._key)
+
+    def ran(self, shape: Shape, seconds: float) -> None:
+        """A batch that was taken of this shape has had the device for so long."""
+        turn = self._turns.get(shape)
+        if turn is not None:
+            turn.due += seconds - turn.forward_s
+            turn.forward_s = seconds
+
+    def _key(self, line: Line[T]) -> tuple[float, int]:
+        turn = self._turns.get(line.shape)
+        return self._now if turn is None else max(self._now, turn.due), next(iter(line.waiting))
+
+    def _charge(self, shape: Shape) -> None:
+        """Ahead of its forward, by the last one: another lane may look for its next line meanwhile."""
+        if shape not in self._turns and len(self._turns) >= _SHAPES:
+            self._turns.clear()  # that all are equal again is the lesser evil
+        turn = self._turns.setdefault(shape, _Turn(self._now))
+        self._now = max(self._now, turn.due)
+        turn.due = self._now + turn.forward_s
 
     def put(self, shape: Shape, item: T, *, now: float, deadline: float) -> tuple[int, int]:
         """Queue an item behind its kin; gives its ticket, and how many are in its line now."""
@@ -130,6 +162,8 @@ class Queue(Generic[T]):
             (expired if waiting.deadline <= now else batch).append(waiting)
         if not line.waiting:
             del self._lines[key]
+        if batch:
+            self._charge(line.shape)
         return Taken(line.shape, batch, expired, left=len(line.waiting))
 
     def take_all(self, wanted: Callable[[Line[T]], bool]) -> list[T]:
@@ -154,7 +188,3 @@ class Queue(Generic[T]):
     def oldest_since(self, model: str) -> float | None:
         """When the oldest waiting item of this model arrived."""
         return min((line.oldest.since for line in self._lines.values() if line.shape.model == model), default=None)
-
-
-def _age(line: Line[T]) -> int:
-    return next(iter(line.waiting))

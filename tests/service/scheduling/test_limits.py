@@ -105,8 +105,8 @@ def test_no_limit_of_time_is_none_from_the_first_forward_on() -> None:
 
 
 def test_a_ceiling_fills_the_time_and_no_more() -> None:
-    limits = in_time(2.0)
-    limits.ran(SHAPE, 10, 0.5)
+    limits = in_time(0.2)
+    limits.ran(SHAPE, 100, 0.5)
     assert ceiling(limits) == 40
     assert ceiling(limits, LARGE) == 10
 
@@ -143,10 +143,10 @@ def test_a_clock_that_did_not_move_says_nothing(seconds: float) -> None:
 
 def test_a_shape_without_operations_is_no_reason_to_divide_by_nothing() -> None:
     free = image_shape("a", cost=linear(1, flops=0))
-    limits = in_time(1.0)
+    limits = in_time(0.1)
     assert ceiling(limits, free) == 1
     limits.ran(SHAPE, 1, 1.0)
-    assert ceiling(limits, free) == 1000
+    assert ceiling(limits, free) == 100
 
 
 @pytest.mark.parametrize("longest_s", [1.0, math.inf])
@@ -193,3 +193,29 @@ def test_allowances_are_kept_up_to_a_bound() -> None:
         shapes.append(weakref.ref(shape))
     del shape
     assert sum(each() is not None for each in shapes) <= 10_001
+
+
+def test_forwards_are_kept_short_while_another_shape_is_served_too() -> None:
+    limits = in_time(2.0)
+    limits.ran(SHAPE, 100, 1.0)
+    assert ceiling(limits) == 200
+    limits.ran(LARGE, 1, 0.04)
+    assert ceiling(limits) == 20
+    for _ in range(8):
+        limits.ran(SHAPE, 20, 0.2)
+    assert ceiling(limits) == 200, "the other has not been seen for a while"
+
+
+def test_an_image_whose_forward_is_long_by_itself_is_served_all_the_same() -> None:
+    limits = in_time(2.0)
+    limits.ran(SHAPE, 1, 0.001)
+    limits.ran(LARGE, 1, 5.0)
+    limits.ran(LARGE, 1, 5.0)
+    assert ceiling(limits, LARGE) >= 1
+
+
+def test_without_a_limit_of_time_shapes_share_nothing() -> None:
+    limits = in_time(math.inf)
+    limits.ran(SHAPE, 1, 1.0)
+    limits.ran(LARGE, 1, 1.0)
+    assert ceiling(limits) > 10**6

@@ -204,3 +204,55 @@ def test_cancelled_items_leave_no_trace(items: list[tuple[Shape, bool]]) -> None
             queue.discard(ticket)
     served = [item for each in batches(queue) for item in each]
     assert sorted(served) == [ticket for ticket, (_, is_cancelled) in enumerate(items) if not is_cancelled]
+
+
+def turns(queue: Queue[int], seconds: dict[Shape, float], *, number: int, most: int = 1) -> list[Shape]:
+    """The shapes of the next batches, whose forwards last so long."""
+    shapes = []
+    for _ in range(number):
+        taken = take(queue, most)
+        queue.ran(taken.shape, seconds[taken.shape])
+        shapes.append(taken.shape)
+    return shapes
+
+
+def test_who_computes_briefly_does_not_wait_for_all_that_is_older_of_who_computes_long() -> None:
+    queue = queue_of(*[LARGE] * 10)
+    seconds = {LARGE: 1.0, SMALL: 0.01}
+    assert turns(queue, seconds, number=2) == [LARGE, LARGE]
+    queue.put(SMALL, 10, now=10.0, deadline=NEVER)
+    assert turns(queue, seconds, number=2) == [SMALL, LARGE]
+
+
+def test_shapes_get_equal_time() -> None:
+    queue = queue_of(*[LARGE] * 20, *[SMALL] * 100)
+    shapes = turns(queue, {LARGE: 1.0, SMALL: 0.25}, number=50)
+    assert shapes.count(SMALL) == pytest.approx(4 * shapes.count(LARGE), abs=4)
+
+
+def test_a_shape_that_was_not_waited_for_has_saved_nothing_up() -> None:
+    queue = queue_of(*[LARGE] * 10, *[SMALL] * 10)
+    queue_of_large_alone = turns(queue, {LARGE: 1.0, SMALL: 1.0}, number=8)
+    assert queue_of_large_alone == [LARGE, SMALL] * 4
+    for number in range(20, 30):
+        queue.put(TEXT, number, now=20.0, deadline=NEVER)
+    shapes = turns(queue, {LARGE: 1.0, SMALL: 1.0, TEXT: 1.0}, number=9)
+    assert [shapes.count(each) for each in (LARGE, SMALL, TEXT)] == [3, 3, 3]
+
+
+def test_another_lane_does_not_take_the_shape_that_runs_if_others_wait_too() -> None:
+    queue = queue_of(*[LARGE] * 10)
+    turns(queue, {LARGE: 1.0}, number=1)
+    take(queue, 1)  # and is at work
+    queue.put(SMALL, 10, now=10.0, deadline=NEVER)
+    assert take(queue, 1).shape is SMALL
+
+
+def test_turns_of_many_shapes_are_not_kept_for_ever() -> None:
+    queue: Queue[int] = Queue()
+    for side in range(5000):
+        shape = image_shape("a", side + 1)
+        queue.put(shape, side, now=0.0, deadline=NEVER)
+        take(queue)
+        queue.ran(shape, 0.01)
+    assert len(queue._turns) <= 1001
