@@ -5,7 +5,7 @@ Nothing else reads the environment. A misspelt variable is an error: pydantic-se
 """
 
 import json
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import (
@@ -20,10 +20,12 @@ from pydantic_settings import (
 from encoders.images.decode import MAX_PIXELS
 from service.errors import did_you_mean
 from service.hosts import HostRule
+from service.labels import LabelSet
 from service.sizes import parse_bytes
 
 PREFIX = "VISIONTOWER_"
 _MIB = 1024 * 1024
+ProtocolName: TypeAlias = Literal["native", "openai", "open-inference", "cohere", "immich"]
 
 
 def _bytes(value: object) -> object:
@@ -142,6 +144,15 @@ class Settings(BaseSettings):
         description="Decode and resize to the pixel as the model's own transforms do; else several times faster, and "
         "values may be off by a few of 255.",
     )
+    labels: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Sets of labels for /classify, each NAME=FILE with a label a line, such as animals=animals.txt.",
+    )
+    text_cache: Annotated[int, BeforeValidator(_bytes)] = Field(
+        default=64 * _MIB,
+        ge=0,
+        description="Host memory for the vectors of texts that were embedded before, such as 64MiB; 0 keeps none.",
+    )
     max_heatmap_values: int = Field(
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
     )
@@ -151,6 +162,11 @@ class Settings(BaseSettings):
         "them, at least two, decode what takes long or is rare (docs/images.md).",
     )
     request_timeout_s: float = Field(default=60.0, gt=0, description="Seconds until a request is answered with 504.")
+    protocols: Annotated[tuple[ProtocolName, ...], NoDecode] = Field(
+        default=get_args(ProtocolName),
+        min_length=1,
+        description="Protocols that are served (docs/protocols.md); models, metrics, health and the pages always are.",
+    )
     max_connections: int = Field(
         default=1024,
         ge=1,
@@ -181,7 +197,7 @@ class Settings(BaseSettings):
     url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to fetch one image.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe log.")
 
-    @field_validator("model", "image_url_hosts", mode="before")
+    @field_validator("model", "image_url_hosts", "labels", "protocols", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """A variable holds a JSON list or comma-separated names."""
@@ -196,6 +212,14 @@ class Settings(BaseSettings):
     def _are_hosts(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         for entry in value:
             HostRule.parse(entry)
+        return value
+
+    @field_validator("labels")
+    @classmethod
+    def _are_sets(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        names = [LabelSet.read(entry).name for entry in value]
+        if len(set(names)) != len(names):
+            raise ValueError(f"a set of labels is named twice in {', '.join(names)}")
         return value
 
     @field_validator("preprocess_threads", "max_batch", "vram_budget", "memory_budget", "lanes")

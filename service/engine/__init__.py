@@ -18,8 +18,6 @@ from service.engine.engine import Engine
 from service.engine.values import (
     EmbedRequest,
     EmbedResult,
-    EmbedTextsRequest,
-    EmbedTextsResult,
     PlanRequest,
     PlanResult,
     SimilarityRequest,
@@ -29,8 +27,6 @@ from service.engine.values import (
 __all__ = [
     "EmbedRequest",
     "EmbedResult",
-    "EmbedTextsRequest",
-    "EmbedTextsResult",
     "Engine",
     "PlanRequest",
     "PlanResult",

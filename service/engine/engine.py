@@ -10,13 +10,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Hashable
+from collections.abc import Callable, Coroutine, Hashable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
 from encoders.memory.machine import available_cores
@@ -27,24 +27,37 @@ from service.engine.fetcher import Fetcher
 from service.engine.images import Images
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
-from service.engine.scoring import PromptLimits, Prompts, Unfilled, similarities
-from service.engine.texts import Texts
+from service.engine.scoring import PromptLimits, similarities
+from service.engine.templates import NAMED, PLAIN
+from service.engine.text_cache import KnownText, TextCache, source_of
+from service.engine.texts import Texts, WantedTexts
 from service.engine.values import (
     EmbedRequest,
     EmbedResult,
-    EmbedTextsRequest,
-    EmbedTextsResult,
+    ModelsRequest,
+    ModelsResult,
     PlannedRow,
     PlanRequest,
     PlanResult,
+    ReadyRequest,
+    ReadyResult,
     Request,
     Result,
     SimilarityRequest,
     SimilarityResult,
     Timing,
 )
-from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
-from service.memory.account import Account, Hold, automatic_limit
+from service.errors import (
+    DeadlineExceeded,
+    HeatmapTooLarge,
+    InvalidOption,
+    NoImages,
+    Overloaded,
+    ShuttingDown,
+    shown,
+)
+from service.labels import LabelSet
+from service.memory.account import Account, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
 from service.memory.planner import Planner
@@ -60,12 +73,12 @@ R = TypeVar("R")
 _log = logging.getLogger(__name__)
 INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
-_INLINE_CHARS = 65_536
-"""Up to so many characters of prompts are written out on the event loop."""
 _SCORES = 3
 """Of an image and a text: cosine, logit, probability."""
 _SHAPES = 1000
 """Questions whose shape is kept."""
+_FULL_S = 0.5
+"""Labels that are embedded ahead of requests wait so long where the queue of texts is full."""
 
 
 class Engine:
@@ -146,8 +159,16 @@ class Engine:
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
         self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
-        self._prompt_limits = PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars)
-        self._texts = Texts(threads=self.threads)
+        self._texts = Texts(
+            threads=self.threads,
+            account=self.account,
+            admission=self.admission,
+            cache=TextCache(settings.text_cache),
+            limits=PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars),
+            pool=self._answer_pool,
+        )
+        self.label_sets = dict(map(LabelSet.read, settings.labels))
+        self._labels: dict[Hashable, asyncio.Task[WantedTexts]] = {}  # by weights, set and templates
 
     async def __aenter__(self) -> "Engine":
         """Load the encoders and try them. Raises as Models.start: an encoder that does not work is fatal."""
@@ -182,6 +203,8 @@ class Engine:
         self.admission.close()
         if self._rehearsal is not None:
             await _ended(self._rehearsal)
+        for task in self._labels.values():
+            await _ended(task)
         await self.threads.stop(timeout_s=0.0 if self._watchdog.hang else 5.0)
         self.planner.close()
         self._texts.close()
@@ -192,11 +215,13 @@ class Engine:
     @overload
     async def run(self, request: EmbedRequest) -> EmbedResult: ...
     @overload
-    async def run(self, request: EmbedTextsRequest) -> EmbedTextsResult: ...
-    @overload
     async def run(self, request: SimilarityRequest) -> SimilarityResult: ...
     @overload
     async def run(self, request: PlanRequest) -> PlanResult: ...
+    @overload
+    async def run(self, request: ModelsRequest) -> ModelsResult: ...
+    @overload
+    async def run(self, request: ReadyRequest) -> ReadyResult: ...
     async def run(self, request: Request) -> Result:
         """Answer any request. Raises the errors of the request's own method."""
         match request:
@@ -204,10 +229,14 @@ class Engine:
                 return await self.embed(request)
             case SimilarityRequest():
                 return await self.similarity(request)
-            case EmbedTextsRequest():
-                return await self.embed_texts(request)
             case PlanRequest():
                 return await self.plan(request)
+            case ModelsRequest():
+                ids = self.models.ids if request.model is None else (self.models.id_of(request.model),)
+                return ModelsResult([self.models.specs[model] for model in ids])
+            case ReadyRequest():
+                model = None if request.model is None else self.models.id_of(request.model)
+                return ReadyResult(await self.why_not_ready(model))
 
     async def numbers(self, request: Request) -> int:
         """How many numbers the answer will hold if no image fails. Nothing is run; a CNN's stage is planned.
@@ -216,15 +245,16 @@ class Engine:
         """
         match request:
             case EmbedRequest():
-                return len(request.sources) * await self._numbers_of_image(request)
+                of_images = len(request.sources) * await self._numbers_of_image(request) if request.sources else 0
+                if not request.texts:
+                    return of_images
+                spec = self.models.specs[self.models.id_of(request.model)]
+                return of_images + len(request.texts) * (spec.embed_dim or 0)
             case SimilarityRequest():
                 spec = self.models.specs[self.models.id_of(request.model)]
                 rows, cols = spec.grid(spec.size(request.resolution)) if request.heatmap else (0, 0)
-                return len(request.sources) * len(request.texts) * (_SCORES + rows * cols)
-            case EmbedTextsRequest():
-                spec = self.models.specs[self.models.id_of(request.model)]
-                return len(request.texts) * (spec.embed_dim or 0)
-            case PlanRequest():
+                return len(request.sources) * len(self._compared(request)) * (_SCORES + rows * cols)
+            case _:
                 return 0
 
     async def _numbers_of_image(self, request: EmbedRequest) -> int:
@@ -246,18 +276,15 @@ class Engine:
         return known
 
     async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Images -> tokens and pooled vectors, one item an image.
+        """Images -> tokens and pooled vectors, one item an image; texts -> vectors.
 
         Raises RequestError, UnknownModel, LimitExceeded, Unavailable, DeadlineExceeded, ModelDoesNotFit, EncoderFailed.
         """
-        return await self._in_time(request.timeout_s, partial(self._embed, request))
-
-    async def embed_texts(self, request: EmbedTextsRequest) -> EmbedTextsResult:
-        """Texts -> vectors. Raises as `embed`, and NoTexts or TooManyTexts."""
-        return await self._in_time(request.timeout_s, partial(self._embed_texts, request))
+        work = self._embed_with_texts if request.texts else self._embed
+        return await self._in_time(request.timeout_s, partial(work, request))
 
     async def similarity(self, request: SimilarityRequest) -> SimilarityResult:
-        """Images x texts -> scores, one item an image. Raises as `embed_texts`, and HeatmapTooLarge."""
+        """Images x texts -> scores, one item an image. Raises as `embed`, NoTexts and HeatmapTooLarge."""
         return await self._in_time(request.timeout_s, partial(self._similarity, request))
 
     async def _in_time(self, timeout_s: float | None, work: Callable[[float, float], Coroutine[Any, Any, R]]) -> R:
@@ -275,6 +302,7 @@ class Engine:
     async def _embed(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
         if not request.sources:
             raise NoImages
+        request.require_dtype()
         asked = (
             request.model, request.resolution, request.output, request.layer, request.project, request.prefix,
             request.tiles,
@@ -303,69 +331,122 @@ class Engine:
         self.metrics.answered(shape.model, tokens=result.tokens, all_stages=images.stages)
         return result
 
-    async def _embed_texts(self, request: EmbedTextsRequest, started: float, deadline: float) -> EmbedTextsResult:
+    async def _embed_with_texts(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
         model = self.models.id_of(request.model)
-        spec = self.models.specs[model]
-        spec.require_text()
-        unfilled = Unfilled.of(request.texts, ("{}",), self._prompt_limits)
-        with self.admission.admit(images=0, texts=len(unfilled)), self._hold(unfilled, spec):
-            prompts = await self._filled(unfilled)
-            shape = await self.planner.text_shape(model)
-            async with self.models.using(model, shape) as resident:
-                ids, truncated = await self._texts.tokenize(prompts, resident=resident, truncate=request.truncate)
-                unique = await self._texts.encode(ids, resident=resident, shape=shape, deadline=deadline)
-        rows = unique[[places[0] for places in prompts.place]]
-        vectors = as_asked(rows, normalize=request.normalize, dtype=request.dtype)
-        return EmbedTextsResult(model, vectors, truncated, Timing(total=self.clock() - started), vectors.size)
+        wanted = self._texts.wanted(request.texts, PLAIN, self.models.specs[model])
+        of_images: asyncio.Task[EmbedResult] | None = None
+        with self.admission.admit(images=0, texts=wanted.prompts):
+            if request.sources:
+                of_images = asyncio.create_task(self._embed(replace(request, texts=()), started, deadline))
+            try:
+                shape = await self.planner.text_shape(model)
+                async with self.models.using(model, shape) as resident:
+                    found = await self._texts.vectors(
+                        wanted, resident=resident, shape=shape, truncate=request.truncate, deadline=deadline
+                    )
+                result = EmbedResult(model, [], Timing(), 0, 0) if of_images is None else await of_images
+            finally:
+                if of_images is not None:
+                    await _ended(of_images)
+        return replace(
+            result,
+            timing=replace(result.timing, total=self.clock() - started),
+            values=result.values + found.vectors.size,
+            texts=as_asked(found.vectors, normalize=request.normalize, dtype=request.dtype),
+            truncated=found.truncated,
+            text_tokens=sum(min(tokens, resident.spec.context_length or 0) for tokens in found.tokens),
+        )
 
     async def _similarity(self, request: SimilarityRequest, started: float, deadline: float) -> SimilarityResult:
         if not request.sources:
             raise NoImages
         model = self.models.id_of(request.model)
         spec = self.models.specs[model]
-        spec.require_text()
         size = spec.size(request.resolution)
         outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if request.heatmap else None)
-        unfilled = Unfilled.of(request.texts, request.templates, self._prompt_limits)
+        texts, templates = self._compared(request), tuple(request.templates)
         if request.heatmap:
             rows, cols = spec.grid(size)
-            values = len(request.sources) * len(request.texts) * rows * cols
+            values = len(request.sources) * len(texts) * rows * cols
             if values > self.settings.max_heatmap_values:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
-        with (
-            self.admission.admit(images=len(request.sources), texts=len(unfilled)),
-            self._hold(unfilled, spec),
-        ):
-            prompts = await self._filled(unfilled)
+        if request.labels is not None and templates in NAMED.values():
+            wanted = await self._known_labels(model, texts, templates)
+        else:
+            wanted = self._texts.wanted(texts, templates, spec)
+        with self.admission.admit(images=len(request.sources), texts=wanted.prompts):
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
-                ids, truncated = await self._texts.tokenize(prompts, resident=resident, truncate=request.truncate)
-                embedding = asyncio.create_task(
-                    self._texts.encode(ids, resident=resident, shape=text_shape, deadline=deadline)
+                finding = asyncio.create_task(
+                    self._texts.vectors(
+                        wanted, resident=resident, shape=text_shape, truncate=request.truncate, deadline=deadline
+                    )
                 )
                 try:
                     images = await self._images.encode(
                         request.sources, resident=resident, shape=shape, started=started, deadline=deadline
                     )
-                    embedded = await embedding
+                    found = await finding
                 finally:
-                    await _ended(embedding)
+                    await _ended(finding)
+                rule = resident.spec.require_text()  # a blueprint's has no logit scale
 
                 def finish() -> SimilarityResult:
-                    vectors = prompts.vectors(embedded)
-                    rule = resident.spec.require_text()  # a blueprint's has no logit scale
                     return similarities(
-                        images, vectors, rule, model=model, truncated=truncated, has_heatmaps=request.heatmap
-                    )
+                        images, texts, found.vectors, rule, model=model, truncated=found.truncated,
+                        has_heatmaps=request.heatmap,
+                    )  # fmt: skip
 
-                numbers = len(request.texts) * (_SCORES * len(request.sources))
+                numbers = len(texts) * (_SCORES * len(request.sources))
                 if request.heatmap:
-                    numbers += len(request.texts) * images.values // spec.pooled_size
+                    numbers += len(texts) * images.values // spec.pooled_size
                 is_small = max(numbers, images.values) <= INLINE_VALUES
                 result = finish() if is_small else await self.on_pool(finish)
         self.metrics.answered(model, tokens=0, all_stages=images.stages)
         return result
+
+    def _compared(self, request: SimilarityRequest) -> Sequence[str]:
+        """The texts of the request, or the labels that it names. Raises InvalidOption."""
+        if request.labels is None:
+            return request.texts
+        found = self.label_sets.get(request.labels)
+        if found is None:
+            sets = ", ".join(self.label_sets) or "none: start the server with --labels NAME=FILE"
+            raise InvalidOption("labels", f"There is no set of labels '{shown(request.labels)}'. There is: {sets}.")
+        return found
+
+    async def _known_labels(self, model: str, labels: Sequence[str], templates: Sequence[str]) -> WantedTexts:
+        """A set of labels whose vectors are known, once they have all been embedded.
+
+        The first request begins that, and it goes on if the request leaves: a set is paid for once.
+        """
+        key = source_of(self.models.specs[model], templates), labels
+        task = self._labels.get(key)
+        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
+            task = self._labels[key] = asyncio.create_task(self._embed_labels(model, labels, templates))
+        return await asyncio.shield(task)
+
+    async def _embed_labels(self, model: str, labels: Sequence[str], templates: Sequence[str]) -> WantedTexts:
+        """As many at a time as a request may have, behind what requests ask for."""
+        known: dict[str, KnownText] = {}
+        step = max(1, self.settings.max_texts // len(templates))
+        for start in range(0, len(labels), step):
+            piece = labels[start : start + step]
+            while len(known) < start + len(piece):
+                wanted = self._texts.wanted(piece, templates, self.models.specs[model])
+                try:
+                    with self.admission.admit(images=0, texts=wanted.prompts):
+                        shape = await self.planner.text_shape(model)
+                        async with self.models.using(model, shape) as resident:
+                            found = await self._texts.vectors(
+                                wanted, resident=resident, shape=shape, truncate=True, deadline=math.inf
+                            )
+                except Overloaded:
+                    await asyncio.sleep(_FULL_S)
+                else:
+                    known.update(zip(piece, map(KnownText, found.vectors, found.tokens), strict=True))
+        return WantedTexts(labels, templates, known, None, source_of(self.models.specs[model], templates))
 
     async def plan(self, request: PlanRequest) -> PlanResult:
         """What forwards would take, and what fits the budget beside the other models. Nothing is run.
@@ -423,12 +504,6 @@ class Engine:
     async def on_pool(self, function: Callable[[], R]) -> R:
         """Run a function over many numbers on a thread, so that the event loop goes on."""
         return await asyncio.get_running_loop().run_in_executor(self._answer_pool, function)
-
-    def _hold(self, unfilled: Unfilled, spec: EncoderSpec) -> Hold:
-        return self.account.hold("text", unfilled.nbytes(spec.context_length or 0))
-
-    async def _filled(self, unfilled: Unfilled) -> Prompts:
-        return unfilled.fill() if unfilled.chars <= _INLINE_CHARS else await self.on_pool(unfilled.fill)
 
 
 def _limit(settings: Settings, memory: Memory) -> int:

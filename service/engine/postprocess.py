@@ -5,7 +5,7 @@ import numpy as np
 from encoders.contract.errors import NonFiniteOutput, VisiontowerError
 from encoders.contract.values import Encoded, Floats
 from service.engine.images import EncodedImages
-from service.engine.values import DTYPES, Dtype, Embedding, EmbedRequest, EmbedResult
+from service.engine.values import DTYPES, Embedding, EmbedRequest, EmbedResult, Numbers, VectorDtype
 from service.errors import NumbersDoNotFit
 
 
@@ -41,11 +41,13 @@ def embedding(row: Encoded, request: EmbedRequest, *, model: str) -> Embedding:
     return Embedding(row.grid, prefix_tokens if request.prefix else 0, tokens, pooled)
 
 
-def as_asked(array: Floats, *, normalize: bool, dtype: Dtype) -> Floats:
+def as_asked(array: Floats, *, normalize: bool, dtype: VectorDtype) -> Numbers:
     """The array [..., width], C-contiguous; its rows of length 1 if asked for. Raises NumbersDoNotFit."""
     if normalize:
         array = l2_normalize(array)
-    wanted = DTYPES[dtype]
+    wanted = DTYPES.get(dtype)
+    if wanted is None:
+        return quantized(array, dtype)
     if array.dtype == wanted:
         return np.ascontiguousarray(array)
     with np.errstate(over="ignore"):
@@ -53,6 +55,20 @@ def as_asked(array: Floats, *, normalize: bool, dtype: Dtype) -> Floats:
     if dtype == "float16" and not is_finite(cast):  # only float16 has less range than its source
         raise NumbersDoNotFit(dtype)
     return cast
+
+
+def quantized(vectors: Floats, dtype: VectorDtype) -> Numbers:
+    """Vectors [..., width] in fewer bits.
+
+    int8: each vector times 127 over its greatest magnitude, so cosines keep their order, dot products do not.
+    uint8: that plus 128. binary: the bits `value > 0`, eight to a uint8 [..., width / 8 rounded up], the first the
+    highest.
+    """
+    if dtype == "binary":
+        return np.packbits(vectors > 0, axis=-1)
+    greatest = np.abs(vectors).max(axis=-1, keepdims=True)
+    scaled: Floats = np.rint(vectors.astype(np.float32) * (127 / np.maximum(greatest, np.finfo(np.float32).tiny)))
+    return scaled.astype(np.int8) if dtype == "int8" else (scaled + 128).astype(np.uint8)
 
 
 def l2_normalize(vectors: Floats) -> Floats:

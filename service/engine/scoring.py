@@ -99,34 +99,39 @@ class Prompts:
         return [int(lengths[list(places)].max()) for places in self.place]
 
     def vectors(self, embedded: Floats) -> Floats:
-        """Unit vectors float32 [texts, D] out of the unique prompts' embeddings [unique, D].
+        """Vectors float32 [texts, D] out of the unique prompts' embeddings [unique, D]. Not normalised.
 
-        Normalised, averaged over templates, normalised: open_clip's build_zero_shot_classifier.
+        With one template a text's vector is its prompt's embedding; with several the mean of its prompts' unit vectors:
+        normalised, it is that of open_clip's build_zero_shot_classifier.
         """
+        if len(self.place[0]) == 1:
+            return embedded[[places[0] for places in self.place]]
         unit = l2_normalize(embedded)
-        return l2_normalize(np.stack([unit[list(places)].mean(axis=0) for places in self.place]))
+        return np.stack([unit[list(places)].mean(axis=0) for places in self.place])
 
 
 def similarities(
     images: EncodedImages,
-    texts: Floats,
+    texts: Sequence[str],
+    vectors: Floats,
     scoring: Scoring,
     *,
     model: str,
     truncated: Sequence[int] = (),
     has_heatmaps: bool = False,
 ) -> SimilarityResult:
-    """The images' scores; texts: unit vectors [texts, D]. An image without finite scores is an error at its place."""
+    """The images' scores; vectors: of the texts [texts, D]. An image without finite scores is an error at its place."""
+    unit = l2_normalize(vectors)
     items: list[Scores | VisiontowerError] = []
     for outcome in images.outcomes:
         try:
             if isinstance(outcome, VisiontowerError):
                 raise outcome
-            items.append(score(outcome, texts, scoring, model=model))
+            items.append(score(outcome, unit, scoring, model=model))
         except VisiontowerError as error:
             items.append(error)
     values = sum(item.values for item in items if isinstance(item, Scores))
-    return SimilarityResult(model, items, truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps)
+    return SimilarityResult(model, texts, items, truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps)
 
 
 def score(row: Encoded, texts: Floats, scoring: Scoring, *, model: str) -> Scores:

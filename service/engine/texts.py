@@ -1,16 +1,23 @@
-"""Texts to vectors: tokenised on a thread of their own, then batched like images."""
+"""Texts to vectors: known ones at once; the others are tokenised on a thread of their own, then batched like images."""
 
 import asyncio
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass
 from functools import partial
 
 import numpy as np
+from numpy.typing import NDArray
 
+from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, TokenIds
+from service.engine.admission import Admission
 from service.engine.postprocess import require_finite
-from service.engine.scoring import Prompts
+from service.engine.scoring import PromptLimits, Prompts, Unfilled
+from service.engine.text_cache import KnownText, Source, TextCache, source_of
 from service.errors import TextTooLong
 from service.line import Line
+from service.memory.account import Account
 from service.memory.shape import TextShape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
@@ -19,33 +26,140 @@ _PIECE_CHARS = 4096
 """Prompts are tokenised so many characters at a time, or one prompt: some milliseconds, rarely some tens."""
 _PROMPT_CHARS = 32
 """What a prompt costs beside its own characters."""
+_INLINE_CHARS = 65_536
+"""Up to so many characters of prompts are written out on the event loop."""
+
+
+@dataclass(frozen=True)
+class TextVectors:
+    """vectors: float32 [texts, embed_dim], not normalised (see Prompts.vectors).
+
+    tokens: of each text, in the template where it has most, before any cut. truncated: indices of the texts that were
+    cut in any of their templates.
+    """
+
+    vectors: Floats
+    tokens: Sequence[int]
+    truncated: Sequence[int]
+
+
+@dataclass(frozen=True)
+class WantedTexts:
+    """Texts within the limits, and what is known of them. missing: the others, each once; None if there are none.
+
+    known: by text. source: of the weights that it was looked up for.
+    """
+
+    texts: Sequence[str]
+    templates: Sequence[str]
+    known: dict[str, KnownText]
+    missing: Unfilled | None
+    source: Source
+
+    @property
+    def prompts(self) -> int:
+        """How many must go through the tower."""
+        return 0 if self.missing is None else len(self.missing)
 
 
 class Texts:
-    """Takes texts through their stages."""
+    """Takes texts through their stages. pool: where long prompts are written out."""
 
-    def __init__(self, *, threads: DeviceThreads) -> None:
+    def __init__(
+        self,
+        *,
+        threads: DeviceThreads,
+        account: Account,
+        admission: Admission,
+        cache: TextCache,
+        limits: PromptLimits,
+        pool: Executor,
+    ) -> None:
         self._threads = threads
+        self._account = account
+        self._admission = admission
+        self._cache = cache
+        self._limits = limits
+        self._pool = pool
         self._line = Line("tokenize")
 
-    async def tokenize(self, prompts: Prompts, *, resident: Resident, truncate: bool) -> tuple[TokenIds, Sequence[int]]:
-        """The ids of the unique prompts, and the indices of the texts that were cut in any of their prompts.
+    def wanted(self, texts: Sequence[str], templates: Sequence[str], spec: EncoderSpec) -> WantedTexts:
+        """Check the texts, and look up which are known.
+
+        Raises OutputNotOffered without a text tower, NoTexts, TooManyTexts, InvalidOption, PromptTooLong or
+        TooMuchText.
+        """
+        spec.require_text()
+        unfilled = Unfilled.of(texts, templates, self._limits)
+        source = source_of(spec, templates)
+        known: dict[str, KnownText] = {}
+        missing: dict[str, None] = {}
+        for text in texts:
+            if text in known or text in missing:
+                continue
+            found = self._cache.get(source, text)
+            if found is None:
+                missing[text] = None
+            else:
+                known[text] = found
+        if not missing:
+            return WantedTexts(texts, templates, known, None, source)
+        if len(missing) < len(texts):
+            unfilled = Unfilled.of(list(missing), templates, self._limits)
+        return WantedTexts(texts, templates, known, unfilled, source)
+
+    async def vectors(
+        self, wanted: WantedTexts, *, resident: Resident, shape: TextShape, truncate: bool, deadline: float
+    ) -> TextVectors:
+        """Vectors of the texts, in order; those that were not known are now.
+
+        Raises TextTooLong if not `truncate`; InvalidText, EncoderFailed, Unavailable or DeadlineExceeded.
+        """
+        if wanted.source != source_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
+            wanted = self.wanted(wanted.texts, wanted.templates, resident.spec)
+        known = dict(wanted.known)
+        unfilled = wanted.missing
+        if unfilled is not None:
+            context_length = resident.encoder.spec.context_length or 0
+            with self._account.hold("text", unfilled.nbytes(context_length)):
+                prompts = await self._filled(unfilled)
+                ids, lengths = await self._tokenize(prompts, resident=resident)
+                tokens = prompts.tokens(lengths)
+                if truncate or max(tokens) <= context_length:
+                    embedded = await self._encode(ids, resident=resident, shape=shape, deadline=deadline)
+                    vectors = prompts.vectors(embedded)
+                else:  # the whole request is refused, which must name every such text
+                    vectors = np.empty((len(tokens), 0), np.float32)
+            for text, vector, length in zip(unfilled.texts, vectors, tokens, strict=True):
+                known[text] = KnownText(vector, length)
+        lengths_of = [known[text].tokens for text in wanted.texts]
+        context_length = resident.spec.context_length or 0
+        too_long = {index: length for index, length in enumerate(lengths_of) if length > context_length}
+        if too_long and not truncate:
+            raise TextTooLong(model=resident.spec.id, tokens=too_long, context_length=context_length)
+        if unfilled is not None:
+            for text in unfilled.texts:
+                self._cache.put(wanted.source, text, KnownText(known[text].vector.copy(), known[text].tokens))
+        return TextVectors(np.stack([known[text].vector for text in wanted.texts]), lengths_of, list(too_long))
+
+    async def _filled(self, unfilled: Unfilled) -> Prompts:
+        if unfilled.chars <= _INLINE_CHARS:
+            return unfilled.fill()
+        return await asyncio.get_running_loop().run_in_executor(self._pool, unfilled.fill)
+
+    async def _tokenize(self, prompts: Prompts, *, resident: Resident) -> tuple[TokenIds, NDArray[np.int64]]:
+        """Ids [prompts, context_length] of the unique prompts, and their whole lengths. Raises InvalidText.
 
         Piece by piece: a request with less text goes before the next piece, and no further piece is begun for one that
-        has left. truncate: whether texts may be cut. Raises TextTooLong if not; OutputNotOffered or InvalidText.
+        has left.
         """
         rank = (sum(map(_price, prompts.unique)),)
         tokenize = resident.encoder.tokenize
         found = [await self._line.put(partial(tokenize, piece), rank=rank).answer for piece in _pieces(prompts.unique)]
         ids = found[0].ids if len(found) == 1 else np.concatenate([piece.ids for piece in found])
-        lengths = np.concatenate([piece.lengths for piece in found])
-        context_length = ids.shape[1]
-        too_long = {index: tokens for index, tokens in enumerate(prompts.tokens(lengths)) if tokens > context_length}
-        if too_long and not truncate:
-            raise TextTooLong(model=resident.spec.id, tokens=too_long, context_length=context_length)
-        return ids, list(too_long)
+        return ids, np.concatenate([piece.lengths for piece in found])
 
-    async def encode(self, ids: TokenIds, *, resident: Resident, shape: TextShape, deadline: float) -> Floats:
+    async def _encode(self, ids: TokenIds, *, resident: Resident, shape: TextShape, deadline: float) -> Floats:
         """Embeddings float32 [prompts, embed_dim], not normalised, of ids [prompts, context_length].
 
         Raises EncoderFailed, Unavailable or DeadlineExceeded.

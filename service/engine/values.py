@@ -5,12 +5,14 @@ in the answer; the other images are answered.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import ml_dtypes
 import numpy as np
+from numpy.typing import NDArray
 
 from encoders.contract.errors import ImageError, VisiontowerError
 from encoders.contract.spec import EncoderSpec, Scoring
@@ -20,11 +22,17 @@ from service.errors import InvalidOption
 
 Output: TypeAlias = Literal["tokens", "pooled", "both"]
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
-DTYPES: Mapping[Dtype, np.dtype[np.generic]] = {
+VectorDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int8", "uint8", "binary"]
+"""The last three hold pooled vectors in fewer bits: see postprocess.quantized."""
+DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
     "bfloat16": np.dtype(ml_dtypes.bfloat16),
 }
+
+
+Numbers: TypeAlias = NDArray[Any]
+"""An array in any dtype that a caller may ask for."""
 
 
 @dataclass(frozen=True)
@@ -43,17 +51,20 @@ A protocol must never make a Path of a caller's words.
 
 @dataclass(frozen=True)
 class EmbedRequest:
-    """Images -> tokens, pooled vectors or both.
+    """Images -> tokens, pooled vectors or both; texts -> vectors in the joint image-text space.
 
     layer: block (CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end; None for the final
         tokens. project: tokens through the model's own projection. resolution: None for the native size.
     tiles: projected tokens of the views that the model cuts an image into, joined as its language model reads them.
     prefix: keep class and register tokens. normalize: vectors of length 1. dtype: of the arrays given.
+    texts: answered beside the images; what is said of tokens does not concern them. truncate: cut texts that are longer
+        than the context length; if False they are refused.
     is_set: the images share their forwards with nobody else, in order. So their numbers do not depend on other traffic.
     timeout_s: seconds until DeadlineExceeded; None for the engine's setting.
     """
 
-    sources: Sequence[Source]
+    sources: Sequence[Source] = ()
+    texts: Sequence[str] = ()
     model: str | None = None
     output: Output = "tokens"
     layer: int | None = None
@@ -62,9 +73,17 @@ class EmbedRequest:
     tiles: bool = False
     prefix: bool = False
     normalize: bool = False
-    dtype: Dtype = "float32"
+    dtype: VectorDtype = "float32"
+    truncate: bool = True
     is_set: bool = False
     timeout_s: float | None = None
+
+    def require_dtype(self) -> None:
+        """Raises InvalidOption for a dtype that tokens cannot have."""
+        if self.sources and self.output != "pooled" and self.dtype not in DTYPES:
+            raise InvalidOption(
+                "dtype", f"'dtype' is '{self.dtype}', which holds vectors alone: ask for output=pooled."
+            )
 
     def outputs(self, spec: EncoderSpec) -> Outputs:
         """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
@@ -81,31 +100,19 @@ class EmbedRequest:
 
 
 @dataclass(frozen=True)
-class EmbedTextsRequest:
-    """Texts -> vectors in the joint image-text space. normalize, dtype, timeout_s: as of EmbedRequest.
-
-    truncate: cut texts that are longer than the context length; if False they are refused.
-    """
-
-    texts: Sequence[str]
-    model: str | None = None
-    normalize: bool = False
-    dtype: Dtype = "float32"
-    truncate: bool = True
-    timeout_s: float | None = None
-
-
-@dataclass(frozen=True)
 class SimilarityRequest:
     """Images against texts, as the model was trained to compare them.
 
     templates: each has {} where a text goes; a text's vector is the mean over its templates. heatmap: also the cosine
-    of every patch with every text. truncate: as of EmbedTextsRequest, of a text in any of its templates.
+    of every patch with every text. truncate: as of EmbedRequest, of a text in any of its templates. labels: a set that
+    the engine knows by this name, in place of texts; with templates that have a name it may have more prompts than a
+    request.
     """
 
     sources: Sequence[Source]
-    texts: Sequence[str]
+    texts: Sequence[str] = ()
     templates: Sequence[str] = ("{}",)
+    labels: str | None = None
     heatmap: bool = False
     model: str | None = None
     resolution: ImageSize | None = None
@@ -167,14 +174,16 @@ class Embedding:
     grid: Grid
     prefix_tokens: int
     tokens: Floats | None
-    pooled: Floats | None
+    pooled: Numbers | None
 
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """One item an image, in the order of the request.
+    """One item an image and one row of `texts` a text, in the order of the request.
 
-    tokens: that the images are answered with, or were pooled from. values: numbers that the items hold, at most.
+    tokens: that the images are answered with, or were pooled from. values: numbers that the answer holds, at most.
+    texts: [texts, width] in the dtype asked for. truncated: indices of the texts that were cut.
+    text_tokens: that the texts were embedded from.
     """
 
     model: str
@@ -182,20 +191,9 @@ class EmbedResult:
     timing: Timing
     tokens: int
     values: int
-
-
-@dataclass(frozen=True)
-class EmbedTextsResult:
-    """vectors: [texts, embed_dim] in the dtype asked for. values: how many numbers that is.
-
-    truncated: indices of the texts that were cut.
-    """
-
-    model: str
-    vectors: Floats
-    truncated: Sequence[int]
-    timing: Timing
-    values: int
+    texts: Numbers = field(default_factory=partial(np.empty, (0, 0), np.float32))
+    truncated: Sequence[int] = ()
+    text_tokens: int = 0
 
 
 @dataclass(frozen=True)
@@ -218,10 +216,11 @@ class Scores:
 class SimilarityResult:
     """One item an image, in the order of the request. values: how many numbers the items hold.
 
-    truncated: indices of the texts that were cut.
+    texts: that the images were compared with. truncated: indices of those that were cut.
     """
 
     model: str
+    texts: Sequence[str]
     items: Sequence[Scores | VisiontowerError]
     truncated: Sequence[int]
     scoring: Scoring
@@ -251,5 +250,37 @@ class PlanResult:
     """A plan is small."""
 
 
-Request: TypeAlias = EmbedRequest | EmbedTextsRequest | SimilarityRequest | PlanRequest
-Result: TypeAlias = EmbedResult | EmbedTextsResult | SimilarityResult | PlanResult
+@dataclass(frozen=True)
+class ModelsRequest:
+    """What is served: this model, or all of them."""
+
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class ModelsResult:
+    """The default first."""
+
+    specs: Sequence[EncoderSpec]
+    model: None = None
+    values: int = 0
+
+
+@dataclass(frozen=True)
+class ReadyRequest:
+    """Whether requests can be answered: those for this model, or any."""
+
+    model: str | None = None
+
+
+@dataclass(frozen=True)
+class ReadyResult:
+    """reason: why not; None if they can."""
+
+    reason: str | None
+    model: None = None
+    values: int = 0
+
+
+Request: TypeAlias = EmbedRequest | SimilarityRequest | PlanRequest | ModelsRequest | ReadyRequest
+Result: TypeAlias = EmbedResult | SimilarityResult | PlanResult | ModelsResult | ReadyResult

@@ -36,12 +36,15 @@ def create_app(
     backend: Backend | None = None,
     clock: Callable[[], float] = time.monotonic,
     siblings: Siblings | None = None,
-    protocols: Sequence[Protocol] = PROTOCOLS,
+    protocols: Sequence[Protocol] | None = None,
 ) -> FastAPI:
     """The app. Encoders load when it starts up.
 
-    backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve.
+    backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve, in
+    place of those that the settings name.
     """
+    if protocols is None:
+        protocols = [PROTOCOLS[name] for name in settings.protocols if name in PROTOCOLS]
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
 
     @asynccontextmanager
@@ -79,13 +82,20 @@ class _App(FastAPI):
     def __init__(self, *, readers: ThreadPoolExecutor, **options: Any) -> None:
         super().__init__(**options)
         self._readers = readers
-        self._exchanges: dict[tuple[str, str], Exchange] = {}
+        self._exchanges: list[Exchange] = []
+        self._protocols: list[Protocol] = []
 
     def add_protocol(self, protocol: Protocol) -> None:
         """Add its routes, to FastAPI's table too: for the schema, and for whoever asks for them by another method."""
+        self._protocols.append(protocol)
         for route in protocol.routes:
-            exchange = self._exchanges[route.method, route.path] = Exchange(protocol, route, readers=self._readers)
+            exchange = Exchange(protocol, route, readers=self._readers)
+            self._exchanges.append(exchange)
             self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
+
+    def protocol_of(self, path: str) -> Protocol | None:
+        """The protocol whose form an error on this path has, if it is not ours."""
+        return next((each for each in self._protocols if path.startswith(tuple(each.under))), None)
 
     def build_middleware_stack(self) -> ASGIApp:
         """As Starlette's: called once, before the first request. The whole of the list goes around everything.

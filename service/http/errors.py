@@ -7,6 +7,9 @@ VisiontowerError (encoders/contract/errors.py)
 ├── RequestError
 │   └── InvalidBody            not the JSON or multipart it says it is
 ├── UnknownProblem             no such page
+├── NoSuchRoute                nothing is served there
+├── MethodNotAllowed           what is served there is asked for by another method
+├── BadItem                    one of several, in a protocol whose answers have no place for its error
 ├── UnsupportedMediaType       a Content-Type that is not read here
 ├── UnsupportedContentEncoding a Content-Encoding that is not inflated here
 ├── NotAcceptable              an Accept that is not written here
@@ -53,6 +56,32 @@ class UnknownProblem(VisiontowerError):
 
     def __init__(self, slug: str) -> None:
         super().__init__(f"There is no problem type '{shown(slug)}'.")
+
+
+class NoSuchRoute(VisiontowerError):
+    """Nothing is served on this path."""
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"There is no {method} {shown(path)} here: see /docs.")
+
+
+class MethodNotAllowed(VisiontowerError):
+    """What is served on this path is asked for by another method."""
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(f"{shown(path)} is not asked for by {method}: see /docs.")
+
+
+class BadItem(VisiontowerError):
+    """One of the images or texts cannot be used, and an answer of this protocol has no place for its error.
+
+    So the request is refused whole. Send the others again without it, or send them to /embed.
+    """
+
+    def __init__(self, where: str, cause: VisiontowerError) -> None:
+        super().__init__(f"{where}: {cause}", **{**cause.facts, "where": where})
+        self.where = where
+        self.cause = cause
 
 
 class UnsupportedMediaType(VisiontowerError):

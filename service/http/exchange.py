@@ -6,13 +6,14 @@ answer before the engine runs.
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
 from concurrent.futures import Executor
 from functools import partial
 from typing import Any
 
 from fastapi import Request, Response
 from starlette.requests import ClientDisconnect
+from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
@@ -46,19 +47,32 @@ _UNWATCHED_S = 0.05
 class Dispatch:
     """ASGI: the protocols' routes by method and path; whatever else is asked for goes to `others`."""
 
-    def __init__(self, exchanges: Mapping[tuple[str, str], "Exchange"], *, others: ASGIApp) -> None:
-        self._exchanges = exchanges
+    def __init__(self, exchanges: Sequence["Exchange"], *, others: ASGIApp) -> None:
+        self._by_path = {(each.route.method, each.route.path): each for each in exchanges if "{" not in each.route.path}
+        self._by_pattern = [(compile_path(each.route.path)[0], each) for each in exchanges if "{" in each.route.path]
         self._others = others
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI."""
-        exchange = self._exchanges.get((scope["method"], scope["path"])) if scope["type"] == "http" else None
+        exchange = None
+        if scope["type"] == "http":
+            exchange = self._by_path.get((scope["method"], scope["path"])) or self._matching(scope)
         if exchange is None:
             await self._others(scope, receive, send)
             return
         scope["route"] = exchange.route
+        scope["protocol"] = exchange.protocol.name
         response = await exchange.respond(Request(scope, receive, send))
         await response(scope, receive, send)
+
+    def _matching(self, scope: Scope) -> "Exchange | None":
+        """The first whose pattern matches; the scope then has the path's parameters."""
+        for pattern, exchange in self._by_pattern:
+            found = pattern.match(scope["path"])
+            if found and exchange.route.method == scope["method"]:
+                scope["path_params"] = found.groupdict()
+                return exchange
+        return None
 
 
 class Exchange:
@@ -69,7 +83,7 @@ class Exchange:
 
     def __init__(self, protocol: Protocol, route: Route, *, readers: Executor) -> None:
         self.route = route
-        self._protocol = protocol
+        self.protocol = protocol
         self._readers = readers
 
     async def respond(self, request: Request) -> Response:
@@ -130,6 +144,8 @@ class Exchange:
             query=request.scope["query_string"],
             accept=",".join(headers.getlist("accept")),
             settings=settings,
+            headers=headers,
+            path=request.path_params,
         )
         if len(body) <= _SMALL_BYTES:
             return self.route.read(incoming)
@@ -155,13 +171,14 @@ class Exchange:
             answer = self.route.write(result, asked.reply)
         else:
             answer = await engine.on_pool(partial(self.route.write, result, asked.reply))
-        request.scope["served"] = Served(result.model, engine.clock() - started)  # for the middleware that counts
+        if result.model is not None:
+            request.scope["served"] = Served(result.model, engine.clock() - started)  # for the middleware that counts
         return answer
 
     def _refused(self, error: VisiontowerError, engine: Engine) -> Answer:
         if (reason := refusal(error)) is not None:
             engine.metrics.rejected(reason)
-        return self._protocol.write_error(error)
+        return self.protocol.write_error(error)
 
 
 class _Reply(Response):

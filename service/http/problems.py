@@ -7,7 +7,7 @@ Facts of an error become members of its problem; anything unforeseen is `interna
 import http
 import inspect
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, TypeAlias
 
 from encoders.contract import errors as e
@@ -69,6 +69,9 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.TextTooLong: ProblemType(422, "text-too-long", "Text too long"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
+    h.NoSuchRoute: ProblemType(404, "no-such-route", "No such route"),
+    h.MethodNotAllowed: ProblemType(405, "method-not-allowed", "Method not allowed"),
+    h.BadItem: ProblemType(422, "bad-item", "One item cannot be used"),
     h.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),
     h.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "Unsupported media type"),
     h.UnsupportedContentEncoding: ProblemType(415, "unsupported-content-encoding", "Unsupported content encoding"),
@@ -107,7 +110,9 @@ REFUSALS = tuple(sorted(kind.slug for kind in TYPES.values() if kind.status in (
 
 
 def problem_type(error: BaseException) -> ProblemType:
-    """Of the nearest class in the table; `internal` for anything that is not ours."""
+    """Of the nearest class in the table; `internal` for what is not ours. A bad item has its cause's status."""
+    if isinstance(error, h.BadItem):
+        return replace(TYPES[h.BadItem], status=problem_type(error.cause).status)
     for cls in type(error).__mro__:
         if cls in TYPES:
             return TYPES[cls]

@@ -13,13 +13,18 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Incoming:
-    """A request as it came. query: as in the URL, percent-encoded. accept: all Accept headers, joined by commas."""
+    """A request as it came. query: as in the URL, percent-encoded. accept: all Accept headers, joined by commas.
+
+    headers: by name in lower case. path: what stands in the path for the names in the route's, decoded.
+    """
 
     body: bytes
     content_type: str
     query: bytes
     accept: str
     settings: Settings
+    headers: Mapping[str, str] = field(default_factory=dict)
+    path: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -56,7 +61,9 @@ Write: TypeAlias = Callable[[Any, Any], Answer]
 
 @dataclass(frozen=True)
 class Route:
-    """has_images: its requests are refused before they are read, if no image would be admitted.
+    """path: may have names in braces; {name:path} takes slashes too, as many as it can.
+
+    has_images: its requests are refused before they are read, if no image would be admitted.
 
     documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra.
     """
@@ -71,7 +78,12 @@ class Route:
 
 @dataclass(frozen=True)
 class Protocol:
-    """write_error: an error in the protocol's own form."""
+    """name: in the setting `protocols` and in metrics. write_error: an error in the protocol's own form.
 
+    under: paths under which everything else is refused in that form too.
+    """
+
+    name: str
     routes: Sequence[Route]
     write_error: Callable[[Exception], Answer]
+    under: Sequence[str] = ()

@@ -8,7 +8,9 @@ from starlette.exceptions import HTTPException
 from encoders.contract.errors import VisiontowerError
 from service.engine.engine import Engine
 from service.http import openapi, problems
+from service.http.errors import MethodNotAllowed, NoSuchRoute
 from service.http.json import to_json
+from service.http.protocol import Answer
 from service.http.web.docs import docs_page
 from service.spec_json import spec_json
 from service.telemetry.metrics import CONTENT_TYPE
@@ -95,14 +97,22 @@ def _state(engine: Engine, model: str) -> dict[str, object]:
 async def _problem(request: Request, error: Exception) -> Response:
     if (reason := problems.refusal(error)) is not None:
         _engine(request).metrics.rejected(reason)
-    answer = problems.write_problem(error)
-    return Response(answer.content, answer.status, dict(answer.headers), answer.media_type)
+    return _response(problems.write_problem(error))
 
 
 async def _framework_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 422
+    protocol = request.app.protocol_of(request.url.path)
+    if protocol is not None and status in (404, 405):
+        request.scope["protocol"] = protocol.name
+        refused = (NoSuchRoute if status == 404 else MethodNotAllowed)(request.method, request.url.path)
+        return _response(protocol.write_error(refused))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     return _json(problems.of_status(status), status, media_type=problems.MEDIA_TYPE, headers=headers)
+
+
+def _response(answer: Answer) -> Response:
+    return Response(answer.content, answer.status, dict(answer.headers), answer.media_type)
 
 
 def _json(

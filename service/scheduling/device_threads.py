@@ -28,7 +28,7 @@ from service.scheduling.items import Answer, Item, fail, resolve
 from service.scheduling.lanes import Lanes
 from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
-from service.scheduling.queue import Queue, Taken
+from service.scheduling.queue import Line, Queue, Taken
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import Metrics
 
@@ -103,6 +103,7 @@ class DeviceThreads:
         self._queue: Queue[Item] = Queue()  # under _wake
         self._calls: deque[tuple[asyncio.Future[Any], Callable[[], None]]] = deque()  # under _wake
         self._at_work: dict[int, Taken[Item] | None] = {}  # by lane, while it is at work; under _wake
+        self._ran: deque[tuple[Shape, float]] = deque()  # forwards, and their seconds, that the queue has not heard of
         self._wanted = 0  # length of line from which a waiting batch is begun; under _wake
         self._parts: dict[int, int] = {}  # of the cores, by lane
         self._stopping = False  # under _wake
@@ -315,7 +316,7 @@ class DeviceThreads:
     def _take_work(self, lane: int) -> tuple[Callable[[], None] | None, float | None]:
         """The next batch for a free lane, or the seconds that it had better wait, None until woken. Under _wake."""
         lanes, patience = self._lanes, self._patience
-        line = self._queue.next_line()
+        line = self._next_line()
         assert line is not None
         limit = self._limits.of(line.shape)
         waiting, is_free = len(line.waiting), not lanes.busy
@@ -345,6 +346,12 @@ class DeviceThreads:
         if self._queue.size:
             self._wake.notify_all()  # the rest is another lane's to wait with
         return partial(self._run, lane, taken, part), None
+
+    def _next_line(self) -> Line[Item] | None:
+        """Under _wake."""
+        while self._ran:
+            self._queue.ran(*self._ran.popleft())
+        return self._queue.next_line()
 
     def _tell_expired(self, taken: Taken[Item]) -> None:
         for late in taken.expired:
@@ -381,7 +388,7 @@ class DeviceThreads:
     def _begin_behind(self, lane: int, running: _Running) -> _Running | None:
         """The next batch, begun behind this one that still runs, if the policy is for it."""
         with self._wake:
-            line = self._queue.next_line()
+            line = self._next_line()
             if self._stopping or self._calls or line is None:
                 return None
             ceiling = self._limits.of(line.shape).ceiling
@@ -407,8 +414,7 @@ class DeviceThreads:
         for waiting in taken.batch:
             futures.append(waiting.item.future)
             waits.append(running.started - waiting.since)
-        with self._wake:
-            self._queue.ran(shape, forward_s)
+        self._ran.append((shape, forward_s))
         if batch.worked:  # a failure may be quick, and says nothing of how fast forwards are
             self._limits.ran(shape, items, forward_s)
         self._metrics.forward(

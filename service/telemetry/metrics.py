@@ -74,7 +74,9 @@ class Metrics:
         self.registry = registry = CollectorRegistry(auto_describe=False)
         self._models = tuple(models)
         self._sizes: dict[str, set[ImageSize]] = {model: set() for model in models}
-        requests = Counter("visiontower_requests_total", "Requests answered.", ["route", "status"], registry=registry)
+        requests = Counter(
+            "visiontower_requests_total", "Requests answered.", ["route", "status", "protocol"], registry=registry
+        )
         request_seconds = Histogram(
             "visiontower_request_seconds",
             "Seconds from the request to its answer.",
@@ -150,9 +152,11 @@ class Metrics:
             self._out_of_memory.labels(model)
             self._batch_images.labels(model)
 
-    def request(self, route: str, status: int, seconds: float, *, served: Served | None = None) -> None:
+    def request(
+        self, route: str, status: int, seconds: float, *, protocol: str = "native", served: Served | None = None
+    ) -> None:
         """A request has been answered; served: by a model."""
-        self._request(route, str(status)).inc()
+        self._request(route, str(status), protocol).inc()
         self._duration(route).observe(seconds)
         if served is not None:
             self._stage(served.model, "serialize").observe(served.serialize_s)

@@ -13,7 +13,7 @@ HEAVY = {"torch", "torchvision", "open_clip", "timm", "transformers", "openvino"
 HTTP = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 SERVICE = (
-    ("service.hosts", "service.sizes", "service.caller"),
+    ("service.hosts", "service.sizes", "service.caller", "service.labels"),
     ("service.errors",),
     ("service.settings", "service.spec_json", "service.telemetry", "service.line"),
     ("service.memory",),

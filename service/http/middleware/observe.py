@@ -50,7 +50,8 @@ class Observe:
         finally:
             seconds = self._clock() - started
             route = getattr(scope.get("route"), "path", "other")
-            self._metrics.request(route, status or 499, seconds, served=scope.get("served"))
+            protocol = scope.get("protocol", "native")
+            self._metrics.request(route, status or 499, seconds, protocol=protocol, served=scope.get("served"))
             _log.info(
                 "%s %s %s",
                 scope["method"],

@@ -16,7 +16,7 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EmptyImage, ImageError, OutputNotOffered, VisiontowerError
 from encoders.contract.values import ImageSize
 from service.bulk.run import Job, run
-from service.engine import EmbedRequest, EmbedTextsRequest, Engine, PlanRequest, SimilarityRequest
+from service.engine import EmbedRequest, Engine, PlanRequest, SimilarityRequest
 from service.engine.values import Embedding, ImageUrl, Scores, Source
 from service.errors import (
     DeadlineExceeded,
@@ -113,12 +113,12 @@ async def test_texts_alone_become_vectors() -> None:
     encoder = FakeEncoder()
     async with engine_of(encoder) as engine:
         encoder.batches.clear()
-        result = await engine.embed_texts(EmbedTextsRequest(["a", "b", "a"], normalize=True, dtype="float16"))
+        result = await engine.embed(EmbedRequest(texts=["a", "b", "a"], normalize=True, dtype="float16"))
         scores = await engine.similarity(SimilarityRequest([PICTURE], ["a", "b"]))
     vectors = encoder.encode_text(encoder.tokenize(["a", "b"]).ids)
     unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-    assert (result.vectors.dtype.name, result.vectors.shape, result.model) == ("float16", (3, 6), "fake:vit")
-    np.testing.assert_allclose(result.vectors, unit[[0, 1, 0]], atol=1e-3)
+    assert (result.texts.dtype.name, result.texts.shape, result.model) == ("float16", (3, 6), "fake:vit")
+    np.testing.assert_allclose(result.texts, unit[[0, 1, 0]], atol=1e-3)
     assert not isinstance(scores.items[0], VisiontowerError)
     assert sum(encoder.batches) >= 2, "equal texts are embedded once"
 
@@ -126,18 +126,18 @@ async def test_texts_alone_become_vectors() -> None:
 async def test_texts_past_the_context_length_are_named_or_refused() -> None:
     texts = ["a", "seventeen bytes !", "a", "seventeen bytes ?"]
     async with engine_of() as engine:
-        vectors = await engine.embed_texts(EmbedTextsRequest(texts))
+        vectors = await engine.embed(EmbedRequest(texts=texts))
         scores = await engine.similarity(SimilarityRequest([PICTURE], texts))
         assert list(vectors.truncated) == list(scores.truncated) == [1, 3]
-        np.testing.assert_array_equal(vectors.vectors[1], vectors.vectors[3])
+        np.testing.assert_array_equal(vectors.texts[1], vectors.texts[3])
         for request in (
-            EmbedTextsRequest(texts, truncate=False),
+            EmbedRequest(texts=texts, truncate=False),
             SimilarityRequest([PICTURE], texts, truncate=False),
         ):
             with pytest.raises(TextTooLong) as caught:
                 await engine.run(request)
             assert caught.value.facts["texts"] == [1, 3]
-        assert not (await engine.embed_texts(EmbedTextsRequest(["a"], truncate=False))).truncated
+        assert not (await engine.embed(EmbedRequest(texts=["a"], truncate=False))).truncated
 
 
 async def test_a_text_tower_of_transformers_is_served(tmp_path: Path) -> None:
@@ -156,10 +156,10 @@ async def test_what_texts_cannot_be_is_said() -> None:
     images_only = FakeEncoder(fake_spec("fake:images", scoring=None, context_length=None))
     async with engine_of(FakeEncoder(), images_only, max_texts=2) as engine:
         for request, error in (
-            (EmbedTextsRequest([]), NoTexts),
-            (EmbedTextsRequest(["a", "b", "c"]), TooManyTexts),
-            (EmbedTextsRequest(["a"], model="fake:images"), OutputNotOffered),
-            (EmbedTextsRequest(["a"], model="fake:none"), UnknownModel),
+            (SimilarityRequest([PICTURE], []), NoTexts),
+            (EmbedRequest(texts=["a", "b", "c"]), TooManyTexts),
+            (EmbedRequest(texts=["a"], model="fake:images"), OutputNotOffered),
+            (EmbedRequest(texts=["a"], model="fake:none"), UnknownModel),
             (SimilarityRequest([PICTURE], ["a"], templates=()), InvalidOption),
             (SimilarityRequest([], ["a"]), NoImages),
             (EmbedRequest([]), NoImages),
@@ -172,7 +172,7 @@ async def test_run_answers_every_kind_of_request() -> None:
     async with engine_of() as engine:
         for request in (
             EmbedRequest([PICTURE]),
-            EmbedTextsRequest(["a"]),
+            EmbedRequest(texts=["a"]),
             SimilarityRequest([PICTURE], ["a"]),
             PlanRequest(),
         ):

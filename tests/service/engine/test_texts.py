@@ -8,7 +8,7 @@ import pytest
 
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.values import Tokenized
-from service.engine import EmbedTextsRequest, Engine, SimilarityRequest
+from service.engine import EmbedRequest, Engine, SimilarityRequest
 from service.engine.scoring import PromptLimits, Unfilled
 from service.errors import InvalidOption, OverHostMemory, PromptTooLong, TooMuchText
 from service.settings import Settings
@@ -99,24 +99,24 @@ async def test_prompts_that_need_more_than_all_may_hold_are_refused() -> None:
     async with engine_of(encoder, memory_budget=100_000) as engine:
         encoder.pieces.clear()
         with pytest.raises(OverHostMemory):
-            await engine.embed_texts(EmbedTextsRequest(["a"] * 1000))
+            await engine.embed(EmbedRequest(texts=["a"] * 1000))
     assert encoder.pieces == []
 
 
 async def test_a_little_text_goes_between_the_pieces_of_much() -> None:
     encoder = HeldTokenizer()
     much = [f"{number} {'x' * 4000}" for number in range(5)]
-    async with engine_of(encoder) as engine:
+    async with engine_of(encoder, text_cache=0) as engine:
         hold(encoder)
-        first = asyncio.create_task(engine.embed_texts(EmbedTextsRequest(much)))
+        first = asyncio.create_task(engine.embed(EmbedRequest(texts=much)))
         await encoder.is_at_work()
-        second = asyncio.create_task(engine.embed_texts(EmbedTextsRequest(["a cat"])))
+        second = asyncio.create_task(engine.embed(EmbedRequest(texts=["a cat"])))
         while engine.admission.inside("texts") < 6:
             await asyncio.sleep(0)
         encoder.goes_on.set()
-        vectors = (await first).vectors
+        vectors = (await first).texts
         await second
-        alone = (await engine.embed_texts(EmbedTextsRequest(much[-1:]))).vectors
+        alone = (await engine.embed(EmbedRequest(texts=much[-1:]))).texts
     assert [len(piece) for piece in encoder.pieces] == [1] * 7
     assert encoder.pieces[1] == ("a cat",)
     assert vectors.shape[0] == 5
@@ -128,14 +128,12 @@ async def test_who_has_left_is_tokenised_no_further() -> None:
     encoder = HeldTokenizer()
     async with engine_of(encoder) as engine:
         hold(encoder)
-        gone = asyncio.create_task(
-            engine.embed_texts(EmbedTextsRequest([f"{number} {'x' * 4000}" for number in range(5)]))
-        )
+        gone = asyncio.create_task(engine.embed(EmbedRequest(texts=[f"{number} {'x' * 4000}" for number in range(5)])))
         await encoder.is_at_work()
         gone.cancel()
         await asyncio.wait([gone])
         encoder.goes_on.set()
-        await engine.embed_texts(EmbedTextsRequest(["a cat"]))
+        await engine.embed(EmbedRequest(texts=["a cat"]))
         assert engine.account.held["text"] == 0
     assert [piece[0][:5] for piece in encoder.pieces] == ["0 xxx", "a cat"]
 
@@ -145,6 +143,6 @@ async def test_short_prompts_share_a_piece() -> None:
     texts = [f"a photo of number {number}" for number in range(1000)]
     async with engine_of(encoder) as engine:
         encoder.pieces.clear()
-        await engine.embed_texts(EmbedTextsRequest(texts))
+        await engine.embed(EmbedRequest(texts=texts))
     assert [text for piece in encoder.pieces for text in piece] == texts
     assert 5 < len(encoder.pieces) < 20

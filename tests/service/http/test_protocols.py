@@ -37,12 +37,12 @@ def write_sorry(error: Exception) -> Answer:
     return Answer(f"oh no: {type(error).__name__}".encode(), "text/words", status=418)
 
 
-WORDS = Protocol((Route("/words", read_words, write_words),), write_sorry)
+WORDS = Protocol("words", (Route("/words", read_words, write_words),), write_sorry)
 
 
 async def test_a_protocol_is_a_place_in_the_table() -> None:
     settings = Settings(model=("fake:vit",))
-    app = create_app(settings, backend=backend_of(), protocols=(*PROTOCOLS, WORDS))
+    app = create_app(settings, backend=backend_of(), protocols=(*PROTOCOLS.values(), WORDS))
     picture = noise(3)
     async with client_of(app) as client:
         spoken = await client.post("/words?loud", content=picture)
@@ -57,7 +57,7 @@ async def test_a_protocol_is_a_place_in_the_table() -> None:
     assert (refused.status_code, refused.text) == (418, "oh no: NotAnImage")
     assert wrong_method.status_code == 405
     assert "post" in schema["paths"]["/words"]
-    assert 'visiontower_requests_total{route="/words",status="418"} 1.0' in metrics
+    assert 'visiontower_requests_total{protocol="words",route="/words",status="418"} 1.0' in metrics
 
 
 async def test_overload_and_deadlines_come_in_the_protocol_s_own_form() -> None:

@@ -218,7 +218,7 @@ def turns(queue: Queue[int], seconds: dict[Shape, float], *, number: int, most: 
 
 def test_who_computes_briefly_does_not_wait_for_all_that_is_older_of_who_computes_long() -> None:
     queue = queue_of(*[LARGE] * 10)
-    seconds = {LARGE: 1.0, SMALL: 0.01}
+    seconds: dict[Shape, float] = {LARGE: 1.0, SMALL: 0.01}
     assert turns(queue, seconds, number=2) == [LARGE, LARGE]
     queue.put(SMALL, 10, now=10.0, deadline=NEVER)
     assert turns(queue, seconds, number=2) == [SMALL, LARGE]
@@ -242,7 +242,8 @@ def test_a_shape_that_was_not_waited_for_has_saved_nothing_up() -> None:
 
 def test_another_lane_does_not_take_the_shape_that_runs_if_others_wait_too() -> None:
     queue = queue_of(*[LARGE] * 10)
-    turns(queue, {LARGE: 1.0}, number=1)
+    seconds: dict[Shape, float] = {LARGE: 1.0}
+    turns(queue, seconds, number=1)
     take(queue, 1)  # and is at work
     queue.put(SMALL, 10, now=10.0, deadline=NEVER)
     assert take(queue, 1).shape is SMALL

@@ -7,6 +7,7 @@ from service.http.protocols.native.answers import write_embed, write_similarity,
 from service.http.protocols.native.requests import read_embed, read_similarity, read_vram
 
 PROTOCOL = Protocol(
+    "native",
     (
         Route("/embed", read_embed, write_embed, documentation=documentation.EMBED),
         Route("/similarity", read_similarity, write_similarity, documentation=documentation.SIMILARITY),

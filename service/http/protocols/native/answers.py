@@ -16,9 +16,8 @@ from urllib.parse import quote
 import numpy as np
 
 from encoders.contract.errors import VisiontowerError
-from encoders.contract.values import Floats
 from service.engine.engine import INLINE_VALUES
-from service.engine.values import Embedding, EmbedResult, PlanResult, Scores, SimilarityResult, Timing
+from service.engine.values import Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
 from service.http.json import Text, json_pieces, to_json
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
@@ -26,7 +25,7 @@ from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import EmbedReply, VramReply
 from service.spec_json import plan_json
 
-_SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16"}
+_SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8"}
 _BASE64_BYTES = 3 * 65_536
 """Encoded in one call; a multiple of three leaves no padding between two."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
@@ -34,8 +33,9 @@ _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 
 
 def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
-    """Status 200, or 207 if some images failed. The error of a request's only image is raised: it is the answer."""
-    if len(result.items) == 1 and isinstance(result.items[0], VisiontowerError):
+    """Status 200, or 207 if some images failed. The error of a request's only item is raised: it is the answer."""
+    has_texts = len(result.texts) > 0
+    if len(result.items) == 1 and not has_texts and isinstance(result.items[0], VisiontowerError):
         raise result.items[0]
     format = reply.format
     done: dict[int, Embedding] = {}
@@ -46,26 +46,31 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
         else:
             done[index] = item
     usage = {"images": len(done), "tokens": result.tokens}
+    of_texts: dict[str, Any] = {}
+    if has_texts:
+        usage |= {"texts": len(result.texts), "text_tokens": result.text_tokens}
+        of_texts = {"truncated": list(result.truncated)}
     milliseconds = timing_ms(result.timing)
     headers = server_timing(milliseconds)
     status = 207 if failed else 200
-    if format == "json" or not done:
+    if format == "json" or not (done or has_texts):
         answer = {
             "object": "list",
             "model": result.model,
-            "data": _entries(result.items, encoding=reply.encoding),
+            "data": _entries(result, encoding=reply.encoding),
+            **of_texts,
             "usage": usage,
             "timing_ms": milliseconds,
         }
         return Answer(_written(answer, result.values), MEDIA_TYPES["json"], status, headers)
-    arrays = _by_name([_arrays(item) for item in done.values()])
-    first = next(iter(done.values()))
-    about = {
-        "model": result.model,
-        "index": ",".join(str(index) for index in done),
-        "grid": f"{first.grid.rows},{first.grid.cols}",
-        "prefix_tokens": str(first.prefix_tokens),
-    }
+    arrays = _by_name([_arrays(item) for item in done.values()]) if done else {}
+    about = {"model": result.model, "index": ",".join(str(index) for index in done)}
+    if done:
+        first = next(iter(done.values()))
+        about |= {"grid": f"{first.grid.rows},{first.grid.cols}", "prefix_tokens": str(first.prefix_tokens)}
+    if has_texts:
+        arrays["texts"] = list(result.texts)
+        about["truncated"] = ",".join(str(index) for index in result.truncated)
     if format == "safetensors":
         errors = [{"index": index, "error": problem(error)} for index, error in failed.items()]
         metadata = {**about, "errors": to_json(errors).decode(), "usage": to_json(usage).decode()}
@@ -146,7 +151,7 @@ def server_timing(milliseconds: Mapping[str, float]) -> dict[str, str]:
     return {"Server-Timing": ", ".join(parts)}
 
 
-def safetensors(tensors: Mapping[str, Sequence[Floats]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
+def safetensors(tensors: Mapping[str, Sequence[Numbers]], metadata: Mapping[str, str]) -> list[bytes | memoryview]:
     """A safetensors file in pieces: u64 header length, JSON header, the tensors' bytes, which are not copied.
 
     A tensor is a stack of arrays of equal shape.
@@ -169,7 +174,7 @@ def safetensors(tensors: Mapping[str, Sequence[Floats]], metadata: Mapping[str, 
     return [len(head).to_bytes(8, "little") + head, *(_raw(array) for stack in tensors.values() for array in stack)]
 
 
-def npy(stack: Sequence[Floats]) -> list[bytes | memoryview]:
+def npy(stack: Sequence[Numbers]) -> list[bytes | memoryview]:
     """Arrays of equal shape as one in NumPy's own file format, in pieces; it has no bfloat16."""
     shape, dtype = _stacked(stack)
     about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
@@ -178,7 +183,7 @@ def npy(stack: Sequence[Floats]) -> list[bytes | memoryview]:
     return [head.getvalue(), *(_raw(array) for array in stack)]
 
 
-def _stacked(stack: Sequence[Floats]) -> tuple[tuple[int, ...], np.dtype[Any]]:
+def _stacked(stack: Sequence[Numbers]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of the arrays as one. They are alike: a request has one model, size and layer."""
     return (len(stack), *stack[0].shape), stack[0].dtype
 
@@ -188,14 +193,15 @@ def _written(answer: Mapping[str, Any], numbers: int) -> bytes | list[bytes]:
     return to_json(answer) if numbers <= INLINE_VALUES else list(json_pieces(answer))
 
 
-def _raw(array: Floats) -> memoryview:
+def _raw(array: Numbers) -> memoryview:
     """The bytes of a contiguous array, not copied; by way of uint8, as bfloat16 has no buffer of its own."""
     return array.reshape(-1).view(np.uint8).data
 
 
-def _entries(items: Sequence[Embedding | VisiontowerError], *, encoding: str) -> list[dict[str, Any]]:
+def _entries(result: EmbedResult, *, encoding: str) -> list[dict[str, Any]]:
+    """Of the images, then of the texts."""
     entries: list[dict[str, Any]] = []
-    for index, item in enumerate(items):
+    for index, item in enumerate(result.items):
         if isinstance(item, VisiontowerError):
             entries.append({"index": index, "error": problem(item)})
             continue
@@ -205,10 +211,12 @@ def _entries(items: Sequence[Embedding | VisiontowerError], *, encoding: str) ->
         if item.pooled is not None:
             entry["pooled"] = _json_array(item.pooled, encoding=encoding)
         entries.append(entry)
+    for index, vector in enumerate(result.texts, len(entries)):
+        entries.append({"index": index, "pooled": _json_array(vector, encoding=encoding)})
     return entries
 
 
-def _json_array(array: Floats, *, encoding: str) -> dict[str, object]:
+def _json_array(array: Numbers, *, encoding: str) -> dict[str, object]:
     dtype = array.dtype.name
     if encoding == "base64":
         small = array.size <= INLINE_VALUES
@@ -218,16 +226,16 @@ def _json_array(array: Floats, *, encoding: str) -> dict[str, object]:
     return {"shape": array.shape, "dtype": dtype, "data": values}
 
 
-def _arrays(item: Embedding) -> dict[str, Floats]:
+def _arrays(item: Embedding) -> dict[str, Numbers]:
     """The arrays that were asked for, by name."""
     both = {"tokens": item.tokens, "pooled": item.pooled}
     return {name: array for name, array in both.items() if array is not None}
 
 
-def _base64_pieces(array: Floats) -> Iterator[bytes]:
+def _base64_pieces(array: Numbers) -> Iterator[bytes]:
     raw = _raw(array)
     return (base64.b64encode(raw[start : start + _BASE64_BYTES]) for start in range(0, len(raw), _BASE64_BYTES))
 
 
-def _by_name(items: Sequence[dict[str, Floats]]) -> dict[str, list[Floats]]:
+def _by_name(items: Sequence[dict[str, Numbers]]) -> dict[str, list[Numbers]]:
     return {name: [arrays[name] for arrays in items] for name in items[0]}

@@ -3,21 +3,18 @@
 An error of one image stands at its index; an error of the whole request is raised.
 """
 
-import codecs
 import math
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import islice
 from typing import Any
 
-import orjson
 from python_multipart.exceptions import FormParserError
 from python_multipart.multipart import MultipartParser, parse_options_header
 
-from encoders.images.signatures import format_of
 from service.engine.values import Source
 from service.errors import InvalidOption, shown
 from service.http.errors import InvalidBody, TooManyImages
+from service.http.json_body import json_object, kind_of
 from service.http.protocols.native.hints import IMAGES_GO, as_image
 from service.http.sources import source_of
 
@@ -29,9 +26,6 @@ _MAX_CONTENT_TYPE = 1024
 """Characters of a form's Content-Type; a boundary has at most 70."""
 _MAX_FIELD_BYTES = 1024 * 1024
 """Of one field of a form that is no image."""
-_MAX_MARKS = 250_000
-"""Commas and opening brackets of a JSON body: there are about as many values, and while they are read nothing else
-runs."""
 
 
 @dataclass(frozen=True)
@@ -44,52 +38,19 @@ class Body:
 
 def json_body(body: bytes, *, max_images: int) -> Body:
     """Of a JSON object. Raises InvalidBody or TooManyImages."""
-    if sum(map(body.count, (b",", b"[", b"{"))) > _MAX_MARKS:
-        raise InvalidBody(
-            f"The JSON body has over {_MAX_MARKS:,} commas and brackets: that is no list of images or texts."
-        )
-    try:
-        fields = orjson.loads(body.removeprefix(codecs.BOM_UTF8))
-    except orjson.JSONDecodeError as error:
-        raise InvalidBody(_not_json(body, str(error))) from error
-    if not isinstance(fields, dict):
-        raise InvalidBody(f'The JSON body must be an object, {{"images": [...]}}, and is {_kind(fields)}.')
+    fields = json_object(body, example='{"images": [...]}')
     images = fields.pop("images", [])
     if not isinstance(images, list):
-        raise InvalidBody(f"'images' must be a list, of one image too, and is {_kind(images)}.")
+        raise InvalidBody(f"'images' must be a list, of one image too, and is {kind_of(images)}.")
     for index, image in enumerate(images):
         if not isinstance(image, str):
             raise InvalidBody(
                 f"'images' must be a list of strings: base64, data: URIs or http(s) URLs. Entry {index} is "
-                f"{_kind(image)}."
+                f"{kind_of(image)}."
             )
     if len(images) > max_images:
         raise TooManyImages(actual=len(images), limit=max_images)
     return Body(images=[source_of(image) for image in images], fields=list(fields.items()))
-
-
-def _not_json(body: bytes, reason: str) -> str:
-    """Why a body cannot be read as JSON."""
-    if kind := format_of(body):
-        return f"The body is an image ({kind}), but Content-Type says JSON: send it with Content-Type: image/*."
-    if body.startswith(b"\x1f\x8b"):
-        return "The body is gzip, not JSON: say so with Content-Encoding: gzip."
-    is_wide = b"\0" in body[:4] and body[:4].strip(b"\0 \t\r\n")[:1] in (b"{", b"[", b'"')
-    if is_wide or body.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return "The JSON body is in UTF-16 or UTF-32: send it in UTF-8."
-    try:
-        body.decode()
-    except UnicodeDecodeError as error:
-        return f"The JSON body is not UTF-8, as JSON must be: see its byte {error.start}."
-    return f"The body is not valid JSON: {reason}."
-
-
-def _kind(value: object) -> str:
-    """JSON's name of a value's type, with the keys of an object."""
-    if isinstance(value, dict):
-        return f"an object with the keys {', '.join(shown(key)[:40] for key in islice(value, 5))}"
-    names = {list: "a list", str: "a string", bool: "a boolean", type(None): "null"}
-    return names.get(type(value), "a number")
 
 
 class _Part:

@@ -3,20 +3,20 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, ValidationError
+from pydantic import BeforeValidator, FailFast, Field
 
-from encoders.contract.values import ImageSize
-from service.engine.values import DTYPES, Dtype, EmbedRequest, Output, PlanRequest, SimilarityRequest, Source
+from service.engine.templates import NAMED, PLAIN
+from service.engine.values import DTYPES, Dtype, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
 from service.http.errors import UnsupportedMediaType
+from service.http.options import EmbeddingOptions, Layer, ModelOption, ResolutionOption, Size, validated
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
 from service.http.protocols.native.hints import as_image, meant, require_no_json, type_advice
 from service.http.protocols.native.negotiation import Format, choose
-from service.sizes import parse_image_size
 
 _NUMBER_BYTES = {"json": 24, "base64": 16, "binary": 8}
 """Host memory for each number of an answer: as computed, as asked for, and as written."""
@@ -25,28 +25,7 @@ _MOST_PAIRS = 4096
 _MOST_CHARS = 1000
 """Of the value of an option that is no text."""
 _IMAGES_GO = ": send parts named 'image', a raw body, or JSON 'images'"
-
-
-def _resolution(value: object) -> ImageSize | None:
-    """N or HxW, as text or (N) as a number."""
-    if value is None or isinstance(value, ImageSize):
-        return value
-    if isinstance(value, bool) or not isinstance(value, str | int):
-        value = ""
-    return parse_image_size(value)
-
-
-def _no_bool(value: object) -> object:
-    if isinstance(value, bool):
-        raise ValueError("expected an integer")
-    return value
-
-
-Resolution = Annotated[
-    ImageSize | None,
-    BeforeValidator(_resolution, json_schema_input_type=int | str | None),
-]
-Layer = Annotated[int, Field(ge=-10_000, le=10_000), BeforeValidator(_no_bool)]
+_TEXTS_GO = f"{_IMAGES_GO}; texts go in fields named 'text', or JSON 'texts'"
 
 
 @dataclass(frozen=True)
@@ -96,25 +75,19 @@ def read_embed(incoming: Incoming) -> Asked:
     """Raises as `parse`, and InvalidOption, NoImages or NotAcceptable."""
     body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
     options = read(EmbedOptions, query=incoming.query, body=body.fields)
-    if not body.images:
-        raise NoImages(_IMAGES_GO)
+    images = body.images if incoming.body or not options.texts else []  # texts may stand in the query alone
+    if not images and not options.texts:
+        raise NoImages(_TEXTS_GO)
+    if not images:
+        options = options.of_texts()
     format = choose(incoming.accept, asked=options.format)
-    if format in ("npy", "raw") and options.output == "both":
-        raise InvalidOption("output", f"The format {format} holds one array: ask for tokens or pooled, or safetensors.")
+    if format in ("npy", "raw") and (options.output == "both" or (images and options.texts)):
+        raise InvalidOption(
+            "output", f"The format {format} holds one array: ask for tokens, pooled or texts alone, or safetensors."
+        )
     if format == "npy" and options.dtype == "bfloat16":
         raise InvalidOption("dtype", "The format npy has no bfloat16: ask for float32 or float16, or safetensors.")
-    request = EmbedRequest(
-        body.images,
-        model=options.model,
-        output=options.output,
-        layer=options.layer,
-        project=options.project,
-        tiles=options.tiles,
-        resolution=options.resolution,
-        prefix=options.prefix,
-        normalize=options.normalize,
-        dtype=options.dtype,
-    )
+    request = options.request(images, options.texts)
     reply = EmbedReply(format, options.encoding_format)
     if format == "json" and options.encoding_format == "float":
         most = incoming.settings.max_json_values
@@ -161,10 +134,9 @@ def read_vram(incoming: Incoming) -> Asked:
     return Asked(request, VramReply(options.is_table))
 
 
-class Options(BaseModel):
-    """The options that all routes share. In JSON a null means the default."""
+class Options(ModelOption):
+    """The options that all routes share, and how they are told from what stands beside them."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
     repeated: ClassVar[dict[str, str]] = {}
     """Names that may be repeated in a query or a form, and the list they make."""
     beside: ClassVar[tuple[str, ...]] = ()
@@ -172,41 +144,47 @@ class Options(BaseModel):
     long: ClassVar[tuple[str, ...]] = ("model",)
     """Names whose values may be long."""
 
-    model: str | None = Field(default=None, description="Id of a served encoder; default the first served.")
+
+Texts = Annotated[tuple[str, ...], FailFast()]
 
 
-class ImageOptions(Options):
+def _named(value: object) -> object:
+    """A name of templates, in place of them."""
+    if isinstance(value, str):
+        value = [value]
+    if isinstance(value, list | tuple) and len(value) == 1:
+        return NAMED.get(value[0], value) if isinstance(value[0], str) else value
+    return value
+
+
+Templates = Annotated[tuple[str, ...], FailFast(), BeforeValidator(_named)]
+
+
+class ImageOptions(Options, ResolutionOption):
     """The options of requests with images."""
 
     beside: ClassVar[tuple[str, ...]] = ("images",)
 
-    resolution: Resolution = Field(
-        default=None, description="N or HxW: run the model at that size. Default: its native size."
-    )
     format: Format | None = Field(default=None, description="Overrides the Accept header.")
 
 
-class EmbedOptions(ImageOptions):
+class EmbedOptions(ImageOptions, EmbeddingOptions):
     """Options of /embed."""
 
-    output: Output = Field(default="tokens", description="What to give for each image.")
-    layer: Layer | None = Field(
-        default=None,
-        description="Block (for CNNs: stage) whose raw output to give as tokens, from 0, negatives from the end. "
-        "Default: the final tokens, after the final norm.",
-    )
-    prefix: bool = Field(default=False, description="Keep class and register tokens ahead of the patch tokens.")
-    project: bool = Field(default=False, description="Tokens through the model's own (multimodal) projection.")
-    tiles: bool = Field(
-        default=False,
-        description="With `project`: cut each image into views as the model does, and join their tokens as its "
-        "language model reads them (LLaVA-NeXT, LLaVA-OneVision). The answer's grid is one row.",
-    )
-    normalize: bool = Field(default=False, description="L2-normalise each vector.")
-    dtype: Dtype = Field(default="float32", description="Of the numbers returned.")
+    repeated: ClassVar[dict[str, str]] = {"text": "texts"}
+    long: ClassVar[tuple[str, ...]] = ("model", "text", "texts")
+
+    texts: Texts = Field(default=(), description="Texts to embed, alone or beside images.")
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
+
+    def of_texts(self) -> Self:
+        """Of texts alone: they have no tokens. Raises InvalidOption for an option about images."""
+        for name in ("layer", "prefix", "project", "tiles", "resolution"):
+            if getattr(self, name) not in (None, False):
+                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
+        return self.model_copy(update={"output": "pooled"})
 
 
 class SimilarityOptions(ImageOptions):
@@ -215,11 +193,12 @@ class SimilarityOptions(ImageOptions):
     repeated: ClassVar[dict[str, str]] = {"text": "texts", "template": "templates"}
     long: ClassVar[tuple[str, ...]] = ("model", "text", "texts", "template", "templates")
 
-    texts: Annotated[tuple[str, ...], FailFast()] = Field(default=(), description="What to compare the images with.")
-    templates: Annotated[tuple[str, ...], FailFast()] = Field(
-        default=("{}",),
+    texts: Texts = Field(default=(), description="What to compare the images with.")
+    templates: Templates = Field(
+        default=PLAIN,
         min_length=1,
-        description="Each has {} where the text goes; a text's vector is the mean over its templates.",
+        description="Each has {} where the text goes, or `openai` for CLIP's own eighty; a text's vector is the mean "
+        "over its templates.",
     )
     heatmap: bool = Field(default=False, description="Add the cosine of every patch with every text.")
     truncate: bool = Field(
@@ -234,14 +213,13 @@ def _listed(value: object) -> object:
 
 T = TypeVar("T")
 Listed = Annotated[tuple[T, ...], BeforeValidator(_listed)]
-_Size = Annotated[ImageSize, BeforeValidator(_resolution, json_schema_input_type=int | str)]
 _Batch = Annotated[int, Field(ge=1, le=100_000)]
 
 
 class VramOptions(Options):
     """Options of /vram; lists hold commas."""
 
-    resolution: Listed[_Size] = Field(
+    resolution: Listed[Size] = Field(
         default=(), max_length=16, description="N or HxW, or several. Default: the native size."
     )
     batch: Listed[_Batch] = Field(
@@ -302,10 +280,7 @@ def _read(model: type[O], query: Pairs, body: Pairs) -> O:
                 name,
                 f"'{name}' is {shown_value(in_query[name])} in the query but {shown_value(in_body[name])} in the body.",
             )
-    try:
-        return model.model_validate({**in_query, **in_body})
-    except ValidationError as error:
-        raise _invalid(error) from error
+    return validated(model, {**in_query, **in_body})
 
 
 def _gather(model: type[O], pairs: Pairs) -> dict[str, Any]:
@@ -343,10 +318,3 @@ def _require_flat(name: str, value: object) -> None:
 def _plain(value: object) -> object:
     """For comparing what a query says in text with what JSON says in types."""
     return [str(item) for item in value] if isinstance(value, list | tuple) else str(value).strip().lower()
-
-
-def _invalid(error: ValidationError) -> InvalidOption:
-    first = error.errors(include_url=False)[0]
-    name = str(first["loc"][0])
-    message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
-    return InvalidOption(name, f"'{name}' is {shown_value(first['input'])}: {message[:1].lower()}{message[1:]}.")
