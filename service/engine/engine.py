@@ -162,8 +162,7 @@ class Engine:
         self._texts = Texts(
             threads=self.threads,
             account=self.account,
-            admission=self.admission,
-            cache=TextCache(settings.text_cache),
+            cache=TextCache(settings.text_cache_bytes),
             limits=PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars),
             pool=self._answer_pool,
         )
@@ -302,7 +301,6 @@ class Engine:
     async def _embed(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
         if not request.sources:
             raise NoImages
-        request.require_dtype()
         asked = (
             request.model, request.resolution, request.output, request.layer, request.project, request.prefix,
             request.tiles,
@@ -335,15 +333,14 @@ class Engine:
         model = self.models.id_of(request.model)
         wanted = self._texts.wanted(request.texts, PLAIN, self.models.specs[model])
         of_images: asyncio.Task[EmbedResult] | None = None
-        with self.admission.admit(images=0, texts=wanted.prompts):
+        with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted):
             if request.sources:
                 of_images = asyncio.create_task(self._embed(replace(request, texts=()), started, deadline))
             try:
                 shape = await self.planner.text_shape(model)
                 async with self.models.using(model, shape) as resident:
-                    found = await self._texts.vectors(
-                        wanted, resident=resident, shape=shape, truncate=request.truncate, deadline=deadline
-                    )
+                    tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
+                    found = await self._texts.embed(tokenized, resident=resident, shape=shape, deadline=deadline)
                 result = EmbedResult(model, [], Timing(), 0, 0) if of_images is None else await of_images
             finally:
                 if of_images is not None:
@@ -374,14 +371,16 @@ class Engine:
             wanted = await self._known_labels(model, texts, templates)
         else:
             wanted = self._texts.wanted(texts, templates, spec)
-        with self.admission.admit(images=len(request.sources), texts=wanted.prompts):
+        with (
+            self.admission.admit(images=len(request.sources), texts=wanted.prompts),
+            self._texts.hold(wanted),
+        ):
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
+                tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
                 finding = asyncio.create_task(
-                    self._texts.vectors(
-                        wanted, resident=resident, shape=text_shape, truncate=request.truncate, deadline=deadline
-                    )
+                    self._texts.embed(tokenized, resident=resident, shape=text_shape, deadline=deadline)
                 )
                 try:
                     images = await self._images.encode(
@@ -436,17 +435,19 @@ class Engine:
             while len(known) < start + len(piece):
                 wanted = self._texts.wanted(piece, templates, self.models.specs[model])
                 try:
-                    with self.admission.admit(images=0, texts=wanted.prompts):
+                    with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted):
                         shape = await self.planner.text_shape(model)
                         async with self.models.using(model, shape) as resident:
-                            found = await self._texts.vectors(
-                                wanted, resident=resident, shape=shape, truncate=True, deadline=math.inf
+                            tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=True)
+                            found = await self._texts.embed(
+                                tokenized, resident=resident, shape=shape, deadline=math.inf
                             )
                 except Overloaded:
                     await asyncio.sleep(_FULL_S)
                 else:
                     known.update(zip(piece, map(KnownText, found.vectors, found.tokens), strict=True))
-        return WantedTexts(labels, templates, known, None, source_of(self.models.specs[model], templates))
+        spec = self.models.specs[model]
+        return WantedTexts(labels, templates, known, None, source_of(spec, templates), spec.context_length or 0)
 
     async def plan(self, request: PlanRequest) -> PlanResult:
         """What forwards would take, and what fits the budget beside the other models. Nothing is run.

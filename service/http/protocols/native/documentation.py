@@ -1,30 +1,32 @@
 """The native routes in the API's own pages: their bodies and options are parsed by hand. Knows OpenAPI."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from service.engine.values import DTYPES
+from service.engine.values import VectorDtype
 from service.http.openapi import PROBLEM, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
 
 _EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
-server allows them) in JSON. Options may stand in the query, the form or the JSON body. A body may be compressed with
-gzip or deflate.
+server allows them) in JSON. Texts, alone or beside images, as fields or query parameters named `text`, or `texts` in
+JSON: each has a `pooled` vector in the joint image-text space. Options may stand in the query, the form or the JSON
+body. A body may be compressed with gzip or deflate.
 
-The answer's format follows `Accept`, or `format`. JSON has an entry an image. The binary formats hold the images that
-could be answered, stacked, so every tensor is `[images, ...]`:
+The answer's format follows `Accept`, or `format`. JSON has an entry an image, then an entry a text. The binary
+formats hold the images that could be answered, stacked, so every tensor is `[images, ...]`:
 
-* `application/vnd.safetensors`: tensors `tokens` and `pooled`; metadata `model`, `index` (which images the rows are),
-  `grid`, `prefix_tokens`, `usage` and `errors`.
-* `application/x-npy` and `application/octet-stream`: one array, so not `output=both`; its facts are in the headers
-  `x-tensor-name`, `x-tensor-shape`, `x-tensor-dtype`, `x-model`, `x-index`, `x-grid`, `x-prefix-tokens`, and `x-errors`
-  with the index and type of each failed image. Characters outside ASCII are percent-encoded there.
+* `application/vnd.safetensors`: tensors `tokens`, `pooled` and `texts`; metadata `model`, `index` (which images the
+  rows are), `grid`, `prefix_tokens`, `truncated`, `usage` and `errors`.
+* `application/x-npy` and `application/octet-stream`: one array, so not `output=both`, and texts alone; its facts are
+  in the headers `x-tensor-name`, `x-tensor-shape`, `x-tensor-dtype`, `x-model`, `x-index`, `x-grid`,
+  `x-prefix-tokens`, and `x-errors` with the index and type of each failed image. Characters outside ASCII are
+  percent-encoded there.
 
-If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage by
-stage, and also in the `Server-Timing` header."""
+If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage
+by stage, and also in the `Server-Timing` header."""
 
 _SIMILARITY_TEXT = """Images as in /embed; texts as fields or query parameters named `text`, or `texts` in JSON. Answers
 `cosine`, `logits` and `probabilities`, each `[images][texts]`. A text's vector is the normalised mean over its
@@ -65,7 +67,7 @@ def _query(model: type[Options]) -> list[dict[str, Any]]:
     ]
 
 
-def _body(model: type[Options], example: dict[str, Any]) -> dict[str, Any]:
+def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool = True) -> dict[str, Any]:
     options = _schema(model)
     singular = {plural: name for name, plural in model.repeated.items()}
     form = {singular.get(name, name): schema for name, schema in options.items()}
@@ -76,14 +78,18 @@ def _body(model: type[Options], example: dict[str, Any]) -> dict[str, Any]:
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    "required": ["image"],
+                    "required": ["image"] if needs_images else [],
                     "properties": {"image": {"type": "array", "items": _IMAGE}, **form},
                 }
             },
             "image/*": {"schema": _IMAGE},
             "application/octet-stream": {"schema": _IMAGE},
             "application/json": {
-                "schema": {"type": "object", "required": ["images"], "properties": {"images": images, **options}},
+                "schema": {
+                    "type": "object",
+                    "required": ["images"] if needs_images else [],
+                    "properties": {"images": images, **options},
+                },
                 "example": {"images": [_EXAMPLE_PIXEL], **example},
             },
         },
@@ -114,7 +120,7 @@ _SIDES = {
 _ARRAY = _object(
     {
         "shape": _list(_COUNT),
-        "dtype": {"type": "string", "enum": list(DTYPES)},
+        "dtype": {"type": "string", "enum": list(get_args(VectorDtype))},
         "data": {
             "anyOf": [{"type": "array", "items": {}}, _TEXT],
             "description": "Nested lists of numbers, or base64.",
@@ -123,6 +129,7 @@ _ARRAY = _object(
 )
 _ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
 _TIMING = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+_TRUNCATED = {**_list(_COUNT), "description": "Indices of the texts that were cut."}
 _EMBED_ANSWER = _object(
     {
         "object": {"type": "string", "enum": ["list"]},
@@ -140,9 +147,14 @@ _EMBED_ANSWER = _object(
                 optional=("grid", "prefix_tokens", "tokens", "pooled", "error"),
             )
         ),
-        "usage": _object({"images": _COUNT, "tokens": _COUNT}),
+        "truncated": _TRUNCATED,
+        "usage": _object(
+            {"images": _COUNT, "tokens": _COUNT, "texts": _COUNT, "text_tokens": _COUNT},
+            optional=("texts", "text_tokens"),
+        ),
         "timing_ms": _TIMING,
-    }
+    },
+    optional=("truncated",),
 )
 _SCORES = {**_list(_or_null(_list(_NUMBER))), "description": "[images][texts]; null for an image that failed."}
 _SIMILARITY_ANSWER = _object(
@@ -155,7 +167,7 @@ _SIMILARITY_ANSWER = _object(
         "logit_scale": _NUMBER,
         "logit_bias": _NUMBER,
         "activation": {"type": "string", "enum": ["softmax", "sigmoid"]},
-        "truncated": {**_list(_COUNT), "description": "Indices of the texts that were cut."},
+        "truncated": _TRUNCATED,
         "grid": _or_null(_SIDES),
         "heatmap": {**_list(_or_null(_list(_list(_list(_NUMBER))))), "description": "[images][texts][rows][columns]."},
         "errors": _ERRORS,
@@ -253,11 +265,11 @@ _VRAM_EXAMPLE = {
 }
 
 EMBED: dict[str, Any] = {
-    "summary": "Images to tokens and pooled vectors",
+    "summary": "Images to tokens and pooled vectors, texts to vectors",
     "description": _EMBED_TEXT,
     "openapi_extra": {
         "parameters": _query(EmbedOptions),
-        "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}),
+        "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}, needs_images=False),
     },
     "responses": _answer(_EMBED_ANSWER, _EMBED_EXAMPLE, binary=True),
 }
