@@ -23,6 +23,9 @@ could be answered, stacked, so every tensor is `[images, ...]`:
   `x-tensor-name`, `x-tensor-shape`, `x-tensor-dtype`, `x-model`, `x-index`, `x-grid`, `x-prefix-tokens`, and `x-errors`
   with the index and type of each failed image. Characters outside ASCII are percent-encoded there.
 
+`format=vllm` gives the tokens that a language model reads of each image as `part`: a content part of a chat with a vLLM
+server. `tokens` then has no `data`. `format=vllm-npy` has npy in place of torch.save's format.
+
 If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage by
 stage, and also in the `Server-Timing` header."""
 
@@ -119,6 +122,16 @@ _ARRAY = _object(
             "anyOf": [{"type": "array", "items": {}}, _TEXT],
             "description": "Nested lists of numbers, or base64.",
         },
+    },
+    optional=("data",),
+)
+_PART = _object(
+    {
+        "type": {"type": "string", "enum": ["image_embeds"]},
+        "image_embeds": {
+            "anyOf": [_TEXT, _object({"image_embeds": _TEXT, "image_grid_thw": _TEXT})],
+            "description": "Files in base64, of torch.save or npy.",
+        },
     }
 )
 _ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
@@ -134,10 +147,11 @@ _EMBED_ANSWER = _object(
                     "grid": _SIDES,
                     "prefix_tokens": _COUNT,
                     "tokens": _ARRAY,
+                    "part": _PART,
                     "pooled": _ARRAY,
                     "error": PROBLEM,
                 },
-                optional=("grid", "prefix_tokens", "tokens", "pooled", "error"),
+                optional=("grid", "prefix_tokens", "tokens", "part", "pooled", "error"),
             )
         ),
         "usage": _object({"images": _COUNT, "tokens": _COUNT}),
