@@ -83,7 +83,8 @@ def of_pixels(family: str, encoder: TorchEncoder, picture: bytes) -> dict[str, A
         options = {"vision_aspect_ratio": "anyres_max_2"} if family == "llava-onevision" else {}
         return {"pixel_values": views[None], "image_sizes": torch.tensor([[image.height, image.width]]), **options}
     size = OTHER if family in [*PACKED, *PIXTRAL] else None
-    return inputs(family, encoder, pixels_of(encoder, picture, size, exact=True)[None])
+    made = inputs(family, encoder, pixels_of(encoder, picture, size, exact=True)[None])
+    return {name: value for name, value in made.items() if name != "interpolate_pos_encoding"}
 
 
 def of_tokens(family: str, tokens: Tensor, grid: Tensor | None) -> dict[str, Any]:
@@ -93,9 +94,16 @@ def of_tokens(family: str, tokens: Tensor, grid: Tensor | None) -> dict[str, Any
     return of_image if grid is None else {**of_image, "image_grid_thw": grid[None]}
 
 
-def words(family: str, model: Any, prompt: Tensor, seen: dict[str, Any]) -> list[int]:
+def words(family: str, model: Any, prompt: Tensor, seen: dict[str, Any]) -> tuple[list[int], Tensor]:
+    """Eight ids, and the scores [vocabulary] that the first was chosen by."""
     is_image = (prompt == model.config.image_token_id).long()
-    options: dict[str, Any] = {"max_new_tokens": 8, "do_sample": False, "attention_mask": torch.ones_like(prompt)}
+    options: dict[str, Any] = {
+        "attention_mask": torch.ones_like(prompt),
+        "max_new_tokens": 8,
+        "do_sample": False,
+        "output_scores": True,
+        "return_dict_in_generate": True,
+    }
     if family in ("gemma3", "paligemma"):
         options["token_type_ids"] = is_image
     if family in PACKED:
@@ -103,11 +111,10 @@ def words(family: str, model: Any, prompt: Tensor, seen: dict[str, Any]) -> list
     if family == "blip-2" and "mm_encoder_outputs" in seen:  # its own generate takes pixels alone, and then does this
         (tokens,) = seen["mm_encoder_outputs"]["image"].pooler_output
         embeds = model.get_input_embeddings()(prompt).masked_scatter(is_image.bool()[..., None], tokens)
-        ids = model.language_model.generate(input_ids=prompt, inputs_embeds=embeds, **options)
+        given = model.language_model.generate(input_ids=prompt, inputs_embeds=embeds, **options)
     else:
-        ids = model.generate(input_ids=prompt, **options, **seen)
-    found: list[int] = ids[0, prompt.shape[1] :].tolist()
-    return found
+        given = model.generate(input_ids=prompt, **options, **seen)
+    return given.sequences[0, prompt.shape[1] :].tolist(), given.scores[0][0]
 
 
 @pytest.mark.parametrize("family", split([*VLLM, *OTHERS], quick=["llava", "llava-onevision", "qwen2.5-vl", "gemma3"]))
@@ -116,10 +123,13 @@ async def test_greedy_words_from_served_tokens_are_those_from_pixels(twins: Twin
     picture = noise(3, (90, 40))
     tokens, grid = await served(family, encoder, picture)
     prompt = torch.tensor([[1, 5, *[model.config.image_token_id] * len(tokens), 7, 11]])
-    from_pixels = words(family, model, prompt, of_pixels(family, encoder, picture))
-    if family == "glm4v":
+    if family == "glm4v":  # it has no part to say so
         grid = torch.tensor([1, *(side // PATCH for side in OTHER)])
-    assert words(family, model, prompt, of_tokens(family, tokens, grid)) == from_pixels
-    assert len(from_pixels) == 8
-    blind = words(family, model, prompt, of_tokens(family, torch.zeros_like(tokens), grid))
-    assert blind != from_pixels  # they do depend on the image
+    from_pixels, scores = words(family, model, prompt, of_pixels(family, encoder, picture))
+    from_tokens, same_scores = words(family, model, prompt, of_tokens(family, tokens, grid))
+    assert from_tokens == from_pixels
+    assert len(from_tokens) == 8
+    off = float((same_scores - scores).abs().max())
+    _, blind_scores = words(family, model, prompt, of_tokens(family, torch.zeros_like(tokens), grid))
+    assert off < 1e-4
+    assert 1000 * off < float((blind_scores - scores).abs().max())  # they do depend on the image
