@@ -96,7 +96,7 @@ async def _parts(folder: str, *, pictures: int, dtype: str, tiles: bool) -> tupl
         height, width = (await client.get("/models")).json()["data"][0]["image_size"]
         pngs = [picture(seed, (height, width)) for seed in range(pictures)]
         answer = await client.post(
-            f"/embed?format=vllm&dtype={dtype}{'&tiles=true' if tiles else ''}",
+            f"/embed?format=vllm&dtype={dtype}&tiles={str(tiles).lower()}",
             files=[("image", (f"{number}.png", png, "image/png")) for number, png in enumerate(pngs)],
         )
     if answer.status_code != 200:

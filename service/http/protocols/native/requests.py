@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BeforeValidator, FailFast, Field
 
+from encoders.contract.spec import EncoderSpec
 from service.engine.templates import NAMED, PLAIN
 from service.engine.values import DTYPES, Dtype, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
@@ -106,11 +107,18 @@ def read_embed(incoming: Incoming) -> Asked:
 
 def _asked_for_parts(options: "EmbedOptions", images: Sequence[Source], format: Format) -> Asked:
     """Content parts for a language model's server, if the encoder's tokens are for one."""
-    return Asked(
-        options.request(images),
-        reply_of=lambda spec: EmbedReply(format, options.encoding_format, parts_of(spec, format=format)),
-        number_bytes=_NUMBER_BYTES["part"],
-    )
+
+    def reply_of(spec: EncoderSpec) -> EmbedReply:
+        parts = parts_of(spec, format=format)
+        if spec.most_views and "tiles" not in options.model_fields_set:
+            raise InvalidOption(
+                "tiles",
+                f"The language model of {spec.id} reads an image in tiles, and can read it as one view: "
+                "ask for tiles=true or tiles=false.",
+            )
+        return EmbedReply(format, options.encoding_format, parts)
+
+    return Asked(options.request(images), reply_of=reply_of, number_bytes=_NUMBER_BYTES["part"])
 
 
 def read_similarity(incoming: Incoming) -> Asked:

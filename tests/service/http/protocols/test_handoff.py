@@ -98,6 +98,17 @@ async def test_tiles_are_one_part_of_all_tokens() -> None:
     assert tokens.shape == (48, 6)
 
 
+async def test_a_model_that_cuts_images_is_told_whether_to() -> None:
+    """Both can be read, and one is not what is read from pixels: neither is taken for granted."""
+    spec = fake_spec(language_model="llava_next", most_views=3, most_joined=48)
+    async with serving(FakeEncoder(spec)) as client:
+        problem = assert_problem(await embed(client, "format=vllm"), 422, "invalid-option")
+        whole = await embed(client, "format=vllm&tiles=false")
+    assert problem["option"] == "tiles"
+    assert "tiles=true" in problem["detail"]
+    assert whole.json()["data"][0]["tokens"]["shape"] == [17, 6]
+
+
 async def test_a_bad_image_is_an_error_at_its_index_and_the_others_are_their_own() -> None:
     async with serving(FakeEncoder(LLAVA)) as client:
         files = [("image", noise(1)), ("image", b"no image"), ("image", noise(2))]
