@@ -120,6 +120,7 @@ def words(family: str, model: Any, prompt: Tensor, seen: dict[str, Any]) -> tupl
 @pytest.mark.parametrize("family", split([*VLLM, *OTHERS], quick=["llava", "llava-onevision", "qwen2.5-vl", "gemma3"]))
 async def test_greedy_words_from_served_tokens_are_those_from_pixels(twins: Twins, family: str) -> None:
     encoder, model = twins(family)
+    assert encoder.spec.language_model == ("pixtral" if family == "llava-pixtral" else model.config.model_type)
     picture = noise(3, (90, 40))
     tokens, grid = await served(family, encoder, picture)
     prompt = torch.tensor([[1, 5, *[model.config.image_token_id] * len(tokens), 7, 11]])
