@@ -127,10 +127,8 @@ class WidthNotOffered(RequestError):
     """The request wants vectors of so many numbers, and the encoder was trained to give others."""
 
     def __init__(self, *, model: str, asked: int, width: int | None) -> None:
-        given = "vectors" if width is None else f"vectors of {width} numbers"
         super().__init__(
-            f"{model} gives {given}, and was not trained to give others: ask for as many, or for no number in "
-            f"particular, instead of {shown(str(asked))}.",
+            f"{model} gives vectors of {width} numbers, not of {asked}: it was not trained for others.",
             model=model,
             asked=asked,
             width=width,

@@ -88,10 +88,13 @@ class EmbedRequest:
             )
 
     def require_width(self, spec: EncoderSpec) -> None:
-        """Raises WidthNotOffered; LayerNotFound, OutputNotOffered or InvalidOption as `outputs`."""
+        """Raises WidthNotOffered; OutputNotOffered without a text half; LayerNotFound and others as `outputs`."""
         if self.width is None:
             return
-        widths = {spec.embed_dim} if self.texts else set()
+        widths = set()
+        if self.texts:
+            spec.require_text()
+            widths.add(spec.embed_dim)
         if self.sources and self.output != "tokens":
             widths.add(spec.pooled_size)
         if self.sources and self.output != "pooled":

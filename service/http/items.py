@@ -58,12 +58,15 @@ class Items:
         images, texts = iter(result.items), iter(result.texts)
         arrays: list[Numbers] = []
         for where, is_text in zip(self.where, self.is_text, strict=True):
-            found = next(texts if is_text else images)
-            if isinstance(found, Unavailable):
-                raise found  # no fault of the item
-            if isinstance(found, VisiontowerError):
-                raise BadItem(where, found)
-            arrays.append(found if is_text else _array(found))
+            if is_text:
+                arrays.append(next(texts))
+                continue
+            image = next(images)
+            if isinstance(image, Unavailable):
+                raise image  # no fault of the item
+            if isinstance(image, VisiontowerError):
+                raise BadItem(where, image)
+            arrays.append(_array(image))
         return arrays
 
     def truncated(self, result: EmbedResult) -> list[int]:
