@@ -87,11 +87,9 @@ class EmbedRequest:
                 "dtype", f"'dtype' is '{self.dtype}', which holds vectors alone: ask for output=pooled."
             )
 
-    def require_width(self, spec: EncoderSpec) -> None:
+    def require_width(self, spec: EncoderSpec, asked: int) -> None:
         """Raises WidthNotOffered; OutputNotOffered without a text half; LayerNotFound and others as `outputs`."""
-        if self.width is None:
-            return
-        widths = set()
+        widths: set[int | None] = set()
         if self.texts:
             spec.require_text()
             widths.add(spec.embed_dim)
@@ -99,8 +97,8 @@ class EmbedRequest:
             widths.add(spec.pooled_size)
         if self.sources and self.output != "pooled":
             widths.add(spec.tokens_width(self.outputs(spec)))
-        for width in widths - {self.width}:
-            raise WidthNotOffered(model=spec.id, asked=self.width, width=width)
+        for width in widths - {asked}:
+            raise WidthNotOffered(model=spec.id, asked=asked, width=width)
 
     def outputs(self, spec: EncoderSpec) -> Outputs:
         """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""
