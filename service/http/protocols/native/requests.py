@@ -203,13 +203,6 @@ class EmbedOptions(ImageOptions, EmbeddingOptions):
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
 
-    def of_texts(self) -> Self:
-        """Of texts alone: they have no tokens. Raises InvalidOption for an option about images."""
-        for name in ("layer", "prefix", "project", "tiles", "resolution"):
-            if getattr(self, name) not in (None, False):
-                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
-        return self.model_copy(update={"output": "pooled"})
-
     def for_language_model(self) -> Self:
         """The tokens that a language model reads, all of them and as they are.
 
