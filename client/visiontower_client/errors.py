@@ -14,6 +14,7 @@ VisiontowerError
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any, ClassVar
 
 import httpx
@@ -153,8 +154,6 @@ def of_response(response: httpx.Response) -> VisiontowerError:
         problem = {"title": f"{response.status_code} {response.reason_phrase}", "detail": said}
     error = of_problem({**problem, "status": response.status_code})
     if isinstance(error, Overloaded):
-        try:
+        with suppress(ValueError):  # absent, or a date: the client's own pace then
             error.retry_after_s = float(response.headers.get("retry-after", ""))
-        except ValueError:  # absent, or a date: the client's own pace then
-            pass
     return error

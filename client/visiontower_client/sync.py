@@ -3,7 +3,7 @@
 import asyncio
 import threading
 from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
-from functools import wraps
+from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
 import httpx
@@ -59,19 +59,18 @@ def _waiting(
 ) -> Callable[Concatenate["Client", P], T]:
     """The method of AsyncClient, waited for."""
 
-    @wraps(method)
     def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
         return self.loop.run(method(self.asynchronous, *args, **kwargs))
 
+    update_wrapper(call, method)
     return call
 
 
 def _iterating(
     method: Callable[Concatenate[AsyncClient, P], AsyncGenerator[list[Embedding], None]],
 ) -> Callable[Concatenate["Client", P], Iterator[Embedding]]:
-    """The method of AsyncClient, step by step. A step is a request's inputs: the loop's thread is woken once for all."""
+    """The method of AsyncClient, step by step. A step is the inputs of a request: the loop's thread is woken once."""
 
-    @wraps(method)
     def iterate(self: "Client", *args: P.args, **kwargs: P.kwargs) -> Iterator[Embedding]:
         running = method(self.asynchronous, *args, **kwargs)
 
@@ -84,6 +83,7 @@ def _iterating(
         finally:
             self.loop.run(running.aclose())
 
+    update_wrapper(iterate, method)
     return iterate
 
 

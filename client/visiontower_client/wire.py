@@ -2,7 +2,6 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
@@ -28,9 +27,9 @@ except PackageNotFoundError:  # run from its source
 class Wire:
     """One server. slots: so many requests may be prepared or under way at once, each over a connection that is kept.
 
-    timeout: seconds for an answer. retries: after the first try, of what is answered 429, 502 or 503 or not at all; the
-    wait is what Retry-After says, else 0.25 s and twice as long each time up to 8 s, and up to a quarter more at random,
-    so that clients that were refused together do not come back together.
+    timeout: seconds for an answer. retries: after the first try, of what is answered 429, 502 or 503 or not at all.
+    The wait is what Retry-After says, else 0.25 s and twice as long each time up to 8 s; and up to a quarter more at
+    random, so that clients that were refused together do not come back together.
     """
 
     def __init__(
@@ -64,25 +63,24 @@ class Wire:
         """Close the connections."""
         await self._http.aclose()
 
-    async def get(self, path: str, query: Mapping[str, Any] | None = None) -> Any:
+    async def get(self, path: str) -> Any:
         """The JSON at a path. Raises VisiontowerError."""
         async with self.slots:
-            return json_of(await self._tried(self._request("GET", path, query=query)))
+            return json_of(await self._tried(self._request("GET", path)))
 
     async def post(self, path: str, body: Body, *, accept: str = "application/json") -> httpx.Response:
         """The answer of a request for which the caller holds a slot. Raises VisiontowerError."""
         return await self._tried(self._request("POST", path, body=body, accept=accept))
 
-    async def once(self, path: str, query: Mapping[str, Any]) -> httpx.Response:
+    async def once(self, path: str) -> httpx.Response:
         """What a path answers now, whatever its status. Raises Unreachable or TimedOut."""
-        return await self._sent(self._request("GET", path, query=query))
+        return await self._sent(self._request("GET", path))
 
     def _request(
         self,
         method: str,
         path: str,
         *,
-        query: Mapping[str, Any] | None = None,
         body: Body | None = None,
         accept: str = "application/json",
     ) -> httpx.Request:
@@ -90,7 +88,7 @@ class Wire:
         if body is not None:
             headers["Content-Type"] = body.content_type
         content = None if body is None else body.content
-        return self._http.build_request(method, self._url + path, params=query, content=content, headers=headers)
+        return self._http.build_request(method, self._url + path, content=content, headers=headers)
 
     async def _tried(self, request: httpx.Request) -> httpx.Response:
         for tries in range(self._retries + 1):
@@ -123,7 +121,7 @@ def _wait_s(error: VisiontowerError, tries: int) -> float | None:
     asked = error.retry_after_s if isinstance(error, Overloaded) else None
     if asked is not None and asked > _PATIENCE_S:
         return None
-    seconds = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries) if asked is None else asked
+    seconds = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries) if asked is None else max(_FIRST_WAIT_S, asked)
     return seconds * random.uniform(1.0, 1.25)
 
 
