@@ -474,8 +474,8 @@ async def _asked(
         if len(indices) > 1:
             error.add_note(f"The request had the inputs {min(indices)} to {max(indices)}.")
             raise
-        error.index = indices[0]
         if isinstance(error, _OF_ONE):
+            error.index = indices[0]
             return [failed(error, indices[0])]
         raise
 

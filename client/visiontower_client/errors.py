@@ -15,7 +15,7 @@ VisiontowerError
 import json
 from collections.abc import Mapping
 from contextlib import suppress
-from typing import Any, ClassVar
+from typing import Any
 
 import httpx
 
@@ -90,9 +90,6 @@ class Unreachable(VisiontowerError):
 class ServerFailed(VisiontowerError):
     """The server failed, or the answer is not one of visiontower."""
 
-    shown: ClassVar[int] = 200
-    """Characters of an unknown answer that its error shows."""
-
 
 _IMAGE = frozenset(
     {
@@ -110,6 +107,8 @@ _IMAGE = frozenset(
         "image-does-not-fit",
     }
 )
+_SHOWN = 200
+"""Characters of an unknown answer that its error shows."""
 _OF_STATUS: Mapping[int, type[VisiontowerError]] = {
     401: NotAllowed,
     403: NotAllowed,
@@ -126,7 +125,7 @@ _OF_STATUS: Mapping[int, type[VisiontowerError]] = {
 def of_problem(problem: Mapping[str, Any], *, index: int | None = None) -> VisiontowerError:
     """The exception for a problem object (RFC 9457)."""
     facts = dict(problem)
-    slug = str(facts.pop("type", "")).rpartition("/")[2]
+    slug = str(facts.pop("type", "")).partition("/problems/")[2]
     title = str(facts.pop("title", "")) or slug
     status = int(facts.pop("status", 0)) or None
     detail = str(facts.pop("detail", "")) or title
@@ -150,8 +149,11 @@ def of_response(response: httpx.Response) -> VisiontowerError:
     except ValueError:
         problem = None
     if not isinstance(problem, dict) or "status" not in problem:
-        said = response.text[: ServerFailed.shown].strip()
+        said = " ".join(response.text[:_SHOWN].split())
         problem = {"title": f"{response.status_code} {response.reason_phrase}", "detail": said}
+    if "detail" not in problem and "/problems/" not in problem.get("type", ""):
+        where = f"{response.request.method} {response.url.path}"
+        problem["detail"] = f"{where} is not served there: {problem.get('title', 'no reason')}"
     error = of_problem({**problem, "status": response.status_code})
     if isinstance(error, Overloaded):
         with suppress(ValueError):  # absent, or a date: the client's own pace then

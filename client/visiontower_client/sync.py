@@ -59,7 +59,7 @@ def _waiting(
 ) -> Callable[Concatenate["Client", P], T]:
     """The method of AsyncClient, waited for."""
 
-    def call(self: "Client", *args: P.args, **kwargs: P.kwargs) -> T:
+    def call(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> T:
         return self.loop.run(method(self.asynchronous, *args, **kwargs))
 
     update_wrapper(call, method)
@@ -71,7 +71,7 @@ def _iterating(
 ) -> Callable[Concatenate["Client", P], Iterator[Embedding]]:
     """The method of AsyncClient, step by step. A step is the inputs of a request: the loop's thread is woken once."""
 
-    def iterate(self: "Client", *args: P.args, **kwargs: P.kwargs) -> Iterator[Embedding]:
+    def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Embedding]:
         running = method(self.asynchronous, *args, **kwargs)
 
         async def step() -> list[Embedding] | None:

@@ -2,6 +2,7 @@
 
 import asyncio
 import random
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
@@ -41,6 +42,7 @@ class Wire:
         in_flight: int,
         retries: int,
         transport: httpx.AsyncBaseTransport | None,
+        sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
@@ -51,6 +53,7 @@ class Wire:
         self._url = url.rstrip("/")
         self._retries = retries
         self._timeout_s = timeout
+        self._sleep = sleep
         self._http = httpx.AsyncClient(
             headers={"User-Agent": _AGENT} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             timeout=httpx.Timeout(timeout, connect=min(_CONNECT_S, timeout), pool=None),
@@ -101,7 +104,7 @@ class Wire:
                 wait = _wait_s(error, tries)
                 if tries == self._retries or wait is None:
                     raise
-            await asyncio.sleep(wait)
+            await self._sleep(wait)
         raise AssertionError("the last try answers or raises")
 
     async def _sent(self, request: httpx.Request) -> httpx.Response:
