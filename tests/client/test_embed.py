@@ -28,7 +28,7 @@ async def expected(app: Any, pictures: list[bytes], **options: Any) -> dict[str,
         answers = [await plain.post("/embed", params=options, files={"image": picture}) for picture in pictures]
     entries = [answer.json()["data"][0] for answer in answers]
     names = entries[0].keys() & {"pooled", "tokens"}
-    return {name: np.float32([entry[name]["data"] for entry in entries]) for name in names}
+    return {name: np.array([entry[name]["data"] for entry in entries], np.float32) for name in names}
 
 
 @pytest.mark.parametrize("batch", [1, 4, 64])
@@ -250,7 +250,7 @@ async def test_what_is_wrong_with_all_is_raised_whatever_errors_says() -> None:
         with pytest.raises(UnknownModel, match="fake:vit"):
             await own.embed(PICTURES, model="nobody", errors="return")
         with pytest.raises(InvalidRequest) as error:
-            await own.embed(PICTURES[0], output="sums", errors="return")
+            await own.embed(PICTURES[0], layer="top", errors="return")  # type: ignore[call-overload]  # as nobody should
     assert error.value.slug == "invalid-option"
 
 

@@ -27,9 +27,9 @@ async def test_similarity_is_that_of_the_route() -> None:
         files = [("image", picture) for picture in PICTURES]
         theirs = (await plain.post("/similarity", files=files, data=fields)).json()
     for name in ("cosine", "logits", "probabilities"):
-        np.testing.assert_array_equal(getattr(found, name), np.float32(theirs[name]))
+        np.testing.assert_array_equal(getattr(found, name), np.array(theirs[name], np.float32))
     heatmaps = np.stack([each for each in found.heatmaps if each is not None])
-    np.testing.assert_array_equal(heatmaps, np.float32(theirs["heatmap"]))
+    np.testing.assert_array_equal(heatmaps, np.array(theirs["heatmap"], np.float32))
     assert (found.model, found.activation, found.logit_scale) == ("fake:vit", "softmax", 100.0)
     assert found.errors == {}
 

@@ -49,7 +49,7 @@ def test_numbers_are_those_of_the_plain_route(own: Client, address: str) -> None
     with httpx.Client(base_url=address, trust_env=False) as plain:
         files = [("image", picture) for picture in PICTURES]
         answer = plain.post("/embed?output=pooled", files=files).json()
-    theirs = np.float32([entry["pooled"]["data"] for entry in answer["data"]])
+    theirs = np.array([entry["pooled"]["data"] for entry in answer["data"]], np.float32)
     np.testing.assert_array_equal(own.embed(PICTURES), theirs)
 
 

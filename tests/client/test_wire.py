@@ -62,12 +62,13 @@ class Waits:
 FINE = httpx.Response(200, json={"fine": True})
 
 
-def refusal(status: int = 503, **headers: str) -> httpx.Response:
+def refusal(status: int = 503, retry_after: str | None = None) -> httpx.Response:
+    headers = {} if retry_after is None else {"Retry-After": retry_after}
     return httpx.Response(status, json={"type": "/problems/overloaded", "status": status}, headers=headers)
 
 
 async def test_a_refusal_is_tried_again_after_the_time_it_asks_for() -> None:
-    waits = Waits([refusal(**{"Retry-After": "3"}), refusal(429, **{"Retry-After": "2"}), FINE])
+    waits = Waits([refusal(retry_after="3"), refusal(429, retry_after="2"), FINE])
     assert await waits.wire.get("/models") == {"fine": True}
     assert len(waits.asked) == 3
     for waited, asked in zip(waits.waited, (3, 2), strict=True):
@@ -82,14 +83,14 @@ async def test_else_after_a_time_that_doubles() -> None:
 
 
 async def test_clients_refused_together_do_not_come_back_together() -> None:
-    waits = Waits([refusal(**{"Retry-After": "1"})], retries=20)
+    waits = Waits([refusal(retry_after="1")], retries=20)
     with pytest.raises(Overloaded):
         await waits.wire.get("/models")
     assert len(set(waits.waited)) > 15
 
 
 async def test_tries_are_bounded_and_the_last_refusal_is_raised() -> None:
-    waits = Waits([refusal(**{"Retry-After": "1"})], retries=2)
+    waits = Waits([refusal(retry_after="1")], retries=2)
     with pytest.raises(Overloaded) as raised:
         await waits.wire.get("/models")
     assert len(waits.asked) == 3
@@ -97,7 +98,7 @@ async def test_tries_are_bounded_and_the_last_refusal_is_raised() -> None:
 
 
 async def test_a_server_that_wants_minutes_is_not_waited_for() -> None:
-    waits = Waits([refusal(**{"Retry-After": "900"})])
+    waits = Waits([refusal(retry_after="900")])
     with pytest.raises(Overloaded) as raised:
         await waits.wire.get("/models")
     assert raised.value.retry_after_s == 900
