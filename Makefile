@@ -70,6 +70,6 @@ $(PEER): benchmarks/peers/fastapi/requirements.txt | setup
 
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing visiontower and its tools into $(VENV), versions from constraints.txt (PyTorch is large: minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]' -e ./client
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]' -e './client[fast]'
 	@touch $(STAMP)
 	@echo "Ready: $(BIN)/visiontower"

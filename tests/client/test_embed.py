@@ -13,7 +13,11 @@ import pytest
 from PIL import Image
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
+from service.engine.backend import real_backend
+from service.http.app import create_app
+from service.settings import Settings
 from tests.client.support import client, client_of
+from tests.support.photographs import photograph
 from tests.support.serving import Gate, app_of, image_bytes, noise
 from tests.support.waiting import until
 from visiontower_client import AsyncClient, BadImage, InvalidRequest, Text, UnknownModel
@@ -418,3 +422,16 @@ async def test_shrinking_sends_what_the_encoder_sees() -> None:
 def images_in(content: bytes) -> list[bytes]:
     boundary = content.partition(b"\r\n")[0]
     return [part.partition(b"\r\n\r\n")[2][:-2] for part in content.split(boundary)[1:-1]]
+
+
+async def test_shrinking_changes_a_vector_in_the_fourth_digit() -> None:
+    """As docs/client.md has it, of a demo encoder and a photograph."""
+    settings = Settings(model=("demo:vit",))
+    app = create_app(settings, backend=real_backend(settings))
+    buffer = io.BytesIO()
+    photograph("astronaut").save(buffer, "JPEG", quality=90)
+    async with client_of(app) as own:
+        whole = await own.embed(buffer.getvalue(), normalize=True)
+        small = await own.embed(buffer.getvalue(), normalize=True, shrink=True)
+    assert 0.9995 <= float(whole[0] @ small[0]) < 1.0
+    assert not np.array_equal(whole, small)
