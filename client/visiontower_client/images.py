@@ -23,6 +23,10 @@ _FILE = re.compile(r"\.(jpe?g|png|webp|gif|bmp|tiff?|ppm|avif|hei[cf]|jxl)\s*$",
 _ADDRESS = re.compile(r"\s*(https?://|data:image/|file://)", re.IGNORECASE)
 _QUALITY = 95
 """Of the JPEG that a shrunk photograph becomes."""
+_ORIENTATION = 0x0112
+"""The tag of EXIF and TIFF."""
+_AS_IT_IS = frozenset({"transparency", "Raw profile type exif"})
+"""What a file may hold that is not kept when it is shrunk."""
 
 
 def is_one(value: object) -> bool:
@@ -126,36 +130,57 @@ def _is_pillow(value: object) -> bool:
 
 
 def _pillow_png(image: Any) -> bytes:
-    """With the orientation in its EXIF, which the server applies: the same vector as from the file."""
+    turned = _turned(image)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         image = image.convert("RGB")
     buffer = io.BytesIO()
-    image.save(buffer, "PNG", compress_level=0, exif=image.getexif())
+    image.save(buffer, "PNG", compress_level=0, **turned)
     return buffer.getvalue()
+
+
+def _turned(image: Any) -> dict[str, Any]:
+    """The orientation in EXIF, for Image.save: the server turns by it, and so gives the vector of the file.
+
+    Pillow's getexif would find one in XMP too, which the server ignores.
+    """
+    import PIL.Image
+
+    if hasattr(image, "tag_v2"):  # a TIFF
+        orientation = image.tag_v2.get(_ORIENTATION, 1)
+    else:
+        exif = PIL.Image.Exif()
+        exif.load(image.info.get("exif") or b"")
+        orientation = exif.get(_ORIENTATION, 1)
+    if orientation not in range(2, 9):
+        return {}
+    alone = PIL.Image.Exif()
+    alone[_ORIENTATION] = orientation
+    return {"exif": alone}
 
 
 def _shrunk(source: Any, needed: tuple[int, int]) -> bytes | None:
     """A photograph that just covers `needed`, as JPEG; None for what is small already or is better sent as it is.
 
-    Only opaque RGB and grey: the server has rules for everything else. A file that Pillow cannot read is the server's
-    to judge, too.
+    Only opaque RGB and grey: the server has rules for everything else.
     """
     import PIL.Image
-    import PIL.ImageOps
 
     try:
         image = PIL.Image.open(io.BytesIO(source)) if isinstance(source, bytes) else source
-        lies = image.getexif().get(0x0112, 1) >= 5  # its orientation: the sides are swapped
-        height, width = reversed(needed) if lies else needed
+        if image.mode not in ("RGB", "L") or not _AS_IT_IS.isdisjoint(image.info):
+            return None
+        turned = _turned(image)
+        is_swapped = bool(turned) and turned["exif"][_ORIENTATION] >= 5
+        height, width = reversed(needed) if is_swapped else needed
         scale = max(width / image.width, height / image.height)
-        if scale >= 1 or image.mode not in ("RGB", "L") or "transparency" in image.info:
+        if scale >= 1:
             return None
         size = (max(width, round(image.width * scale)), max(height, round(image.height * scale)))
         if isinstance(source, bytes):
             image.draft(None, (2 * size[0], 2 * size[1]))  # a JPEG is decoded smaller, which is several times faster
-        small = PIL.ImageOps.exif_transpose(image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=3.0))
         buffer = io.BytesIO()
-        small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0)
-    except (OSError, ValueError, SyntaxError, PIL.Image.DecompressionBombError):
+        small = image.resize(size, PIL.Image.Resampling.BICUBIC, reducing_gap=3.0)
+        small.save(buffer, "JPEG", quality=_QUALITY, subsampling=0, **turned)
+    except Exception:  # Pillow raises anything on a broken file, which is the server's to judge
         return None
     return buffer.getvalue()

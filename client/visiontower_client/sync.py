@@ -24,7 +24,10 @@ class _Loop:
         self._thread.start()
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
-        """What it gives. A caller who is interrupted interrupts it."""
+        """What it gives. A caller who is interrupted interrupts it. Raises RuntimeError if nothing could run it."""
+        if not self.is_running or threading.current_thread() is self._thread:
+            work.close()
+            raise RuntimeError("The client is closed." if not self.is_running else "A client cannot wait for itself.")
         future = asyncio.run_coroutine_threadsafe(work, self._loop)
         try:
             return future.result()

@@ -1,6 +1,7 @@
 """docs/client.md and client/README.md: their Python runs, in order, and their names are there."""
 
 import re
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -49,12 +50,8 @@ def test_every_exception_is_in_the_table() -> None:
 
 
 def test_the_defaults_are_those_of_the_code() -> None:
-    from inspect import signature
-
-    known = {
-        **signature(visiontower_client.AsyncClient).parameters,
-        **signature(visiontower_client.AsyncClient.embed).parameters,
-    }
+    client = visiontower_client.AsyncClient
+    known = {**signature(client).parameters, **signature(client.embed).parameters}
     rows = re.findall(r"^\| `(\w+)` \| (\w+) \|", PAGE.split("| setting |")[1].split("\n\n")[0], flags=re.MULTILINE)
     assert len(rows) == 5
     for name, default in rows:

@@ -405,18 +405,31 @@ async def test_shrinking_sends_what_the_encoder_sees() -> None:
             return await super().handle_async_request(request)
 
     photograph = image_bytes(size=(400, 300), image_format="JPEG")
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    lying = image_bytes(size=(300, 400), image_format="JPEG", exif=exif)
     clear = image_bytes(size=(400, 300), mode="RGBA", colour=(1, 2, 3, 4))
     small = noise(1, (24, 24))
     app = app_of()
     async with app.router.lifespan_context(app), AsyncClient("http://service", transport=Reading(app)) as own:
         await own.embed(photograph, shrink=True)
         await own.embed(photograph, shrink=True, resolution="64x128")
+        await own.embed(lying, shrink=True, resolution=(32, 64))
         kept = await own.embed([clear, small], shrink=True)
         np.testing.assert_array_equal(kept, await own.embed([clear, small]))
         await own.embed([Image.open(io.BytesIO(photograph)), np.zeros((99, 99, 3), np.uint8)], shrink=True)
     posted = [content for content in sent if content]
     shapes = [[Image.open(io.BytesIO(part)).size for part in images_in(content)] for content in posted]
-    assert shapes == [[(43, 32)], [(128, 96)], [(400, 300), (24, 24)], [(400, 300), (24, 24)], [(43, 32), (32, 32)]]
+    assert shapes == [
+        [(43, 32)],
+        [(128, 96)],
+        [(48, 64)],
+        [(400, 300), (24, 24)],
+        [(400, 300), (24, 24)],
+        [(43, 32), (32, 32)],
+    ]
+    (turned,) = (Image.open(io.BytesIO(part)) for part in images_in(posted[2]))
+    assert turned.getexif() == {0x0112: 6}
 
 
 def images_in(content: bytes) -> list[bytes]:

@@ -110,8 +110,15 @@ def test_closing_ends_what_runs() -> None:
         thread.join(30)
         assert not thread.is_alive()
         own.close()  # twice is once
+        with pytest.raises(RuntimeError, match="closed"):
+            own.models()
         gate.is_open.set()
     assert len(failed) == 1
+
+
+def test_a_client_that_would_wait_for_itself_says_so(own: Client) -> None:
+    with pytest.raises(RuntimeError, match="wait for itself"):
+        own.embed(PICTURES, progress=lambda done, total: print(own.models()))
 
 
 def test_help_has_the_words_of_the_asynchronous_one() -> None:
