@@ -103,7 +103,7 @@ class Client:
         api_key: str | None = None,
         timeout: float = 90.0,
         in_flight: int = 8,
-        retries: int = 5,
+        retries: int = 6,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.asynchronous = AsyncClient(

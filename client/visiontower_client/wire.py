@@ -29,8 +29,8 @@ class Wire:
     """One server. slots: so many requests may be prepared or under way at once, each over a connection that is kept.
 
     timeout: seconds for an answer. retries: after the first try, of what is answered 429, 502 or 503 or not at all.
-    The wait is what Retry-After says, else 0.25 s and twice as long each time up to 8 s; and up to a quarter more at
-    random, so that clients that were refused together do not come back together.
+    The wait is 0.25 s and twice as long each time up to 8 s, or what Retry-After says if that is longer; and up to a
+    quarter more at random, so that clients that were refused together do not come back together.
     """
 
     def __init__(
@@ -124,8 +124,7 @@ def _wait_s(error: VisiontowerError, tries: int) -> float | None:
     asked = error.retry_after_s if isinstance(error, Overloaded) else None
     if asked is not None and asked > _PATIENCE_S:
         return None
-    seconds = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries) if asked is None else max(_FIRST_WAIT_S, asked)
-    return seconds * random.uniform(1.0, 1.25)
+    return max(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries), asked or 0.0) * random.uniform(1.0, 1.25)
 
 
 def json_of(response: httpx.Response) -> Any:
