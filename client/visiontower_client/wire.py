@@ -124,7 +124,8 @@ def _wait_s(error: VisiontowerError, tries: int) -> float | None:
     asked = error.retry_after_s if isinstance(error, Overloaded) else None
     if asked is not None and asked > _PATIENCE_S:
         return None
-    return max(min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries), asked or 0.0) * random.uniform(1.0, 1.25)
+    own: float = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2**tries)
+    return max(own, asked or 0.0) * random.uniform(1.0, 1.25)
 
 
 def json_of(response: httpx.Response) -> Any:

@@ -76,7 +76,11 @@ async def test_a_refusal_is_tried_again_after_the_time_it_asks_for() -> None:
 
 
 async def test_and_at_least_after_a_time_that_doubles() -> None:
-    refused = [httpx.ConnectError("refused"), refusal(502), httpx.RemoteProtocolError("hung up")]
+    refused: list[httpx.Response | Exception] = [
+        httpx.ConnectError("refused"),
+        refusal(502),
+        httpx.RemoteProtocolError("hung up"),
+    ]
     waits = Waits([*refused, refusal(retry_after="1"), FINE], retries=4)
     await waits.wire.get("/models")
     for waited, step in zip(waits.waited, (0.25, 0.5, 1.0, 2.0), strict=True):
