@@ -98,12 +98,18 @@ async def test_classify_speaks_the_contract() -> None:
     assert b'name="labels"\r\n\r\nanimals\r\n' in sent[1].content
 
 
-async def test_classify_is_what_similarity_says() -> None:
-    async with client() as own:
+async def test_classify_is_what_similarity_says(tmp_path: Path) -> None:
+    (tmp_path / "animals.txt").write_text("\n".join(TEXTS))
+    async with client(labels=(f"animals={tmp_path / 'animals.txt'}",)) as own:
         if not await serves_classify(own):
             pytest.skip("this service has no /classify")
         found = await own.classify(PICTURES, TEXTS, top_k=2, templates=["{}"], batch=2)
+        named = await own.classify(PICTURES, "animals", top_k=2, templates=["{}"])
+        mixed = await own.classify([PICTURES[0], b"no image"], "animals", top_k=2, templates=["{}"], errors="return")
         scores = await own.similarity(PICTURES, TEXTS)
+    assert found == named
+    assert mixed[0] == found[0]
+    assert isinstance(mixed[1], BadImage)
     for labels, row in zip(found, scores.probabilities, strict=True):
         assert [label.index for label in labels] == list(np.argsort(-row)[:2])
         np.testing.assert_allclose([label.probability for label in labels], np.sort(row)[::-1][:2], rtol=1e-5)
