@@ -425,9 +425,11 @@ class AsyncClient:
             running = in_window(chunks(inputs, batch), do, window=2 * self._in_flight, ordered=ordered)
             try:
                 async for found in running:
-                    for item in found:
-                        if item.error is not None and errors == "raise":
-                            raise item.error
+                    failures = [(place, item.error) for place, item in enumerate(found) if item.error is not None]
+                    if failures and errors == "raise":
+                        place, error = failures[0]
+                        yield found[:place]
+                        raise error
                     tell(len(found))
                     yield found
             finally:
@@ -455,7 +457,10 @@ class AsyncClient:
         require_pillow()
         if resolution is not None:
             height, _, width = _size(resolution).lower().partition("x")
-            return int(height), int(width or height)
+            try:
+                return int(height), int(width or height)
+            except ValueError as error:
+                raise ValueError(f"resolution is N, 'HxW' or (H, W), and not {resolution!r}.") from error
         if model not in self._sizes:
             spec = (await self.models())[0] if model is None else await self.model(model)
             height_width = spec["image_size"]
@@ -491,8 +496,8 @@ def _query(options: Mapping[str, Any], **more: Any) -> str:
 
 
 def _size(value: Any) -> str:
-    """(H, W) as HxW; anything else as it is."""
-    return "x".join(map(str, value)) if isinstance(value, tuple) else str(value)
+    """(H, W) as HxW; anything else as it is written."""
+    return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
 
 
 def _templates(templates: Sequence[str] | str) -> list[tuple[str, str]]:

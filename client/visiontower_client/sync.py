@@ -84,7 +84,8 @@ def _iterating(
             while (found := self.loop.run(step())) is not None:
                 yield from found
         finally:
-            self.loop.run(running.aclose())
+            if self.loop.is_running:  # it may be left alone, and collected after the client was closed
+                self.loop.run(running.aclose())
 
     update_wrapper(iterate, method)
     return iterate

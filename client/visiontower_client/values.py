@@ -41,7 +41,7 @@ class Options(TypedDict, total=False):
     truncate: bool
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Embedding:
     """One image or text.
 
@@ -66,7 +66,7 @@ class Both(NamedTuple):
     tokens: Array
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)  # arrays have no one truth
 class Similarity:
     """Images against texts: float32 [images, texts] each.
 

@@ -230,6 +230,18 @@ async def test_a_bad_image_is_raised_with_its_place_and_facts() -> None:
 
 
 @pytest.mark.parametrize("batch", [1, 2, 16])
+async def test_those_before_a_bad_image_are_given(batch: int) -> None:
+    seen = []
+    async with client() as own:
+        running = own.embed_iter([*PICTURES[:5], b"no image", PICTURES[6]], batch=batch)
+        for _ in range(5):
+            seen.append((await anext(running)).index)
+        with pytest.raises(BadImage, match="input 5"):
+            await anext(running)
+    assert seen == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("batch", [1, 2, 16])
 async def test_or_returned_at_its_place(batch: int, tmp_path: Path) -> None:
     inputs = [PICTURES[0], b"no image", PICTURES[1], tmp_path / "gone.jpg", b"", "a text", PICTURES[2]]
     async with client() as own:
@@ -280,6 +292,14 @@ async def test_what_is_no_input_is_refused_here(inputs: Any, kind: type[Exceptio
 async def test_words_that_look_like_a_file_can_be_meant() -> None:
     async with client() as own:
         assert (await own.embed(Text("cat.jpg"))).shape == (1, 6)
+
+
+async def test_a_size_that_is_none_is_an_error_here_too() -> None:
+    async with client() as own:
+        with pytest.raises(ValueError, match="resolution is N"):
+            await own.embed(PICTURES, shrink=True, resolution="large")
+        with pytest.raises(InvalidRequest, match="resolution"):
+            await own.embed(PICTURES, resolution="large")
 
 
 async def test_texts_have_no_tokens() -> None:

@@ -74,6 +74,14 @@ def test_who_stops_early_leaves_nothing_behind(own: Client) -> None:
     assert len(own.embed(PICTURES)) == 40
 
 
+def test_a_client_may_be_closed_before_its_results_are_dropped(address: str) -> None:
+    own = Client(address)
+    left = own.embed_iter(PICTURES, batch=1)
+    assert next(left).index == 0
+    own.close()
+    del left
+
+
 def test_threads_may_share_one(own: Client) -> None:
     found: dict[int, Any] = {}
 
