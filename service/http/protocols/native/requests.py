@@ -93,6 +93,12 @@ def read_embed(incoming: Incoming) -> Asked:
         raise InvalidOption(
             "output", f"The format {format} holds one array: ask for tokens, pooled or texts alone, or safetensors."
         )
+    if options.tiles and len(images) > 1 and format in ("safetensors", "npy", "raw"):
+        raise InvalidOption(
+            "tiles",
+            f"Images are cut into different numbers of views, and an array of the format {format} holds images that "
+            "are alike: send one image a request, or ask for JSON.",
+        )
     if format == "npy" and options.dtype == "bfloat16":
         raise InvalidOption("dtype", "The format npy has no bfloat16: ask for float32 or float16, or safetensors.")
     request = options.request(images, options.texts)
