@@ -3,8 +3,12 @@
 from collections.abc import Mapping
 
 from service.http.protocol import Protocol
-from service.http.protocols import native
+from service.http.protocols import immich, native, open_inference
 from service.settings import ProtocolName
 
-PROTOCOLS: Mapping[ProtocolName, Protocol] = {"native": native.PROTOCOL}
+PROTOCOLS: Mapping[ProtocolName, Protocol] = {
+    "native": native.PROTOCOL,
+    "open-inference": open_inference.PROTOCOL,
+    "immich": immich.PROTOCOL,
+}
 """The protocols that can be served, by name. A new one is a file or folder here, and a place in this table."""
