@@ -312,13 +312,13 @@ def requests(draw: st.DrawFn, operations: list[Operation]) -> Request:
     """Of these operations. Every second one makes sense."""
     some = [operation for operation in operations if operation.bodies or operation.path == "/vram"]
     operation = draw(st.sampled_from([*some * 6, *operations]))
-    path = operation.path
+    path, is_plain = operation.path, draw(st.booleans())
     for parameter in operation.parameters:
         if parameter["in"] == "path":
-            known = st.sampled_from([*MODELS, "empty-image"])
-            path = path.replace(f"{{{parameter['name']}}}", draw(known | TEXTS))
+            known = st.sampled_from(MODELS if is_plain and operation.bodies else [*MODELS, "empty-image"])
+            path = path.replace(f"{{{parameter['name']}}}", draw(known if is_plain else known | TEXTS))
     method = operation.method
-    if draw(st.booleans()):
+    if is_plain:
         query, content_type, body = draw(plain(operation))
         accepted = [b"*/*", b"application/json", b"application/x-npy", b"application/vnd.safetensors"]
         headers = draw(st.sampled_from([[], *([(b"accept", each)] for each in accepted)]))
