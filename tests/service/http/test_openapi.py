@@ -9,7 +9,7 @@ import json
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import AsyncExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 from urllib.parse import urlencode
 
@@ -241,8 +241,14 @@ def found(path: str, *headers: tuple[bytes, bytes]) -> Request:
         (found("/problems/" + "x" * 5000), 404),
         (found("/embed", (b"accept", b"a" * 5000)), 406),
         (found("/embed", (b"content-length", b"9" * 5000)), 413),
+        (replace(found("/embed"), path="/nowhere", query=b"\x80"), 404),
     ],
-    ids=["a long name of a problem", "a long Accept", "a Content-Length of more digits than Python reads"],
+    ids=[
+        "a long name of a problem",
+        "a long Accept",
+        "a Content-Length of more digits than Python reads",
+        "a query that is no UTF-8 on no route",
+    ],
 )
 def test_what_was_found_once(service: Service, request_: Request, status: int) -> None:
     reply = service.ask(request_.method, request_.path, headers=request_.headers, body=request_.body)
