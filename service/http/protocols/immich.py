@@ -129,7 +129,8 @@ def _model_name(entry: Mapping[str, Any]) -> str:
 def _served(name: str, ids: Sequence[str]) -> str:
     """The first served model of Immich's name: ARCHITECTURE__TAG is openclip:ARCHITECTURE@TAG.
 
-    Weights in a file are of the tag that the file is named after: openclip:ViT-B-32@/weights/openai.safetensors.
+    Capitals, dashes and underscores differ between Immich's list and open_clip's. Weights in a file are of the tag
+    that the file is named after: openclip:ViT-B-32@/weights/openai.safetensors.
 
     Raises UnknownModel.
     """
@@ -139,11 +140,15 @@ def _served(name: str, ids: Sequence[str]) -> str:
             found = EncoderId.parse(model)
         except EncoderIdError:
             continue
-        is_tag = found.weights is not None and tag in (found.weights, PurePath(found.weights).stem)
-        if tag and found.scheme == "openclip" and found.name == architecture and is_tag:
+        tags = {_plain(found.weights), _plain(PurePath(found.weights).stem)} if found.weights else set()
+        if tag and found.scheme == "openclip" and _plain(found.name) == _plain(architecture) and _plain(tag) in tags:
             return model
     wanted = f"openclip:{architecture}@{tag}" if tag else name
     raise UnknownModel(wanted, served=ids)
+
+
+def _plain(name: str) -> str:
+    return name.lower().replace("-", "_")
 
 
 def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:

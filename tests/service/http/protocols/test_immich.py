@@ -103,6 +103,11 @@ async def test_the_size_is_that_of_the_image_itself(image_format: str) -> None:
         ("immich-app/ViT-B-32__openai", "openclip:ViT-B-32@openai"),
         ("ViT-SO400M-16-SigLIP2-384__webli", "openclip:ViT-SO400M-16-SigLIP2-384@webli"),
         ("nllb-clip-base-siglip__v1", "openclip:nllb-clip-base-siglip@v1"),
+        ("ViT-B-32__laion2b-s34b-b79k", "openclip:ViT-B-32@laion2b_s34b_b79k"),
+        (
+            "XLM-Roberta-Large-ViT-H-14__frozen_laion5b_s13b_b90k",
+            "openclip:xlm-roberta-large-ViT-H-14@frozen_laion5b_s13b_b90k",
+        ),
         ("ViT-B-32__openai", "openclip:ViT-B-32@/weights/openai.safetensors"),
         ("ViT-B-32__openai", "openclip:ViT-B-32@/weights/openai.pt?quick_gelu=true"),
     ],
@@ -117,7 +122,16 @@ async def test_immich_s_names_are_those_of_openclip(name: str, model: str) -> No
 
 @pytest.mark.parametrize(
     "name",
-    ["ViT-B-32__laion2b_e16", "ViT-L-14__openai", "XLM-Roberta-Large-Vit-B-32", "", "__", "ViT-B-32__", "x" * 5000],
+    [
+        "ViT-B-32__laion2b_e16",
+        "ViT-B-32-quickgelu__openai",
+        "ViT-L-14__openai",
+        "XLM-Roberta-Large-Vit-B-32",
+        "",
+        "__",
+        "ViT-B-32__",
+        "x" * 5000,
+    ],
 )
 async def test_a_model_that_is_not_served_is_refused(name: str) -> None:
     """One with no other's weights: its vectors would go into the same column."""
