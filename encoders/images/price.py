@@ -132,12 +132,13 @@ def price(
 def size_of(image_bytes: bytes) -> ImageSize | None:
     """The size that an image's header says, before it is turned upright; None if none is found where it is looked for.
 
-    Of several pictures in a file it is the largest one's.
+    Of several pictures in a file it is the largest one's, in HEIF as it is coded: that may be padded.
     """
     if image_bytes.startswith(b"\xff\xd8\xff"):
         width, height = _jpeg(image_bytes).size
     elif image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
-        width, height = struct.unpack_from(">II", image_bytes, 16) if len(image_bytes) > 24 else (0, 0)
+        is_first = image_bytes[12:16] == b"IHDR" and len(image_bytes) >= 24
+        width, height = struct.unpack_from(">II", image_bytes, 16) if is_first else (0, 0)
     else:
         name = format_of(image_bytes)
         width, height = (0, 0) if name is None else _size(name, image_bytes)
