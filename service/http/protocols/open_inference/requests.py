@@ -28,6 +28,7 @@ TOKENS, POOLED, TEXT_VECTORS = "tokens", "pooled", "text_vectors"
 _OF_IMAGES = (TOKENS, POOLED)
 PARAMETERS = tuple(name for name in EmbeddingOptions.model_fields if name not in ("model", "output"))
 """Options that stand in the parameters of a request: the path names the model, and the outputs are tensors."""
+_ABOUT_IMAGES = ("layer", "prefix", "project", "tiles", "resolution")
 _BINARY, _TIMEOUT = "binary_data_output", "timeout"
 _MOST_CHARS = 1000
 """Of a parameter that is a text, and of an id."""
@@ -194,6 +195,9 @@ def _request(
     if len(of_images) < len(_OF_IMAGES):
         output = "tokens" if of_images == [TOKENS] else "pooled"
     options = validated(EmbeddingOptions, {**parameters, "output": output})
+    for name in _ABOUT_IMAGES:
+        if not of_images and getattr(options, name) not in (None, False):
+            raise InvalidOption(name, f"'{name}' is about images, and no output of images is asked for.")
     return options.request(images if of_images else [], texts if TEXT_VECTORS in outputs else [])
 
 

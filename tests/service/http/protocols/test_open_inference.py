@@ -473,6 +473,10 @@ BAD = [
     Bad("a layer of many digits", "'layer'", {"inputs": [IMAGE], "parameters": {"layer": "9" * 900}}),
     Bad("a layer that is not there", "layer", {"inputs": [IMAGE], "parameters": {"layer": 99}}),
     Bad("a resolution that cannot be", "32x32 or 40x40", {"inputs": [IMAGE], "parameters": {"resolution": 33}}),
+    *(
+        Bad(f"{name} for texts alone", "is about images", {"inputs": [TEXT], "parameters": {name: value}})
+        for name, value in (("layer", 1), ("resolution", 64), ("prefix", True), ("project", True), ("tiles", True))
+    ),
     Bad("a dtype that is none", "'dtype'", {"inputs": [IMAGE], "parameters": {"dtype": "FP16"}}),
     Bad("a timeout below 0", "'timeout'", {"inputs": [IMAGE], "parameters": {"timeout": -1}}),
     Bad("an id that is a number", "'id'", {"inputs": [IMAGE], "id": 7}),
