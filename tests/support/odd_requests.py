@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.support.openapi import Operation, allowed
 from tests.support.serving import image_bytes
 
-MODELS = ("fake:vit", "fake:cnn")
+MODELS = ("fake:vit", "fake:cnn", "openclip:ViT-B-32@openai")
 PICTURE = image_bytes()
 PICTURES = (PICTURE, image_bytes(image_format="JPEG"), image_bytes(image_format="GIF", mode="P", colour=3))
 
@@ -140,9 +140,10 @@ TYPES = (
 def odd_json(schema: dict[str, Any]) -> st.SearchStrategy[bytes]:
     names = [*schema["properties"], "image", "text", "label", "", "\ud800"]
     options = {name: about for name, about in schema["properties"].items() if name != "images"}
+    images = st.lists(TEXT_IMAGES, min_size=1, max_size=3)
     nearly = st.builds(
-        lambda images, rest, odd: written_json([("images", images), *rest.items(), *odd]),
-        st.lists(TEXT_IMAGES, min_size=1, max_size=3),
+        lambda images, rest, odd: written_json([*images, *rest.items(), *odd]),
+        images.map(lambda images: [("images", images)]) if "images" in schema["properties"] else st.just([]),
         allowed({"type": "object", "properties": options}, strings=STRINGS),
         st.lists(st.tuples(st.sampled_from(names), ODD), max_size=3),
     )
@@ -183,9 +184,10 @@ def odd_bodies(operation: Operation) -> st.SearchStrategy[tuple[bytes, bytes]]:
     if not operation.bodies:
         return st.tuples(st.sampled_from([b"", b"application/json"]), st.binary(max_size=20))
     as_json = odd_json(operation.bodies.get("application/json", {"properties": {}}))
+    forms = [odd_forms(operation.bodies["multipart/form-data"])] if "multipart/form-data" in operation.bodies else []
     return st.one_of(
         st.tuples(st.just(b"application/json"), as_json),
-        odd_forms(operation.bodies.get("multipart/form-data", {"properties": {}})),
+        *forms,
         st.tuples(st.sampled_from([b"image/png", b"application/octet-stream"]), RAW_IMAGES),
         st.tuples(st.sampled_from(TYPES), RAW_IMAGES | as_json),
     )
@@ -201,9 +203,45 @@ PLAIN = {
 """Of options that the document leaves open, values that make sense."""
 
 
+def _tensor(name: str, values: list[str]) -> dict[str, Any]:
+    return {"name": name, "datatype": "BYTES", "shape": [len(values)], "data": values}
+
+
+def _inference(images: list[bytes], texts: list[str], parameters: dict[str, Any]) -> tuple[bytes, bytes]:
+    inputs = [_tensor("images", [_as_text(image, "") for image in images])] if images else []
+    if texts or not images:
+        inputs.append(_tensor("texts", texts))
+    return b"application/json", json.dumps({"inputs": inputs, "parameters": parameters}).encode()
+
+
+def _prediction(kind: str, image: bytes) -> tuple[bytes, bytes]:
+    entries = json.dumps({"clip": {kind: {"modelName": "ViT-B-32__openai"}}}).encode()
+    parts = [
+        (b'Content-Disposition: form-data; name="entries"', entries),
+        (b'Content-Disposition: form-data; name="image"; filename="blob"', image),
+        (b'Content-Disposition: form-data; name="text"', b"a cat"),
+    ]
+    return b"multipart/form-data; boundary=b", written_form(parts)
+
+
+PLAIN_BODIES = {
+    "/v2/models/{model}/infer": st.builds(
+        _inference,
+        st.lists(st.sampled_from(PICTURES) | RAW_IMAGES, max_size=2),
+        st.lists(st.sampled_from(["a cat", "\N{CAT}"]), max_size=2),
+        st.sampled_from([{}, {"dtype": "float16"}, {"layer": "-2"}, {"resolution": 64, "binary_data_output": True}]),
+    ),
+    "/v2/repository/index": st.sampled_from([(b"", b""), (b"application/json", b'{"ready": true}')]),
+    "/predict": st.builds(_prediction, st.sampled_from(["visual", "textual"]), st.sampled_from(PICTURES) | RAW_IMAGES),
+}
+"""Content-Type and body of requests that make sense, to protocols other than our own."""
+
+
 @st.composite
 def plain(draw: st.DrawFn, operation: Operation) -> tuple[bytes, bytes, bytes]:
     """Query, Content-Type and body of a request that makes sense. It may ask for what this model does not give."""
+    if operation.path in PLAIN_BODIES:
+        return b"", *draw(PLAIN_BODIES[operation.path])
     options: list[tuple[str, Any]] = []
     for parameter in operation.parameters:
         name = parameter["name"]
@@ -277,13 +315,13 @@ def requests(draw: st.DrawFn, operations: list[Operation]) -> Request:
     """Of these operations. Every second one makes sense."""
     some = [operation for operation in operations if operation.bodies or operation.path == "/vram"]
     operation = draw(st.sampled_from([*some * 6, *operations]))
-    path = operation.path
+    path, is_plain = operation.path, draw(st.booleans())
     for parameter in operation.parameters:
         if parameter["in"] == "path":
-            known = st.sampled_from([*MODELS, "empty-image"])
-            path = path.replace(f"{{{parameter['name']}}}", draw(known | TEXTS))
+            known = st.sampled_from(MODELS if is_plain and operation.bodies else [*MODELS, "empty-image"])
+            path = path.replace(f"{{{parameter['name']}}}", draw(known if is_plain else known | TEXTS))
     method = operation.method
-    if draw(st.booleans()):
+    if is_plain:
         query, content_type, body = draw(plain(operation))
         accepted = [b"*/*", b"application/json", b"application/x-npy", b"application/vnd.safetensors"]
         headers = draw(st.sampled_from([[], *([(b"accept", each)] for each in accepted)]))

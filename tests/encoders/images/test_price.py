@@ -11,7 +11,7 @@ from encoders.contract.errors import ImageTooLarge
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images.decode import MAX_PIXELS, decode
-from encoders.images.price import Price, price
+from encoders.images.price import Price, price, size_of
 from tests.encoders.images.files import chunk, encoded, jpeg_with, png_of, seeds, with_scans
 from tests.support.paths import ROOT
 from tests.support.photographs import photograph
@@ -105,6 +105,18 @@ def test_the_size_is_that_of_the_decoded_picture(name: str) -> None:
         ask(file, max_pixels=pixels - 1)
     assert too_large.value.facts["actual"] == pixels
     priced(file, max_pixels=pixels)
+
+
+@pytest.mark.parametrize("name", sorted(seeds()))
+def test_the_size_said_is_that_of_the_picture_before_it_is_turned(name: str) -> None:
+    """A file that is cut, or no image, is no error: it may say a size, or none."""
+    file = seeds()[name]
+    if name not in ("AVIF damaged", "BMP alpha", "PFM", "HEIF"):
+        picture = decode(file)
+        assert size_of(file) in {ImageSize(*picture.size), ImageSize(*picture.size[::-1])}
+    for length in range(min(len(file), 400)):
+        size_of(file[:length])
+    assert size_of(b"") is size_of(b"no image") is size_of(file[:2]) is None
 
 
 def test_a_size_that_cannot_be_found_has_a_price_too() -> None:
