@@ -280,6 +280,7 @@ class Engine:
 
         Raises RequestError, UnknownModel, LimitExceeded, Unavailable, DeadlineExceeded, ModelDoesNotFit, EncoderFailed.
         """
+        request.require_width(self.models.specs[self.models.id_of(request.model)])
         work = self._embed_with_texts if request.texts else self._embed
         return await self._in_time(request.timeout_s, partial(work, request))
 

@@ -1,12 +1,14 @@
 """Values -> JSON bytes."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import orjson
 
 from encoders.contract.values import Floats
+from service.engine.engine import INLINE_VALUES
 
 _NUMBERS = 65_536
 """Written in one call, which nothing else can run beside; it takes some milliseconds."""
@@ -39,6 +41,11 @@ def json_pieces(value: object) -> Iterator[bytes]:
         yield from _array_pieces(value)
     else:
         yield to_json(value)
+
+
+def written(answer: Mapping[str, Any], *, numbers: int) -> bytes | list[bytes]:
+    """The JSON of an answer with so many numbers, in pieces if they are many."""
+    return to_json(answer) if numbers <= INLINE_VALUES else list(json_pieces(answer))
 
 
 class Text:

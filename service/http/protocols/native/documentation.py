@@ -1,12 +1,9 @@
 """The native routes in the API's own pages: their bodies and options are parsed by hand. Knows OpenAPI."""
 
-from collections.abc import Sequence
 from typing import Any
 
-from pydantic import BaseModel
-
 from service.engine.values import DTYPES
-from service.http.openapi import PROBLEM, problem_responses
+from service.http.openapi import PROBLEM, object_schema, option_schemas, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
 
@@ -43,12 +40,6 @@ _IMAGE = {"type": "string", "format": "binary"}
 _EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
-def _schema(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Option -> its JSON schema."""
-    properties: dict[str, dict[str, Any]] = model.model_json_schema(mode="validation")["properties"]
-    return {name: {k: v for k, v in schema.items() if k != "title"} for name, schema in properties.items()}
-
-
 def _query(model: type[Options]) -> list[dict[str, Any]]:
     """A list that a form repeats is repeated in a query too; other lists hold commas."""
     singular = {plural: name for name, plural in model.repeated.items()}
@@ -61,12 +52,12 @@ def _query(model: type[Options]) -> list[dict[str, Any]]:
             "schema": {k: v for k, v in schema.items() if k != "description"},
             **({"style": "form", "explode": name in singular} if schema.get("type") == "array" else {}),
         }
-        for name, schema in _schema(model).items()
+        for name, schema in option_schemas(model).items()
     ]
 
 
 def _body(model: type[Options], example: dict[str, Any]) -> dict[str, Any]:
-    options = _schema(model)
+    options = option_schemas(model)
     singular = {plural: name for name, plural in model.repeated.items()}
     form = {singular.get(name, name): schema for name, schema in options.items()}
     images = {"type": "array", "items": {"type": "string"}, "description": "Base64, data: URIs, or http(s) URLs."}
@@ -90,11 +81,6 @@ def _body(model: type[Options], example: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def _object(properties: dict[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "required": required, "properties": properties}
-
-
 def _list(items: dict[str, Any]) -> dict[str, Any]:
     return {"type": "array", "items": items}
 
@@ -111,7 +97,7 @@ _SIDES = {
     "maxItems": 2,
     "description": "Rows (height), columns (width).",
 }
-_ARRAY = _object(
+_ARRAY = object_schema(
     {
         "shape": _list(_COUNT),
         "dtype": {"type": "string", "enum": list(DTYPES)},
@@ -121,14 +107,14 @@ _ARRAY = _object(
         },
     }
 )
-_ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
+_ERRORS = _list(object_schema({"index": _COUNT, "error": PROBLEM}))
 _TIMING = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
-_EMBED_ANSWER = _object(
+_EMBED_ANSWER = object_schema(
     {
         "object": {"type": "string", "enum": ["list"]},
         "model": _TEXT,
         "data": _list(
-            _object(
+            object_schema(
                 {
                     "index": _COUNT,
                     "grid": _SIDES,
@@ -140,12 +126,12 @@ _EMBED_ANSWER = _object(
                 optional=("grid", "prefix_tokens", "tokens", "pooled", "error"),
             )
         ),
-        "usage": _object({"images": _COUNT, "tokens": _COUNT}),
+        "usage": object_schema({"images": _COUNT, "tokens": _COUNT}),
         "timing_ms": _TIMING,
     }
 )
 _SCORES = {**_list(_or_null(_list(_NUMBER))), "description": "[images][texts]; null for an image that failed."}
-_SIMILARITY_ANSWER = _object(
+_SIMILARITY_ANSWER = object_schema(
     {
         "object": {"type": "string", "enum": ["similarity"]},
         "model": _TEXT,
@@ -159,7 +145,7 @@ _SIMILARITY_ANSWER = _object(
         "grid": _or_null(_SIDES),
         "heatmap": {**_list(_or_null(_list(_list(_list(_NUMBER))))), "description": "[images][texts][rows][columns]."},
         "errors": _ERRORS,
-        "usage": _object({"images": _COUNT}),
+        "usage": object_schema({"images": _COUNT}),
         "timing_ms": _TIMING,
     },
     optional=("grid", "heatmap", "errors"),
@@ -178,8 +164,10 @@ _PLANNED = {
 _DEVICE = {"model": _TEXT, "device": _TEXT, "budget_bytes": _COUNT}
 _VRAM_ANSWER = {
     "anyOf": [
-        _object({**_DEVICE, **_PLANNED}),
-        _object({"object": {"type": "string", "enum": ["list"]}, **_DEVICE, "data": _list(_object(_PLANNED))}),
+        object_schema({**_DEVICE, **_PLANNED}),
+        object_schema(
+            {"object": {"type": "string", "enum": ["list"]}, **_DEVICE, "data": _list(object_schema(_PLANNED))}
+        ),
     ]
 }
 

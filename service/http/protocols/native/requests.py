@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, Protocol, TypeVar
 from urllib.parse import parse_qsl
 
 from pydantic import BeforeValidator, FailFast, Field
@@ -178,13 +178,6 @@ class EmbedOptions(ImageOptions, EmbeddingOptions):
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
-
-    def of_texts(self) -> Self:
-        """Of texts alone: they have no tokens. Raises InvalidOption for an option about images."""
-        for name in ("layer", "prefix", "project", "tiles", "resolution"):
-            if getattr(self, name) not in (None, False):
-                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
-        return self.model_copy(update={"output": "pooled"})
 
 
 class SimilarityOptions(ImageOptions):
