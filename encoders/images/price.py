@@ -129,6 +129,21 @@ def price(
     return _price(is_plain, decode_bytes, work, sides, preprocessing, size)
 
 
+def size_of(image_bytes: bytes) -> ImageSize | None:
+    """The size that an image's header says, before it is turned upright; None if none is found where it is looked for.
+
+    Of several pictures in a file it is the largest one's.
+    """
+    if image_bytes.startswith(b"\xff\xd8\xff"):
+        width, height = _jpeg(image_bytes).size
+    elif image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
+        width, height = struct.unpack_from(">II", image_bytes, 16) if len(image_bytes) > 24 else (0, 0)
+    else:
+        name = format_of(image_bytes)
+        width, height = (0, 0) if name is None else _size(name, image_bytes)
+    return ImageSize(height, width) if width and height else None
+
+
 def part_of(width: int, height: int, at_least: int) -> int:
     """The part of its size that a JPEG is decoded at: 1, 2, 4 or 8, so that both sides keep `at_least` pixels.
 

@@ -233,7 +233,9 @@ class Engine:
                 return await self.plan(request)
             case ModelsRequest():
                 ids = self.models.ids if request.model is None else (self.models.id_of(request.model),)
-                return ModelsResult([self.models.specs[model] for model in ids])
+                states = {model: self.models.state(model) for model in ids}
+                troubles = {model: state.trouble for model, state in states.items() if not state.can_serve}
+                return ModelsResult([self.models.specs[model] for model in ids], troubles)
             case ReadyRequest():
                 model = None if request.model is None else self.models.id_of(request.model)
                 return ReadyResult(await self.why_not_ready(model))

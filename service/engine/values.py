@@ -276,9 +276,10 @@ class ModelsRequest:
 
 @dataclass(frozen=True)
 class ModelsResult:
-    """The default first."""
+    """The default first. troubles: of those that cannot serve now, by id: why not."""
 
     specs: Sequence[EncoderSpec]
+    troubles: Mapping[str, str] = field(default_factory=dict)
     model: None = None
     values: int = 0
 

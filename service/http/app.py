@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
-from operator import itemgetter
 from typing import Any
 
 from fastapi import FastAPI
@@ -95,9 +94,11 @@ class _App(FastAPI):
             self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
 
     def protocol_of(self, path: str) -> Protocol | None:
-        """The protocol whose form an error on this path has, if it is not ours: the one that is nearest to it."""
-        around = [(len(prefix), each) for each in self._protocols for prefix in each.under if path.startswith(prefix)]
-        return max(around, key=itemgetter(0), default=(0, None))[1]
+        """The protocol whose form an error on this path has, if it is not ours: of the longest prefix."""
+        prefixes = {prefix: each for each in self._protocols for prefix in each.under}
+        matching = (prefix for prefix in prefixes if path == prefix or path.startswith(f"{prefix}/"))
+        longest = max(matching, key=len, default=None)
+        return None if longest is None else prefixes[longest]
 
     def build_middleware_stack(self) -> ASGIApp:
         """As Starlette's: called once, before the first request. The whole of the list goes around everything.

@@ -1,0 +1,216 @@
+"""Immich's machine-learning protocol, as far as its smart search needs it: the clip tasks, visual and textual.
+
+Immich sends faces and text recognition (OCR) to the same URL. They are refused, so that it asks its next URL:
+docs/immich.md. Contract: server/src/repositories/machine-learning.repository.ts and machine-learning/immich_ml/main.py
+of https://github.com/immich-app/immich.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import PurePath
+from typing import Any
+
+from encoders.adapters.registry import EncoderId
+from encoders.contract.errors import EncoderIdError, VisiontowerError
+from encoders.contract.values import ImageSize
+from encoders.images.price import size_of
+from service.engine.values import EmbedRequest, EmbedResult, ReadyRequest, ReadyResult
+from service.errors import InvalidOption, UnknownModel, shown
+from service.http.errors import InvalidBody, UnsupportedMediaType
+from service.http.form import Part, form_parts
+from service.http.json import to_json
+from service.http.json_body import json_object, kind_of
+from service.http.openapi import problem_responses
+from service.http.problems import MEDIA_TYPE, headers, problem
+from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+
+_CLIP, _VISUAL, _TEXTUAL = "clip", "visual", "textual"
+_EXAMPLE = '{"clip": {"visual": {"modelName": "ViT-B-32__openai"}}}'
+_SHOWN = 5
+_NUMBER_BYTES = 24
+"""Host memory for each number of an answer: as computed, as asked for, and as written."""
+
+
+@dataclass(frozen=True)
+class PredictReply:
+    """size: of the image as its header says; None for a text, and for an image that does not say it."""
+
+    size: ImageSize | None = None
+
+
+def read_ping(incoming: Incoming) -> Asked:
+    """Whether any model can be asked."""
+    return Asked(ReadyRequest())
+
+
+def write_ping(result: ReadyResult, reply: None) -> Answer:
+    """Immich looks at the status alone."""
+    if result.reason is None:
+        return Answer(b"pong", "text/plain")
+    return Answer(to_json({"detail": f"Not ready: {result.reason}."}), "application/json", 503)
+
+
+def read_predict(incoming: Incoming) -> Asked:
+    """A form with `entries`, and `image` or `text`.
+
+    Raises UnsupportedMediaType, InvalidBody, InvalidOption for another task than clip's, or UnknownModel.
+    """
+    if incoming.content_type.partition(";")[0].strip().lower() != "multipart/form-data":
+        raise UnsupportedMediaType(incoming.content_type or "none", " /predict takes multipart/form-data alone.")
+    parts: dict[str, Part] = {}
+    for part in form_parts(incoming.body, content_type=incoming.content_type):
+        if part.name in parts:
+            raise InvalidBody(f"The form has two parts '{shown(part.name)}'.")
+        parts[part.name] = part
+    kind, entry = _task(_needed(parts, "entries").text(advice="It holds JSON"))
+    model = _served(_model_name(entry), incoming.settings.model)
+    if kind == _TEXTUAL:
+        text = _needed(parts, "text").text(advice="An image goes in the part 'image'")
+        request = EmbedRequest((), [text], model=model, normalize=True)
+        return Asked(request, PredictReply(), _NUMBER_BYTES)
+    image = _needed(parts, "image").content
+    request = EmbedRequest([image], model=model, output="pooled", normalize=True)
+    return Asked(request, PredictReply(size_of(image)), _NUMBER_BYTES)
+
+
+def write_predict(result: EmbedResult, reply: PredictReply) -> Answer:
+    """The vector as a text, which Immich hands to its database as it is. Raises the image's error."""
+    if len(result.texts):
+        return Answer(to_json({_CLIP: to_json(result.texts[0]).decode()}), "application/json")
+    (item,) = result.items
+    if isinstance(item, VisiontowerError):
+        raise item
+    answer: dict[str, Any] = {_CLIP: to_json(item.pooled).decode()}
+    if reply.size is not None:
+        answer |= {"imageHeight": reply.size.height, "imageWidth": reply.size.width}
+    return Answer(to_json(answer), "application/json")
+
+
+def write_error(error: Exception) -> Answer:
+    """In the form of Immich's own server. Immich reads the status alone, and asks its next URL."""
+    about = problem(error)
+    detail = about.get("detail", about["title"])
+    return Answer(to_json({"detail": detail}), "application/json", about["status"], headers(error))
+
+
+def _needed(parts: Mapping[str, Part], name: str) -> Part:
+    if name not in parts:
+        raise InvalidBody(f"The form has no part '{name}'. /predict takes 'entries', and 'image' or 'text'.")
+    return parts[name]
+
+
+def _task(entries: str) -> tuple[str, Mapping[str, Any]]:
+    """The clip task, visual or textual, and what is said of it. Raises InvalidBody or InvalidOption."""
+    tasks = json_object(entries.encode(), example=_EXAMPLE)
+    others = [shown(name) for name in tasks if name != _CLIP]
+    if others:
+        raise InvalidOption(
+            "entries",
+            f"{', '.join(others[:_SHOWN])}: faces and text recognition are not served here, clip alone is. "
+            "Immich asks the next of its machine-learning URLs.",
+        )
+    kinds = tasks.get(_CLIP)
+    if not isinstance(kinds, dict) or len(kinds) != 1 or not kinds.keys() <= {_VISUAL, _TEXTUAL}:
+        raise InvalidOption("entries", f"'entries' must ask for one clip task, visual or textual: {_EXAMPLE}.")
+    ((kind, entry),) = kinds.items()
+    if not isinstance(entry, dict):
+        raise InvalidOption("entries", f"The task '{kind}' must be an object, and is {kind_of(entry)}.")
+    return kind, entry
+
+
+def _model_name(entry: Mapping[str, Any]) -> str:
+    name = entry.get("modelName")
+    if not isinstance(name, str):
+        raise InvalidOption("modelName", f"'modelName' must be a text, and is {kind_of(name)}.")
+    return name
+
+
+def _served(name: str, ids: Sequence[str]) -> str:
+    """The first served model of Immich's name: ARCHITECTURE__TAG is openclip:ARCHITECTURE@TAG.
+
+    Weights in a file are of the tag that the file is named after: openclip:ViT-B-32@/weights/openai.safetensors.
+
+    Raises UnknownModel.
+    """
+    architecture, _, tag = name.rpartition("/")[2].replace("::", "__").partition("__")  # `::` in old versions
+    for model in ids:
+        try:
+            found = EncoderId.parse(model)
+        except EncoderIdError:
+            continue
+        is_tag = found.weights is not None and tag in (found.weights, PurePath(found.weights).stem)
+        if tag and found.scheme == "openclip" and found.name == architecture and is_tag:
+            return model
+    wanted = f"openclip:{architecture}@{tag}" if tag else name
+    raise UnknownModel(wanted, served=ids)
+
+
+def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
+    return {"type": "object", "required": list(required), "properties": properties}
+
+
+def _answers(description: str, content: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Its errors, of every status, have `detail`."""
+    error = {"application/json": {"schema": _object({"detail": {"type": "string"}}, "detail")}}
+    unforeseen = problem_responses(500)[500]["content"][MEDIA_TYPE]
+    return {
+        200: {"description": description, "content": content},
+        500: {"description": "An unforeseen error.", "content": {**error, MEDIA_TYPE: unforeseen}},
+        "default": {"description": "Any error.", "content": error},
+    }
+
+
+_PING = {
+    "summary": "Immich: whether requests can be answered",
+    "operation_id": "immich_ping",
+    "responses": _answers("They can.", {"text/plain": {"schema": {"type": "string", "enum": ["pong"]}}}),
+}
+_PREDICT = {
+    "summary": "Immich: the clip tasks of its smart search",
+    "description": "`modelName` is Immich's: `ViT-B-32__openai` is the served `openclip:ViT-B-32@openai`. `image` for "
+    "a visual task, `text` for a textual one. `clip` is a vector of length 1, as text. Faces and text recognition are "
+    "refused.",
+    "operation_id": "immich_predict",
+    "openapi_extra": {
+        "requestBody": {
+            "required": True,
+            "content": {
+                "multipart/form-data": {
+                    "schema": _object(
+                        {
+                            "entries": {"type": "string", "description": f"JSON: {_EXAMPLE}"},
+                            "image": {"type": "string", "format": "binary"},
+                            "text": {"type": "string"},
+                        },
+                        "entries",
+                    )
+                }
+            },
+        }
+    },
+    "responses": _answers(
+        "The vector.",
+        {
+            "application/json": {
+                "schema": _object(
+                    {
+                        "clip": {"type": "string", "example": "[0.6,0.8]"},
+                        "imageHeight": {"type": "integer", "minimum": 0},
+                        "imageWidth": {"type": "integer", "minimum": 0},
+                    },
+                    "clip",
+                )
+            }
+        },
+    ),
+}
+
+PROTOCOL = Protocol(
+    "immich",
+    (
+        Route("/ping", read_ping, write_ping, method="GET", has_images=False, documentation=_PING),
+        Route("/predict", read_predict, write_predict, documentation=_PREDICT),
+    ),
+    write_error,
+    under=("/ping", "/predict"),
+)

@@ -1,0 +1,46 @@
+"""The Open Inference Protocol v2 over HTTP, as Triton's and KServe's clients speak it, with the binary extension.
+
+https://github.com/kserve/open-inference-protocol
+"""
+
+from typing import Any
+
+from service.http.protocol import Protocol, Read, Route, Write
+from service.http.protocols.open_inference import answers, documentation, requests
+
+_MODEL = "/v2/models/{model:path}"
+_HIDDEN = {"include_in_schema": False}
+
+
+def _get(path: str, read: Read, write: Write, documented: dict[str, Any]) -> Route:
+    return Route(path, read, write, method="GET", has_images=False, documentation=documented)
+
+
+def _of_model(end: str, read: Read, write: Write, documented: dict[str, Any]) -> tuple[Route, Route]:
+    """Also with the only version there is. Of any other the model's name is longer, and unknown."""
+    versioned = f"{_MODEL}/versions/{answers.VERSION}{end}"
+    return _get(versioned, read, write, _HIDDEN), _get(f"{_MODEL}{end}", read, write, documented)
+
+
+PROTOCOL = Protocol(
+    "open-inference",
+    (
+        _get("/v2", requests.read_server, answers.write_server, documentation.SERVER),
+        _get("/v2/health/live", requests.read_server, answers.write_live, documentation.LIVE),
+        _get("/v2/health/ready", requests.read_server_ready, answers.write_ready, documentation.READY),
+        *_of_model("/ready", requests.read_model_ready, answers.write_ready, documentation.MODEL_READY),
+        *_of_model("/config", requests.read_model, answers.write_config, documentation.CONFIG),
+        *_of_model("", requests.read_model, answers.write_model, documentation.MODEL),
+        Route(f"{_MODEL}/versions/1/infer", requests.read_infer, answers.write_infer, documentation=_HIDDEN),
+        Route(f"{_MODEL}/infer", requests.read_infer, answers.write_infer, documentation=documentation.INFER),
+        Route(
+            "/v2/repository/index",
+            requests.read_index,
+            answers.write_index,
+            has_images=False,
+            documentation=documentation.INDEX,
+        ),
+    ),
+    answers.write_error,
+    under=("/v2",),
+)
