@@ -121,7 +121,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
 
 
 def assert_same(found: object, expected: Vectors, recipe: Recipe) -> None:
-    """Up to the precision that the program asks for."""
+    """Up to the precision asked for. The last bits depend on how many images or texts share a forward."""
     vectors = np.asarray(found, np.float64)
     assert vectors.shape == expected.shape
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-3 if "float16" in recipe.code else 1e-6)
