@@ -54,9 +54,11 @@ def object_schema(properties: Mapping[str, Any], *, optional: Sequence[str] = ()
     return {"type": "object", "required": required, "properties": dict(properties)}
 
 
-def error_responses(schema: dict[str, Any], *statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses, each answered with JSON of this schema."""
-    content = {"application/json": {"schema": schema}}
+def error_responses(
+    schema: dict[str, Any], *statuses: int, media_type: str = "application/json"
+) -> dict[int | str, dict[str, Any]]:
+    """These statuses, each answered with an error of this schema."""
+    content = {media_type: {"schema": schema}}
     return {
         **{code: {"description": _ABOUT[code], "content": content} for code in statuses},
         "default": {"description": "Any other error.", "content": content},
@@ -65,11 +67,7 @@ def error_responses(schema: dict[str, Any], *statuses: int) -> dict[int | str, d
 
 def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """These statuses, each answered with a problem."""
-    content = {MEDIA_TYPE: {"schema": PROBLEM}}
-    return {
-        **{code: {"description": _ABOUT[code], "content": content} for code in statuses},
-        "default": {"description": "Any other error.", "content": content},
-    }
+    return error_responses(PROBLEM, *statuses, media_type=MEDIA_TYPE)
 
 
 _CARD = {"type": "object", "required": ["id", "family", "image_size", "state"]}
