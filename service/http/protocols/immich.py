@@ -26,7 +26,8 @@ from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 
 _CLIP, _VISUAL, _TEXTUAL = "clip", "visual", "textual"
 _EXAMPLE = '{"clip": {"visual": {"modelName": "ViT-B-32__openai"}}}'
-_SHOWN = 5
+_SHOWN = 3
+"""Tasks that a refusal names."""
 _NUMBER_BYTES = 24
 """Host memory for each number of an answer: as computed, as asked for, and as written."""
 

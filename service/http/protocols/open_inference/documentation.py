@@ -105,8 +105,8 @@ _EXAMPLE = {
     "parameters": {"normalize": True},
 }
 _INFER_TEXT = f"""Images are the input `{IMAGES}`, texts the input `{TEXTS}`: BYTES of shape [n]. In JSON an image is
-base64, a data: URI, or a URL where the server allows it. With the header `{HEADER_LENGTH}` the bytes of the tensors that say
-`binary_data_size` follow the JSON.
+base64, a data: URI, or a URL where the server allows it. With the header `{HEADER_LENGTH}` the bytes of the
+tensors that say `binary_data_size` follow the JSON.
 
 Outputs: `{TOKENS}` [images, tokens, width] and `{POOLED}` [images, width] of images, `{TEXT_VECTORS}` [texts, width] of
 texts; those that are named, else all. They are numbers in JSON, or follow it as bytes where `binary_data` or
