@@ -59,7 +59,7 @@ class Bench:
                     try:
                         for row in self._rows(work, name, round):
                             self.results.add(row)
-                            _say(row)
+                            say(row)
                     except (RuntimeError, subprocess.CalledProcessError) as error:
                         self.failures.append(f"{work.name} round {round} {name}: {error}")
                         print(self.failures[-1], file=sys.stderr, flush=True)
@@ -102,7 +102,8 @@ def progress(setting: Setting, seconds: float) -> "tqdm[None]":
     return tqdm(desc=f"{setting.work} {setting.server}", unit=" images", disable=None, leave=False)
 
 
-def _say(row: Row) -> None:
+def say(row: Row) -> None:
+    """A line a window."""
     callers = f" x{row.concurrency}" if row.concurrency else ""
     offered = f" at {row.offered_per_s:g}/s" if row.offered_per_s else ""
     times = f", p50 {row.p50_ms:.4g} ms, p99 {row.p99_ms:.4g} ms" if row.p50_ms else ""
@@ -151,7 +152,7 @@ def main() -> None:
         for work in works:
             for row in curve.measure(work, seconds=a.seconds, warmup_s=a.warmup, rounds=a.rounds, flags=a.flags):
                 results.add(row)
-                _say(row)
+                say(row)
         Console(width=_WIDTH).print(*report.curve_tables(results.rows), sep="\n\n")
         if a.plot:
             report.plot_curve(a.plot, results.rows)
@@ -171,8 +172,8 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
         "python -m benchmarks.serve", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     servers = [*_LIMITS, *SERVERS]
-    parser.add_argument("--work", type=_names(WORKS), default=["vit-b-32"], help=f"of {', '.join(WORKS)} [vit-b-32]")
-    parser.add_argument("--against", type=_names(servers), default=servers, help=f"of {', '.join(servers)} [all]")
+    parser.add_argument("--work", type=names(WORKS), default=["vit-b-32"], help=f"of {', '.join(WORKS)} [vit-b-32]")
+    parser.add_argument("--against", type=names(servers), default=servers, help=f"of {', '.join(servers)} [all]")
     parser.add_argument("--concurrency", type=_numbers, default=[32], help="callers, such as 32,256 [32]")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each window [20]")
     parser.add_argument("--warmup", type=float, default=4.0, help="seconds before each [4]")
@@ -203,16 +204,16 @@ def _require_peers(against: Sequence[str]) -> None:
         sys.exit(f"First make what these need: python -m benchmarks.peers {' '.join(missing)}")
 
 
-def _names(known: Iterable[str]) -> Callable[[str], list[str]]:
+def names(known: Iterable[str]) -> Callable[[str], list[str]]:
     """Reads names with commas; what follows an @ is free."""
 
-    def names(text: str) -> list[str]:
+    def read(text: str) -> list[str]:
         named = text.split(",")
         if unknown := [name for name in named if name.partition("@")[0] not in known]:
             raise argparse.ArgumentTypeError(f"{', '.join(unknown)}: known are {', '.join(known)}")
         return named
 
-    return names
+    return read
 
 
 def _numbers(text: str) -> list[int]:

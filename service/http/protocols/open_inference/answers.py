@@ -1,12 +1,13 @@
 """The engine's results -> answers of the Open Inference Protocol."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
 import numpy as np
 
 from encoders.contract.errors import VisiontowerError
+from encoders.contract.spec import EncoderSpec
 from service.engine.engine import INLINE_VALUES
 from service.engine.values import Embedding, EmbedResult, ModelsResult, Numbers, ReadyResult
 from service.http.arrays import raw
@@ -16,7 +17,9 @@ from service.http.problems import headers, problem
 from service.http.protocol import Answer
 from service.http.protocols.open_inference.requests import (
     IMAGES,
+    POOLED,
     TEXT_VECTORS,
+    TEXTS,
     TOKENS,
     InferReply,
 )
@@ -142,3 +145,21 @@ def _about(name: str, result: EmbedResult, items: Sequence[Embedding]) -> dict[s
     if name == TEXT_VECTORS and result.truncated:
         return {"truncated": ",".join(map(str, result.truncated))}
     return {}
+
+
+def _platform(spec: EncoderSpec) -> str:
+    return f"visiontower_{spec.runtime}"
+
+
+def _inputs(spec: EncoderSpec) -> tuple[str, ...]:
+    return (IMAGES, TEXTS) if spec.has_text else (IMAGES,)
+
+
+def _outputs(spec: EncoderSpec) -> Mapping[str, list[int]]:
+    """Shapes by name. The number of tokens follows `resolution` and `prefix`."""
+    outputs = {TOKENS: [-1, -1, spec.hidden_size], POOLED: [-1, spec.pooled_size]}
+    return outputs | ({TEXT_VECTORS: [-1, spec.embed_dim or -1]} if spec.has_text else {})
+
+
+def _json(value: object, status: int = 200) -> Answer:
+    return Answer(to_json(value), _JSON, status)
