@@ -377,6 +377,7 @@ class Engine:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
         wanted: WantedTexts | KnownLabels
         if request.labels is not None and self._is_kept(templates):
+            spec.require_text()
             wait_s = _WAITED * (deadline - self.clock())
             wanted = await self._label_sets.known(request.labels, templates, model=model, wait_s=wait_s)
         else:
