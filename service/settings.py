@@ -150,10 +150,10 @@ class Settings(BaseSettings):
         default=(),
         description="Sets of labels for /classify, each NAME=FILE with a label a line, such as animals=animals.txt.",
     )
-    text_cache: Annotated[int, BeforeValidator(_bytes)] = Field(
+    text_cache_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
         default=64 * _MIB,
         ge=0,
-        description="Host memory for the vectors of texts that were embedded before, such as 64MiB; 0 keeps none.",
+        description="Bytes of the vectors of texts that were embedded before, such as 64MiB; 0 keeps none.",
     )
     max_heatmap_values: int = Field(
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."

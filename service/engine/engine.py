@@ -28,7 +28,7 @@ from service.engine.images import Images
 from service.engine.label_sets import KnownLabels, LabelSets
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
-from service.engine.scoring import PromptLimits, TextVectors, similarities
+from service.engine.scoring import PromptLimits, similarities
 from service.engine.templates import NAMED, PLAIN
 from service.engine.text_cache import TextCache
 from service.engine.texts import Texts, WantedTexts
@@ -159,8 +159,7 @@ class Engine:
         self._texts = Texts(
             threads=self.threads,
             account=self.account,
-            admission=self.admission,
-            cache=TextCache(settings.text_cache),
+            cache=TextCache(settings.text_cache_bytes),
             limits=PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars),
             pool=self._answer_pool,
         )
@@ -307,7 +306,6 @@ class Engine:
     async def _embed(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
         if not request.sources:
             raise NoImages
-        request.require_dtype()
         asked = (
             request.model, request.resolution, request.output, request.layer, request.project, request.prefix,
             request.tiles,
@@ -340,15 +338,14 @@ class Engine:
         model = self.models.id_of(request.model)
         wanted = self._texts.wanted(request.texts, PLAIN, self.models.specs[model])
         of_images: asyncio.Task[EmbedResult] | None = None
-        with self.admission.admit(images=0, texts=wanted.prompts):
+        with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
             if request.sources:
                 of_images = asyncio.create_task(self._embed(replace(request, texts=()), started, deadline))
             try:
                 shape = await self.planner.text_shape(model)
                 async with self.models.using(model, shape) as resident:
-                    found = await self._texts.vectors(
-                        wanted, resident=resident, shape=shape, truncate=request.truncate, deadline=deadline
-                    )
+                    tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
+                    found = await self._texts.embed(tokenized, resident=resident, shape=shape, deadline=deadline)
                 result = EmbedResult(model, [], Timing(), 0, 0) if of_images is None else await of_images
             finally:
                 if of_images is not None:
@@ -382,26 +379,34 @@ class Engine:
             wanted = await self._label_sets.known(request.labels, templates, model=model, wait_s=wait_s)
         else:
             wanted = self._texts.wanted(texts, templates, spec)
-        with self.admission.admit(images=len(request.sources), texts=wanted.prompts):
+        with (
+            self.admission.admit(images=len(request.sources), texts=wanted.prompts),
+            self._texts.hold(wanted.nbytes),
+        ):
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
-
-                async def find() -> TextVectors:
-                    if isinstance(wanted, KnownLabels):
-                        return wanted.of(resident.spec, templates, truncate=request.truncate)
-                    return await self._texts.vectors(
-                        wanted, resident=resident, shape=text_shape, truncate=request.truncate, deadline=deadline
+                encode = partial(
+                    self._images.encode,
+                    request.sources,
+                    resident=resident,
+                    shape=shape,
+                    started=started,
+                    deadline=deadline,
+                )
+                if isinstance(wanted, KnownLabels):
+                    found = wanted.of(resident.spec, templates, truncate=request.truncate)
+                    images = await encode()
+                else:
+                    tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
+                    finding = asyncio.create_task(
+                        self._texts.embed(tokenized, resident=resident, shape=text_shape, deadline=deadline)
                     )
-
-                finding = asyncio.create_task(find())
-                try:
-                    images = await self._images.encode(
-                        request.sources, resident=resident, shape=shape, started=started, deadline=deadline
-                    )
-                    found = await finding
-                finally:
-                    await _ended(finding)
+                    try:
+                        images = await encode()
+                        found = await finding
+                    finally:
+                        await _ended(finding)
                 rule = resident.spec.require_text()  # a blueprint's has no logit scale
                 finish = partial(
                     similarities, images, texts, found, rule, model=model, has_heatmaps=request.heatmap

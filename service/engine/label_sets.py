@@ -49,7 +49,8 @@ class KnownLabels:
     vectors: TextVectors
 
     prompts: ClassVar[int] = 0
-    """That must go through the tower yet, as of WantedTexts."""
+    nbytes: ClassVar[int] = 0
+    """As of WantedTexts: nothing is left to do."""
 
     def of(self, spec: EncoderSpec, templates: Sequence[str], *, truncate: bool) -> TextVectors:
         """The vectors, if they are of these weights.
@@ -166,30 +167,27 @@ class LabelSets:
         labels = self._sets[name]
         limits = PromptLimits(prompts=self._most_prompts, chars=2**63, all_chars=2**63)  # the operator's own words
         step = self._most_prompts // len(templates)
-        while True:
-            piece = labels[work.done : work.done + step]
-            if not piece:
-                break
+        while work.done < len(labels):
+            start = work.done
+            piece = labels[start : start + step]
             try:
-                with self._admission.admit(images=0, texts=len(piece) * len(templates)):
+                wanted = self._texts.wanted(piece, templates, self._models.specs[model], limits=limits)
+                with self._admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
                     shape = await self._planner.text_shape(model)
                     async with self._models.using(model, shape) as resident:
                         source = source_of(resident.spec, templates)
                         if source != work.source:
                             work.begin(source, now=self._clock())
+                        if source != wanted.source or work.done != start:
                             continue
-                        found = await self._texts.vectors(
-                            self._texts.wanted(piece, templates, resident.spec, limits=limits),
-                            resident=resident,
-                            shape=shape,
-                            truncate=True,
-                            deadline=math.inf,
-                        )
+                        tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=True)
+                        found = await self._texts.embed(tokenized, resident=resident, shape=shape, deadline=math.inf)
             except (Overloaded, HostMemoryFull):
                 await asyncio.sleep(_FULL_S)
             else:
                 work.add(found)
         unit = l2_normalize(np.concatenate(work.vectors))
+        work.vectors.clear()
         return KnownLabels(name, work.source, TextVectors(unit, work.tokens, work.truncated, is_unit=True))
 
     def stop(self) -> None:

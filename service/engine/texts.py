@@ -11,13 +11,12 @@ from numpy.typing import NDArray
 
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, TokenIds
-from service.engine.admission import Admission
 from service.engine.postprocess import require_finite
 from service.engine.scoring import PromptLimits, Prompts, TextVectors, Unfilled
 from service.engine.text_cache import KnownText, Source, TextCache, source_of
 from service.errors import TextTooLong
 from service.line import Line
-from service.memory.account import Account
+from service.memory.account import Account, Hold
 from service.memory.shape import TextShape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
@@ -42,11 +41,28 @@ class WantedTexts:
     known: dict[str, KnownText]
     missing: Unfilled | None
     source: Source
+    context_length: int
 
     @property
     def prompts(self) -> int:
         """How many must go through the tower."""
         return 0 if self.missing is None else len(self.missing)
+
+    @property
+    def nbytes(self) -> int:
+        """Host memory for them, at most."""
+        return 0 if self.missing is None else self.missing.nbytes(self.context_length)
+
+
+@dataclass(frozen=True)
+class _Tokenized:
+    """prompts, ids: of the texts that were not known. tokens, truncated: as of TextVectors."""
+
+    wanted: WantedTexts
+    prompts: Prompts | None
+    ids: TokenIds | None
+    tokens: Sequence[int]
+    truncated: Sequence[int]
 
 
 class Texts:
@@ -57,14 +73,12 @@ class Texts:
         *,
         threads: DeviceThreads,
         account: Account,
-        admission: Admission,
         cache: TextCache,
         limits: PromptLimits,
         pool: Executor,
     ) -> None:
         self._threads = threads
         self._account = account
-        self._admission = admission
         self._cache = cache
         self._limits = limits
         self._pool = pool
@@ -92,52 +106,54 @@ class Texts:
                 missing[text] = None
             else:
                 known[text] = found
-        if not missing:
-            return WantedTexts(texts, templates, known, None, source)
-        if len(missing) < len(texts):
+        if missing and len(missing) < len(texts):
             unfilled = Unfilled.of(list(missing), templates, limits)
-        return WantedTexts(texts, templates, known, unfilled, source)
+        return WantedTexts(texts, templates, known, unfilled if missing else None, source, spec.context_length or 0)
 
-    async def vectors(
-        self, wanted: WantedTexts, *, resident: Resident, shape: TextShape, truncate: bool, deadline: float
-    ) -> TextVectors:
-        """Vectors of the texts, in order; those that were not known are now.
+    def hold(self, nbytes: int) -> Hold:
+        """Host memory for what has to be embedded. Raises HostMemoryFull or OverHostMemory."""
+        return self._account.hold("text", nbytes)
 
-        Raises TextTooLong if not `truncate`; InvalidText, EncoderFailed, Unavailable or DeadlineExceeded.
-        """
+    async def tokenize(self, wanted: WantedTexts, *, resident: Resident, truncate: bool) -> _Tokenized:
+        """What `embed` takes. Raises TextTooLong if not `truncate`, or InvalidText."""
         if wanted.source != source_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
             wanted = self.wanted(wanted.texts, wanted.templates, resident.spec)
-        known = dict(wanted.known)
-        unfilled = wanted.missing
-        if unfilled is not None:
-            context_length = resident.encoder.spec.context_length or 0
-            with self._account.hold("text", unfilled.nbytes(context_length)):
-                prompts = await self._filled(unfilled)
-                ids, lengths = await self._tokenize(prompts, resident=resident)
-                tokens = prompts.tokens(lengths)
-                if truncate or max(tokens) <= context_length:
-                    embedded = await self._encode(ids, resident=resident, shape=shape, deadline=deadline)
-                    vectors = prompts.vectors(embedded)
-                else:  # the whole request is refused, which must name every such text
-                    vectors = np.empty((len(tokens), 0), np.float32)
-            for text, vector, length in zip(unfilled.texts, vectors, tokens, strict=True):
-                known[text] = KnownText(vector, length)
-        lengths_of = [known[text].tokens for text in wanted.texts]
+        lengths = {text: each.tokens for text, each in wanted.known.items()}
+        prompts = ids = None
+        if wanted.missing is not None:
+            prompts = await self._filled(wanted.missing)
+            ids, of_prompts = await self._ids(prompts, resident=resident)
+            lengths.update(zip(wanted.missing.texts, prompts.tokens(of_prompts), strict=True))
+        in_order = [lengths[text] for text in wanted.texts]
         context_length = resident.spec.context_length or 0
-        too_long = {index: length for index, length in enumerate(lengths_of) if length > context_length}
+        too_long = {index: tokens for index, tokens in enumerate(in_order) if tokens > context_length}
         if too_long and not truncate:
             raise TextTooLong(model=resident.spec.id, tokens=too_long, context_length=context_length)
-        if unfilled is not None:
-            for text in unfilled.texts:
-                self._cache.put(wanted.source, text, KnownText(known[text].vector.copy(), known[text].tokens))
-        return TextVectors(np.stack([known[text].vector for text in wanted.texts]), lengths_of, list(too_long))
+        return _Tokenized(wanted, prompts, ids, in_order, list(too_long))
+
+    async def embed(
+        self, tokenized: _Tokenized, *, resident: Resident, shape: TextShape, deadline: float
+    ) -> TextVectors:
+        """Vectors of the texts, in order. Those that were not known are from now on.
+
+        Raises EncoderFailed, Unavailable or DeadlineExceeded.
+        """
+        wanted = tokenized.wanted
+        vectors = {text: each.vector for text, each in wanted.known.items()}
+        if wanted.missing is not None and tokenized.prompts is not None and tokenized.ids is not None:
+            embedded = await self._encode(tokenized.ids, resident=resident, shape=shape, deadline=deadline)
+            vectors.update(zip(wanted.missing.texts, tokenized.prompts.vectors(embedded), strict=True))
+            for text, tokens in zip(wanted.texts, tokenized.tokens, strict=True):
+                self._cache.put(wanted.source, text, KnownText(vectors[text].copy(), tokens))
+        in_order = np.stack([vectors[text] for text in wanted.texts])
+        return TextVectors(in_order, tokenized.tokens, tokenized.truncated)
 
     async def _filled(self, unfilled: Unfilled) -> Prompts:
         if unfilled.chars <= _INLINE_CHARS:
             return unfilled.fill()
         return await asyncio.get_running_loop().run_in_executor(self._pool, unfilled.fill)
 
-    async def _tokenize(self, prompts: Prompts, *, resident: Resident) -> tuple[TokenIds, NDArray[np.int64]]:
+    async def _ids(self, prompts: Prompts, *, resident: Resident) -> tuple[TokenIds, NDArray[np.int64]]:
         """Ids [prompts, context_length] of the unique prompts, and their whole lengths. Raises InvalidText.
 
         Piece by piece: a request with less text goes before the next piece, and no further piece is begun for one that

@@ -23,7 +23,7 @@ from service.errors import InvalidOption
 Output: TypeAlias = Literal["tokens", "pooled", "both"]
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
 VectorDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int8", "uint8", "binary"]
-"""The last three hold pooled vectors in fewer bits: see postprocess.quantized."""
+"""The last three hold each vector in fewer bits: see postprocess.quantized."""
 DTYPES: Mapping[str, np.dtype[np.generic]] = {
     "float32": np.dtype(np.float32),
     "float16": np.dtype(np.float16),
@@ -77,13 +77,6 @@ class EmbedRequest:
     truncate: bool = True
     is_set: bool = False
     timeout_s: float | None = None
-
-    def require_dtype(self) -> None:
-        """Raises InvalidOption for a dtype that tokens cannot have."""
-        if self.sources and self.output != "pooled" and self.dtype not in DTYPES:
-            raise InvalidOption(
-                "dtype", f"'dtype' is '{self.dtype}', which holds vectors alone: ask for output=pooled."
-            )
 
     def outputs(self, spec: EncoderSpec) -> Outputs:
         """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""

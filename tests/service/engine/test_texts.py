@@ -86,7 +86,9 @@ async def test_prompts_are_held_while_they_are_worked_on_and_given_back() -> Non
     encoder = HeldTokenizer()
     async with engine_of(encoder) as engine:
         hold(encoder)
-        request = asyncio.create_task(engine.similarity(SimilarityRequest([noise(1)], ["a"] * 100, ["{} {}", "{}"])))
+        request = asyncio.create_task(
+            engine.similarity(SimilarityRequest([noise(1)], [str(number) for number in range(100)], ["{} {}", "{}"]))
+        )
         await encoder.is_at_work()
         assert engine.account.held["text"] >= 200 * 16 * 8
         encoder.goes_on.set()
@@ -99,14 +101,14 @@ async def test_prompts_that_need_more_than_all_may_hold_are_refused() -> None:
     async with engine_of(encoder, memory_budget=100_000) as engine:
         encoder.pieces.clear()
         with pytest.raises(OverHostMemory):
-            await engine.embed(EmbedRequest(texts=["a"] * 1000))
+            await engine.embed(EmbedRequest(texts=[str(number) for number in range(1000)]))
     assert encoder.pieces == []
 
 
 async def test_a_little_text_goes_between_the_pieces_of_much() -> None:
     encoder = HeldTokenizer()
     much = [f"{number} {'x' * 4000}" for number in range(5)]
-    async with engine_of(encoder, text_cache=0) as engine:
+    async with engine_of(encoder, text_cache_bytes=0) as engine:
         hold(encoder)
         first = asyncio.create_task(engine.embed(EmbedRequest(texts=much)))
         await encoder.is_at_work()

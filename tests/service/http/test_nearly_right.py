@@ -72,7 +72,6 @@ NEARLY = [
         )
     ),
     Nearly("images in the query", 422, "invalid-option", PARTS, {"content": b"", "headers": PNG}, "image=http://x/y"),
-    Nearly("texts for /embed", 422, "invalid-option", "Texts go to /similarity", in_json(images=[ENCODED], text="a")),
     *(
         Nearly(
             f"{name} for texts",

@@ -53,9 +53,9 @@ async def test_metrics_have_the_contract_s_names_and_move() -> None:
         for family in text_string_to_metric_families(text)
         for sample in family.samples
     }
-    assert samples["visiontower_requests_total", "/embed", "200"] == 2
-    assert samples["visiontower_requests_total", "/embed", "413"] == 1
-    assert samples["visiontower_requests_total", "404", "other"] == 1
+    assert samples["visiontower_requests_total", "/embed", "200", "native"] == 2
+    assert samples["visiontower_requests_total", "/embed", "413", "native"] == 1
+    assert samples["visiontower_requests_total", "404", "native", "other"] == 1
     assert samples["visiontower_request_seconds_count", "/embed"] == 3
     assert samples["visiontower_images_total", "32x32", "fake:vit"] == 1
     assert samples["visiontower_images_total", "64x32", "fake:vit"] == 2

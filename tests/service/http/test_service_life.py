@@ -140,7 +140,7 @@ async def test_a_departed_client_s_waiting_image_is_not_run() -> None:
         assert (await first).status_code == 200
         metrics = (await client.get("/metrics")).text
     assert encoder.batches == [1]
-    assert 'visiontower_requests_total{route="/embed",status="499"} 1.0' in metrics
+    assert 'visiontower_requests_total{protocol="native",route="/embed",status="499"} 1.0' in metrics
 
 
 async def test_a_client_that_leaves_while_sending_is_not_an_error() -> None:

@@ -245,7 +245,7 @@ async def test_they_answer_together_are_counted_as_one_and_end_in_order() -> Non
         for _ in range(24):
             assert (await client.post("/embed", content=image_bytes(), headers=PNG)).status_code == 200
         counted = values((await client.get("/metrics")).text)
-        assert counted["visiontower_requests_total /embed 200"] == 24
+        assert counted["visiontower_requests_total native /embed 200"] == 24
         assert len(psutil.Process(process.pid).children()) >= 2
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0
@@ -274,7 +274,7 @@ async def embeds(client: httpx.AsyncClient) -> bool:
 
 
 async def requests_counted(client: httpx.AsyncClient) -> float:
-    return values((await client.get("/metrics")).text)["visiontower_requests_total /embed 200"]
+    return values((await client.get("/metrics")).text)["visiontower_requests_total native /embed 200"]
 
 
 @pytest.mark.slow

@@ -10,7 +10,7 @@ from tests.support.serving import PNG, image_bytes, serving
 pytestmark = pytest.mark.anyio
 
 CONTRACT = """
-requests_total{route,status} request_seconds{route} stage_seconds{model,stage} batch_images{model}
+requests_total{route,status,protocol} request_seconds{route} stage_seconds{model,stage} batch_images{model}
 batch_padding_ratio{model} queue_images{model} queue_oldest_seconds{model} images_total{model,resolution}
 tokens_total{model} rejected_total{reason} vram_bytes{device,kind} vram_prediction_ratio{model}
 admission_total{decision} model_ready{model} cache_hits_total{} cache_misses_total{}

@@ -1,30 +1,38 @@
 """The native routes in the API's own pages: their bodies and options are parsed by hand. Knows OpenAPI."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, get_args
 
 from pydantic import BaseModel
 
-from service.engine.values import DTYPES
+from service.engine.values import VectorDtype
 from service.http.openapi import PROBLEM, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
-from service.http.protocols.native.requests import ClassifyOptions, EmbedOptions, Options, SimilarityOptions, VramOptions
+from service.http.protocols.native.requests import (
+    ClassifyOptions,
+    EmbedOptions,
+    Options,
+    SimilarityOptions,
+    VramOptions,
+)
 
 _EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
-server allows them) in JSON. Options may stand in the query, the form or the JSON body. A body may be compressed with
-gzip or deflate.
+server allows them) in JSON. Texts, alone or beside images, as fields or query parameters named `text`, or `texts` in
+JSON: each has a `pooled` vector in the joint image-text space. Options may stand in the query, the form or the JSON
+body. A body may be compressed with gzip or deflate.
 
-The answer's format follows `Accept`, or `format`. JSON has an entry an image. The binary formats hold the images that
-could be answered, stacked, so every tensor is `[images, ...]`:
+The answer's format follows `Accept`, or `format`. JSON has an entry an image, then an entry a text. The binary
+formats hold the images that could be answered, stacked, so every tensor is `[images, ...]`:
 
-* `application/vnd.safetensors`: tensors `tokens` and `pooled`; metadata `model`, `index` (which images the rows are),
-  `grid`, `prefix_tokens`, `usage` and `errors`.
-* `application/x-npy` and `application/octet-stream`: one array, so not `output=both`; its facts are in the headers
-  `x-tensor-name`, `x-tensor-shape`, `x-tensor-dtype`, `x-model`, `x-index`, `x-grid`, `x-prefix-tokens`, and `x-errors`
-  with the index and type of each failed image. Characters outside ASCII are percent-encoded there.
+* `application/vnd.safetensors`: tensors `tokens`, `pooled` and `texts`; metadata `model`, `index` (which images the
+  rows are), `grid`, `prefix_tokens`, `truncated`, `usage` and `errors`.
+* `application/x-npy` and `application/octet-stream`: one array, so not `output=both`, and texts alone; its facts are
+  in the headers `x-tensor-name`, `x-tensor-shape`, `x-tensor-dtype`, `x-model`, `x-index`, `x-grid`,
+  `x-prefix-tokens`, and `x-errors` with the index and type of each failed image. Characters outside ASCII are
+  percent-encoded there.
 
-If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage by
-stage, and also in the `Server-Timing` header."""
+If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage
+by stage, and also in the `Server-Timing` header."""
 
 _SIMILARITY_TEXT = """Images as in /embed; texts as fields or query parameters named `text`, or `texts` in JSON. Answers
 `cosine`, `logits` and `probabilities`, each `[images][texts]`. A text's vector is the normalised mean over its
@@ -33,12 +41,12 @@ of the texts that were cut in any of their templates; with `truncate=false` they
 `heatmap`, `[images][texts][rows][cols]`, and its `grid`. An image that failed is null in every list, and named in
 `errors`."""
 
-_CLASSIFY_TEXT = """Images against labels, the likeliest `top_k` of each. Images as in /embed. Labels are fields or query
-parameters named `label`, or the list `labels` in JSON; or `labels` is the name of a set that the server was started
-with (`--labels NAME=FILE`). A label's vector is the normalised mean over its `templates`. `probability` is the softmax
-over all labels, or the sigmoid of each label, as the model's `activation` says; `index` is the label's place in the
-list. `labels` of the answer is their number; `truncated` has the indices of labels that were cut. An image that failed
-has an `error` at its place.
+_CLASSIFY_TEXT = """Images against labels, the likeliest `top_k` of each. Images as in /embed. Labels are fields or
+query parameters named `label`, or the list `labels` in JSON; or `labels` is the name of a set that the server was
+started with (`--labels NAME=FILE`). A label's vector is the normalised mean over its `templates`. `probability` is the
+softmax over all labels, or the sigmoid of each label, as the model's `activation` says; `index` is the label's place in
+the list. `labels` of the answer is their number; `truncated` has the indices of labels that were cut. An image that
+failed has an `error` at its place.
 
 A set of labels with templates that have a name is embedded once, by the first request for it, however many prompts
 that takes. A request that comes before that has ended waits, and is answered with 503 and `Retry-After` if its time is
@@ -92,16 +100,15 @@ def _query(model: type[Options]) -> list[dict[str, Any]]:
     ]
 
 
-def _body(model: type[Options], example: dict[str, Any], *, required: Sequence[str] = ("images",)) -> dict[str, Any]:
+def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool = True) -> dict[str, Any]:
     images = {"type": "array", "items": {"type": "string"}, "description": "Base64, data: URIs, or http(s) URLs."}
-    form_requires = {"required": ["image"]} if required else {}
     return {
         "required": True,
         "content": {
             "multipart/form-data": {
                 "schema": {
                     "type": "object",
-                    **form_requires,
+                    "required": ["image"] if needs_images else [],
                     "properties": {"image": {"type": "array", "items": _IMAGE}, **_fields(model)},
                 }
             },
@@ -110,7 +117,7 @@ def _body(model: type[Options], example: dict[str, Any], *, required: Sequence[s
             "application/json": {
                 "schema": {
                     "type": "object",
-                    **({"required": list(required)} if required else {}),
+                    "required": ["images"] if needs_images else [],
                     "properties": {"images": images, **_schema(model)},
                 },
                 "example": {"images": [_EXAMPLE_PIXEL], **example},
@@ -143,7 +150,7 @@ _SIDES = {
 _ARRAY = _object(
     {
         "shape": _list(_COUNT),
-        "dtype": {"type": "string", "enum": [*DTYPES, "int8", "uint8"]},
+        "dtype": {"type": "string", "enum": list(get_args(VectorDtype))},
         "data": {
             "anyOf": [{"type": "array", "items": {}}, _TEXT],
             "description": "Nested lists of numbers, or base64.",
@@ -152,6 +159,7 @@ _ARRAY = _object(
 )
 _ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
 _TIMING = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
+_TRUNCATED = {**_list(_COUNT), "description": "Indices of the texts that were cut."}
 _EMBED_ANSWER = _object(
     {
         "object": {"type": "string", "enum": ["list"]},
@@ -169,9 +177,14 @@ _EMBED_ANSWER = _object(
                 optional=("grid", "prefix_tokens", "tokens", "pooled", "error"),
             )
         ),
-        "usage": _object({"images": _COUNT, "tokens": _COUNT}),
+        "truncated": _TRUNCATED,
+        "usage": _object(
+            {"images": _COUNT, "tokens": _COUNT, "texts": _COUNT, "text_tokens": _COUNT},
+            optional=("texts", "text_tokens"),
+        ),
         "timing_ms": _TIMING,
-    }
+    },
+    optional=("truncated",),
 )
 _SCORES = {**_list(_or_null(_list(_NUMBER))), "description": "[images][texts]; null for an image that failed."}
 _SIMILARITY_ANSWER = _object(
@@ -184,7 +197,7 @@ _SIMILARITY_ANSWER = _object(
         "logit_scale": _NUMBER,
         "logit_bias": _NUMBER,
         "activation": {"type": "string", "enum": ["softmax", "sigmoid"]},
-        "truncated": {**_list(_COUNT), "description": "Indices of the texts that were cut."},
+        "truncated": _TRUNCATED,
         "grid": _or_null(_SIDES),
         "heatmap": {**_list(_or_null(_list(_list(_list(_NUMBER))))), "description": "[images][texts][rows][columns]."},
         "errors": _ERRORS,
@@ -223,7 +236,7 @@ _CLASSIFY_ANSWER = _object(
             )
         ),
         "labels": {**_COUNT, "description": "How many labels the images were compared with."},
-        "truncated": {**_list(_COUNT), "description": "Indices of the labels that were cut."},
+        "truncated": {**_TRUNCATED, "description": "Indices of the labels that were cut."},
         "usage": _object({"images": _COUNT}),
         "timing_ms": _TIMING,
     }
@@ -342,11 +355,11 @@ _VRAM_EXAMPLE = {
 }
 
 EMBED: dict[str, Any] = {
-    "summary": "Images to tokens and pooled vectors",
+    "summary": "Images to tokens and pooled vectors, texts to vectors",
     "description": _EMBED_TEXT,
     "openapi_extra": {
         "parameters": _query(EmbedOptions),
-        "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}),
+        "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}, needs_images=False),
     },
     "responses": _answer(_EMBED_ANSWER, _EMBED_EXAMPLE, has_entries=True, is_binary=True),
 }
