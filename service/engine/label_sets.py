@@ -70,17 +70,12 @@ class KnownLabels:
 class _Work:
     """On one set. vectors, tokens, truncated: as TextVectors, of the labels that are done, from the first on."""
 
-    source: Source = b""
-    started: float = 0.0
+    source: Source
+    started: float
     vectors: list[Floats] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
     truncated: list[int] = field(default_factory=list)
     task: "asyncio.Task[KnownLabels] | None" = None
-
-    def begin(self, source: Source, *, now: float) -> None:
-        """With no label done: other weights have been loaded, or none yet."""
-        self.source, self.started = source, now
-        self.vectors, self.tokens, self.truncated = [], [], []
 
     def add(self, found: TextVectors) -> None:
         """The next labels."""
@@ -142,9 +137,13 @@ class LabelSets:
         goes on with it. Raises LabelsNotReady after `wait_s`, InvalidOption, ShuttingDown, or what the work raises.
         """
         labels = self.labels(name)
-        work = self._work.setdefault((model, name, templates), _Work())
+        async with self._models.using(model) as resident:  # it may have been evicted, and come back with other weights
+            source = source_of(resident.spec, templates)
+        work = self._work.get((model, name, templates))
+        if work is None or work.source != source:
+            work = self._work[model, name, templates] = _Work(source, self._clock())
         task = work.task
-        if task is None or _has_failed(task) or (task.done() and not self._is_current(task.result(), model, templates)):
+        if task is None or _has_failed(task):
             task = work.task = asyncio.create_task(self._embed(work, name, templates, model=model))
             task.add_done_callback(_log_failure)
         if not task.done():
@@ -160,26 +159,19 @@ class LabelSets:
             raise ShuttingDown
         return task.result()
 
-    def _is_current(self, known: KnownLabels, model: str, templates: tuple[str, ...]) -> bool:
-        return known.source == source_of(self._models.specs[model], templates)
-
     async def _embed(self, work: _Work, name: str, templates: tuple[str, ...], *, model: str) -> KnownLabels:
         labels = self._sets[name]
         limits = PromptLimits(prompts=self._most_prompts, chars=2**63, all_chars=2**63)  # the operator's own words
         step = self._most_prompts // len(templates)
         while work.done < len(labels):
-            start = work.done
-            piece = labels[start : start + step]
+            piece = labels[work.done : work.done + step]
             try:
                 wanted = self._texts.wanted(piece, templates, self._models.specs[model], limits=limits)
                 with self._admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
                     shape = await self._planner.text_shape(model)
                     async with self._models.using(model, shape) as resident:
-                        source = source_of(resident.spec, templates)
-                        if source != work.source:
-                            work.begin(source, now=self._clock())
-                        if source != wanted.source or work.done != start:
-                            continue
+                        if source_of(resident.spec, templates) != work.source or wanted.source != work.source:
+                            raise LabelsNotReady(name, done=0, number=len(labels), retry_after_s=1)
                         tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=True)
                         found = await self._texts.embed(tokenized, resident=resident, shape=shape, deadline=math.inf)
             except (Overloaded, HostMemoryFull):
