@@ -61,13 +61,14 @@ def quantized(vectors: Floats, dtype: VectorDtype) -> Numbers:
     """Vectors [..., width] in fewer bits.
 
     int8: each vector times 127 over its greatest magnitude, so cosines keep their order, dot products do not.
-    uint8: that plus 128. binary: the bits `value > 0`, eight to a uint8 [..., width / 8 rounded up], the first the
+    A zero vector stays zero. uint8: that plus 128. binary: the bits `value > 0`, eight to a uint8 [..., width / 8 rounded up], the first the
     highest.
     """
     if dtype == "binary":
         return np.packbits(vectors > 0, axis=-1)
     greatest = np.abs(vectors).max(axis=-1, keepdims=True)
-    scaled: Floats = np.rint(vectors.astype(np.float32) * (127 / np.maximum(greatest, np.finfo(np.float32).tiny)))
+    share = vectors.astype(np.float32) / np.maximum(greatest, np.finfo(np.float32).tiny)
+    scaled: Floats = np.rint(127 * share)
     return scaled.astype(np.int8) if dtype == "int8" else (scaled + 128).astype(np.uint8)
 
 

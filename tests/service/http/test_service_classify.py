@@ -17,7 +17,7 @@ from tests.support.serving import PNG, assert_problem, noise, serving
 pytestmark = pytest.mark.anyio
 PICTURES = [noise(1), noise(2)]
 LABELS = ["cat", "finch", "a horse"]
-SET = {"labels": (f"animals={ANIMALS}",)}
+SET: dict[str, Any] = {"labels": (f"animals={ANIMALS}",)}
 
 
 def body(*pictures: bytes, **fields: Any) -> dict[str, Any]:
@@ -76,7 +76,8 @@ async def test_equal_labels_are_answered_in_the_order_that_they_have() -> None:
 
 
 async def test_labels_or_a_set_s_name_in_json_form_and_query() -> None:
-    picture, options = PICTURES[0], {"content": PICTURES[0], "headers": PNG}
+    picture = PICTURES[0]
+    options: dict[str, Any] = {"content": picture, "headers": PNG}
     async with serving(**SET) as client:
         answers = [
             await client.post("/classify", json=body(picture, labels=LABELS)),
@@ -250,7 +251,8 @@ async def test_a_set_with_eighty_templates_costs_the_next_request_nothing() -> N
 
 
 async def test_similarity_takes_templates_by_name_in_json_form_and_query(tmp_path: Path) -> None:
-    picture, options = PICTURES[0], {"content": PICTURES[0], "headers": PNG}
+    picture = PICTURES[0]
+    options: dict[str, Any] = {"content": picture, "headers": PNG}
     async with serving() as client:
         answers = [
             await client.post("/similarity", json=body(picture, texts=LABELS, templates=list(OPENAI))),
