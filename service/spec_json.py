@@ -50,6 +50,7 @@ def spec_json(spec: EncoderSpec) -> dict[str, object]:
         "projected_grid": list(spec.projected_grid(grid)) if spec.projects else None,
         "most_views": spec.most_views,
         "most_joined": spec.most_joined,
+        "language_model": spec.language_model,
         "dense": spec.dense,
         "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
         "dtype": spec.dtype,

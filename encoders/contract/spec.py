@@ -112,6 +112,8 @@ class EncoderSpec:
     projected_queries: the number of projected tokens where it does not depend on the grid (BLIP-2's Q-Former).
     most_views: views of native size that one image is cut into at most, the whole image among them; 0 if the model
         reads whole images only. most_joined: tokens that are left of them at most.
+    language_model: transformers' type of the vision-language model whose language model reads the projected tokens;
+        `pixtral` for LLaVA's with a Pixtral tower. None if no language model reads them.
     dense: whether the encoder offers dense features. Their width is embed_dim.
     scoring, context_length: of the text half; None without one.
     dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...; meta in a blueprint.
@@ -139,6 +141,7 @@ class EncoderSpec:
     projected_queries: int | None = None
     most_views: int = 0
     most_joined: int = 0
+    language_model: str | None = None
     dense: bool = False
     scoring: Scoring | None = None
     context_length: int | None = None

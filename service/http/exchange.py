@@ -159,6 +159,9 @@ class Exchange:
         return await asyncio.get_running_loop().run_in_executor(self._readers, function)
 
     async def _run(self, request: Request, engine: Engine, asked: Asked, holds: list[Hold]) -> Answer:
+        reply = asked.reply
+        if asked.reply_of is not None:
+            reply = asked.reply_of(engine.models.specs[engine.models.id_of(asked.request.model)])
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
@@ -168,9 +171,9 @@ class Exchange:
         result: Result = await engine.run(asked.request)
         started = engine.clock()
         if result.values <= INLINE_VALUES:
-            answer = self.route.write(result, asked.reply)
+            answer = self.route.write(result, reply)
         else:
-            answer = await engine.on_pool(partial(self.route.write, result, asked.reply))
+            answer = await engine.on_pool(partial(self.route.write, result, reply))
         if result.model is not None:
             request.scope["served"] = Served(result.model, engine.clock() - started)  # for the middleware that counts
         return answer

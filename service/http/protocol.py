@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
+from encoders.contract.spec import EncoderSpec
 from service.engine.values import Request
 from service.settings import Settings
 
@@ -33,6 +34,8 @@ class Asked:
 
     number_bytes: host memory for each number of the answer, from the engine's result to the bytes of this form.
     most_numbers: that an answer of this form may have, None for any; advice: what to ask for instead.
+    reply_of: makes the reply of the encoder's spec, where the form depends on it. Called before anything runs; raises
+        RequestError for an encoder that this form is not for.
     """
 
     request: Request
@@ -40,6 +43,7 @@ class Asked:
     number_bytes: int = 4
     most_numbers: int | None = None
     advice: str = ""
+    reply_of: Callable[[EncoderSpec], Any] | None = None
 
 
 @dataclass(frozen=True)

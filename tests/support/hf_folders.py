@@ -99,6 +99,7 @@ def _vlm(name: str, vision: dict[str, Any], text: dict[str, Any], **options: Any
 
 _QWEN_VISION = {"depth": 4, "num_heads": 4, "patch_size": PATCH, "spatial_merge_size": 2, "temporal_patch_size": 2}
 _MROPE = {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}}
+_HALF_ROTARY = {**_MROPE["rope_parameters"], "partial_rotary_factor": 0.5}
 _QWEN_TOKENS = {"image_token_id": 57, "video_token_id": 58, "vision_start_token_id": 55, "vision_end_token_id": 56}
 VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
     "qwen2-vl": _vlm(
@@ -156,7 +157,7 @@ VLMS: dict[str, tuple[str, Callable[[], Any]]] = {
     "glm4v": _vlm(
         "Glm4v",
         {**_QWEN_VISION, "hidden_size": 32, "out_hidden_size": 48, "intermediate_size": 64, "image_size": SIDE},
-        {"model_type": "glm4v_text", "rope_parameters": {**_MROPE["rope_parameters"], "partial_rotary_factor": 0.5}},
+        {"model_type": "glm4v_text", "rope_parameters": {**_HALF_ROTARY, "mrope_section": [1, 1, 1]}},
         image_token_id=57,
         video_token_id=58,
     ),

@@ -113,6 +113,7 @@ def build_llava(checkpoint: Checkpoint) -> TorchParts:
         projection_drops=tower.dropped,
         most_views=canvases.views if canvases else 0,
         most_joined=canvases.tokens if canvases else 0,
+        language_model=config.model_type,
     )
     return TorchParts(spec, tower)
 

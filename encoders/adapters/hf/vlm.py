@@ -94,6 +94,7 @@ class Vlm(Family):
         where they do not depend on the grid. drops: tokens in front that are not projected.
     norm: the vision tower's final norm, where the tower goes on behind it and its output is something else.
     pooling: `class` for the first of the final tokens, `mean` for the mean of the patch tokens.
+    language_model: as EncoderSpec.language_model; empty for the configuration's own type.
     """
 
     architecture: str = "AutoModelForImageTextToText"
@@ -107,6 +108,7 @@ class Vlm(Family):
     towers: tuple[str, ...] = ()
     queries: Callable[[Any], int | None] = lambda config: None
     drops: Callable[[Any], int] = lambda config: 0
+    language_model: str = ""
     norm: Callable[[Any], nn.Module | None] = lambda vision: None
     unused: str = LANGUAGE
 

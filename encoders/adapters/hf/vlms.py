@@ -217,7 +217,7 @@ _LLAVA = Vlm(
 LLAVA_TOWERS: dict[str, Vlm] = {
     "dinov2": _LLAVA,
     "dinov2_with_registers": _LLAVA,
-    "pixtral": replace(_PIXTRAL, drops=_LLAVA.drops),
+    "pixtral": replace(_PIXTRAL, drops=_LLAVA.drops, language_model="pixtral"),
 }
 """By the type of LLaVA's vision tower."""
 
@@ -255,6 +255,7 @@ def vlm_parts(checkpoint: Checkpoint, family: Vlm, config: Any) -> TorchParts:
         projection_drops=family.drops(config),
         projection_merges=family.merge(config),
         projected_queries=family.queries(config),
+        language_model=family.language_model or config.model_type,
     )
     tower = VlmTower(
         model,

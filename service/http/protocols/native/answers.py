@@ -9,7 +9,7 @@ import base64
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 from urllib.parse import quote
 
@@ -18,7 +18,7 @@ import numpy as np
 from encoders.contract.errors import VisiontowerError
 from service.engine.engine import INLINE_VALUES
 from service.engine.values import Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
-from service.http.json import Text, json_pieces, to_json
+from service.http.json import base64_text, json_pieces, to_json
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.native.negotiation import MEDIA_TYPES
@@ -26,8 +26,6 @@ from service.http.protocols.native.requests import ClassifyReply, EmbedReply, Vr
 from service.spec_json import plan_json
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8"}
-_BASE64_BYTES = 3 * 65_536
-"""Encoded in one call; a multiple of three leaves no padding between two."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 """Characters that a header's value holds as they are; all others are percent-encoded as UTF-8."""
 
@@ -37,7 +35,7 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
     has_texts = len(result.texts) > 0
     if len(result.items) == 1 and not has_texts and isinstance(result.items[0], VisiontowerError):
         raise result.items[0]
-    format = reply.format
+    format = "json" if reply.parts else reply.format
     done: dict[int, Embedding] = {}
     failed: dict[int, VisiontowerError] = {}
     for index, item in enumerate(result.items):
@@ -57,12 +55,13 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
         answer = {
             "object": "list",
             "model": result.model,
-            "data": _entries(result, encoding=reply.encoding),
+            "data": _entries(result, reply),
             **of_texts,
             "usage": usage,
             "timing_ms": milliseconds,
         }
-        return Answer(_written(answer, result.values), MEDIA_TYPES["json"], status, headers)
+        written = list(json_pieces(answer)) if reply.parts else _written(answer, result.values)
+        return Answer(written, MEDIA_TYPES["json"], status, headers)
     arrays = _by_name([_arrays(item) for item in done.values()]) if done else {}
     about = {"model": result.model, "index": ",".join(str(index) for index in done)}
     if done:
@@ -244,7 +243,7 @@ def _raw(array: Numbers) -> memoryview:
     return array.reshape(-1).view(np.uint8).data
 
 
-def _entries(result: EmbedResult, *, encoding: str) -> list[dict[str, Any]]:
+def _entries(result: EmbedResult, reply: EmbedReply) -> list[dict[str, Any]]:
     """Of the images, then of the texts."""
     entries: list[dict[str, Any]] = []
     for index, item in enumerate(result.items):
@@ -252,13 +251,16 @@ def _entries(result: EmbedResult, *, encoding: str) -> list[dict[str, Any]]:
             entries.append({"index": index, "error": problem(item)})
             continue
         entry: dict[str, Any] = {"index": index, "grid": list(item.grid), "prefix_tokens": item.prefix_tokens}
-        if item.tokens is not None:
-            entry["tokens"] = _json_array(item.tokens, encoding=encoding)
+        if item.tokens is not None and reply.parts:
+            entry["tokens"] = {"shape": item.tokens.shape, "dtype": item.tokens.dtype.name}
+            entry["part"] = reply.parts.part(item.tokens, item.grid)
+        elif item.tokens is not None:
+            entry["tokens"] = _json_array(item.tokens, encoding=reply.encoding)
         if item.pooled is not None:
-            entry["pooled"] = _json_array(item.pooled, encoding=encoding)
+            entry["pooled"] = _json_array(item.pooled, encoding=reply.encoding)
         entries.append(entry)
     for index, vector in enumerate(result.texts, len(entries)):
-        entries.append({"index": index, "pooled": _json_array(vector, encoding=encoding)})
+        entries.append({"index": index, "pooled": _json_array(vector, encoding=reply.encoding)})
     return entries
 
 
@@ -266,7 +268,7 @@ def _json_array(array: Numbers, *, encoding: str) -> dict[str, object]:
     dtype = array.dtype.name
     if encoding == "base64":
         small = array.size <= INLINE_VALUES
-        values: object = base64.b64encode(_raw(array)).decode("ascii") if small else Text(_base64_pieces(array))
+        values: object = base64.b64encode(_raw(array)).decode("ascii") if small else base64_text(_raw(array))
     else:
         values = array.astype(np.float32) if dtype == "bfloat16" else array
     return {"shape": array.shape, "dtype": dtype, "data": values}
@@ -276,11 +278,6 @@ def _arrays(item: Embedding) -> dict[str, Numbers]:
     """The arrays that were asked for, by name."""
     both = {"tokens": item.tokens, "pooled": item.pooled}
     return {name: array for name, array in both.items() if array is not None}
-
-
-def _base64_pieces(array: Numbers) -> Iterator[bytes]:
-    raw = _raw(array)
-    return (base64.b64encode(raw[start : start + _BASE64_BYTES]) for start in range(0, len(raw), _BASE64_BYTES))
 
 
 def _by_name(items: Sequence[dict[str, Numbers]]) -> dict[str, list[Numbers]]:

@@ -31,8 +31,11 @@ formats hold the images that could be answered, stacked, so every tensor is `[im
   `x-prefix-tokens`, and `x-errors` with the index and type of each failed image. Characters outside ASCII are
   percent-encoded there.
 
-If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage
-by stage, and also in the `Server-Timing` header."""
+`format=vllm` gives the tokens that a language model reads of each image as `part`: a content part of a chat with a vLLM
+server. `tokens` then has no `data`. `format=vllm-npy` has npy in place of torch.save's format.
+
+If no image of several could be answered, the answer is JSON in any case. `timing_ms` is of the slowest image, stage by
+stage, and also in the `Server-Timing` header."""
 
 _SIMILARITY_TEXT = """Images as in /embed; texts as fields or query parameters named `text`, or `texts` in JSON. Answers
 `cosine`, `logits` and `probabilities`, each `[images][texts]`. A text's vector is the normalised mean over its
@@ -155,6 +158,16 @@ _ARRAY = _object(
             "anyOf": [{"type": "array", "items": {}}, _TEXT],
             "description": "Nested lists of numbers, or base64.",
         },
+    },
+    optional=("data",),
+)
+_PART = _object(
+    {
+        "type": {"type": "string", "enum": ["image_embeds"]},
+        "image_embeds": {
+            "anyOf": [_TEXT, _object({"image_embeds": _TEXT, "image_grid_thw": _TEXT})],
+            "description": "Files in base64, of torch.save or npy.",
+        },
     }
 )
 _ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
@@ -171,10 +184,11 @@ _EMBED_ANSWER = _object(
                     "grid": _SIDES,
                     "prefix_tokens": _COUNT,
                     "tokens": _ARRAY,
+                    "part": _PART,
                     "pooled": _ARRAY,
                     "error": PROBLEM,
                 },
-                optional=("grid", "prefix_tokens", "tokens", "pooled", "error"),
+                optional=("grid", "prefix_tokens", "tokens", "part", "pooled", "error"),
             )
         ),
         "truncated": _TRUNCATED,

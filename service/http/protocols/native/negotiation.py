@@ -6,7 +6,7 @@ from typing import Literal, TypeAlias
 
 from service.http.errors import NotAcceptable
 
-Format: TypeAlias = Literal["json", "safetensors", "npy", "raw"]
+Format: TypeAlias = Literal["json", "safetensors", "npy", "raw", "vllm", "vllm-npy"]
 
 MEDIA_TYPES: Mapping[Format, str] = {
     "json": "application/json",
@@ -15,6 +15,8 @@ MEDIA_TYPES: Mapping[Format, str] = {
     "raw": "application/octet-stream",
 }
 """In order of preference: the first wins among equals."""
+PARTS: frozenset[Format] = frozenset(("vllm", "vllm-npy"))
+"""JSON too, and only asked for by name: see handoff.py."""
 _RANGES = 64
 """Of an Accept header, that are read."""
 

@@ -8,6 +8,7 @@ from urllib.parse import parse_qsl
 
 from pydantic import BeforeValidator, FailFast, Field, PlainValidator
 
+from encoders.contract.spec import EncoderSpec
 from service.engine.templates import NAMED, PHOTO, PLAIN
 from service.engine.values import DTYPES, Dtype, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
@@ -15,10 +16,11 @@ from service.http.errors import UnsupportedMediaType
 from service.http.options import EmbeddingOptions, Layer, ModelOption, ResolutionOption, Size, no_bool, validated
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
+from service.http.protocols.native.handoff import Parts, parts_of
 from service.http.protocols.native.hints import as_image, meant, require_no_json, type_advice
-from service.http.protocols.native.negotiation import Format, choose
+from service.http.protocols.native.negotiation import PARTS, Format, choose
 
-_NUMBER_BYTES = {"json": 24, "base64": 16, "binary": 8}
+_NUMBER_BYTES = {"json": 24, "base64": 16, "binary": 8, "part": 20}
 """Host memory for each number of an answer: as computed, as asked for, and as written."""
 _MOST_PAIRS = 4096
 """Names and values in a query."""
@@ -34,10 +36,14 @@ _LABEL_BYTES = 2
 
 @dataclass(frozen=True)
 class EmbedReply:
-    """The form of an answer of /embed. encoding: of arrays in JSON."""
+    """The form of an answer of /embed.
+
+    encoding: of arrays in JSON. parts: for a language model, in place of tokens; None if they were not asked for.
+    """
 
     format: Format
     encoding: str
+    parts: Parts | None = None
 
 
 @dataclass(frozen=True)
@@ -89,6 +95,8 @@ def read_embed(incoming: Incoming) -> Asked:
     images = body.images if incoming.body or not options.texts else []  # texts may stand in the query alone
     if not images and not options.texts:
         raise NoImages(_TEXTS_GO)
+    if options.format in PARTS:
+        return _asked_for_parts(options.for_language_model(), images, options.format)
     if not images:
         options = options.of_texts()
     format = choose(incoming.accept, asked=options.format)
@@ -106,6 +114,22 @@ def read_embed(incoming: Incoming) -> Asked:
             request, reply, _NUMBER_BYTES["json"], most, "ask for format=safetensors, or encoding_format=base64"
         )
     return Asked(request, reply, _NUMBER_BYTES["base64" if format == "json" else "binary"])
+
+
+def _asked_for_parts(options: "EmbedOptions", images: Sequence[Source], format: Format) -> Asked:
+    """Content parts for a language model's server, if the encoder's tokens are for one."""
+
+    def reply_of(spec: EncoderSpec) -> EmbedReply:
+        parts = parts_of(spec, format=format)
+        if spec.most_views and "tiles" not in options.model_fields_set:
+            raise InvalidOption(
+                "tiles",
+                f"The language model of {spec.id} reads an image in tiles, and can read it as one view: "
+                "ask for tiles=true or tiles=false.",
+            )
+        return EmbedReply(format, options.encoding_format, parts)
+
+    return Asked(options.request(images), reply_of=reply_of, number_bytes=_NUMBER_BYTES["part"])
 
 
 def read_similarity(incoming: Incoming) -> Asked:
@@ -239,6 +263,36 @@ class EmbedOptions(ImageOptions, EmbeddingOptions):
             if getattr(self, name) not in (None, False):
                 raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
         return self.model_copy(update={"output": "pooled"})
+
+    def for_language_model(self) -> Self:
+        """The tokens that a language model reads, all of them and as they are.
+
+        Raises InvalidOption for an option that would give it others, and for a dtype that the format does not have.
+        """
+        if self.texts:
+            raise InvalidOption("texts", f"format={self.format} gives images; send texts as parts of the chat itself.")
+        dtypes = [name for name in DTYPES if name != "bfloat16" or self.format == "vllm"]
+        if self.dtype not in dtypes:
+            raise InvalidOption("dtype", f"format={self.format} has no {self.dtype}: ask for {' or '.join(dtypes)}.")
+        for name, read in _READ_BY_LANGUAGE_MODELS.items():
+            if name in self.model_fields_set and getattr(self, name) != read:
+                raise InvalidOption(
+                    name,
+                    f"'{name}' is {shown_value(getattr(self, name))}: format={self.format} gives the tokens that the "
+                    "language model was trained to read. Leave it out, or ask for format=safetensors.",
+                )
+        return self.model_copy(update=_READ_BY_LANGUAGE_MODELS)
+
+
+_READ_BY_LANGUAGE_MODELS: dict[str, object] = {
+    "output": "tokens",
+    "layer": None,
+    "prefix": True,
+    "project": True,
+    "normalize": False,
+    "encoding_format": "base64",
+}
+"""Options of /embed, and what they are in tokens for a language model."""
 
 
 class SimilarityOptions(ImageOptions):
