@@ -2,7 +2,6 @@
 
 import base64
 import threading
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -248,23 +247,3 @@ async def test_a_set_with_eighty_templates_costs_the_next_request_nothing() -> N
             asked = body(PICTURES[0], labels="animals", templates="openai")
             assert (await client.post("/classify", json=asked)).status_code == 200
             assert sum(encoder.batches) == expected
-
-
-async def test_similarity_takes_templates_by_name_in_json_form_and_query(tmp_path: Path) -> None:
-    picture = PICTURES[0]
-    options: dict[str, Any] = {"content": picture, "headers": PNG}
-    async with serving() as client:
-        answers = [
-            await client.post("/similarity", json=body(picture, texts=LABELS, templates=list(OPENAI))),
-            await client.post("/similarity", json=body(picture, texts=LABELS, templates="openai")),
-            await client.post("/similarity", json=body(picture, texts=LABELS, templates=["openai"])),
-            await client.post("/similarity", files={"image": picture}, data={"text": LABELS, "template": "openai"}),
-            await client.post("/similarity", files={"image": picture}, data={"text": LABELS, "templates": "openai"}),
-            await client.post("/similarity", params={"text": LABELS, "template": "openai"}, **options),
-            await client.post("/similarity", params={"text": LABELS, "templates": "openai"}, **options),
-        ]
-        plain = await client.post("/similarity", json=body(picture, texts=LABELS))
-    assert [answer.status_code for answer in answers] == [200] * 7
-    first, *others = [answer.json()["cosine"] for answer in answers]
-    assert others == [first] * 6
-    assert plain.json()["cosine"] != first
