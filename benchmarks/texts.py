@@ -2,7 +2,8 @@
 
     python -m benchmarks.texts --work vit-b-32 --rounds 200
 
-One server, one caller. The kinds of request take turns, so that a slow moment meets all of them.
+One server, one caller. In each round every kind of request comes once, in random order, so that a slow moment meets
+all of them.
 """
 
 import argparse
@@ -87,12 +88,13 @@ async def _measured(work: Work, target: Target, *, labels: int, rounds: int) -> 
             address, [f"a new text of round {round}, {number}" for number in range(_TEXTS)]
         ),
     }
+    rng = np.random.default_rng(0)
     try:
         first = await _first(connection, by_name)
         milliseconds: dict[str, list[float]] = {kind: [] for kind in kinds}
         for round in range(_WARMUP + rounds):
-            for kind, request_of in kinds.items():
-                request = request_of(round)
+            for kind in rng.permutation(list(kinds)).tolist():  # none is always behind the same one
+                request = kinds[kind](round)
                 started = time.perf_counter()
                 answer = await connection.ask(request)
                 took = time.perf_counter() - started
