@@ -68,8 +68,8 @@ $(PEER): benchmarks/peers/fastapi/requirements.txt | setup
 	$(BIN)/python -m benchmarks.peers fastapi
 	@touch $@
 
-$(STAMP): pyproject.toml constraints.txt | $(BIN)/python
+$(STAMP): pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing visiontower and its tools into $(VENV), versions from constraints.txt (PyTorch is large: minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]' -e './client[fast]'
 	@touch $(STAMP)
 	@echo "Ready: $(BIN)/visiontower"

@@ -9,6 +9,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── InvalidOption          unknown name, wrong value, or two different ones
 │   ├── NoImages               a request without an image
 │   ├── NoTexts                a request without a text where it needs one
+│   ├── WidthNotOffered        vectors of another width than the encoder's
 │   ├── TextTooLong            a text past the context length, where none may be cut
 │   └── NumbersDoNotFit        the dtype asked for cannot hold the values
 ├── UnknownModel               not one of the served encoders
@@ -59,7 +60,7 @@ def shown_value(value: object) -> str:
     if isinstance(value, str):
         return shown(repr(value[:_SHOWN]))
     if isinstance(value, list | tuple):
-        items = ", ".join(shown_value(item) for item in value[:_SHOWN_ITEMS])
+        items = ", ".join("[...]" if isinstance(item, list) else shown_value(item) for item in value[:_SHOWN_ITEMS])
         return shown(f"[{items}{', ...' if len(value) > _SHOWN_ITEMS else ''}]")
     return "an object" if isinstance(value, dict) else shown(repr(value))
 
@@ -121,6 +122,18 @@ class NoTexts(RequestError):
 
     def __init__(self, advice: str = "") -> None:
         super().__init__(f"There is no text in the request{advice}.")
+
+
+class WidthNotOffered(RequestError):
+    """The request wants vectors of so many numbers, and the encoder was trained to give others."""
+
+    def __init__(self, *, model: str, asked: int, width: int | None) -> None:
+        super().__init__(
+            f"{model} gives vectors of {width} numbers, not of {asked}: it was not trained for others.",
+            model=model,
+            asked=asked,
+            width=width,
+        )
 
 
 class TextTooLong(RequestError):

@@ -284,6 +284,8 @@ class Engine:
 
         Raises RequestError, UnknownModel, LimitExceeded, Unavailable, DeadlineExceeded, ModelDoesNotFit, EncoderFailed.
         """
+        if request.width is not None:
+            request.require_width(self.models.specs[self.models.id_of(request.model)], request.width)
         work = self._embed_with_texts if request.texts else self._embed
         return await self._in_time(request.timeout_s, partial(work, request))
 

@@ -66,9 +66,9 @@ def quantized(vectors: Floats, dtype: VectorDtype) -> Numbers:
     """
     if dtype == "binary":
         return np.packbits(vectors > 0, axis=-1)
-    greatest = np.abs(vectors).max(axis=-1, keepdims=True)
-    share = vectors.astype(np.float32) / np.maximum(greatest, np.finfo(np.float32).tiny)
-    scaled: Floats = np.rint(127 * share)
+    wide = vectors.astype(np.float32, copy=False)
+    greatest = np.abs(wide).max(axis=-1, keepdims=True)
+    scaled: Floats = np.rint(127 * (wide / np.maximum(greatest, np.finfo(np.float32).tiny)))  # a zero row stays zero
     return scaled.astype(np.int8) if dtype == "int8" else (scaled + 128).astype(np.uint8)
 
 

@@ -18,7 +18,7 @@ from encoders.contract.errors import ImageError, VisiontowerError
 from encoders.contract.spec import EncoderSpec, Scoring
 from encoders.contract.values import Floats, Grid, ImageSize, Outputs, TokenKind
 from encoders.memory.plan import Row
-from service.errors import InvalidOption
+from service.errors import InvalidOption, WidthNotOffered
 
 Output: TypeAlias = Literal["tokens", "pooled", "both"]
 Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
@@ -60,6 +60,7 @@ class EmbedRequest:
     texts: answered beside the images; what is said of tokens does not concern them. truncate: cut texts that are longer
         than the context length; if False they are refused.
     is_set: the images share their forwards with nobody else, in order. So their numbers do not depend on other traffic.
+    width: numbers that each vector must have; others are refused.
     timeout_s: seconds until DeadlineExceeded; None for the engine's setting.
     """
 
@@ -76,7 +77,21 @@ class EmbedRequest:
     dtype: VectorDtype = "float32"
     truncate: bool = True
     is_set: bool = False
+    width: int | None = None
     timeout_s: float | None = None
+
+    def require_width(self, spec: EncoderSpec, asked: int) -> None:
+        """Raises WidthNotOffered; OutputNotOffered without a text half; LayerNotFound and others as `outputs`."""
+        widths: set[int | None] = set()
+        if self.texts:
+            spec.require_text()
+            widths.add(spec.embed_dim)
+        if self.sources and self.output != "tokens":
+            widths.add(spec.pooled_size)
+        if self.sources and self.output != "pooled":
+            widths.add(spec.tokens_width(self.outputs(spec)))
+        for width in widths - {asked}:
+            raise WidthNotOffered(model=spec.id, asked=asked, width=width)
 
     def outputs(self, spec: EncoderSpec) -> Outputs:
         """What the forward must give. Raises LayerNotFound, OutputNotOffered or InvalidOption."""

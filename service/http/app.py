@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from operator import itemgetter
 from typing import Any
 
 from fastapi import FastAPI
@@ -94,8 +95,9 @@ class _App(FastAPI):
             self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
 
     def protocol_of(self, path: str) -> Protocol | None:
-        """The protocol whose form an error on this path has, if it is not ours."""
-        return next((each for each in self._protocols if path.startswith(tuple(each.under))), None)
+        """The protocol whose form an error on this path has, if it is not ours: the one that is nearest to it."""
+        around = [(len(prefix), each) for each in self._protocols for prefix in each.under if path.startswith(prefix)]
+        return max(around, key=itemgetter(0), default=(0, None))[1]
 
     def build_middleware_stack(self) -> ASGIApp:
         """As Starlette's: called once, before the first request. The whole of the list goes around everything.

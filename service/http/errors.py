@@ -85,12 +85,17 @@ class BadItem(VisiontowerError):
 
 
 class UnsupportedMediaType(VisiontowerError):
-    """The Content-Type is none of multipart/form-data, image/*, application/octet-stream and application/json."""
+    """The Content-Type is none that this route reads: the detail names those."""
 
-    def __init__(self, content_type: str, advice: str = "") -> None:
+    def __init__(
+        self,
+        content_type: str,
+        advice: str = "",
+        *,
+        read: str = "multipart/form-data, image/*, application/octet-stream or application/json",
+    ) -> None:
         super().__init__(
-            f"Content-Type '{shown(content_type)}' is not read here: send multipart/form-data, image/*, "
-            f"application/octet-stream or application/json.{advice}",
+            f"Content-Type '{shown(content_type)}' is not read here: send {read}.{advice}",
             content_type=shown(content_type),
         )
 

@@ -1,18 +1,17 @@
 """Values -> JSON bytes."""
 
-import base64
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
+from typing import Any
 
 import numpy as np
 import orjson
 
 from encoders.contract.values import Floats
+from service.engine.engine import INLINE_VALUES
 
 _NUMBERS = 65_536
 """Written in one call, which nothing else can run beside; it takes some milliseconds."""
-_BASE64_BYTES = 3 * 65_536
-"""Encoded in one call; a multiple of three leaves no padding between two."""
 
 to_json: Callable[[object], bytes] = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
 """JSON; float arrays as nested lists, each number in the fewest digits that give it back."""
@@ -44,17 +43,16 @@ def json_pieces(value: object) -> Iterator[bytes]:
         yield to_json(value)
 
 
+def written(answer: Mapping[str, Any], *, numbers: int) -> bytes | list[bytes]:
+    """The JSON of an answer with so many numbers, in pieces if they are many."""
+    return to_json(answer) if numbers <= INLINE_VALUES else list(json_pieces(answer))
+
+
 class Text:
     """A text in pieces, of characters that JSON does not escape. Only for `json_pieces`."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self.pieces = pieces
-
-
-def base64_text(raw: memoryview) -> Text:
-    """Bytes in base64. They are encoded as the text is written."""
-    starts = range(0, len(raw), _BASE64_BYTES)
-    return Text(base64.b64encode(raw[start : start + _BASE64_BYTES]) for start in starts)
 
 
 def _array_pieces(array: Floats) -> Iterator[bytes]:

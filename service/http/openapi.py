@@ -1,6 +1,9 @@
 """The texts of the API's own pages: on the whole, and on the routes that are no protocol's. Knows OpenAPI."""
 
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+from pydantic import BaseModel
 
 from service.http.problems import MEDIA_TYPE
 
@@ -25,25 +28,46 @@ PROBLEM: dict[str, Any] = {
 }
 
 
-def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """These statuses, each answered with a problem."""
-    about = {
-        400: "The body is broken.",
-        404: "No such model, or no such page.",
-        406: "No such format.",
-        413: "Over a limit; refused whole.",
-        415: "Not an image, or a Content-Type that is not read.",
-        422: "An image or an option that cannot be used.",
-        500: "The encoder failed, or gave NaN.",
-        507: "The device ran out of memory, or the model is over its budget.",
-        503: "Overloaded, draining or not ready; see Retry-After.",
-        504: "Not answered in time.",
-    }
-    content = {MEDIA_TYPE: {"schema": PROBLEM}}
+_ABOUT = {
+    400: "The body is broken.",
+    404: "No such model, or no such page.",
+    406: "No such format.",
+    413: "Over a limit; refused whole.",
+    415: "Not an image, or a Content-Type that is not read.",
+    422: "An image or an option that cannot be used.",
+    500: "The encoder failed, or gave NaN.",
+    507: "The device ran out of memory, or the model is over its budget.",
+    503: "Overloaded, draining or not ready; see Retry-After.",
+    504: "Not answered in time.",
+}
+
+
+def option_schemas(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
+    """Option -> its JSON schema."""
+    properties: dict[str, dict[str, Any]] = model.model_json_schema(mode="validation")["properties"]
+    return {name: {k: v for k, v in schema.items() if k != "title"} for name, schema in properties.items()}
+
+
+def object_schema(properties: Mapping[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
+    """Of an object with these properties, and maybe others."""
+    required = [name for name in properties if name not in optional]
+    return {"type": "object", "required": required, "properties": dict(properties)}
+
+
+def error_responses(
+    schema: dict[str, Any], *statuses: int, media_type: str = "application/json"
+) -> dict[int | str, dict[str, Any]]:
+    """These statuses, each answered with an error of this schema."""
+    content = {media_type: {"schema": schema}}
     return {
-        **{code: {"description": about[code], "content": content} for code in statuses},
+        **{code: {"description": _ABOUT[code], "content": content} for code in statuses},
         "default": {"description": "Any other error.", "content": content},
     }
+
+
+def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """These statuses, each answered with a problem."""
+    return error_responses(PROBLEM, *statuses, media_type=MEDIA_TYPE)
 
 
 _CARD = {"type": "object", "required": ["id", "family", "image_size", "state"]}

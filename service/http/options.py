@@ -1,7 +1,7 @@
 """The options of an embedding, the same in every protocol that can carry them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, TypeVar
+from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -77,8 +77,17 @@ class EmbeddingOptions(ResolutionOption):
         description="Cut texts past the context length, and name them in `truncated`; false refuses them.",
     )
 
-    def request(self, sources: Sequence[Source], texts: Sequence[str] = ()) -> EmbedRequest:
-        """These images and texts, with these options."""
+    def of_texts(self) -> Self:
+        """Of texts alone: they have no tokens. Raises InvalidOption for an option about images."""
+        for name in ("layer", "prefix", "project", "tiles", "resolution"):
+            if getattr(self, name) not in (None, False):
+                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
+        return self.model_copy(update={"output": "pooled"})
+
+    def request(
+        self, sources: Sequence[Source], texts: Sequence[str] = (), *, width: int | None = None
+    ) -> EmbedRequest:
+        """These images and texts, with these options. width: as of EmbedRequest."""
         return EmbedRequest(
             sources,
             texts,
@@ -92,6 +101,7 @@ class EmbeddingOptions(ResolutionOption):
             normalize=self.normalize,
             dtype=self.dtype,
             truncate=self.truncate,
+            width=width,
         )
 
 
@@ -104,6 +114,17 @@ def validated(model: type[M], values: Mapping[str, object]) -> M:
         return model.model_validate(values)
     except ValidationError as error:
         raise _invalid(error) from error
+
+
+def json_options(model: type[M], fields: Mapping[str, object], *, beside: Sequence[str]) -> M:
+    """The options out of a JSON object's fields; a null means the default. beside: what the object has beside them.
+
+    Raises InvalidOption, which names the option and what would be right.
+    """
+    for name in fields:
+        if name not in model.model_fields and name not in beside:
+            raise InvalidOption.unknown(name, [*beside, *model.model_fields])
+    return validated(model, {name: value for name, value in fields.items() if value is not None and name not in beside})
 
 
 def _invalid(error: ValidationError) -> InvalidOption:

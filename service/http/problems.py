@@ -66,6 +66,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.InvalidOption: ProblemType(422, "invalid-option", "Invalid option"),
     s.NoImages: ProblemType(422, "no-images", "No images"),
     s.NoTexts: ProblemType(422, "no-texts", "No texts"),
+    s.WidthNotOffered: ProblemType(422, "width-not-offered", "Width not offered"),
     s.TextTooLong: ProblemType(422, "text-too-long", "Text too long"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
@@ -137,7 +138,7 @@ def _shown(fact: object) -> object:
 
 def refusal(error: BaseException) -> str | None:
     """The reason under which the metric rejected_total counts this error; None if it is no refusal."""
-    slug = problem_type(error).slug
+    slug = problem_type(_cause(error)).slug
     return slug if slug in REFUSALS else None
 
 
@@ -147,9 +148,14 @@ def write_problem(error: Exception) -> Answer:
     return Answer(to_json(members), MEDIA_TYPE, members["status"], headers(error))
 
 
+def _cause(error: BaseException) -> BaseException:
+    """The error itself; of a bad item what is wrong with it."""
+    return error.cause if isinstance(error, h.BadItem) else error
+
+
 def headers(error: BaseException) -> dict[str, str]:
     """Headers that go with the problem."""
-    if isinstance(error, s.Unavailable):
+    if isinstance(error := _cause(error), s.Unavailable):
         return {"Retry-After": str(error.retry_after_s)}
     if isinstance(error, h.UnsupportedContentEncoding):
         return {"Accept-Encoding": ", ".join(error.accepted)}

@@ -102,10 +102,11 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 async def _framework_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 422
-    protocol = request.app.protocol_of(request.scope["path"])
+    path = request.scope["path"]  # the request's own `url` decodes the query, which may be anything
+    protocol = request.app.protocol_of(path)
     if protocol is not None and status in (404, 405):
         request.scope["protocol"] = protocol.name
-        refused = (NoSuchRoute if status == 404 else MethodNotAllowed)(request.method, request.scope["path"])
+        refused = (NoSuchRoute if status == 404 else MethodNotAllowed)(request.method, path)
         return _response(protocol.write_error(refused))
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
     return _json(problems.of_status(status), status, media_type=problems.MEDIA_TYPE, headers=headers)

@@ -1,6 +1,7 @@
 """The rules of the rooms: who may import whom, indirectly too, and that nothing below calls back above."""
 
 import ast
+import sys
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -177,6 +178,21 @@ def test_what_is_shipped_does_not_import_what_is_not() -> None:
         for module in within(room):
             named = {name.partition(".")[0] for name in imported(module, lazily=True)}
             assert not named & {"training", "benchmarks", "tests"}, module
+
+
+def test_the_client_needs_httpx_and_numpy_only() -> None:
+    """Pillow and tqdm only where they are asked for; of ours, itself."""
+    own = sorted((ROOT / "client" / "visiontower_client").rglob("*.py"))
+    assert len(own) > 5
+    beside = sys.stdlib_module_names | {"httpx", "numpy", "visiontower_client"}
+    for path in own:
+        tree = ast.parse(path.read_text())
+        at_once = {id(node) for node in tree.body}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else [node.module or ""]
+                allowed = beside if id(node) in at_once else beside | {"PIL", "tqdm"}
+                assert {name.partition(".")[0] for name in names} <= allowed, f"{path.name}: {names}"
 
 
 def test_there_is_no_circle() -> None:

@@ -182,10 +182,10 @@ def odd_bodies(operation: Operation) -> st.SearchStrategy[tuple[bytes, bytes]]:
     """Content-Type and body."""
     if not operation.bodies:
         return st.tuples(st.sampled_from([b"", b"application/json"]), st.binary(max_size=20))
-    as_json = odd_json(operation.bodies["application/json"])
+    as_json = odd_json(operation.bodies.get("application/json", {"properties": {}}))
     return st.one_of(
         st.tuples(st.just(b"application/json"), as_json),
-        odd_forms(operation.bodies["multipart/form-data"]),
+        odd_forms(operation.bodies.get("multipart/form-data", {"properties": {}})),
         st.tuples(st.sampled_from([b"image/png", b"application/octet-stream"]), RAW_IMAGES),
         st.tuples(st.sampled_from(TYPES), RAW_IMAGES | as_json),
     )
@@ -219,6 +219,9 @@ def plain(draw: st.DrawFn, operation: Operation) -> tuple[bytes, bytes, bytes]:
         return written_query(pairs), b"", b""
     images = draw(st.lists(st.sampled_from(PICTURES) | RAW_IMAGES, min_size=1, max_size=3))
     match draw(st.sampled_from(list(operation.bodies))):
+        case "application/json" if "images" not in operation.bodies["application/json"].get("required", ()):
+            schema = operation.bodies["application/json"]
+            return b"", b"application/json", json.dumps(draw(allowed(schema, strings=STRINGS | TEXT_IMAGES))).encode()
         case "application/json":
             texts: list[Any] = [
                 _as_text(image, draw(st.sampled_from(["", "data:image/png;base64,"]))) for image in images

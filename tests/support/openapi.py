@@ -43,6 +43,14 @@ class Operation:
         content = self.description.get("requestBody", {}).get("content", {})
         return {media_type: about["schema"] for media_type, about in content.items()}
 
+    @property
+    def error_form(self) -> tuple[str, Schema]:
+        """Media type and schema of the errors of its protocol; problems where the document does not say."""
+        responses = self.description["responses"]
+        content = responses.get("default", {}).get("content", {"application/problem+json": {"schema": {}}})
+        ((media_type, about),) = content.items()
+        return media_type, about["schema"]
+
     def answers(self, status: int) -> Mapping[str, Any]:
         """Media types of this status, and what is said of them."""
         responses = self.description["responses"]
@@ -114,7 +122,7 @@ def allowed(schema: Schema, *, strings: st.SearchStrategy[Any]) -> st.SearchStra
         return st.sampled_from(schema["enum"])
     kind = schema.get("type")
     if kind == "object":
-        required = {name: allowed(each, strings=strings) for name, each in schema["properties"].items()}
+        required = {name: allowed(each, strings=strings) for name, each in schema.get("properties", {}).items()}
         optional = {name: required.pop(name) for name in list(required) if name not in schema.get("required", [])}
         return st.fixed_dictionaries(required, optional=optional)
     if kind == "array":

@@ -11,6 +11,7 @@ from service import errors
 from service.errors import Overloaded
 from service.http import errors as http_errors
 from service.http import problems
+from service.http.errors import BadItem
 
 
 def family(cls: type[BaseException]) -> Iterator[type[BaseException]]:
@@ -82,3 +83,11 @@ def test_a_fact_cannot_replace_a_member() -> None:
 def test_overload_says_when_to_come_back() -> None:
     error = Overloaded(what="images", waiting=5, limit=5, retry_after_s=7)
     assert problems.headers(error) == {"Retry-After": "7"}
+
+
+def test_a_bad_item_has_the_status_the_headers_and_the_metric_of_its_cause() -> None:
+    full = BadItem("input[3]", Overloaded(what="images", waiting=8, limit=8, retry_after_s=4))
+    assert problems.problem_type(full).status == 503
+    assert problems.headers(full) == {"Retry-After": "4"}
+    assert problems.refusal(full) == "overloaded"
+    assert problems.problem(full)["where"] == "input[3]"

@@ -77,3 +77,17 @@ async def test_overload_and_deadlines_come_in_the_protocol_s_own_form() -> None:
     assert native.status_code == 404, "it is not served"
     assert 'visiontower_rejected_total{reason="overloaded"} 1.0' in metrics
     assert json.loads(native.text)["status"] == 404
+
+
+async def test_an_unknown_path_is_refused_by_the_protocol_that_is_nearest_to_it() -> None:
+    def write_near(error: Exception) -> Answer:
+        return Answer(b"near", "text/words", status=418)
+
+    wide = Protocol("wide", (), write_sorry, under=("/made",))
+    near = Protocol("near", (), write_near, under=("/made/up",))
+    for protocols in ((wide, near), (near, wide)):
+        app = create_app(Settings(model=("fake:vit",)), backend=backend_of(), protocols=protocols)
+        async with client_of(app) as client:
+            assert (await client.get("/made/up/here?%ff")).text == "near"
+            assert (await client.get("/made/elsewhere")).text == "oh no: NoSuchRoute"
+            assert (await client.get("/nowhere")).headers["content-type"] == "application/problem+json"

@@ -39,6 +39,16 @@ async def test_a_bad_image_in_tiles_is_an_error_at_its_index() -> None:
     assert ["error" in each for each in answer.json()["data"]] == [False, True, False]
 
 
+@pytest.mark.parametrize("format", ["safetensors", "npy", "raw"])
+async def test_one_array_holds_the_tiles_of_one_image(format: str) -> None:
+    """Wide and square images have different numbers of tokens: an array of both would be corrupt."""
+    query = f"/embed?project=true&tiles=true&format={format}"
+    async with serving(FakeEncoder(SPEC)) as client:
+        files = [("image", noise(1, (90, 30))), ("image", noise(2, (32, 32)))]
+        assert_problem(await client.post(query, files=files), 422, "invalid-option")
+        assert (await client.post(query, files=files[:1])).status_code == 200
+
+
 async def test_every_view_takes_a_place_in_the_queue() -> None:
     async with serving(FakeEncoder(SPEC), queue_images=4, max_images=4) as client:
         assert (await client.post("/embed?project=true&tiles=true", content=noise(1), headers=PNG)).status_code == 200

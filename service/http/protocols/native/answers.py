@@ -5,7 +5,6 @@ array is [images, ...], and `index` says which images they are. If no image coul
 then.
 """
 
-import base64
 import io
 import json
 import math
@@ -17,9 +16,9 @@ import numpy as np
 import orjson
 
 from encoders.contract.errors import VisiontowerError
-from service.engine.engine import INLINE_VALUES
 from service.engine.values import Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
-from service.http.json import base64_text, json_pieces, to_json
+from service.http.arrays import base64_text, json_numbers, raw
+from service.http.json import json_pieces, to_json, written
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.native.negotiation import MEDIA_TYPES
@@ -61,8 +60,8 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
             "usage": usage,
             "timing_ms": milliseconds,
         }
-        written = list(json_pieces(answer)) if reply.parts else _written(answer, result.values)
-        return Answer(written, MEDIA_TYPES["json"], status, headers)
+        in_json = list(json_pieces(answer)) if reply.parts else written(answer, numbers=result.values)
+        return Answer(in_json, MEDIA_TYPES["json"], status, headers)
     arrays = _by_name([_arrays(item) for item in done.values()]) if done else {}
     about = {"model": result.model, "index": ",".join(str(index) for index in done)}
     if done:
@@ -86,7 +85,7 @@ def write_embed(result: EmbedResult, reply: EmbedReply) -> Answer:
     if failed:
         short = [{"index": index, "type": problem_type(error).uri} for index, error in failed.items()]
         headers["x-errors"] = to_json(short).decode()
-    content = npy(stack) if format == "npy" else [_raw(array) for array in stack]
+    content = npy(stack) if format == "npy" else [raw(array) for array in stack]
     return Answer(content, MEDIA_TYPES[format], status, headers)
 
 
@@ -123,7 +122,7 @@ def write_similarity(result: SimilarityResult, reply: None) -> Answer:
         answer["errors"] = errors
     answer["usage"] = {"images": sum(item is not None for item in done)}
     answer["timing_ms"] = milliseconds
-    content = _written(answer, result.values)
+    content = written(answer, numbers=result.values)
     return Answer(content, "application/json", 207 if errors else 200, server_timing(milliseconds))
 
 
@@ -150,7 +149,7 @@ def write_classify(result: SimilarityResult, reply: ClassifyReply) -> Answer:
         "usage": {"images": len(data) - failed},
         "timing_ms": milliseconds,
     }
-    content = _written(answer, result.values)
+    content = written(answer, numbers=result.values)
     return Answer(content, "application/json", 207 if failed else 200, server_timing(milliseconds))
 
 
@@ -219,7 +218,7 @@ def safetensors(tensors: Mapping[str, Sequence[Numbers]], metadata: Mapping[str,
         offset += size
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)  # tensors start at a multiple of 8
-    return [len(head).to_bytes(8, "little") + head, *(_raw(array) for stack in tensors.values() for array in stack)]
+    return [len(head).to_bytes(8, "little") + head, *(raw(array) for stack in tensors.values() for array in stack)]
 
 
 def npy(stack: Sequence[Numbers]) -> list[bytes | memoryview]:
@@ -228,22 +227,12 @@ def npy(stack: Sequence[Numbers]) -> list[bytes | memoryview]:
     about = {"descr": np.lib.format.dtype_to_descr(dtype), "fortran_order": False, "shape": shape}
     head = io.BytesIO()
     np.lib.format.write_array_header_1_0(head, about)
-    return [head.getvalue(), *(_raw(array) for array in stack)]
+    return [head.getvalue(), *(raw(array) for array in stack)]
 
 
 def _stacked(stack: Sequence[Numbers]) -> tuple[tuple[int, ...], np.dtype[Any]]:
     """Shape and dtype of the arrays as one. They are alike: a request has one model, size and layer."""
     return (len(stack), *stack[0].shape), stack[0].dtype
-
-
-def _written(answer: Mapping[str, Any], numbers: int) -> bytes | list[bytes]:
-    """JSON, in pieces if it has many numbers."""
-    return to_json(answer) if numbers <= INLINE_VALUES else list(json_pieces(answer))
-
-
-def _raw(array: Numbers) -> memoryview:
-    """The bytes of a contiguous array, not copied; by way of uint8, as bfloat16 has no buffer of its own."""
-    return array.reshape(-1).view(np.uint8).data
 
 
 def _entries(result: EmbedResult, reply: EmbedReply) -> list[dict[str, Any]]:
@@ -268,13 +257,8 @@ def _entries(result: EmbedResult, reply: EmbedReply) -> list[dict[str, Any]]:
 
 
 def _json_array(array: Numbers, *, encoding: str) -> dict[str, object]:
-    dtype = array.dtype.name
-    if encoding == "base64":
-        small = array.size <= INLINE_VALUES
-        values: object = base64.b64encode(_raw(array)).decode("ascii") if small else base64_text(_raw(array))
-    else:
-        values = array.astype(np.float32) if dtype == "bfloat16" else array
-    return {"shape": array.shape, "dtype": dtype, "data": values}
+    values = base64_text(array) if encoding == "base64" else json_numbers(array)
+    return {"shape": array.shape, "dtype": array.dtype.name, "data": values}
 
 
 def _arrays(item: Embedding) -> dict[str, Numbers]:

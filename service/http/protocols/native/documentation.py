@@ -1,12 +1,9 @@
 """The native routes in the API's own pages: their bodies and options are parsed by hand. Knows OpenAPI."""
 
-from collections.abc import Sequence
 from typing import Any, get_args
 
-from pydantic import BaseModel
-
 from service.engine.values import VectorDtype
-from service.http.openapi import PROBLEM, problem_responses
+from service.http.openapi import PROBLEM, object_schema, option_schemas, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import (
     ClassifyOptions,
@@ -65,17 +62,11 @@ _IMAGE = {"type": "string", "format": "binary"}
 _EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
-def _schema(model: type[BaseModel]) -> dict[str, dict[str, Any]]:
-    """Option -> its JSON schema."""
-    properties: dict[str, dict[str, Any]] = model.model_json_schema(mode="validation")["properties"]
-    return {name: {k: v for k, v in schema.items() if k != "title"} for name, schema in properties.items()}
-
-
 def _fields(model: type[Options]) -> dict[str, dict[str, Any]]:
     """The same in a query and a form, where the items of some lists are repeated, each under the list's singular."""
     singular = {plural: name for name, plural in model.repeated.items()}
     fields: dict[str, dict[str, Any]] = {}
-    for name, schema in _schema(model).items():
+    for name, schema in option_schemas(model).items():
         if name not in singular:
             fields[name] = schema
             continue
@@ -121,17 +112,12 @@ def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool =
                 "schema": {
                     "type": "object",
                     "required": ["images"] if needs_images else [],
-                    "properties": {"images": images, **_schema(model)},
+                    "properties": {"images": images, **option_schemas(model)},
                 },
                 "example": {"images": [_EXAMPLE_PIXEL], **example},
             },
         },
     }
-
-
-def _object(properties: dict[str, Any], *, optional: Sequence[str] = ()) -> dict[str, Any]:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "required": required, "properties": properties}
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
@@ -150,7 +136,7 @@ _SIDES = {
     "maxItems": 2,
     "description": "Rows (height), columns (width).",
 }
-_ARRAY = _object(
+_ARRAY = object_schema(
     {
         "shape": _list(_COUNT),
         "dtype": {"type": "string", "enum": list(get_args(VectorDtype))},
@@ -161,24 +147,24 @@ _ARRAY = _object(
     },
     optional=("data",),
 )
-_PART = _object(
+_PART = object_schema(
     {
         "type": {"type": "string", "enum": ["image_embeds"]},
         "image_embeds": {
-            "anyOf": [_TEXT, _object({"image_embeds": _TEXT, "image_grid_thw": _TEXT})],
+            "anyOf": [_TEXT, object_schema({"image_embeds": _TEXT, "image_grid_thw": _TEXT})],
             "description": "Files in base64, of torch.save or npy.",
         },
     }
 )
-_ERRORS = _list(_object({"index": _COUNT, "error": PROBLEM}))
+_ERRORS = _list(object_schema({"index": _COUNT, "error": PROBLEM}))
 _TIMING = {"type": "object", "additionalProperties": {"type": "number", "minimum": 0}}
 _TRUNCATED = {**_list(_COUNT), "description": "Indices of the texts that were cut."}
-_EMBED_ANSWER = _object(
+_EMBED_ANSWER = object_schema(
     {
         "object": {"type": "string", "enum": ["list"]},
         "model": _TEXT,
         "data": _list(
-            _object(
+            object_schema(
                 {
                     "index": _COUNT,
                     "grid": _SIDES,
@@ -192,7 +178,7 @@ _EMBED_ANSWER = _object(
             )
         ),
         "truncated": _TRUNCATED,
-        "usage": _object(
+        "usage": object_schema(
             {"images": _COUNT, "tokens": _COUNT, "texts": _COUNT, "text_tokens": _COUNT},
             optional=("texts", "text_tokens"),
         ),
@@ -201,7 +187,7 @@ _EMBED_ANSWER = _object(
     optional=("truncated",),
 )
 _SCORES = {**_list(_or_null(_list(_NUMBER))), "description": "[images][texts]; null for an image that failed."}
-_SIMILARITY_ANSWER = _object(
+_SIMILARITY_ANSWER = object_schema(
     {
         "object": {"type": "string", "enum": ["similarity"]},
         "model": _TEXT,
@@ -215,12 +201,12 @@ _SIMILARITY_ANSWER = _object(
         "grid": _or_null(_SIDES),
         "heatmap": {**_list(_or_null(_list(_list(_list(_NUMBER))))), "description": "[images][texts][rows][columns]."},
         "errors": _ERRORS,
-        "usage": _object({"images": _COUNT}),
+        "usage": object_schema({"images": _COUNT}),
         "timing_ms": _TIMING,
     },
     optional=("grid", "heatmap", "errors"),
 )
-_CLASSIFY_ANSWER = _object(
+_CLASSIFY_ANSWER = object_schema(
     {
         "object": {"type": "string", "enum": ["classification"]},
         "model": _TEXT,
@@ -228,12 +214,12 @@ _CLASSIFY_ANSWER = _object(
         "logit_scale": _NUMBER,
         "logit_bias": _NUMBER,
         "data": _list(
-            _object(
+            object_schema(
                 {
                     "index": _COUNT,
                     "labels": {
                         **_list(
-                            _object(
+                            object_schema(
                                 {
                                     "label": _TEXT,
                                     "index": _COUNT,
@@ -251,7 +237,7 @@ _CLASSIFY_ANSWER = _object(
         ),
         "labels": {**_COUNT, "description": "How many labels the images were compared with."},
         "truncated": {**_TRUNCATED, "description": "Indices of the labels that were cut."},
-        "usage": _object({"images": _COUNT}),
+        "usage": object_schema({"images": _COUNT}),
         "timing_ms": _TIMING,
     }
 )
@@ -269,8 +255,10 @@ _PLANNED = {
 _DEVICE = {"model": _TEXT, "device": _TEXT, "budget_bytes": _COUNT}
 _VRAM_ANSWER = {
     "anyOf": [
-        _object({**_DEVICE, **_PLANNED}),
-        _object({"object": {"type": "string", "enum": ["list"]}, **_DEVICE, "data": _list(_object(_PLANNED))}),
+        object_schema({**_DEVICE, **_PLANNED}),
+        object_schema(
+            {"object": {"type": "string", "enum": ["list"]}, **_DEVICE, "data": _list(object_schema(_PLANNED))}
+        ),
     ]
 }
 

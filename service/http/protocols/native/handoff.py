@@ -17,7 +17,7 @@ from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, Grid
 from service.engine.values import Numbers
-from service.http.json import base64_text
+from service.http.arrays import base64_pieces
 from service.http.protocols.native.negotiation import Format
 
 _TOKENS_ALONE = {"blip-2", "internvl", "llava", "llava_next", "llava_onevision", "paligemma"}
@@ -53,7 +53,7 @@ class Parts:
 
     def part(self, tokens: Floats, grid: Grid) -> dict[str, object]:
         """The part of one image. tokens: [tokens, width]. grid: of the tokens."""
-        embeds: object = base64_text(self.write(tokens))
+        embeds: object = base64_pieces(self.write(tokens))
         if self.merges is not None:
             sides = np.array([1, grid.rows * self.merges, grid.cols * self.merges], dtype=np.int64)  # time, rows, cols
             embeds = {

@@ -104,6 +104,12 @@ def read_embed(incoming: Incoming) -> Asked:
         raise InvalidOption(
             "output", f"The format {format} holds one array: ask for tokens, pooled or texts alone, or safetensors."
         )
+    if options.tiles and len(images) > 1 and format in ("safetensors", "npy", "raw"):
+        raise InvalidOption(
+            "tiles",
+            f"Images are cut into different numbers of views, and an array of the format {format} holds images that "
+            "are alike: send one image a request, or ask for JSON.",
+        )
     if format == "npy" and options.dtype == "bfloat16":
         raise InvalidOption("dtype", "The format npy has no bfloat16: ask for float32 or float16, or safetensors.")
     request = options.request(images, options.texts)
@@ -256,13 +262,6 @@ class EmbedOptions(ImageOptions, EmbeddingOptions):
     encoding_format: Literal["float", "base64"] = Field(
         default="float", description="In JSON: nested lists, or base64 of the little-endian row-major bytes."
     )
-
-    def of_texts(self) -> Self:
-        """Of texts alone: they have no tokens. Raises InvalidOption for an option about images."""
-        for name in ("layer", "prefix", "project", "tiles", "resolution"):
-            if getattr(self, name) not in (None, False):
-                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
-        return self.model_copy(update={"output": "pooled"})
 
     def for_language_model(self) -> Self:
         """The tokens that a language model reads, all of them and as they are.
