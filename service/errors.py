@@ -27,6 +27,7 @@ VisiontowerError (encoders/contract/errors.py)
 │   ├── HostMemoryFull         other requests hold the memory that this one needs
 │   ├── ModelWaitsForRoom      the encoder is not loaded, and the loaded ones have been in use just now
 │   ├── ModelFailed            the encoder could not be loaded, and it is too early to try again
+│   ├── LabelsNotReady         a named set of labels is being embedded
 │   ├── ShuttingDown           the service is draining
 │   ├── DeviceHangs            a forward has taken far too long, and may never end
 │   └── DeviceLost             the device thread has ended
@@ -360,6 +361,23 @@ class ModelFailed(Unavailable):
             model=model,
         )
         self.reason = reason
+
+
+class LabelsNotReady(Unavailable):
+    """The named set of labels is being embedded, which is done once; that goes on until the request is sent again.
+
+    done: how many of its `number` labels have been embedded.
+    """
+
+    def __init__(self, labels: str, *, done: int, number: int, retry_after_s: int) -> None:
+        super().__init__(
+            f"The labels '{labels}' are being embedded, {done:,} of {number:,} are done; "
+            f"try again in {retry_after_s} s.",
+            retry_after_s=retry_after_s,
+            labels=labels,
+            done=done,
+            number=number,
+        )
 
 
 class ShuttingDown(Unavailable):

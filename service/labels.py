@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import NamedTuple
 
+_MOST_CHARS = 1000
+"""Of a label."""
+
 
 class LabelSet(NamedTuple):
     """name: as requests say it."""
@@ -24,4 +27,10 @@ class LabelSet(NamedTuple):
         labels = tuple(dict.fromkeys(line.strip() for line in lines if line.strip()))
         if not labels:
             raise ValueError(f"{path.strip()} has no label")
+        longest = max(labels, key=len)
+        if len(longest) > _MOST_CHARS:
+            raise ValueError(
+                f"{path.strip()} has a label of {len(longest):,} characters, and one may have {_MOST_CHARS:,}: "
+                "a label is a line"
+            )
         return cls(name.strip(), labels)

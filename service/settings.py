@@ -5,6 +5,8 @@ Nothing else reads the environment. A misspelt variable is an error: pydantic-se
 """
 
 import json
+from collections.abc import Mapping
+from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
@@ -237,7 +239,13 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_images ({self.queue_images}) must be at least max_images ({self.max_images})")
         if self.queue_texts < self.max_texts:
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
+        _ = self.label_sets  # read now
         return self
+
+    @cached_property
+    def label_sets(self) -> Mapping[str, tuple[str, ...]]:
+        """The labels by the set's name, as the files had them at start: the same in all processes, whenever started."""
+        return dict(map(LabelSet.read, self.labels))
 
     @classmethod
     def settings_customise_sources(

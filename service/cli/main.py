@@ -78,7 +78,7 @@ def parser() -> argparse.ArgumentParser:
 def _problem(error: Any) -> str:
     name = str(error["loc"][0]) if error["loc"] else ""
     where = f"{serve.setting_flag(name)} ({PREFIX}{name.upper()}): " if name else ""
-    return where + str(error["msg"])
+    return where + str(error["msg"]).removeprefix("Value error, ")
 
 
 def _failed(command: str, message: str) -> int:

@@ -25,11 +25,12 @@ from service.engine.backend import Backend, real_backend
 from service.engine.decoding import Decoding
 from service.engine.fetcher import Fetcher
 from service.engine.images import Images
+from service.engine.label_sets import KnownLabels, LabelSets
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
 from service.engine.scoring import PromptLimits, similarities
 from service.engine.templates import NAMED, PLAIN
-from service.engine.text_cache import KnownText, TextCache, source_of
+from service.engine.text_cache import TextCache
 from service.engine.texts import Texts, WantedTexts
 from service.engine.values import (
     EmbedRequest,
@@ -50,13 +51,9 @@ from service.engine.values import (
 from service.errors import (
     DeadlineExceeded,
     HeatmapTooLarge,
-    InvalidOption,
     NoImages,
-    Overloaded,
     ShuttingDown,
-    shown,
 )
-from service.labels import LabelSet
 from service.memory.account import Account, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
@@ -77,8 +74,8 @@ _SCORES = 3
 """Of an image and a text: cosine, logit, probability."""
 _SHAPES = 1000
 """Questions whose shape is kept."""
-_FULL_S = 0.5
-"""Labels that are embedded ahead of requests wait so long where the queue of texts is full."""
+_WAITED = 0.9
+"""Of a request's time it waits for labels; the rest is its images'."""
 
 
 class Engine:
@@ -166,8 +163,15 @@ class Engine:
             limits=PromptLimits(settings.max_texts, settings.max_text_chars, settings.max_prompt_chars),
             pool=self._answer_pool,
         )
-        self.label_sets = dict(map(LabelSet.read, settings.labels))
-        self._labels: dict[Hashable, asyncio.Task[WantedTexts]] = {}  # by weights, set and templates
+        self._label_sets = LabelSets(
+            settings.label_sets,
+            models=self.models,
+            planner=self.planner,
+            texts=self._texts,
+            admission=self.admission,
+            most_prompts=settings.max_texts,
+            clock=clock,
+        )
 
     async def __aenter__(self) -> "Engine":
         """Load the encoders and try them. Raises as Models.start: an encoder that does not work is fatal."""
@@ -190,6 +194,7 @@ class Engine:
     async def drain(self) -> None:
         """Admit nobody, let the admitted finish, and at the deadline of the settings fail the rest by name."""
         self.admission.close()
+        self._label_sets.stop()
         try:
             async with asyncio.timeout(self.settings.drain_timeout_s):
                 await self.admission.empty()
@@ -202,8 +207,8 @@ class Engine:
         self.admission.close()
         if self._rehearsal is not None:
             await _ended(self._rehearsal)
-        for task in self._labels.values():
-            await _ended(task)
+        self._label_sets.stop()
+        await self._label_sets.stopped()
         await self.threads.stop(timeout_s=0.0 if self._watchdog.hang else 5.0)
         self.planner.close()
         self._texts.close()
@@ -337,7 +342,7 @@ class Engine:
         model = self.models.id_of(request.model)
         wanted = self._texts.wanted(request.texts, PLAIN, self.models.specs[model])
         of_images: asyncio.Task[EmbedResult] | None = None
-        with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted):
+        with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
             if request.sources:
                 of_images = asyncio.create_task(self._embed(replace(request, texts=()), started, deadline))
             try:
@@ -371,36 +376,45 @@ class Engine:
             values = len(request.sources) * len(texts) * rows * cols
             if values > self.settings.max_heatmap_values:
                 raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
-        if request.labels is not None and templates in NAMED.values():
-            wanted = await self._known_labels(model, texts, templates)
+        wanted: WantedTexts | KnownLabels
+        if request.labels is not None and self._is_kept(templates):
+            spec.require_text()
+            wait_s = _WAITED * (deadline - self.clock())
+            wanted = await self._label_sets.known(request.labels, templates, model=model, wait_s=wait_s)
         else:
             wanted = self._texts.wanted(texts, templates, spec)
         with (
             self.admission.admit(images=len(request.sources), texts=wanted.prompts),
-            self._texts.hold(wanted),
+            self._texts.hold(wanted.nbytes),
         ):
             shape = await self.planner.image_shape(model, size, outputs)
             text_shape = await self.planner.text_shape(model)
             async with self.models.using(model, shape, text_shape) as resident:
-                tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
-                finding = asyncio.create_task(
-                    self._texts.embed(tokenized, resident=resident, shape=text_shape, deadline=deadline)
+                encode = partial(
+                    self._images.encode,
+                    request.sources,
+                    resident=resident,
+                    shape=shape,
+                    started=started,
+                    deadline=deadline,
                 )
-                try:
-                    images = await self._images.encode(
-                        request.sources, resident=resident, shape=shape, started=started, deadline=deadline
+                if isinstance(wanted, KnownLabels):
+                    found = wanted.of(resident.spec, templates, truncate=request.truncate)
+                    images = await encode()
+                else:
+                    tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
+                    finding = asyncio.create_task(
+                        self._texts.embed(tokenized, resident=resident, shape=text_shape, deadline=deadline)
                     )
-                    found = await finding
-                finally:
-                    await _ended(finding)
+                    try:
+                        images = await encode()
+                        found = await finding
+                    finally:
+                        await _ended(finding)
                 rule = resident.spec.require_text()  # a blueprint's has no logit scale
-
-                def finish() -> SimilarityResult:
-                    return similarities(
-                        images, texts, found.vectors, rule, model=model, truncated=found.truncated,
-                        has_heatmaps=request.heatmap,
-                    )  # fmt: skip
-
+                finish = partial(
+                    similarities, images, texts, found, rule, model=model, has_heatmaps=request.heatmap
+                )  # fmt: skip
                 numbers = len(texts) * (_SCORES * len(request.sources))
                 if request.heatmap:
                     numbers += len(texts) * images.values // spec.pooled_size
@@ -411,47 +425,11 @@ class Engine:
 
     def _compared(self, request: SimilarityRequest) -> Sequence[str]:
         """The texts of the request, or the labels that it names. Raises InvalidOption."""
-        if request.labels is None:
-            return request.texts
-        found = self.label_sets.get(request.labels)
-        if found is None:
-            sets = ", ".join(self.label_sets) or "none: start the server with --labels NAME=FILE"
-            raise InvalidOption("labels", f"There is no set of labels '{shown(request.labels)}'. There is: {sets}.")
-        return found
+        return request.texts if request.labels is None else self._label_sets.labels(request.labels)
 
-    async def _known_labels(self, model: str, labels: Sequence[str], templates: Sequence[str]) -> WantedTexts:
-        """A set of labels whose vectors are known, once they have all been embedded.
-
-        The first request begins that, and it goes on if the request leaves: a set is paid for once.
-        """
-        key = source_of(self.models.specs[model], templates), labels
-        task = self._labels.get(key)
-        if task is None or (task.done() and (task.cancelled() or task.exception() is not None)):
-            task = self._labels[key] = asyncio.create_task(self._embed_labels(model, labels, templates))
-        return await asyncio.shield(task)
-
-    async def _embed_labels(self, model: str, labels: Sequence[str], templates: Sequence[str]) -> WantedTexts:
-        """As many at a time as a request may have, behind what requests ask for."""
-        known: dict[str, KnownText] = {}
-        step = max(1, self.settings.max_texts // len(templates))
-        for start in range(0, len(labels), step):
-            piece = labels[start : start + step]
-            while len(known) < start + len(piece):
-                wanted = self._texts.wanted(piece, templates, self.models.specs[model])
-                try:
-                    with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted):
-                        shape = await self.planner.text_shape(model)
-                        async with self.models.using(model, shape) as resident:
-                            tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=True)
-                            found = await self._texts.embed(
-                                tokenized, resident=resident, shape=shape, deadline=math.inf
-                            )
-                except Overloaded:
-                    await asyncio.sleep(_FULL_S)
-                else:
-                    known.update(zip(piece, map(KnownText, found.vectors, found.tokens), strict=True))
-        spec = self.models.specs[model]
-        return WantedTexts(labels, templates, known, None, source_of(spec, templates), spec.context_length or 0)
+    def _is_kept(self, templates: Sequence[str]) -> bool:
+        """Whether vectors of sets of labels are kept: for templates that have a name, which are few."""
+        return templates in NAMED.values() and len(templates) <= self.settings.max_texts
 
     async def plan(self, request: PlanRequest) -> PlanResult:
         """What forwards would take, and what fits the budget beside the other models. Nothing is run.

@@ -60,9 +60,9 @@ def as_asked(array: Floats, *, normalize: bool, dtype: VectorDtype) -> Numbers:
 def quantized(vectors: Floats, dtype: VectorDtype) -> Numbers:
     """Vectors [..., width] in fewer bits.
 
-    int8: each vector times 127 over its greatest magnitude, so cosines keep their order, dot products do not.
-    uint8: that plus 128. binary: the bits `value > 0`, eight to a uint8 [..., width / 8 rounded up], the first the
-    highest.
+    int8: each vector times 127 over its greatest magnitude, so cosines keep their order, dot products do not; a zero
+    vector stays zero. uint8: that plus 128. binary: the bits `value > 0`, eight to a uint8 [..., width / 8 rounded up],
+    the first the highest.
     """
     if dtype == "binary":
         return np.packbits(vectors > 0, axis=-1)

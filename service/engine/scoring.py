@@ -110,18 +110,31 @@ class Prompts:
         return np.stack([unit[list(places)].mean(axis=0) for places in self.place])
 
 
+@dataclass(frozen=True)
+class TextVectors:
+    """vectors: float32 [texts, embed_dim], not normalised (see Prompts.vectors) unless is_unit.
+
+    tokens: of each text, in the template where it has most, before any cut. truncated: indices of the texts that were
+    cut in any of their templates.
+    """
+
+    vectors: Floats
+    tokens: Sequence[int]
+    truncated: Sequence[int]
+    is_unit: bool = False
+
+
 def similarities(
     images: EncodedImages,
     texts: Sequence[str],
-    vectors: Floats,
+    found: TextVectors,
     scoring: Scoring,
     *,
     model: str,
-    truncated: Sequence[int] = (),
     has_heatmaps: bool = False,
 ) -> SimilarityResult:
-    """The images' scores; vectors: of the texts [texts, D]. An image without finite scores is an error at its place."""
-    unit = l2_normalize(vectors)
+    """The images' scores; found: of the texts. An image without finite scores is an error at its place."""
+    unit = found.vectors if found.is_unit else l2_normalize(found.vectors)
     items: list[Scores | VisiontowerError] = []
     for outcome in images.outcomes:
         try:
@@ -131,7 +144,9 @@ def similarities(
         except VisiontowerError as error:
             items.append(error)
     values = sum(item.values for item in items if isinstance(item, Scores))
-    return SimilarityResult(model, texts, items, truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps)
+    return SimilarityResult(
+        model, texts, items, found.truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps
+    )
 
 
 def score(row: Encoded, texts: Floats, scoring: Scoring, *, model: str) -> Scores:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, TokenIds
 from service.engine.postprocess import require_finite
-from service.engine.scoring import PromptLimits, Prompts, Unfilled
+from service.engine.scoring import PromptLimits, Prompts, TextVectors, Unfilled
 from service.engine.text_cache import KnownText, Source, TextCache, source_of
 from service.errors import TextTooLong
 from service.line import Line
@@ -27,19 +27,6 @@ _PROMPT_CHARS = 32
 """What a prompt costs beside its own characters."""
 _INLINE_CHARS = 65_536
 """Up to so many characters of prompts are written out on the event loop."""
-
-
-@dataclass(frozen=True)
-class TextVectors:
-    """vectors: float32 [texts, embed_dim], not normalised (see Prompts.vectors).
-
-    tokens: of each text, in the template where it has most, before any cut. truncated: indices of the texts that were
-    cut in any of their templates.
-    """
-
-    vectors: Floats
-    tokens: Sequence[int]
-    truncated: Sequence[int]
 
 
 @dataclass(frozen=True)
@@ -97,14 +84,17 @@ class Texts:
         self._pool = pool
         self._line = Line("tokenize")
 
-    def wanted(self, texts: Sequence[str], templates: Sequence[str], spec: EncoderSpec) -> WantedTexts:
-        """Check the texts, and look up which are known.
+    def wanted(
+        self, texts: Sequence[str], templates: Sequence[str], spec: EncoderSpec, *, limits: PromptLimits | None = None
+    ) -> WantedTexts:
+        """Check the texts, and look up which are known. limits: other than a request's.
 
         Raises OutputNotOffered without a text tower, NoTexts, TooManyTexts, InvalidOption, PromptTooLong or
         TooMuchText.
         """
         spec.require_text()
-        unfilled = Unfilled.of(texts, templates, self._limits)
+        limits = limits or self._limits
+        unfilled = Unfilled.of(texts, templates, limits)
         source = source_of(spec, templates)
         known: dict[str, KnownText] = {}
         missing: dict[str, None] = {}
@@ -117,12 +107,12 @@ class Texts:
             else:
                 known[text] = found
         if missing and len(missing) < len(texts):
-            unfilled = Unfilled.of(list(missing), templates, self._limits)
+            unfilled = Unfilled.of(list(missing), templates, limits)
         return WantedTexts(texts, templates, known, unfilled if missing else None, source, spec.context_length or 0)
 
-    def hold(self, wanted: WantedTexts) -> Hold:
+    def hold(self, nbytes: int) -> Hold:
         """Host memory for what has to be embedded. Raises HostMemoryFull or OverHostMemory."""
-        return self._account.hold("text", wanted.nbytes)
+        return self._account.hold("text", nbytes)
 
     async def tokenize(self, wanted: WantedTexts, *, resident: Resident, truncate: bool) -> _Tokenized:
         """What `embed` takes. Raises TextTooLong if not `truncate`, or InvalidText."""

@@ -20,7 +20,8 @@ def _resolution(value: object) -> ImageSize | None:
     return parse_image_size(value)
 
 
-def _no_bool(value: object) -> object:
+def no_bool(value: object) -> object:
+    """The value. Raises ValueError for true and false, which Python takes for 1 and 0."""
     if isinstance(value, bool):
         raise ValueError("expected an integer")
     return value
@@ -31,7 +32,7 @@ Resolution = Annotated[
     ImageSize | None,
     BeforeValidator(_resolution, json_schema_input_type=int | str | None),
 ]
-Layer = Annotated[int, Field(ge=-10_000, le=10_000), BeforeValidator(_no_bool)]
+Layer = Annotated[int, Field(ge=-10_000, le=10_000), BeforeValidator(no_bool)]
 
 
 class ModelOption(BaseModel):

@@ -94,6 +94,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.HostMemoryFull: ProblemType(503, "host-memory-full", "Memory for requests is full"),
     s.ModelWaitsForRoom: ProblemType(503, "model-waits-for-room", "Model waits for room"),
     s.ModelFailed: ProblemType(503, "model-failed", "Model could not be loaded"),
+    s.LabelsNotReady: ProblemType(503, "labels-not-ready", "Labels are being embedded"),
     s.ShuttingDown: ProblemType(503, "shutting-down", "Shutting down"),
     s.DeviceHangs: ProblemType(503, "device-hangs", "Device hangs"),
     s.DeviceLost: ProblemType(503, "device-lost", "Device lost"),

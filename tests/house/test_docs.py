@@ -229,7 +229,7 @@ def test_every_route_named_is_served(served: Served) -> None:
     assert named <= routes
 
 
-@pytest.mark.parametrize("path", ["/embed", "/similarity"])
+@pytest.mark.parametrize("path", ["/embed", "/similarity", "/classify"])
 def test_the_options_named_are_those_of_the_route(served: Served, path: str) -> None:
     rows = section("docs/protocols.md", f"POST {path}").split("| option |")[1].split("\n\n")[0]
     cells = re.findall(r"^\| (`[^|]+)\|", rows, flags=re.MULTILINE)

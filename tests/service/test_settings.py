@@ -1,9 +1,13 @@
 """Settings: defaults, the environment, what is refused, and the generated table."""
 
+import pickle
+from pathlib import Path
+
 import pytest
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
+from service.run.workers import share
 from service.settings import PREFIX, Settings, settings_table
 
 
@@ -93,3 +97,43 @@ def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
     )
     if isinstance(Settings.model_fields[name].default, int | float):
         assert name.endswith(units)
+
+
+def test_a_set_of_labels_is_a_file_of_one_a_line(tmp_path: Path) -> None:
+    file = tmp_path / "animals.txt"
+    file.write_bytes("\ufeffcat\r\n\n  a horse \ncat\nK\u00e4fer".encode())
+    assert Settings(labels=(f"animals={file}",)).label_sets == {"animals": ("cat", "a horse", "K\u00e4fer")}
+    assert Settings().label_sets == {}
+
+
+def test_the_labels_are_those_at_start_in_every_process_whenever_it_starts(tmp_path: Path) -> None:
+    file = tmp_path / "animals.txt"
+    file.write_text("cat")
+    settings = Settings(labels=(f"animals={file}",), processes=2)
+    file.unlink()
+    assert pickle.loads(pickle.dumps(share(settings))).label_sets == {"animals": ("cat",)}
+
+
+@pytest.mark.parametrize(
+    ("entry", "content", "words"),
+    [
+        ("{file}", b"cat", "is not NAME=FILE, as in animals=animals.txt"),
+        ("={file}", b"cat", "is not NAME=FILE"),
+        ("animals=", b"cat", "is not NAME=FILE"),
+        ("animals={file}.nowhere", b"cat", "cannot be read from {file}.nowhere: No such file"),
+        ("animals={folder}", b"cat", "Is a directory"),
+        ("animals={file}", b"\xff\xfe", "it is not UTF-8"),
+        ("animals={file}", b" \n\n", "{file} has no label"),
+        ("animals={file}", b"x" * 1001, "a label of 1,001 characters"),
+        ("animals={file},animals={file}", b"cat", "named twice in animals, animals"),
+    ],
+)
+def test_labels_that_cannot_be_read_are_refused_at_start(
+    tmp_path: Path, entry: str, content: bytes, words: str
+) -> None:
+    file = tmp_path / "animals.txt"
+    file.write_bytes(content)
+    with pytest.raises(ValidationError) as refused:
+        Settings(labels=entry.format(file=file, folder=tmp_path))  # type: ignore[arg-type]  # as a variable has it
+    assert words.format(file=file) in refused.value.errors()[0]["msg"]
+    assert refused.value.errors()[0]["loc"] == ("labels",)

@@ -57,7 +57,7 @@ TEXT_IMAGES = st.one_of(
 )
 
 
-IN_JSON = {"text": "texts", "template": "templates"}
+IN_JSON = {"text": "texts", "template": "templates", "label": "labels"}
 """Options that a query and a form repeat, and their lists in JSON."""
 
 
@@ -193,12 +193,14 @@ def odd_bodies(operation: Operation) -> st.SearchStrategy[tuple[bytes, bytes]]:
     )
 
 
+_WORDS = st.lists(st.sampled_from(["a cat", "ein Vogel", "\N{CAT}", "long " * 40]), min_size=1, max_size=3)
 PLAIN = {
     "model": st.sampled_from(MODELS),
     "resolution": st.sampled_from(["32", 64, "48x32"]),
     "layer": st.integers(-5, 4),
-    "texts": st.lists(st.sampled_from(["a cat", "ein Vogel", "\N{CAT}", "long " * 40]), min_size=1, max_size=3),
-    "templates": st.lists(st.sampled_from(["{}", "a photo of a {}"]), min_size=1, max_size=2),
+    "text": _WORDS,
+    "label": _WORDS,
+    "template": st.lists(st.sampled_from(["{}", "a photo of a {}", "openai"]), min_size=1, max_size=2),
 }
 """Of options that the document leaves open, values that make sense."""
 
@@ -245,11 +247,11 @@ def plain(draw: st.DrawFn, operation: Operation) -> tuple[bytes, bytes, bytes]:
     options: list[tuple[str, Any]] = []
     for parameter in operation.parameters:
         name = parameter["name"]
-        is_needed = name == "text"
+        if name in IN_JSON.values():  # a list's name in place of its items
+            continue
+        is_needed = name in ("text", "label")
         if parameter["in"] == "query" and (is_needed or draw(st.integers(0, 3)) == 0):
-            options.append(
-                (name, draw(PLAIN.get(IN_JSON.get(name, name), allowed(parameter["schema"], strings=st.just("32")))))
-            )
+            options.append((name, draw(PLAIN.get(name, allowed(parameter["schema"], strings=st.just("32"))))))
     pairs = [one for name, value in options if value is not None for one in listed(name, value)]
     if not operation.bodies:
         return written_query(pairs), b"", b""

@@ -95,6 +95,10 @@ def test_serve_takes_flags_over_variables(served: list[Settings], monkeypatch: p
     [
         (["serve", "--port", "70000"], "--port (VISIONTOWER_PORT)"),
         (["serve", "--max-batch", "many"], "--max-batch (VISIONTOWER_MAX_BATCH)"),
+        (
+            ["serve", "--labels", "birds={images}/birds.txt", "--processes", "2"],
+            "--labels (VISIONTOWER_LABELS): the labels of 'birds' cannot be read from ",
+        ),
         (["serve", "--model", "fake:a", "--model", "fake:a"], "given twice"),
         (["models", "nowhere:x"], "Unknown scheme"),
         (["models", "vit"], "not an encoder id"),

@@ -46,7 +46,9 @@ async def test_a_middleware_that_denies_everything_stops_every_route() -> None:
             (method, path): await client.request(method, path, content=image_bytes() if method == "POST" else None)
             for method, path in [*every_route(app), ("GET", "/nowhere"), ("DELETE", "/embed")]
         }
-    assert {"/embed", "/similarity", "/vram", "/models", "/metrics", "/health/ready", "/docs"} <= {p for _, p in asked}
+    assert {"/embed", "/similarity", "/classify", "/vram", "/models", "/metrics", "/health/ready", "/docs"} <= {
+        p for _, p in asked
+    }
     assert {route: answer.status_code for route, answer in asked.items() if answer.status_code != 403} == {}
 
 

@@ -23,6 +23,7 @@ from service.engine.engine import Engine
 from service.http import problems
 from tests.support.odd_requests import PICTURE, Request, requests
 from tests.support.openapi import HELD, SAID, breaches, operations, schemas
+from tests.support.paths import ANIMALS
 from tests.support.serving import app_of
 from tests.support.waiting import until
 
@@ -35,6 +36,7 @@ def app() -> FastAPI:
         FakeEncoder(fake_spec("fake:cnn", embed_dim=None, scoring=None, dense=False)),
         FakeEncoder(fake_spec("openclip:ViT-B-32@openai")),
         max_images=8,
+        labels=(f"animals={ANIMALS}",),
     )
 
 
@@ -231,11 +233,13 @@ def problem_schema() -> dict[str, Any]:
     return found
 
 
-def found(path: str, *headers: tuple[bytes, bytes]) -> Request:
+def found(path: str, *headers: tuple[bytes, bytes], method: str = "", query: bytes = b"") -> Request:
     operation = next(
         each for each in OPERATIONS if path.startswith(each.path.partition("{")[0]) and each.path != "/problems"
     )
-    return Request(operation, operation.method, path, b"", [(b"content-type", b"image/png"), *headers], (PICTURE,))
+    return Request(
+        operation, method or operation.method, path, query, [(b"content-type", b"image/png"), *headers], (PICTURE,)
+    )
 
 
 @pytest.mark.parametrize(
@@ -245,12 +249,14 @@ def found(path: str, *headers: tuple[bytes, bytes]) -> Request:
         (found("/embed", (b"accept", b"a" * 5000)), 406),
         (found("/embed", (b"content-length", b"9" * 5000)), 413),
         (replace(found("/embed"), path="/nowhere", query=b"\x80"), 404),
+        (found("/vram", method="POST", query=b"\x80"), 405),
     ],
     ids=[
         "a long name of a problem",
         "a long Accept",
         "a Content-Length of more digits than Python reads",
         "a query that is no UTF-8 on no route",
+        "a wrong method with a query that is no text",
     ],
 )
 def test_what_was_found_once(service: Service, request_: Request, status: int) -> None:
@@ -281,5 +287,5 @@ def test_whatever_is_sent_is_answered_as_the_document_says(service: Service, exa
     send()
     assert service.ask("GET", "/health/ready").status == 200
     assert {400, 404, 406, 415, 422} <= {status for _, status in answered}  # it was odd enough
-    for path in ("/embed", "/similarity", "/vram", "/v2/models/{model}/infer", "/predict"):  # and made sense
-        assert answered[path, 200] + answered[path, 207] > examples // 1000
+    for path in ("/embed", "/similarity", "/classify", "/vram", "/v2/models/{model}/infer", "/predict"):
+        assert answered[path, 200] + answered[path, 207] > examples // 1000  # and made sense

@@ -14,6 +14,7 @@ from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, TokenK
 from encoders.images.decode import decode
 from service.engine.postprocess import l2_normalize
 from service.engine.scoring import PromptLimits, Unfilled, probabilities
+from service.engine.templates import OPENAI
 from tests.support.serving import PNG, assert_problem, image_bytes, noise, serving
 
 pytestmark = pytest.mark.anyio
@@ -68,6 +69,26 @@ async def test_a_form_says_the_same_as_json() -> None:
         from_form = await client.post("/similarity", files={"image": PICTURES[0]}, data={"text": TEXTS})
         from_query = await client.post("/similarity", params={"text": TEXTS}, content=PICTURES[0], headers=PNG)
     assert from_form.json()["cosine"] == from_query.json()["cosine"] == from_json.json()["cosine"]
+
+
+async def test_templates_go_by_name_in_json_form_and_query() -> None:
+    picture = PICTURES[0]
+    options: dict[str, Any] = {"content": picture, "headers": PNG}
+    async with serving() as client:
+        answers = [
+            await client.post("/similarity", json=body(picture, texts=TEXTS, templates=list(OPENAI))),
+            await client.post("/similarity", json=body(picture, texts=TEXTS, templates="openai")),
+            await client.post("/similarity", json=body(picture, texts=TEXTS, templates=["openai"])),
+            await client.post("/similarity", files={"image": picture}, data={"text": TEXTS, "template": "openai"}),
+            await client.post("/similarity", files={"image": picture}, data={"text": TEXTS, "templates": "openai"}),
+            await client.post("/similarity", params={"text": TEXTS, "template": "openai"}, **options),
+            await client.post("/similarity", params={"text": TEXTS, "templates": "openai"}, **options),
+        ]
+        plain = await client.post("/similarity", json=body(picture, texts=TEXTS))
+    assert [answer.status_code for answer in answers] == [200] * 7
+    first, *others = [answer.json()["cosine"] for answer in answers]
+    assert others == [first] * 6
+    assert plain.json()["cosine"] != first
 
 
 async def test_sigmoid_models_judge_each_pair_alone() -> None:

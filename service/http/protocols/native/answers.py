@@ -13,6 +13,7 @@ from typing import Any
 from urllib.parse import quote
 
 import numpy as np
+import orjson
 
 from encoders.contract.errors import VisiontowerError
 from service.engine.values import Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
@@ -21,7 +22,7 @@ from service.http.json import json_pieces, to_json, written
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.native.negotiation import MEDIA_TYPES
-from service.http.protocols.native.requests import EmbedReply, VramReply
+from service.http.protocols.native.requests import ClassifyReply, EmbedReply, VramReply
 from service.spec_json import plan_json
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8"}
@@ -123,6 +124,54 @@ def write_similarity(result: SimilarityResult, reply: None) -> Answer:
     answer["timing_ms"] = milliseconds
     content = written(answer, numbers=result.values)
     return Answer(content, "application/json", 207 if errors else 200, server_timing(milliseconds))
+
+
+def write_classify(result: SimilarityResult, reply: ClassifyReply) -> Answer:
+    """Status 200, or 207 if some images failed, each with its error at its place.
+
+    The error of a request's only image is raised: it is the answer.
+    """
+    only = result.items[0]
+    if len(result.items) == 1 and isinstance(only, VisiontowerError):
+        raise only
+    data = [_classified(index, item, result.texts, reply.top_k) for index, item in enumerate(result.items)]
+    failed = sum(isinstance(item, VisiontowerError) for item in result.items)
+    milliseconds = timing_ms(result.timing)
+    answer = {
+        "object": "classification",
+        "model": result.model,
+        "activation": result.scoring.activation,
+        "logit_scale": result.scoring.logit_scale,
+        "logit_bias": result.scoring.logit_bias,
+        "data": data,
+        "labels": len(result.texts),
+        "truncated": list(result.truncated),
+        "usage": {"images": len(data) - failed},
+        "timing_ms": milliseconds,
+    }
+    content = written(answer, numbers=result.values)
+    return Answer(content, "application/json", 207 if failed else 200, server_timing(milliseconds))
+
+
+def _classified(index: int, item: Scores | VisiontowerError, labels: Sequence[str], top_k: int) -> orjson.Fragment:
+    """An image's entry, written at once: its labels may be many, and `json_pieces` would go through each."""
+    if isinstance(item, VisiontowerError):
+        return orjson.Fragment(to_json({"index": index, "error": problem(item)}))
+    return orjson.Fragment(to_json({"index": index, "labels": _likeliest(item, labels, top_k)}))
+
+
+def _likeliest(scores: Scores, labels: Sequence[str], top_k: int) -> list[dict[str, object]]:
+    """The likeliest first; of equals the one that was named first."""
+    order = np.argsort(-scores.logits, kind="stable")[:top_k]
+    return [
+        {
+            "label": labels[index],
+            "index": index,
+            "probability": scores.probabilities[index],
+            "cosine": scores.cosine[index],
+        }
+        for index in order.tolist()
+    ]
 
 
 def write_vram(result: PlanResult, reply: VramReply) -> Answer:

@@ -5,7 +5,13 @@ from typing import Any, get_args
 from service.engine.values import VectorDtype
 from service.http.openapi import PROBLEM, object_schema, option_schemas, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
-from service.http.protocols.native.requests import EmbedOptions, Options, SimilarityOptions, VramOptions
+from service.http.protocols.native.requests import (
+    ClassifyOptions,
+    EmbedOptions,
+    Options,
+    SimilarityOptions,
+    VramOptions,
+)
 
 _EMBED_TEXT = """Images as parts named `image` of a form, as one raw body, or base64 (data: URIs, or URLs where the
 server allows them) in JSON. Texts, alone or beside images, as fields or query parameters named `text`, or `texts` in
@@ -35,6 +41,17 @@ of the texts that were cut in any of their templates; with `truncate=false` they
 `heatmap`, `[images][texts][rows][cols]`, and its `grid`. An image that failed is null in every list, and named in
 `errors`."""
 
+_CLASSIFY_TEXT = """Images against labels, the likeliest `top_k` of each. Images as in /embed. Labels are fields or
+query parameters named `label`, or the list `labels` in JSON; or `labels` is the name of a set that the server was
+started with (`--labels NAME=FILE`). A label's vector is the normalised mean over its `templates`. `probability` is the
+softmax over all labels, or the sigmoid of each label, as the model's `activation` says; `index` is the label's place in
+the list. `labels` of the answer is their number; `truncated` has the indices of labels that were cut. An image that
+failed has an `error` at its place.
+
+A set of labels with templates that have a name is embedded once, by the first request for it, however many prompts
+that takes. A request that comes before that has ended waits, and is answered with 503 and `Retry-After` if its time is
+up before."""
+
 _VRAM_TEXT = """Bytes of a forward before anything runs, worked out from the model's own code: weights, inputs and
 outputs (`io_bytes`), activations at the highest point, and the overhead of context, workspaces and allocator.
 `max_batch` and `max_resolution` are the largest, of this resolution and of this batch, that fit the server's budget
@@ -45,26 +62,39 @@ _IMAGE = {"type": "string", "format": "binary"}
 _EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
+def _fields(model: type[Options]) -> dict[str, dict[str, Any]]:
+    """The same in a query and a form, where the items of some lists are repeated, each under the list's singular."""
+    singular = {plural: name for name, plural in model.repeated.items()}
+    fields: dict[str, dict[str, Any]] = {}
+    for name, schema in option_schemas(model).items():
+        if name not in singular:
+            fields[name] = schema
+            continue
+        about = {word: value for word, value in schema.items() if word in ("description", "default")}
+        for choice in schema.get("anyOf", [schema]):
+            if choice["type"] == "array":
+                fields[singular[name]] = about | choice
+            else:  # a name in place of a list
+                fields[name] = choice | {"description": about["description"]}
+    return fields
+
+
 def _query(model: type[Options]) -> list[dict[str, Any]]:
     """A list that a form repeats is repeated in a query too; other lists hold commas."""
-    singular = {plural: name for name, plural in model.repeated.items()}
     return [
         {
-            "name": singular.get(name, name),
+            "name": name,
             "in": "query",
             "required": False,
             "description": schema.get("description", ""),
             "schema": {k: v for k, v in schema.items() if k != "description"},
-            **({"style": "form", "explode": name in singular} if schema.get("type") == "array" else {}),
+            **({"style": "form", "explode": name in model.repeated} if schema.get("type") == "array" else {}),
         }
-        for name, schema in option_schemas(model).items()
+        for name, schema in _fields(model).items()
     ]
 
 
 def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool = True) -> dict[str, Any]:
-    options = option_schemas(model)
-    singular = {plural: name for name, plural in model.repeated.items()}
-    form = {singular.get(name, name): schema for name, schema in options.items()}
     images = {"type": "array", "items": {"type": "string"}, "description": "Base64, data: URIs, or http(s) URLs."}
     return {
         "required": True,
@@ -73,7 +103,7 @@ def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool =
                 "schema": {
                     "type": "object",
                     "required": ["image"] if needs_images else [],
-                    "properties": {"image": {"type": "array", "items": _IMAGE}, **form},
+                    "properties": {"image": {"type": "array", "items": _IMAGE}, **_fields(model)},
                 }
             },
             "image/*": {"schema": _IMAGE},
@@ -82,7 +112,7 @@ def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool =
                 "schema": {
                     "type": "object",
                     "required": ["images"] if needs_images else [],
-                    "properties": {"images": images, **options},
+                    "properties": {"images": images, **option_schemas(model)},
                 },
                 "example": {"images": [_EXAMPLE_PIXEL], **example},
             },
@@ -176,6 +206,41 @@ _SIMILARITY_ANSWER = object_schema(
     },
     optional=("grid", "heatmap", "errors"),
 )
+_CLASSIFY_ANSWER = object_schema(
+    {
+        "object": {"type": "string", "enum": ["classification"]},
+        "model": _TEXT,
+        "activation": {"type": "string", "enum": ["softmax", "sigmoid"]},
+        "logit_scale": _NUMBER,
+        "logit_bias": _NUMBER,
+        "data": _list(
+            object_schema(
+                {
+                    "index": _COUNT,
+                    "labels": {
+                        **_list(
+                            object_schema(
+                                {
+                                    "label": _TEXT,
+                                    "index": _COUNT,
+                                    "probability": {"type": "number", "minimum": 0, "maximum": 1},
+                                    "cosine": _NUMBER,
+                                }
+                            )
+                        ),
+                        "description": "The likeliest first.",
+                    },
+                    "error": PROBLEM,
+                },
+                optional=("labels", "error"),
+            )
+        ),
+        "labels": {**_COUNT, "description": "How many labels the images were compared with."},
+        "truncated": {**_TRUNCATED, "description": "Indices of the labels that were cut."},
+        "usage": object_schema({"images": _COUNT}),
+        "timing_ms": _TIMING,
+    }
+)
 _PLANNED = {
     "resolution": _SIDES,
     "grid": _SIDES,
@@ -198,7 +263,10 @@ _VRAM_ANSWER = {
 }
 
 
-def _answer(schema: dict[str, Any], example: dict[str, Any], *, binary: bool) -> dict[int | str, dict[str, Any]]:
+def _answer(
+    schema: dict[str, Any], example: dict[str, Any], *, has_entries: bool, is_binary: bool = False
+) -> dict[int | str, dict[str, Any]]:
+    """has_entries: an image has an entry in `data`, and may have an error there. is_binary: in other formats too."""
     others = {media_type: {"schema": _IMAGE} for name, media_type in MEDIA_TYPES.items() if name != "json"}
     error = {
         "type": "/problems/empty-image",
@@ -206,14 +274,16 @@ def _answer(schema: dict[str, Any], example: dict[str, Any], *, binary: bool) ->
         "status": 422,
         "detail": "The image has no bytes.",
     }
-    partial = {**example, "data": [{"index": 0, "error": error}, {**example["data"][0], "index": 1}]} if binary else {}
     whole: dict[str, Any] = {"application/json": {"schema": schema, "example": example}}
-    some: dict[str, Any] = {"application/json": {"schema": schema, **({"example": partial} if binary else {})}}
+    some: dict[str, Any] = {"application/json": {"schema": schema}}
+    if has_entries:
+        data = [{"index": 0, "error": error}, {**example["data"][0], "index": 1}]
+        some["application/json"]["example"] = {**example, "data": data}
     return {
-        200: {"description": "All images were answered.", "content": whole | (others if binary else {})},
+        200: {"description": "All images were answered.", "content": whole | (others if is_binary else {})},
         207: {
             "description": "Some images failed; the others were answered.",
-            "content": some | (others if binary else {}),
+            "content": some | (others if is_binary else {}),
         },
         **problem_responses(400, 404, 406, 413, 415, 422, 500, 503, 504, 507),
     }
@@ -246,6 +316,26 @@ _SIMILARITY_EXAMPLE = {
     "usage": {"images": 1},
     "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
 }
+_CLASSIFY_EXAMPLE = {
+    "object": "classification",
+    "model": "demo:vit",
+    "activation": "softmax",
+    "logit_scale": 53.44,
+    "logit_bias": 0.0,
+    "data": [
+        {
+            "index": 0,
+            "labels": [
+                {"label": "red circle", "index": 0, "probability": 0.98, "cosine": 0.55},
+                {"label": "red star", "index": 2, "probability": 0.02, "cosine": 0.48},
+            ],
+        }
+    ],
+    "labels": 3,
+    "truncated": [],
+    "usage": {"images": 1},
+    "timing_ms": {"decode": 1.9, "preprocess": 0.7, "queue": 0.2, "forward": 6.1, "total": 9.4},
+}
 
 _VRAM_EXAMPLE = {
     "model": "demo:vit",
@@ -273,7 +363,7 @@ EMBED: dict[str, Any] = {
         "parameters": _query(EmbedOptions),
         "requestBody": _body(EmbedOptions, {"output": "pooled", "normalize": True}, needs_images=False),
     },
-    "responses": _answer(_EMBED_ANSWER, _EMBED_EXAMPLE, binary=True),
+    "responses": _answer(_EMBED_ANSWER, _EMBED_EXAMPLE, has_entries=True, is_binary=True),
 }
 SIMILARITY: dict[str, Any] = {
     "summary": "Images against texts",
@@ -284,7 +374,16 @@ SIMILARITY: dict[str, Any] = {
             SimilarityOptions, {"texts": ["a red circle", "a dog"], "templates": ["a photo of {}"], "heatmap": False}
         ),
     },
-    "responses": _answer(_SIMILARITY_ANSWER, _SIMILARITY_EXAMPLE, binary=False),
+    "responses": _answer(_SIMILARITY_ANSWER, _SIMILARITY_EXAMPLE, has_entries=False),
+}
+CLASSIFY: dict[str, Any] = {
+    "summary": "Images against labels, the likeliest of each",
+    "description": _CLASSIFY_TEXT,
+    "openapi_extra": {
+        "parameters": _query(ClassifyOptions),
+        "requestBody": _body(ClassifyOptions, {"labels": ["red circle", "blue square", "red star"], "top_k": 2}),
+    },
+    "responses": _answer(_CLASSIFY_ANSWER, _CLASSIFY_EXAMPLE, has_entries=True),
 }
 VRAM: dict[str, Any] = {
     "summary": "What a forward would take, before it runs",

@@ -31,8 +31,16 @@ _OPTIONS = {
     "precision": "dtype",
     "truncation": "truncate",
     "hypothesis_template": "templates",
+    "prompt_template": "templates",
     "response_format": "format",
     "l2_normalize": "normalize",
+    "label_set": "labels",
+    "k": "top_k",
+    "topk": "top_k",
+    "top_n": "top_k",
+    "limit": "top_k",
+    "max_results": "top_k",
+    "num_results": "top_k",
 }
 """Other services' words for options, and ours."""
 IMAGES_GO = "Images go in parts named 'image' of a form, or in the list 'images' of JSON"
@@ -43,6 +51,8 @@ def meant(name: str, known: Collection[str]) -> str:
     plain = name[:100].strip().lower().replace("-", "_")
     unnumbered = _NUMBERED.sub("", plain)
     if _TEXTS.fullmatch(unnumbered):
+        if "labels" in known:
+            return " Did you mean 'labels'? Labels go in fields named 'label', or in the list 'labels' of JSON."
         if "texts" in known:
             return " Did you mean 'texts'? Texts go in fields named 'text', or in the list 'texts' of JSON."
         return " Texts go to /similarity." if "images" in known else ""

@@ -6,14 +6,14 @@ from functools import lru_cache
 from typing import Annotated, Any, ClassVar, Literal, Protocol, Self, TypeVar
 from urllib.parse import parse_qsl
 
-from pydantic import BeforeValidator, FailFast, Field
+from pydantic import BeforeValidator, FailFast, Field, PlainValidator
 
 from encoders.contract.spec import EncoderSpec
-from service.engine.templates import NAMED, PLAIN
+from service.engine.templates import NAMED, PHOTO, PLAIN
 from service.engine.values import DTYPES, Dtype, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
 from service.http.errors import UnsupportedMediaType
-from service.http.options import EmbeddingOptions, Layer, ModelOption, ResolutionOption, Size, validated
+from service.http.options import EmbeddingOptions, Layer, ModelOption, ResolutionOption, Size, no_bool, validated
 from service.http.protocol import Asked, Incoming
 from service.http.protocols.native.body import Body, form_body, json_body
 from service.http.protocols.native.handoff import Parts, parts_of
@@ -28,6 +28,10 @@ _MOST_CHARS = 1000
 """Of the value of an option that is no text."""
 _IMAGES_GO = ": send parts named 'image', a raw body, or JSON 'images'"
 _TEXTS_GO = f"{_IMAGES_GO}; texts go in fields named 'text', or JSON 'texts'"
+
+_LABELS_GO = ": send fields named 'label', JSON 'labels', or in 'labels' the name of a set that the server knows"
+_LABEL_BYTES = 2
+"""Of an answer for each character of a label, by each of the label's three numbers: JSON may need six."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,13 @@ class VramReply:
     """The form of an answer of /vram. is_table: several forwards were asked about, so that the answer is a list."""
 
     is_table: bool
+
+
+@dataclass(frozen=True)
+class ClassifyReply:
+    """The form of an answer of /classify. top_k: labels of each image, at most."""
+
+    top_k: int
 
 
 def media_type(content_type: str) -> str:
@@ -150,6 +161,32 @@ def read_similarity(incoming: Incoming) -> Asked:
     )
 
 
+def read_classify(incoming: Incoming) -> Asked:
+    """Raises as `parse`, and InvalidOption, NoImages or NotAcceptable."""
+    body = parse(incoming.body, content_type=incoming.content_type, max_images=incoming.settings.max_images)
+    options = read(ClassifyOptions, query=incoming.query, body=body.fields)
+    if not body.images:
+        raise NoImages(_IMAGES_GO)
+    choose(incoming.accept, asked=options.format, offered=("json",))
+    name = options.labels if isinstance(options.labels, str) else None
+    labels = () if isinstance(options.labels, str) else options.labels
+    if name is None and not labels:
+        raise InvalidOption("labels", f"There is no label in the request{_LABELS_GO}.")
+    request = SimilarityRequest(
+        body.images,
+        labels,
+        templates=options.templates,
+        labels=name,
+        truncate=options.truncate,
+        model=options.model,
+        resolution=options.resolution,
+    )
+    answered = min(1.0, options.top_k / len(labels)) * max(map(len, labels)) if labels else 0.0
+    return Asked(
+        request, ClassifyReply(options.top_k), number_bytes=_NUMBER_BYTES["json"] + round(_LABEL_BYTES * answered)
+    )
+
+
 def read_vram(incoming: Incoming) -> Asked:
     """Raises InvalidOption."""
     options = read(VramOptions, query=incoming.query, body=())
@@ -187,7 +224,24 @@ def _named(value: object) -> object:
     return value
 
 
-Templates = Annotated[tuple[str, ...], FailFast(), BeforeValidator(_named)]
+Templates = Annotated[
+    tuple[str, ...], FailFast(), BeforeValidator(_named, json_schema_input_type=tuple[str, ...] | str)
+]
+
+
+def _labels(value: object) -> str | tuple[str, ...]:
+    """Labels, or the name of a set of them."""
+    if isinstance(value, str):
+        return value
+    if not isinstance(value, list | tuple):
+        raise ValueError("expected a list of labels, or the name of a set of them")
+    for index, label in enumerate(value):
+        if not isinstance(label, str):
+            raise ValueError(f"label {index} is no text")
+    return tuple(value)
+
+
+Labels = Annotated[str | tuple[str, ...], PlainValidator(_labels, json_schema_input_type=tuple[str, ...] | str)]
 
 
 class ImageOptions(Options, ResolutionOption):
@@ -250,14 +304,32 @@ class SimilarityOptions(ImageOptions):
     templates: Templates = Field(
         default=PLAIN,
         min_length=1,
-        description="Each has {} where the text goes, or `openai` for CLIP's own eighty; a text's vector is the mean "
-        "over its templates.",
+        description="Each has {} where the text goes; a text's vector is the mean over its templates. A name stands "
+        "for some: `openai` for CLIP's own eighty, `photo` for 'a photo of a {}.', `plain` for '{}'.",
     )
     heatmap: bool = Field(default=False, description="Add the cosine of every patch with every text.")
     truncate: bool = Field(
         default=True,
         description="Cut texts past the context length, and name them in `truncated`; false refuses them.",
     )
+
+
+class ClassifyOptions(ImageOptions):
+    """Options of /classify."""
+
+    repeated: ClassVar[dict[str, str]] = {"label": "labels", "template": "templates"}
+    long: ClassVar[tuple[str, ...]] = ("model", "label", "template", "templates")
+
+    labels: Labels = Field(
+        default=(), description="A list of labels, or the name of a set that the server was started with."
+    )
+    templates: Templates = Field(
+        default=PHOTO, min_length=1, description="As of /similarity; default: 'a photo of a {}.'."
+    )
+    top_k: Annotated[int, Field(ge=1, le=100_000), BeforeValidator(no_bool)] = Field(
+        default=5, description="The likeliest labels of each image, so many, or all if there are fewer."
+    )
+    truncate: bool = Field(default=True, description="As of /similarity, of labels.")
 
 
 def _listed(value: object) -> object:
