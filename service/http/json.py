@@ -1,5 +1,6 @@
-"""Values -> JSON bytes."""
+"""Values -> JSON bytes, and how JSON holds arrays."""
 
+import base64
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from typing import Any
@@ -9,9 +10,13 @@ import orjson
 
 from encoders.contract.values import Floats
 from service.engine.engine import INLINE_VALUES
+from service.engine.values import Numbers
 
 _NUMBERS = 65_536
 """Written in one call, which nothing else can run beside; it takes some milliseconds."""
+
+_BASE64_BYTES = 3 * 65_536
+"""Encoded in one call; a multiple of three leaves no padding between two."""
 
 to_json: Callable[[object], bytes] = partial(orjson.dumps, option=orjson.OPT_SERIALIZE_NUMPY)
 """JSON; float arrays as nested lists, each number in the fewest digits that give it back."""
@@ -67,3 +72,24 @@ def _array_pieces(array: Floats) -> Iterator[bytes]:
             yield from _array_pieces(array[start])
         opening = b","
     yield b"]"
+
+
+def raw(array: Numbers) -> memoryview:
+    """The bytes of a contiguous array, not copied; by way of uint8, as bfloat16 has no buffer of its own."""
+    return array.reshape(-1).view(np.uint8).data
+
+
+def json_numbers(array: Numbers) -> Numbers:
+    """The array in a dtype that JSON can be written from."""
+    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+
+
+def base64_text(array: Numbers) -> str | Text:
+    """Base64 of the row-major, little-endian bytes of a contiguous array; of many numbers in pieces."""
+    return base64.b64encode(raw(array)).decode("ascii") if array.size <= INLINE_VALUES else base64_pieces(raw(array))
+
+
+def base64_pieces(content: memoryview) -> Text:
+    """Bytes in base64. They are encoded as the text is written."""
+    starts = range(0, len(content), _BASE64_BYTES)
+    return Text(base64.b64encode(content[start : start + _BASE64_BYTES]) for start in starts)

@@ -17,9 +17,8 @@ from service import errors as s
 from service.engine.postprocess import quantized
 from service.engine.values import EmbedRequest, EmbedResult, Numbers
 from service.http import errors as h
-from service.http.arrays import base64_text
 from service.http.items import ImageText, Item, Items
-from service.http.json import Text, to_json, written
+from service.http.json import Text, base64_text, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import ResolutionOption, json_options

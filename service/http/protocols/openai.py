@@ -18,9 +18,8 @@ from encoders.contract import errors as e
 from service import errors as s
 from service.engine.values import EmbedResult, ModelsRequest, ModelsResult, Numbers
 from service.http import errors as h
-from service.http.arrays import base64_text, json_numbers
 from service.http.items import ImageText, Item, Items
-from service.http.json import to_json, written
+from service.http.json import base64_text, json_numbers, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import EmbeddingOptions, json_options

@@ -17,8 +17,7 @@ import orjson
 
 from encoders.contract.errors import VisiontowerError
 from service.engine.values import Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
-from service.http.arrays import base64_text, json_numbers, raw
-from service.http.json import json_pieces, to_json, written
+from service.http.json import base64_text, json_numbers, json_pieces, raw, to_json, written
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.native.negotiation import MEDIA_TYPES

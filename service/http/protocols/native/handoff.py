@@ -17,7 +17,7 @@ from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, Grid
 from service.engine.values import Numbers
-from service.http.arrays import base64_pieces
+from service.http.json import base64_pieces
 from service.http.protocols.native.negotiation import Format
 
 _TOKENS_ALONE = {"blip-2", "internvl", "llava", "llava_next", "llava_onevision", "paligemma"}

@@ -10,9 +10,8 @@ from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import EncoderSpec
 from service.engine.engine import INLINE_VALUES
 from service.engine.values import Embedding, EmbedResult, ModelsResult, Numbers, ReadyResult
-from service.http.arrays import raw
 from service.http.errors import BadItem
-from service.http.json import json_pieces, to_json
+from service.http.json import json_pieces, raw, to_json
 from service.http.problems import headers, problem
 from service.http.protocol import Answer
 from service.http.protocols.open_inference.requests import (
