@@ -39,7 +39,7 @@ test: setup ## the quick tests; ARGS="tests/service/cli -k help"
 	$(PYTEST) -m "not slow" $(ARGS)
 
 test-slow: setup clients ## the other tests: large models, every combination, the stub card
-	$(PYTEST) -m slow $(ARGS)
+	$(PYTEST) -m slow --durations 20 $(ARGS)
 
 check: setup ## lint, format and types; changes nothing
 	$(BIN)/ruff check .

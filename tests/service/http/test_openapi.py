@@ -265,7 +265,7 @@ def test_what_was_found_once(service: Service, request_: Request, status: int) -
     assert reply.status == status
 
 
-@pytest.mark.parametrize("examples", [500, pytest.param(5000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("examples", [500, pytest.param(2000, marks=pytest.mark.slow)])
 def test_whatever_is_sent_is_answered_as_the_document_says(service: Service, examples: int) -> None:
     """And leaves nothing behind: no permit, no byte of the account, no model that fails."""
     engine: Engine = service.app.state.engine
