@@ -10,6 +10,7 @@ what happens if a forward hangs (watchdog.py).
 
 import asyncio
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -363,7 +364,7 @@ class DeviceThreads:
             self._parts[lane] = part
             self._lanes.take_cores(part)
         running: _Running | None = self._begin(lane, taken)
-        ended = running.started
+        ended = -math.inf
         while running is not None:
             following = None if running.batch.is_done else self._begin_behind(lane, running)
             ended = self._finish(lane, running, before=ended)
@@ -400,7 +401,7 @@ class DeviceThreads:
         return self._begin(lane, taken) if taken.batch else None
 
     def _finish(self, lane: int, running: _Running, *, before: float) -> float:
-        """before: when the batch ahead of it ended. Gives when it has ended itself, both on the clock."""
+        """before: when the batch that it was begun behind ended, if any. Gives when it has ended itself."""
         batch, taken = running.batch, running.taken
         outcomes = batch.outcomes or batch.wait()  # of a forward that ended at once they are there
         ended = self._clock()
