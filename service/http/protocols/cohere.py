@@ -18,18 +18,16 @@ from service.engine.postprocess import quantized
 from service.engine.values import EmbedRequest, EmbedResult, Numbers
 from service.http import errors as h
 from service.http.items import ImageText, Item, Items
-from service.http.json import Text, base64_text, to_json, written
+from service.http.json import NUMBER_BYTES, Text, base64_text, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import ResolutionOption, json_options
-from service.http.problems import headers, problem, problem_type
+from service.http.problems import headers, message, problem_type
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 _EXAMPLE = '{"model": "...", "input_type": "image", "images": ["data:image/png;base64,..."]}'
 _ITEMS = ("texts", "images", "inputs")
-_NUMBER_BYTES = 24
-"""Host memory for each number of an answer and each of its forms: as computed, and as written."""
 _NAMED = 20
 """Texts that a warning names."""
 
@@ -67,8 +65,8 @@ def read_embed(incoming: Incoming) -> Asked:
     if options.truncate == "START":
         raise s.InvalidOption("truncate", "Texts are cut at their end: 'truncate' must be END or NONE.")
     items = Items.of(_items(fields), incoming.settings)
-    if options.resolution is not None and not items.sources:
-        raise s.InvalidOption("resolution", "'resolution' is about images, and there are only texts.")
+    if not items.sources:
+        options.require_no_images()
     types = tuple(dict.fromkeys(options.embedding_types))
     request = EmbedRequest(
         items.sources,
@@ -81,7 +79,7 @@ def read_embed(incoming: Incoming) -> Asked:
         width=options.output_dimension,
     )
     most = incoming.settings.max_json_values // len(types)
-    return Asked(request, Reply(items, types), _NUMBER_BYTES * len(types), most, "ask for less in one request")
+    return Asked(request, Reply(items, types), NUMBER_BYTES * len(types), most, "ask for less in one request")
 
 
 def _items(fields: Mapping[str, object]) -> Mapping[str, Item]:
@@ -169,9 +167,7 @@ def _in_form(vectors: Numbers, form: EmbeddingType) -> Numbers | list[str | Text
 
 def write_error(error: Exception) -> Answer:
     """In Cohere's form."""
-    members = problem(error)
-    message = members.get("detail", members["title"])
-    return Answer(to_json({"message": message}), "application/json", problem_type(error).status, headers(error))
+    return Answer(to_json({"message": message(error)}), "application/json", problem_type(error).status, headers(error))
 
 
 _TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}

@@ -19,16 +19,14 @@ from service import errors as s
 from service.engine.values import EmbedResult, ModelsRequest, ModelsResult, Numbers
 from service.http import errors as h
 from service.http.items import ImageText, Item, Items
-from service.http.json import base64_text, json_numbers, to_json, written
+from service.http.json import NUMBER_BYTES, base64_text, json_numbers, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import EmbeddingOptions, json_options
-from service.http.problems import headers, problem, problem_type
+from service.http.problems import headers, message, problem, problem_type
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 
 _EXAMPLE = '{"model": "...", "input": ["..."]}'
-_NUMBER_BYTES = 24
-"""Host memory for each number of an answer: as computed, as asked for, and as written."""
 _IMAGE_KEYS = ("image", "bytes", "url", "image_url", "image_base64")
 _BESIDE = ("type", "detail")
 """Of an item, beside what it is: a chat message's parts have them."""
@@ -77,7 +75,7 @@ def read_embeddings(incoming: Incoming) -> Asked:
     request = options.request(items.sources, items.texts, width=options.dimensions or None)
     reply = Reply(items, options.encoding_format)
     most = incoming.settings.max_json_values if options.encoding_format == "float" else None
-    return Asked(request, reply, _NUMBER_BYTES, most, "ask for encoding_format=base64")
+    return Asked(request, reply, NUMBER_BYTES, most, "ask for encoding_format=base64")
 
 
 def _items(given: object, *, modality: str) -> Mapping[str, Item]:
@@ -185,7 +183,7 @@ def write_error(error: Exception) -> Answer:
     members, status = problem(error), problem_type(error).status
     cause = error.cause if isinstance(error, h.BadItem) else error
     shown = {
-        "message": members.get("detail", members["title"]),
+        "message": message(error),
         "type": "server_error" if status >= 500 else "invalid_request_error",
         "param": members.get("where") or members.get("option") or _ABOUT.get(type(error)),
         "code": "model_not_found" if isinstance(error, s.UnknownModel) else problem_type(cause).slug,
