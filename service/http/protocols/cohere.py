@@ -17,13 +17,14 @@ from service import errors as s
 from service.engine.postprocess import quantized
 from service.engine.values import EmbedRequest, EmbedResult, Numbers
 from service.http import errors as h
-from service.http.items import ImageText, Item, Items
+from service.http.items import ImageText, Item, Items, require_few
 from service.http.json import NUMBER_BYTES, Text, base64_text, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import ResolutionOption, json_options
 from service.http.problems import headers, message, problem_type
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.settings import Settings
 
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 _EXAMPLE = '{"model": "...", "input_type": "image", "images": ["data:image/png;base64,..."]}'
@@ -59,12 +60,12 @@ class Reply:
 
 
 def read_embed(incoming: Incoming) -> Asked:
-    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, BadItem or TooManyImages."""
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, BadItem or LimitExceeded."""
     fields = fields_of(incoming, example=_EXAMPLE)
     options = json_options(EmbedOptions, fields, beside=_ITEMS)
     if options.truncate == "START":
         raise s.InvalidOption("truncate", "Texts are cut at their end: 'truncate' must be END or NONE.")
-    items = Items.of(_items(fields), incoming.settings)
+    items = Items.of(_items(fields, incoming.settings), incoming.settings)
     if not items.sources:
         options.require_no_images()
     types = tuple(dict.fromkeys(options.embedding_types))
@@ -82,8 +83,8 @@ def read_embed(incoming: Incoming) -> Asked:
     return Asked(request, Reply(items, types), NUMBER_BYTES * len(types), most, "ask for less in one request")
 
 
-def _items(fields: Mapping[str, object]) -> Mapping[str, Item]:
-    """By what the caller calls them. Raises InvalidBody, or BadItem for what is neither a text nor an image."""
+def _items(fields: Mapping[str, object], settings: Settings) -> Mapping[str, Item]:
+    """By what the caller calls them. Raises InvalidBody, LimitExceeded, or BadItem for what is no text and no image."""
     given = [name for name in _ITEMS if fields.get(name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none"
@@ -93,6 +94,7 @@ def _items(fields: Mapping[str, object]) -> Mapping[str, Item]:
     if not isinstance(values, list) or not values:
         what = "empty" if values == [] else kind_of(values)
         raise h.InvalidBody(f"'{name}' must be a list with at least one entry, and is {what}.")
+    require_few(values, settings)
     items = {}
     for index, value in enumerate(values):
         where = f"{name}[{index}]"
