@@ -40,16 +40,12 @@ class TextCache:
         self._known: OrderedDict[tuple[Origin, str], KnownText] = OrderedDict()
         self.nbytes = 0
         """Bytes that it holds, about."""
-        self.hits = self.misses = 0
 
     def get(self, origin: Origin, text: str) -> KnownText | None:
         """None if it is not known."""
         known = self._known.get((origin, text))
-        if known is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._known.move_to_end((origin, text))
+        if known is not None:
+            self._known.move_to_end((origin, text))
         return known
 
     def put(self, origin: Origin, text: str, known: KnownText) -> None:

@@ -84,11 +84,6 @@ class BadItem(VisiontowerError):
         self.cause = cause
 
 
-def of_item(where: str, cause: VisiontowerError) -> VisiontowerError:
-    """What refuses a request for one of its items: BadItem, or the cause itself where it is no fault of the item."""
-    return cause if isinstance(cause, Unavailable) else BadItem(where, cause)
-
-
 class UnsupportedMediaType(VisiontowerError):
     """The Content-Type is none that this route reads: the detail names those."""
 

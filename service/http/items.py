@@ -7,7 +7,7 @@ from typing import TypeAlias
 from encoders.contract.errors import VisiontowerError
 from service.engine.values import Embedding, EmbedResult, Numbers, Source
 from service.errors import InvalidOption, LimitExceeded
-from service.http.errors import BadItem, TooManyImages, of_item
+from service.http.errors import BadItem, TooManyImages
 from service.http.sources import source_of
 from service.settings import Settings
 
@@ -63,7 +63,7 @@ class Items:
                 continue
             image = next(images)
             if isinstance(image, VisiontowerError):
-                raise of_item(where, image)
+                raise BadItem(where, image)
             arrays.append(_array(image))
         return arrays
 

@@ -7,7 +7,7 @@ from typing import Any
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import EncoderSpec
 from service.engine.values import Embedding, EmbedResult, ModelsResult, Numbers, ReadyResult
-from service.http.errors import of_item
+from service.http.errors import BadItem
 from service.http.json import json_numbers, json_pieces, raw, to_json, written
 from service.http.problems import headers, message, problem_type
 from service.http.protocol import Answer
@@ -90,7 +90,7 @@ def write_infer(result: EmbedResult, reply: InferReply) -> Answer:
     items: list[Embedding] = []
     for index, item in enumerate(result.items):
         if isinstance(item, VisiontowerError):
-            raise of_item(f"{IMAGES}[{index}]", item)
+            raise BadItem(f"{IMAGES}[{index}]", item)
         items.append(item)
     binary: list[memoryview] = []
     outputs = []
