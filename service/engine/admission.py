@@ -30,6 +30,7 @@ class Admission:
         self._inside = {"images": 0, "texts": 0}
         self._clock = clock
         self._left = {kind: deque[tuple[float, int]](maxlen=_HISTORY) for kind in self._limits}  # when, how many
+        self._requests = 0  # inside; of known texts alone they hold no permit
         self._closed = False
         self._empty = asyncio.Event()
         self._empty.set()
@@ -58,6 +59,7 @@ class Admission:
         inside["images"] += images
         inside["texts"] += texts
         self.is_full = self._closed or inside["images"] >= most
+        self._requests += 1
         self._empty.clear()
         try:
             yield
@@ -68,7 +70,8 @@ class Admission:
             for kind, count in (("images", images), ("texts", texts)):
                 if count:
                     self._left[kind].append((self._clock(), count))
-            if not inside["images"] and not inside["texts"]:
+            self._requests -= 1
+            if not self._requests:
                 self._empty.set()
 
     def close(self) -> None:

@@ -354,11 +354,13 @@ class Engine:
             finally:
                 if of_images is not None:
                     await _ended(of_images)
+        finish = partial(as_asked, found.vectors, normalize=request.normalize, dtype=request.dtype)
+        texts = finish() if found.vectors.size <= INLINE_VALUES else await self.on_pool(finish)
         return replace(
             result,
             timing=replace(result.timing, total=self.clock() - started),
             values=result.values + found.vectors.size,
-            texts=as_asked(found.vectors, normalize=request.normalize, dtype=request.dtype),
+            texts=texts,
             truncated=found.truncated,
             text_tokens=sum(min(tokens, resident.spec.context_length or 0) for tokens in found.tokens),
         )

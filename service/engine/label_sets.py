@@ -16,7 +16,7 @@ from service.engine.admission import Admission
 from service.engine.models import Models
 from service.engine.postprocess import l2_normalize
 from service.engine.scoring import PromptLimits, TextVectors
-from service.engine.text_cache import Source, source_of
+from service.engine.text_cache import Origin, origin_of
 from service.engine.texts import Texts
 from service.errors import (
     HostMemoryFull,
@@ -42,10 +42,10 @@ Key: TypeAlias = tuple[str, str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class KnownLabels:
-    """A set's vectors. source: the weights and templates that they are of. vectors: of length 1."""
+    """A set's vectors. origin: the weights and templates that they are of. vectors: of length 1."""
 
     name: str
-    source: Source
+    origin: Origin
     vectors: TextVectors
 
     prompts: ClassVar[int] = 0
@@ -58,7 +58,7 @@ class KnownLabels:
         Raises TextTooLong for labels that were cut if not `truncate`, LabelsNotReady if other weights have been loaded
         since.
         """
-        if source_of(spec, templates) != self.source:
+        if origin_of(spec, templates) != self.origin:
             raise LabelsNotReady(self.name, done=0, number=len(self.vectors.tokens), retry_after_s=1)
         if self.vectors.truncated and not truncate:
             too_long = {index: self.vectors.tokens[index] for index in self.vectors.truncated}
@@ -68,9 +68,9 @@ class KnownLabels:
 
 @dataclass
 class _Work:
-    """On one set. vectors, tokens, truncated: as TextVectors, of the labels that are done, from the first on."""
+    """On one set. vectors, tokens, truncated: as of KnownLabels, of the labels that are done, from the first on."""
 
-    source: Source
+    origin: Origin
     started: float
     vectors: list[Floats] = field(default_factory=list)
     tokens: list[int] = field(default_factory=list)
@@ -81,7 +81,7 @@ class _Work:
         """The next labels."""
         self.truncated += [len(self.tokens) + index for index in found.truncated]
         self.tokens += found.tokens
-        self.vectors.append(found.vectors)
+        self.vectors.append(l2_normalize(found.vectors))
 
     @property
     def done(self) -> int:
@@ -138,10 +138,10 @@ class LabelSets:
         """
         labels = self.labels(name)
         async with self._models.using(model) as resident:  # it may have been evicted, and come back with other weights
-            source = source_of(resident.spec, templates)
+            origin = origin_of(resident.spec, templates)
         work = self._work.get((model, name, templates))
-        if work is None or work.source != source:
-            work = self._work[model, name, templates] = _Work(source, self._clock())
+        if work is None or work.origin != origin:
+            work = self._work[model, name, templates] = _Work(origin, self._clock())
         task = work.task
         if task is None or _has_failed(task):
             task = work.task = asyncio.create_task(self._embed(work, name, templates, model=model))
@@ -170,17 +170,19 @@ class LabelSets:
                 with self._admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
                     shape = await self._planner.text_shape(model)
                     async with self._models.using(model, shape) as resident:
-                        if source_of(resident.spec, templates) != work.source or wanted.source != work.source:
+                        if origin_of(resident.spec, templates) != work.origin or wanted.origin != work.origin:
                             raise LabelsNotReady(name, done=0, number=len(labels), retry_after_s=1)
                         tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=True)
-                        found = await self._texts.embed(tokenized, resident=resident, shape=shape, deadline=math.inf)
+                        found = await self._texts.embed(
+                            tokenized, resident=resident, shape=shape, deadline=math.inf, keep=False
+                        )
             except (Overloaded, HostMemoryFull):
                 await asyncio.sleep(_FULL_S)
             else:
                 work.add(found)
-        unit = l2_normalize(np.concatenate(work.vectors))
+        unit = np.concatenate(work.vectors)
         work.vectors.clear()
-        return KnownLabels(name, work.source, TextVectors(unit, work.tokens, work.truncated, is_unit=True))
+        return KnownLabels(name, work.origin, TextVectors(unit, work.tokens, work.truncated, is_unit=True))
 
     def stop(self) -> None:
         """Embed no further; who waits for it is answered with ShuttingDown."""

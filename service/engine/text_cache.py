@@ -15,7 +15,7 @@ _ENTRY_BYTES = 400
 """Of an entry, beside its vector and the characters of its text: about."""
 _CHAR_BYTES = 4
 
-Source: TypeAlias = bytes
+Origin: TypeAlias = bytes
 """What texts go through to become vectors: weights and templates."""
 
 
@@ -26,38 +26,34 @@ class KnownText(NamedTuple):
     tokens: int
 
 
-def source_of(spec: EncoderSpec, templates: Sequence[str]) -> Source:
+def origin_of(spec: EncoderSpec, templates: Sequence[str]) -> Origin:
     """The same for the same weights and templates, in the same precision and place."""
     about = (spec.id, spec.revision, spec.dtype, spec.device, spec.runtime, *templates)
-    return hashlib.blake2b("".join(f"{len(each)}:{each}" for each in about).encode("utf-8", "replace")).digest()
+    return hashlib.blake2b("".join(f"{len(each)}:{each}" for each in about).encode("utf-8", "surrogatepass")).digest()
 
 
 class TextCache:
-    """By source and text. limit: bytes; 0 keeps nothing."""
+    """By origin and text. limit: bytes; 0 keeps nothing."""
 
     def __init__(self, limit: int) -> None:
         self._limit = limit
-        self._known: OrderedDict[tuple[Source, str], KnownText] = OrderedDict()
+        self._known: OrderedDict[tuple[Origin, str], KnownText] = OrderedDict()
         self.nbytes = 0
         """Bytes that it holds, about."""
-        self.hits = self.misses = 0
 
-    def get(self, source: Source, text: str) -> KnownText | None:
+    def get(self, origin: Origin, text: str) -> KnownText | None:
         """None if it is not known."""
-        known = self._known.get((source, text))
-        if known is None:
-            self.misses += 1
-            return None
-        self.hits += 1
-        self._known.move_to_end((source, text))
+        known = self._known.get((origin, text))
+        if known is not None:
+            self._known.move_to_end((origin, text))
         return known
 
-    def put(self, source: Source, text: str, known: KnownText) -> None:
+    def put(self, origin: Origin, text: str, known: KnownText) -> None:
         """Keep it, if it is not larger than everything may be."""
         size = _size(text, known)
-        if size > self._limit or (source, text) in self._known:
+        if size > self._limit or (origin, text) in self._known:
             return
-        self._known[source, text] = known
+        self._known[origin, text] = known
         self.nbytes += size
         while self.nbytes > self._limit:
             (_, oldest), gone = self._known.popitem(last=False)

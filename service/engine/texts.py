@@ -13,7 +13,7 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, TokenIds
 from service.engine.postprocess import require_finite
 from service.engine.scoring import PromptLimits, Prompts, TextVectors, Unfilled
-from service.engine.text_cache import KnownText, Source, TextCache, source_of
+from service.engine.text_cache import KnownText, Origin, TextCache, origin_of
 from service.errors import TextTooLong
 from service.line import Line
 from service.memory.account import Account, Hold
@@ -33,14 +33,14 @@ _INLINE_CHARS = 65_536
 class WantedTexts:
     """Texts within the limits, and what is known of them. missing: the others, each once; None if there are none.
 
-    known: by text. source: of the weights that it was looked up for.
+    known: by text. origin: of the vectors: the weights that it was looked up for, and the templates.
     """
 
     texts: Sequence[str]
     templates: Sequence[str]
     known: dict[str, KnownText]
     missing: Unfilled | None
-    source: Source
+    origin: Origin
     context_length: int
 
     @property
@@ -95,20 +95,20 @@ class Texts:
         spec.require_text()
         limits = limits or self._limits
         unfilled = Unfilled.of(texts, templates, limits)
-        source = source_of(spec, templates)
+        origin = origin_of(spec, templates)
         known: dict[str, KnownText] = {}
         missing: dict[str, None] = {}
         for text in texts:
             if text in known or text in missing:
                 continue
-            found = self._cache.get(source, text)
+            found = self._cache.get(origin, text)
             if found is None:
                 missing[text] = None
             else:
                 known[text] = found
         if missing and len(missing) < len(texts):
             unfilled = Unfilled.of(list(missing), templates, limits)
-        return WantedTexts(texts, templates, known, unfilled if missing else None, source, spec.context_length or 0)
+        return WantedTexts(texts, templates, known, unfilled if missing else None, origin, spec.context_length or 0)
 
     def hold(self, nbytes: int) -> Hold:
         """Host memory for what has to be embedded. Raises HostMemoryFull or OverHostMemory."""
@@ -116,7 +116,7 @@ class Texts:
 
     async def tokenize(self, wanted: WantedTexts, *, resident: Resident, truncate: bool) -> _Tokenized:
         """What `embed` takes. Raises TextTooLong if not `truncate`, or InvalidText."""
-        if wanted.source != source_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
+        if wanted.origin != origin_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
             wanted = self.wanted(wanted.texts, wanted.templates, resident.spec)
         lengths = {text: each.tokens for text, each in wanted.known.items()}
         prompts = ids = None
@@ -132,9 +132,15 @@ class Texts:
         return _Tokenized(wanted, prompts, ids, in_order, list(too_long))
 
     async def embed(
-        self, tokenized: _Tokenized, *, resident: Resident, shape: TextShape, deadline: float
+        self,
+        tokenized: _Tokenized,
+        *,
+        resident: Resident,
+        shape: TextShape,
+        deadline: float,
+        keep: bool = True,
     ) -> TextVectors:
-        """Vectors of the texts, in order. Those that were not known are from now on.
+        """Vectors of the texts, in order. keep: those that were not known are from now on.
 
         Raises EncoderFailed, Unavailable or DeadlineExceeded.
         """
@@ -143,8 +149,9 @@ class Texts:
         if wanted.missing is not None and tokenized.prompts is not None and tokenized.ids is not None:
             embedded = await self._encode(tokenized.ids, resident=resident, shape=shape, deadline=deadline)
             vectors.update(zip(wanted.missing.texts, tokenized.prompts.vectors(embedded), strict=True))
-            for text, tokens in zip(wanted.texts, tokenized.tokens, strict=True):
-                self._cache.put(wanted.source, text, KnownText(vectors[text].copy(), tokens))
+            if keep:
+                for text, tokens in zip(wanted.texts, tokenized.tokens, strict=True):
+                    self._cache.put(wanted.origin, text, KnownText(vectors[text].copy(), tokens))
         in_order = np.stack([vectors[text] for text in wanted.texts])
         return TextVectors(in_order, tokenized.tokens, tokenized.truncated)
 

@@ -181,7 +181,7 @@ class Embedding:
 
     grid: Grid
     prefix_tokens: int
-    tokens: Floats | None
+    tokens: Numbers | None
     pooled: Numbers | None
 
 

@@ -62,14 +62,14 @@ class NoSuchRoute(VisiontowerError):
     """Nothing is served on this path."""
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"There is no {method} {shown(path)} here: see /docs.")
+        super().__init__(f"There is no {shown(method)} {shown(path)} here: see /docs.")
 
 
 class MethodNotAllowed(VisiontowerError):
     """What is served on this path is asked for by another method."""
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{shown(path)} is not asked for by {method}: see /docs.")
+        super().__init__(f"{shown(path)} is not asked for by {shown(method)}: see /docs.")
 
 
 class BadItem(VisiontowerError):

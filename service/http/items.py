@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 from encoders.contract.errors import VisiontowerError
 from service.engine.values import Embedding, EmbedResult, Numbers, Source
-from service.errors import InvalidOption, Unavailable
+from service.errors import InvalidOption, LimitExceeded
 from service.http.errors import BadItem, TooManyImages
 from service.http.sources import source_of
 from service.settings import Settings
@@ -62,8 +62,6 @@ class Items:
                 arrays.append(next(texts))
                 continue
             image = next(images)
-            if isinstance(image, Unavailable):
-                raise image  # no fault of the item
             if isinstance(image, VisiontowerError):
                 raise BadItem(where, image)
             arrays.append(_array(image))
@@ -73,6 +71,18 @@ class Items:
         """Indices of the items whose text was cut."""
         places = [index for index, is_text in enumerate(self.is_text) if is_text]
         return [places[text] for text in result.truncated]
+
+
+def require_few(items: Sequence[object], settings: Settings) -> None:
+    """Ahead of a look at each. Raises LimitExceeded for more than a request may have of images and texts together."""
+    most = settings.max_images + settings.max_texts
+    if len(items) > most:
+        raise LimitExceeded(
+            f"{len(items):,} images and texts in one request; the limits are {settings.max_images:,} images and "
+            f"{settings.max_texts:,} texts.",
+            actual=len(items),
+            limit=most,
+        )
 
 
 def _array(image: Embedding) -> Numbers:

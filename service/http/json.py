@@ -12,6 +12,8 @@ from encoders.contract.values import Floats
 from service.engine.engine import INLINE_VALUES
 from service.engine.values import Numbers
 
+NUMBER_BYTES = 24
+"""Host memory for each number of an answer in JSON: as computed, as asked for, and as written."""
 _NUMBERS = 65_536
 """Written in one call, which nothing else can run beside; it takes some milliseconds."""
 

@@ -9,7 +9,7 @@ import orjson
 from encoders.images.signatures import format_of
 from service.errors import shown
 from service.http.errors import InvalidBody, UnsupportedMediaType
-from service.http.protocol import Incoming
+from service.http.protocol import Incoming, media_type
 
 _MAX_MARKS = 250_000
 """Commas and opening brackets: there are about as many values, and while they are read nothing else runs."""
@@ -17,7 +17,7 @@ _MAX_MARKS = 250_000
 
 def fields_of(incoming: Incoming, *, example: str) -> dict[str, Any]:
     """Of a request that reads JSON alone. Raises UnsupportedMediaType or InvalidBody."""
-    if incoming.content_type.partition(";")[0].strip().lower() != "application/json":
+    if media_type(incoming.content_type) != "application/json":
         raise UnsupportedMediaType(incoming.content_type or "none", read="application/json")
     return json_object(incoming.body, example=example)
 

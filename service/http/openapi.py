@@ -10,7 +10,8 @@ from service.http.problems import MEDIA_TYPE
 DESCRIPTION = """A multimodal vision-encoder inference server: images in, patch tokens, embeddings and image-text scores
 out.
 
-Errors are `application/problem+json` (RFC 9457); each `type` is a page: `/problems/{slug}`, listed at `/problems`.
+Errors are `application/problem+json` (RFC 9457); each `type` is a page: `/problems/{slug}`, listed at `/problems`. The
+routes of other protocols answer errors in those protocols' own form.
 A request with several images of which some are bad answers 207: each bad one is an `error` at its `index`, the others
 are answered. A request with one image answers its problem with the problem's own status."""
 

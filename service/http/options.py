@@ -1,7 +1,7 @@
 """The options of an embedding, the same in every protocol that can carry them."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Self, TypeVar
+from typing import Annotated, ClassVar, Self, TypeVar
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
@@ -46,13 +46,24 @@ class ModelOption(BaseModel):
 class ResolutionOption(ModelOption):
     """The options of requests with images."""
 
+    about_images: ClassVar[tuple[str, ...]] = ("resolution",)
+    """Options that say nothing of texts."""
+
     resolution: Resolution = Field(
         default=None, description="N or HxW: run the model at that size. Default: its native size."
     )
 
+    def require_no_images(self) -> None:
+        """Of a request for texts alone. Raises InvalidOption for an option about images."""
+        for name in self.about_images:
+            if getattr(self, name) not in (None, False):
+                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
+
 
 class EmbeddingOptions(ResolutionOption):
     """Which numbers to give."""
+
+    about_images: ClassVar[tuple[str, ...]] = ("layer", "prefix", "project", "tiles", "resolution")
 
     output: Output = Field(default="tokens", description="What to give for each image; texts have vectors alone.")
     layer: Layer | None = Field(
@@ -70,7 +81,7 @@ class EmbeddingOptions(ResolutionOption):
     normalize: bool = Field(default=False, description="L2-normalise each vector.")
     dtype: VectorDtype = Field(
         default="float32",
-        description="Of the numbers returned. int8, uint8 and binary hold pooled vectors in 8 bits or 1 a number.",
+        description="Of the numbers returned. int8, uint8 and binary hold each vector in 8 bits or 1 a number.",
     )
     truncate: bool = Field(
         default=True,
@@ -79,10 +90,17 @@ class EmbeddingOptions(ResolutionOption):
 
     def of_texts(self) -> Self:
         """Of texts alone: they have no tokens. Raises InvalidOption for an option about images."""
-        for name in ("layer", "prefix", "project", "tiles", "resolution"):
-            if getattr(self, name) not in (None, False):
-                raise InvalidOption(name, f"'{name}' is about images, and there are only texts.")
+        self.require_no_images()
         return self.model_copy(update={"output": "pooled"})
+
+    def require_alike(self, images: int, *, form: str) -> None:
+        """Of images that stand in one array of this form. Raises InvalidOption if they may differ in shape."""
+        if self.tiles and images > 1:
+            raise InvalidOption(
+                "tiles",
+                f"Images are cut into different numbers of views, and an array of {form} holds images that are alike: "
+                "send one image a request, or ask /embed for JSON.",
+            )
 
     def request(
         self, sources: Sequence[Source], texts: Sequence[str] = (), *, width: int | None = None

@@ -131,6 +131,12 @@ def problem(error: BaseException) -> Problem:
     return members
 
 
+def message(error: BaseException) -> str:
+    """For forms of errors that have a text alone: the detail, or the title where no more is said."""
+    about = problem(error)
+    return str(about.get("detail", about["title"]))
+
+
 def _shown(fact: object) -> object:
     """JSON here holds integers of 64 bits; a caller's number may be longer."""
     return str(fact) if isinstance(fact, int) and fact.bit_length() > 63 else fact

@@ -56,6 +56,11 @@ class Answer:
     headers: Mapping[str, str] = field(default_factory=dict)
 
 
+def media_type(content_type: str) -> str:
+    """Without parameters, in lower case."""
+    return content_type.partition(";")[0].strip().lower()
+
+
 Read: TypeAlias = Callable[[Incoming], Asked]
 """Body and options -> a request value. Raises VisiontowerError."""
 

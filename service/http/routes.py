@@ -1,5 +1,7 @@
 """The routes that are no protocol's: models, metrics, health, problems, the API's own pages."""
 
+from collections.abc import Mapping
+
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
@@ -102,18 +104,18 @@ async def _problem(request: Request, error: Exception) -> Response:
 
 async def _framework_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 422
+    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # Allow, of a wrong method
     path = request.scope["path"]  # the request's own `url` decodes the query, which may be anything
     protocol = request.app.protocol_of(path)
     if protocol is not None and status in (404, 405):
-        request.scope["protocol"] = protocol.name
+        request.scope["protocol"] = protocol
         refused = (NoSuchRoute if status == 404 else MethodNotAllowed)(request.method, path)
-        return _response(protocol.write_error(refused))
-    headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}
+        return _response(protocol.write_error(refused), headers)
     return _json(problems.of_status(status), status, media_type=problems.MEDIA_TYPE, headers=headers)
 
 
-def _response(answer: Answer) -> Response:
-    return Response(answer.content, answer.status, dict(answer.headers), answer.media_type)
+def _response(answer: Answer, headers: Mapping[str, str] | None = None) -> Response:
+    return Response(answer.content, answer.status, {**answer.headers, **(headers or {})}, answer.media_type)
 
 
 def _json(

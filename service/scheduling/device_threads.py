@@ -10,6 +10,7 @@ what happens if a forward hangs (watchdog.py).
 
 import asyncio
 import logging
+import math
 import threading
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -363,9 +364,10 @@ class DeviceThreads:
             self._parts[lane] = part
             self._lanes.take_cores(part)
         running: _Running | None = self._begin(lane, taken)
+        ended = -math.inf
         while running is not None:
             following = None if running.batch.is_done else self._begin_behind(lane, running)
-            self._finish(lane, running)
+            ended = self._finish(lane, running, before=ended)
             if following is not None:
                 self._go_on(lane, following.taken)
             running = following
@@ -398,10 +400,12 @@ class DeviceThreads:
         self._tell_expired(taken)
         return self._begin(lane, taken) if taken.batch else None
 
-    def _finish(self, lane: int, running: _Running) -> None:
+    def _finish(self, lane: int, running: _Running, *, before: float) -> float:
+        """before: when the batch that it was begun behind ended, if any. Gives when it has ended itself."""
         batch, taken = running.batch, running.taken
         outcomes = batch.outcomes or batch.wait()  # of a forward that ended at once they are there
-        forward_s = self._clock() - running.started
+        ended = self._clock()
+        forward_s = ended - running.started
         shape, items = taken.shape, len(taken.batch)
         resident = taken.batch[0].item.resident
         # One bad input must not take the server out of rotation. So a good image is tried only if nothing worked.
@@ -414,7 +418,7 @@ class DeviceThreads:
         for waiting in taken.batch:
             futures.append(waiting.item.future)
             waits.append(running.started - waiting.since)
-        self._ran.append((shape, forward_s))
+        self._ran.append((shape, ended - max(running.started, before)))  # it had the device once that was free
         if batch.worked:  # a failure may be quick, and says nothing of how fast forwards are
             self._limits.ran(shape, items, forward_s)
         self._metrics.forward(
@@ -426,6 +430,7 @@ class DeviceThreads:
             forward_s=forward_s,
         )
         self.tell(_deliver, futures, outcomes, waits, forward_s)
+        return ended
 
     def tell(self, function: Callable[..., None], *args: Any) -> None:
         """Call on the event loop; if that is closed, nobody is left to hear."""

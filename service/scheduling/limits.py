@@ -8,7 +8,6 @@ Who comes while a forward runs waits for its end. So forwards are kept short whi
 """
 
 import math
-from collections import deque
 from typing import NamedTuple
 
 from service.memory.budget import Allowance, Budget
@@ -61,7 +60,7 @@ class BatchLimits:
         self._flops_a_second: dict[tuple[type, str], float] = {}
         self._forward_s: dict[str, float] = {}
         self._item_s: dict[Shape, float] = {}  # of the slowest forward lately
-        self._lately: deque[Shape] = deque(maxlen=_LATELY)
+        self._lately: tuple[Shape, ...] = ()  # of the last forwards; one thread may read while another writes
 
     def of(self, shape: Shape) -> Limit:
         """The limit of this shape. Where time is limited, its ceiling is 1 until a forward of its tower has run."""
@@ -89,7 +88,7 @@ class BatchLimits:
 
     def ran(self, shape: Shape, items: int, seconds: float) -> None:
         """A forward has run. Small forwards are slow, so the best speed counts."""
-        self._lately.append(shape)
+        self._lately = (*self._lately, shape)[-_LATELY:]
         self._forward_s[shape.model] = seconds
         if seconds > 0:
             tower = (type(shape), shape.model)

@@ -2,8 +2,10 @@
 
 1. Shapes that are waited for get equal time on the device: the line is served next whose shape has had least of it
    while it was waited for, and of equals the one with the oldest item. Its items go first in, first out.
-2. So a shape that computes briefly does not wait for all that is older of one that computes long, nobody starves, and
-   equal shapes still find each other in mixed traffic. It is start-time fair queueing: Goyal, Vin, Cheng, 1996.
+2. So a shape that computes briefly does not wait for all that is older of one that computes long, and equal shapes
+   still find each other in mixed traffic. It is start-time fair queueing: Goyal, Vin, Cheng, 1996.
+3. A line's place is that of when it began to wait, and the queue's clock goes on with the work. So nobody starves, even
+   if other shapes come without end: a line waits for its part of the device, as large as that of each other line.
 
 How long a batch may be is for limits.py, lanes.py and patience.py to say.
 """
@@ -34,10 +36,12 @@ class Waiting(Generic[T]):
 class Line(Generic[T]):
     """The waiting items of one shape, the oldest first.
 
-    is_set: the items came together, run together, and nobody joins them.
+    began: when it began to wait, on the queue's own clock. is_set: the items came together, run together, and nobody
+    joins them.
     """
 
     shape: Shape
+    began: float = 0.0
     is_set: bool = False
     waiting: OrderedDict[int, Waiting[T]] = field(default_factory=OrderedDict)
 
@@ -75,7 +79,7 @@ class Queue(Generic[T]):
         self._lines: dict[Hashable, Line[T]] = {}
         self._places: dict[int, Hashable] = {}  # ticket -> its line's key
         self._next_ticket = 0
-        self._now = 0.0  # seconds that a shape has had that was always waited for
+        self._now = 0.0  # the queue's own clock: seconds that a shape has had that was always waited for
         self._turns: dict[Shape, _Turn] = {}
         self.size = 0
         """How many items wait."""
@@ -89,6 +93,7 @@ class Queue(Generic[T]):
 
     def ran(self, shape: Shape, seconds: float) -> None:
         """A batch that was taken of this shape has had the device for so long."""
+        self._now += seconds / (1 + len(self._lines))  # each that waits, and one that may come, had this part of them
         turn = self._turns.get(shape)
         if turn is not None:
             turn.due += seconds - turn.forward_s
@@ -96,21 +101,22 @@ class Queue(Generic[T]):
 
     def _key(self, line: Line[T]) -> tuple[float, int]:
         turn = self._turns.get(line.shape)
-        return self._now if turn is None else max(self._now, turn.due), next(iter(line.waiting))
+        return line.began if turn is None else max(line.began, turn.due), next(iter(line.waiting))
 
-    def _charge(self, shape: Shape) -> None:
+    def _charge(self, line: Line[T]) -> None:
         """Ahead of its forward, by the last one: another lane may look for its next line meanwhile."""
-        if shape not in self._turns and len(self._turns) >= _SHAPES:
+        if line.shape not in self._turns and len(self._turns) >= _SHAPES:
             self._turns.clear()  # that all are equal again is the lesser evil
-        turn = self._turns.setdefault(shape, _Turn(self._now))
-        self._now = max(self._now, turn.due)
-        turn.due = self._now + turn.forward_s
+        turn = self._turns.setdefault(line.shape, _Turn(line.began))
+        start = max(line.began, turn.due)
+        self._now = max(self._now, start)
+        turn.due = start + turn.forward_s
 
     def put(self, shape: Shape, item: T, *, now: float, deadline: float) -> tuple[int, int]:
         """Queue an item behind its kin; gives its ticket, and how many are in its line now."""
         line = self._lines.get(shape)
         if line is None:
-            line = self._lines[shape] = Line(shape)
+            line = self._lines[shape] = Line(shape, self._now)
         ticket = self._next_ticket
         self._next_ticket += 1
         self._places[ticket] = shape
@@ -121,7 +127,7 @@ class Queue(Generic[T]):
     def put_set(self, shape: Shape, items: Sequence[T], *, now: float, deadline: float) -> list[int]:
         """Queue items as a line of their own; gives their tickets."""
         key = object()
-        line: Line[T] = Line(shape, is_set=True)
+        line: Line[T] = Line(shape, self._now, is_set=True)
         tickets = range(self._next_ticket, self._next_ticket + len(items))
         for ticket, item in zip(tickets, items, strict=True):
             self._places[ticket] = key
@@ -163,7 +169,7 @@ class Queue(Generic[T]):
         if not line.waiting:
             del self._lines[key]
         if batch:
-            self._charge(line.shape)
+            self._charge(line)
         return Taken(line.shape, batch, expired, left=len(line.waiting))
 
     def take_all(self, wanted: Callable[[Line[T]], bool]) -> list[T]:

@@ -1,4 +1,7 @@
-"""Around every request: its id, log line and metrics, and a 500 without internals if all else failed. Pure ASGI."""
+"""Around every request: its id, log line and metrics, and a 500 without internals if all else failed. Pure ASGI.
+
+The 500 has the form of the request's protocol; a problem says the request's id too, which the headers have in any case.
+"""
 
 import logging
 import random
@@ -7,9 +10,9 @@ from collections.abc import Callable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from encoders.contract.errors import VisiontowerError
 from service.http.json import to_json
-from service.http.problems import MEDIA_TYPE, problem
+from service.http.problems import MEDIA_TYPE, problem, write_problem
+from service.http.protocol import Answer, Protocol
 from service.telemetry.metrics import Metrics
 
 _log = logging.getLogger("visiontower.requests")
@@ -42,15 +45,15 @@ class Observe:
 
         try:
             await self._app(scope, receive, observed_send)
-        except Exception:
+        except Exception as error:
             _log.exception("unforeseen error", extra={"request_id": request_id})
             if status:
                 raise  # half an answer is out: only closing the connection can say that it is not whole
-            await _send_internal(observed_send, request_id)
+            await _send_internal(observed_send, _internal(error, scope.get("protocol"), request_id))
         finally:
             seconds = self._clock() - started
             route = getattr(scope.get("route"), "path", "other")
-            protocol = scope.get("protocol", "native")
+            protocol = scope["protocol"].name if "protocol" in scope else "native"
             self._metrics.request(route, status or 499, seconds, protocol=protocol, served=scope.get("served"))
             _log.info(
                 "%s %s %s",
@@ -69,8 +72,15 @@ def _request_id(scope: Scope) -> str:
     return f"{random.getrandbits(128):032x}"  # uuid4 asks the kernel each time, and lets go of the interpreter for it
 
 
-async def _send_internal(send: Send, request_id: str) -> None:
-    body = to_json({**problem(VisiontowerError("")), "request_id": request_id})
-    headers = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", str(len(body)).encode())]
-    await send({"type": "http.response.start", "status": 500, "headers": headers})
+def _internal(error: Exception, protocol: Protocol | None, request_id: str) -> Answer:
+    if protocol is not None and protocol.write_error is not write_problem:
+        return protocol.write_error(error)
+    members = problem(error)
+    return Answer(to_json({**members, "request_id": request_id}), MEDIA_TYPE, members["status"])
+
+
+async def _send_internal(send: Send, answer: Answer) -> None:
+    body = answer.content if isinstance(answer.content, bytes) else b"".join(answer.content)
+    headers = [(b"content-type", answer.media_type.encode()), (b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": answer.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

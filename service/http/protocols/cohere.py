@@ -17,19 +17,18 @@ from service import errors as s
 from service.engine.postprocess import quantized
 from service.engine.values import EmbedRequest, EmbedResult, Numbers
 from service.http import errors as h
-from service.http.items import ImageText, Item, Items
-from service.http.json import Text, base64_text, to_json, written
+from service.http.items import ImageText, Item, Items, require_few
+from service.http.json import NUMBER_BYTES, Text, base64_text, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import ResolutionOption, json_options
-from service.http.problems import headers, problem, problem_type
+from service.http.problems import headers, message, problem_type
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.settings import Settings
 
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 _EXAMPLE = '{"model": "...", "input_type": "image", "images": ["data:image/png;base64,..."]}'
 _ITEMS = ("texts", "images", "inputs")
-_NUMBER_BYTES = 24
-"""Host memory for each number of an answer and each of its forms: as computed, and as written."""
 _NAMED = 20
 """Texts that a warning names."""
 
@@ -61,14 +60,14 @@ class Reply:
 
 
 def read_embed(incoming: Incoming) -> Asked:
-    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, BadItem or TooManyImages."""
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, BadItem or LimitExceeded."""
     fields = fields_of(incoming, example=_EXAMPLE)
     options = json_options(EmbedOptions, fields, beside=_ITEMS)
     if options.truncate == "START":
         raise s.InvalidOption("truncate", "Texts are cut at their end: 'truncate' must be END or NONE.")
-    items = Items.of(_items(fields), incoming.settings)
-    if options.resolution is not None and not items.sources:
-        raise s.InvalidOption("resolution", "'resolution' is about images, and there are only texts.")
+    items = Items.of(_items(fields, incoming.settings), incoming.settings)
+    if not items.sources:
+        options.require_no_images()
     types = tuple(dict.fromkeys(options.embedding_types))
     request = EmbedRequest(
         items.sources,
@@ -81,11 +80,11 @@ def read_embed(incoming: Incoming) -> Asked:
         width=options.output_dimension,
     )
     most = incoming.settings.max_json_values // len(types)
-    return Asked(request, Reply(items, types), _NUMBER_BYTES * len(types), most, "ask for less in one request")
+    return Asked(request, Reply(items, types), NUMBER_BYTES * len(types), most, "ask for less in one request")
 
 
-def _items(fields: Mapping[str, object]) -> Mapping[str, Item]:
-    """By what the caller calls them. Raises InvalidBody, or BadItem for what is neither a text nor an image."""
+def _items(fields: Mapping[str, object], settings: Settings) -> Mapping[str, Item]:
+    """By what the caller calls them. Raises InvalidBody, LimitExceeded, or BadItem for what is no text and no image."""
     given = [name for name in _ITEMS if fields.get(name) is not None]
     if len(given) != 1:
         found = " and ".join(given) or "none"
@@ -95,6 +94,7 @@ def _items(fields: Mapping[str, object]) -> Mapping[str, Item]:
     if not isinstance(values, list) or not values:
         what = "empty" if values == [] else kind_of(values)
         raise h.InvalidBody(f"'{name}' must be a list with at least one entry, and is {what}.")
+    require_few(values, settings)
     items = {}
     for index, value in enumerate(values):
         where = f"{name}[{index}]"
@@ -169,9 +169,7 @@ def _in_form(vectors: Numbers, form: EmbeddingType) -> Numbers | list[str | Text
 
 def write_error(error: Exception) -> Answer:
     """In Cohere's form."""
-    members = problem(error)
-    message = members.get("detail", members["title"])
-    return Answer(to_json({"message": message}), "application/json", problem_type(error).status, headers(error))
+    return Answer(to_json({"message": message(error)}), "application/json", problem_type(error).status, headers(error))
 
 
 _TEXT, _NUMBER, _COUNT = {"type": "string"}, {"type": "number"}, {"type": "integer", "minimum": 0}

@@ -18,18 +18,16 @@ from service.engine.values import EmbedRequest, EmbedResult, ReadyRequest, Ready
 from service.errors import InvalidOption, UnknownModel, shown
 from service.http.errors import InvalidBody, UnsupportedMediaType
 from service.http.form import Part, form_parts
-from service.http.json import to_json
+from service.http.json import NUMBER_BYTES, to_json
 from service.http.json_body import json_object, kind_of
-from service.http.openapi import problem_responses
-from service.http.problems import MEDIA_TYPE, headers, problem
-from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.http.openapi import error_responses, object_schema
+from service.http.problems import headers, message, problem_type
+from service.http.protocol import Answer, Asked, Incoming, Protocol, Route, media_type
 
 _CLIP, _VISUAL, _TEXTUAL = "clip", "visual", "textual"
 _EXAMPLE = '{"clip": {"visual": {"modelName": "ViT-B-32__openai"}}}'
 _SHOWN = 3
 """Tasks that a refusal names."""
-_NUMBER_BYTES = 24
-"""Host memory for each number of an answer: as computed, as asked for, and as written."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +54,8 @@ def read_predict(incoming: Incoming) -> Asked:
 
     Raises UnsupportedMediaType, InvalidBody, InvalidOption for another task than clip's, or UnknownModel.
     """
-    if incoming.content_type.partition(";")[0].strip().lower() != "multipart/form-data":
-        raise UnsupportedMediaType(incoming.content_type or "none", " /predict takes multipart/form-data alone.")
+    if media_type(incoming.content_type) != "multipart/form-data":
+        raise UnsupportedMediaType(incoming.content_type or "none", read="multipart/form-data")
     parts: dict[str, Part] = {}
     for part in form_parts(incoming.body, content_type=incoming.content_type):
         if part.name in parts:
@@ -68,10 +66,10 @@ def read_predict(incoming: Incoming) -> Asked:
     if kind == _TEXTUAL:
         text = _needed(parts, "text").text(advice="An image goes in the part 'image'")
         request = EmbedRequest((), [text], model=model, normalize=True)
-        return Asked(request, PredictReply(), _NUMBER_BYTES)
+        return Asked(request, PredictReply(), NUMBER_BYTES)
     image = _needed(parts, "image").content
     request = EmbedRequest([image], model=model, output="pooled", normalize=True)
-    return Asked(request, PredictReply(size_of(image)), _NUMBER_BYTES)
+    return Asked(request, PredictReply(size_of(image)), NUMBER_BYTES)
 
 
 def write_predict(result: EmbedResult, reply: PredictReply) -> Answer:
@@ -89,9 +87,7 @@ def write_predict(result: EmbedResult, reply: PredictReply) -> Answer:
 
 def write_error(error: Exception) -> Answer:
     """In the form of Immich's own server. Immich reads the status alone, and asks its next URL."""
-    about = problem(error)
-    detail = about.get("detail", about["title"])
-    return Answer(to_json({"detail": detail}), "application/json", about["status"], headers(error))
+    return Answer(to_json({"detail": message(error)}), "application/json", problem_type(error).status, headers(error))
 
 
 def _needed(parts: Mapping[str, Part], name: str) -> Part:
@@ -151,19 +147,10 @@ def _plain(name: str) -> str:
     return name.lower().replace("-", "_")
 
 
-def _object(properties: dict[str, Any], *required: str) -> dict[str, Any]:
-    return {"type": "object", "required": list(required), "properties": properties}
-
-
 def _answers(description: str, content: dict[str, Any]) -> dict[int | str, dict[str, Any]]:
     """Its errors, of every status, have `detail`."""
-    error = {"application/json": {"schema": _object({"detail": {"type": "string"}}, "detail")}}
-    unforeseen = problem_responses(500)[500]["content"][MEDIA_TYPE]
-    return {
-        200: {"description": description, "content": content},
-        500: {"description": "An unforeseen error.", "content": {**error, MEDIA_TYPE: unforeseen}},
-        "default": {"description": "Any error.", "content": error},
-    }
+    errors = error_responses(object_schema({"detail": {"type": "string"}}))
+    return {200: {"description": description, "content": content}, **errors}
 
 
 _PING = {
@@ -182,13 +169,13 @@ _PREDICT = {
             "required": True,
             "content": {
                 "multipart/form-data": {
-                    "schema": _object(
+                    "schema": object_schema(
                         {
                             "entries": {"type": "string", "description": f"JSON: {_EXAMPLE}"},
                             "image": {"type": "string", "format": "binary"},
                             "text": {"type": "string"},
                         },
-                        "entries",
+                        optional=("image", "text"),
                     )
                 }
             },
@@ -198,13 +185,13 @@ _PREDICT = {
         "The vector.",
         {
             "application/json": {
-                "schema": _object(
+                "schema": object_schema(
                     {
                         "clip": {"type": "string", "example": "[0.6,0.8]"},
                         "imageHeight": {"type": "integer", "minimum": 0},
                         "imageWidth": {"type": "integer", "minimum": 0},
                     },
-                    "clip",
+                    optional=("imageHeight", "imageWidth"),
                 )
             }
         },

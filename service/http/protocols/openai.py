@@ -18,17 +18,16 @@ from encoders.contract import errors as e
 from service import errors as s
 from service.engine.values import EmbedResult, ModelsRequest, ModelsResult, Numbers
 from service.http import errors as h
-from service.http.items import ImageText, Item, Items
-from service.http.json import base64_text, json_numbers, to_json, written
+from service.http.items import ImageText, Item, Items, require_few
+from service.http.json import NUMBER_BYTES, base64_text, json_numbers, to_json, written
 from service.http.json_body import fields_of, kind_of
 from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import EmbeddingOptions, json_options
-from service.http.problems import headers, problem, problem_type
+from service.http.problems import headers, message, problem, problem_type
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.settings import Settings
 
 _EXAMPLE = '{"model": "...", "input": ["..."]}'
-_NUMBER_BYTES = 24
-"""Host memory for each number of an answer: as computed, as asked for, and as written."""
 _IMAGE_KEYS = ("image", "bytes", "url", "image_url", "image_base64")
 _BESIDE = ("type", "detail")
 """Of an item, beside what it is: a chat message's parts have them."""
@@ -66,22 +65,23 @@ class Reply:
 
 
 def read_embeddings(incoming: Incoming) -> Asked:
-    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, BadItem or TooManyImages."""
+    """Raises UnsupportedMediaType, InvalidBody, InvalidOption, BadItem or LimitExceeded."""
     fields = fields_of(incoming, example=_EXAMPLE)
     options = json_options(EmbeddingsOptions, fields, beside=("input",))
-    items = Items.of(_items(fields.get("input"), modality=options.modality), incoming.settings)
+    settings = incoming.settings
+    items = Items.of(_items(fields.get("input"), modality=options.modality, settings=settings), settings)
     if items.texts and options.output == "tokens":
         raise s.InvalidOption("output", "'output' is 'tokens', which texts do not have: ask for their vectors apart.")
     if not items.sources:
         options = options.of_texts()
     request = options.request(items.sources, items.texts, width=options.dimensions or None)
     reply = Reply(items, options.encoding_format)
-    most = incoming.settings.max_json_values if options.encoding_format == "float" else None
-    return Asked(request, reply, _NUMBER_BYTES, most, "ask for encoding_format=base64")
+    most = settings.max_json_values if options.encoding_format == "float" else None
+    return Asked(request, reply, NUMBER_BYTES, most, "ask for encoding_format=base64")
 
 
-def _items(given: object, *, modality: str) -> Mapping[str, Item]:
-    """By what the caller calls them. Raises InvalidBody, or BadItem for what is neither a text nor an image."""
+def _items(given: object, *, modality: str, settings: Settings) -> Mapping[str, Item]:
+    """By what the caller calls them. Raises LimitExceeded, or BadItem for what is neither a text nor an image."""
     if given is None or given == []:
         what = "missing" if given is None else "empty"
         raise h.BadItem("input", h.InvalidBody(f"It is {what}: send {_EXAMPLE}."))
@@ -89,6 +89,7 @@ def _items(given: object, *, modality: str) -> Mapping[str, Item]:
         return {"input": _item("input", given, modality=modality)}
     if isinstance(given[0], int) and not isinstance(given[0], bool):
         raise h.BadItem("input", h.InvalidBody(_TOKEN_IDS))
+    require_few(given, settings)
     return {f"input[{at}]": _item(f"input[{at}]", each, modality=modality) for at, each in enumerate(given)}
 
 
@@ -164,6 +165,7 @@ def _cards(result: ModelsResult) -> list[dict[str, object]]:
 
 
 _ABOUT_INPUT = (
+    s.LimitExceeded,
     s.TooManyTexts,
     s.TooMuchText,
     s.TextTooLong,
@@ -185,7 +187,7 @@ def write_error(error: Exception) -> Answer:
     members, status = problem(error), problem_type(error).status
     cause = error.cause if isinstance(error, h.BadItem) else error
     shown = {
-        "message": members.get("detail", members["title"]),
+        "message": message(error),
         "type": "server_error" if status >= 500 else "invalid_request_error",
         "param": members.get("where") or members.get("option") or _ABOUT.get(type(error)),
         "code": "model_not_found" if isinstance(error, s.UnknownModel) else problem_type(cause).slug,

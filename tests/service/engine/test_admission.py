@@ -33,6 +33,16 @@ def test_all_permits_or_none() -> None:
     assert (admission.inside("images"), admission.inside("texts")) == (0, 0)
 
 
+def test_a_request_without_permits_is_inside_too() -> None:
+    """One of texts that are known already: a server that drains waits for it."""
+    admission = Admission(images=2, texts=1, clock=Clock())
+    with admission.admit(images=0, texts=0):
+        with admission.admit(images=1):
+            pass
+        assert not admission.is_empty
+    assert admission.is_empty
+
+
 def test_a_closed_door_admits_nobody() -> None:
     admission = Admission(images=2, texts=1, clock=Clock())
     admission.close()

@@ -93,6 +93,17 @@ async def test_a_set_gives_what_its_labels_give_as_texts_and_is_embedded_once(
     np.testing.assert_array_equal(cosines(first), await reference(FakeEncoder(), templates))
 
 
+async def test_a_set_does_not_drive_out_the_texts_that_requests_have_had_embedded(tmp_path: Path) -> None:
+    """Its vectors are kept apart."""
+    encoder = TextTower()
+    async with engine_of(encoder, tmp_path, text_cache_bytes=1000) as engine:
+        await engine.embed(EmbedRequest(texts=["a text"]))
+        await engine.similarity(asking())
+        encoder.prompts = 0
+        await engine.embed(EmbedRequest(texts=["a text"]))
+    assert encoder.prompts == 0
+
+
 async def test_requests_that_come_together_pay_once(tmp_path: Path) -> None:
     encoder = TextTower()
     async with engine_of(encoder, tmp_path) as engine:

@@ -17,7 +17,7 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EncoderFailed
 from encoders.contract.values import Floats, Tokenized
 from service.engine.postprocess import l2_normalize, quantized
-from service.engine.text_cache import KnownText, TextCache, source_of
+from service.engine.text_cache import KnownText, TextCache, origin_of
 from tests.support.serving import PNG, assert_problem, noise, serving
 
 pytestmark = pytest.mark.anyio
@@ -359,17 +359,18 @@ def test_what_is_larger_than_the_whole_cache_throws_nothing_out() -> None:
     assert cache.get(b"", "x" * 1000) is None
 
 
-def test_a_source_is_of_weights_precision_place_and_templates() -> None:
+def test_an_origin_is_of_weights_precision_place_and_templates() -> None:
     spec = fake_spec()
     others = [
-        source_of(fake_spec("fake:other"), ["{}"]),
-        source_of(fake_spec(revision="other"), ["{}"]),
-        source_of(fake_spec(dtype="bfloat16"), ["{}"]),
-        source_of(fake_spec(device="cuda"), ["{}"]),
-        source_of(fake_spec(runtime="openvino"), ["{}"]),
-        source_of(spec, ["a {}"]),
-        source_of(spec, ["{}", "{}"]),
+        origin_of(fake_spec("fake:other"), ["{}"]),
+        origin_of(fake_spec(revision="other"), ["{}"]),
+        origin_of(fake_spec(dtype="bfloat16"), ["{}"]),
+        origin_of(fake_spec(device="cuda"), ["{}"]),
+        origin_of(fake_spec(runtime="openvino"), ["{}"]),
+        origin_of(spec, ["a {}"]),
+        origin_of(spec, ["{}", "{}"]),
     ]
-    assert len({source_of(spec, ["{}"]), *others}) == len(others) + 1
-    assert source_of(spec, ["ab{}", "{}"]) != source_of(spec, ["a{}", "b{}"])
-    assert source_of(spec, ["{}"]) == source_of(fake_spec(), ["{}"])
+    assert len({origin_of(spec, ["{}"]), *others}) == len(others) + 1
+    assert origin_of(spec, ["ab{}", "{}"]) != origin_of(spec, ["a{}", "b{}"])
+    assert origin_of(spec, ["?{}"]) != origin_of(spec, ["\ud800{}"])
+    assert origin_of(spec, ["{}"]) == origin_of(fake_spec(), ["{}"])

@@ -2,17 +2,20 @@
 
 import asyncio
 import json
+from collections.abc import Sequence
+from typing import Any
 
 import pytest
 
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.errors import VisiontowerError
+from encoders.contract.values import Tokenized
 from service.engine.values import EmbedRequest, EmbedResult
 from service.http.app import create_app
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.protocols import PROTOCOLS
 from service.settings import Settings
-from tests.support.serving import Gate, backend_of, client_of, image_bytes, noise
+from tests.support.serving import Gate, backend_of, client_of, image_bytes, noise, serving
 
 pytestmark = pytest.mark.anyio
 
@@ -77,6 +80,47 @@ async def test_overload_and_deadlines_come_in_the_protocol_s_own_form() -> None:
     assert native.status_code == 404, "it is not served"
     assert 'visiontower_rejected_total{reason="overloaded"} 1.0' in metrics
     assert json.loads(native.text)["status"] == 404
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "form"),
+    [
+        ("/v1/embeddings", {"input": "boom"}, {"message", "type", "param", "code"}),
+        ("/v2/embed", {"texts": ["boom"]}, {"message"}),
+        (
+            "/v2/models/fake:vit/infer",
+            {"inputs": [{"name": "texts", "datatype": "BYTES", "shape": [1], "data": ["boom"]}]},
+            {"error"},
+        ),
+        ("/embed", {"texts": ["boom"]}, {"type", "title", "status", "request_id"}),
+    ],
+    ids=["openai", "cohere", "open-inference", "native"],
+)
+async def test_what_nobody_foresaw_comes_in_the_protocol_s_own_form(
+    path: str, body: dict[str, Any], form: set[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    class Surprising(FakeEncoder):
+        def tokenize(self, texts: Sequence[str]) -> Tokenized:
+            if list(texts) == ["boom"]:
+                raise RuntimeError("secret")
+            return super().tokenize(texts)
+
+    async with serving(Surprising()) as client:
+        answer = await client.post(path, json=body)
+    assert answer.status_code == 500
+    found = answer.json()
+    assert set(found["error"] if path == "/v1/embeddings" else found) == form
+    assert "secret" not in answer.text
+    assert "secret" in caplog.text
+    assert answer.headers["x-request-id"]
+
+
+async def test_a_wrong_method_is_told_which_is_right_and_not_at_length() -> None:
+    async with serving() as client:
+        refused = await client.request("X" * 3000, "/v1/embeddings")
+    assert refused.status_code == 405
+    assert refused.headers["allow"] == "POST"
+    assert len(refused.text) < 500
 
 
 async def test_an_unknown_path_is_refused_by_the_protocol_that_is_nearest_to_it() -> None:

@@ -119,6 +119,23 @@ async def test_a_batch_of_another_encoder_may_be_begun_behind() -> None:
     assert (card.batches, other.batches) == ([1], [1])
 
 
+async def test_a_shape_is_not_charged_for_the_forward_that_it_was_begun_behind() -> None:
+    """The second shape takes no time, so it goes on, though items of the first are older."""
+    now = [0.0]
+
+    class LongForZero(Card):
+        def step(self, name: str, values: list[int]) -> None:
+            super().step(name, values)
+            now[0] += (name, values) == ("finish", [0])
+
+    card, shapes = LongForZero(), (image_shape(), image_shape())
+    async with running(card, ceiling=1, clock=lambda: now[0]) as device:
+        async with device.occupied():
+            futures = [device.submit(value, shapes[value % 2]) for value in range(8)]
+        await asyncio.gather(*futures)
+    assert [value for name, (value,) in card.log if name == "begin"] == [0, 1, 3, 5, 7, 2, 4, 6]
+
+
 async def test_rows_are_delivered_while_the_batch_behind_still_runs() -> None:
     card = Card()
     card.hold(1)

@@ -7,7 +7,7 @@ import pytest
 
 from encoders.memory.prediction import CPU
 from service.memory.budget import Allowance, Budget
-from service.memory.shape import Shape
+from service.memory.shape import ImageShape, Shape
 from service.scheduling.limits import BatchLimits
 from tests.support.shapes import image_shape, linear, text_shape
 
@@ -219,3 +219,19 @@ def test_without_a_limit_of_time_shapes_share_nothing() -> None:
     limits.ran(SHAPE, 1, 1.0)
     limits.ran(LARGE, 1, 1.0)
     assert ceiling(limits) > 10**6
+
+
+def test_a_lane_may_ask_while_a_forward_of_another_ends() -> None:
+    limits = in_time(1.0)
+
+    class EndsWhenLookedAt(ImageShape):
+        def __eq__(self, other: object) -> bool:
+            limits.ran(SHAPE, 1, 1.0)
+            return True  # so that the next one is looked at
+
+        __hash__ = object.__hash__
+
+    about = image_shape("a", cost=linear(10, flops=1000))
+    limits.ran(EndsWhenLookedAt(about.model, about.size, about.outputs, about.cost), 1, 1.0)
+    limits.ran(SHAPE, 1, 1.0)
+    assert ceiling(limits) == 1

@@ -257,3 +257,18 @@ def test_turns_of_many_shapes_are_not_kept_for_ever() -> None:
         take(queue)
         queue.ran(shape, 0.01)
     assert len(queue._turns) <= 1001
+
+
+@pytest.mark.parametrize("others", [1, 5, 5000], ids=["one other shape", "five in turn", "always a new one"])
+def test_a_long_shape_gets_its_part_while_others_come_without_end(others: int) -> None:
+    """At any time one item of another shape waits beside it."""
+    shapes = [image_shape("b", side + 1) for side in range(others)]
+    queue = queue_of(LARGE, shapes[0])
+    waited_s = longest_s = 0.0
+    for number in range(1, 1000):
+        shape = take(queue, 1).shape
+        queue.ran(shape, 0.2 if shape is LARGE else 0.05)
+        queue.put(LARGE if shape is LARGE else shapes[number % others], number, now=0.0, deadline=NEVER)
+        waited_s = 0.0 if shape is LARGE else waited_s + 0.05
+        longest_s = max(longest_s, waited_s)
+    assert longest_s < 0.5

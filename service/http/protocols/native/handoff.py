@@ -15,7 +15,7 @@ import numpy as np
 
 from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Floats, Grid
+from encoders.contract.values import Grid
 from service.engine.values import Numbers
 from service.http.json import base64_pieces
 from service.http.protocols.native.negotiation import Format
@@ -51,7 +51,7 @@ class Parts:
     write: Callable[[Numbers], memoryview]
     merges: int | None
 
-    def part(self, tokens: Floats, grid: Grid) -> dict[str, object]:
+    def part(self, tokens: Numbers, grid: Grid) -> dict[str, object]:
         """The part of one image. tokens: [tokens, width]. grid: of the tokens."""
         embeds: object = base64_pieces(self.write(tokens))
         if self.merges is not None:

@@ -13,14 +13,15 @@ from service.engine.templates import NAMED, PHOTO, PLAIN
 from service.engine.values import DTYPES, Dtype, Output, PlanRequest, SimilarityRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, shown, shown_value
 from service.http.errors import UnsupportedMediaType
+from service.http.json import NUMBER_BYTES
 from service.http.options import EmbeddingOptions, Layer, ModelOption, ResolutionOption, Size, no_bool, validated
-from service.http.protocol import Asked, Incoming
+from service.http.protocol import Asked, Incoming, media_type
 from service.http.protocols.native.body import Body, form_body, json_body
 from service.http.protocols.native.handoff import Parts, parts_of
 from service.http.protocols.native.hints import as_image, meant, require_no_json, type_advice
 from service.http.protocols.native.negotiation import PARTS, Format, choose
 
-_NUMBER_BYTES = {"json": 24, "base64": 16, "binary": 8, "part": 20}
+_NUMBER_BYTES = {"json": NUMBER_BYTES, "base64": 16, "binary": 8, "part": 20}
 """Host memory for each number of an answer: as computed, as asked for, and as written."""
 _MOST_PAIRS = 4096
 """Names and values in a query."""
@@ -58,11 +59,6 @@ class ClassifyReply:
     """The form of an answer of /classify. top_k: labels of each image, at most."""
 
     top_k: int
-
-
-def media_type(content_type: str) -> str:
-    """Without parameters, in lower case."""
-    return content_type.partition(";")[0].strip().lower()
 
 
 def parse(content: bytes, *, content_type: str, max_images: int) -> Body:
@@ -104,12 +100,8 @@ def read_embed(incoming: Incoming) -> Asked:
         raise InvalidOption(
             "output", f"The format {format} holds one array: ask for tokens, pooled or texts alone, or safetensors."
         )
-    if options.tiles and len(images) > 1 and format in ("safetensors", "npy", "raw"):
-        raise InvalidOption(
-            "tiles",
-            f"Images are cut into different numbers of views, and an array of the format {format} holds images that "
-            "are alike: send one image a request, or ask for JSON.",
-        )
+    if format != "json":
+        options.require_alike(len(images), form=f"the format {format}")
     if format == "npy" and options.dtype == "bfloat16":
         raise InvalidOption("dtype", "The format npy has no bfloat16: ask for float32 or float16, or safetensors.")
     request = options.request(images, options.texts)

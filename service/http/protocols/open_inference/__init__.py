@@ -31,7 +31,12 @@ PROTOCOL = Protocol(
         *_of_model("/ready", requests.read_model_ready, answers.write_ready, documentation.MODEL_READY),
         *_of_model("/config", requests.read_model, answers.write_config, documentation.CONFIG),
         *_of_model("", requests.read_model, answers.write_model, documentation.MODEL),
-        Route(f"{_MODEL}/versions/1/infer", requests.read_infer, answers.write_infer, documentation=_HIDDEN),
+        Route(
+            f"{_MODEL}/versions/{answers.VERSION}/infer",
+            requests.read_infer,
+            answers.write_infer,
+            documentation=_HIDDEN,
+        ),
         Route(f"{_MODEL}/infer", requests.read_infer, answers.write_infer, documentation=documentation.INFER),
         Route(
             "/v2/repository/index",

@@ -4,15 +4,12 @@ from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from typing import Any
 
-import numpy as np
-
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import EncoderSpec
-from service.engine.engine import INLINE_VALUES
 from service.engine.values import Embedding, EmbedResult, ModelsResult, Numbers, ReadyResult
 from service.http.errors import BadItem
-from service.http.json import json_pieces, raw, to_json
-from service.http.problems import headers, problem
+from service.http.json import json_numbers, json_pieces, raw, to_json, written
+from service.http.problems import headers, message, problem_type
 from service.http.protocol import Answer
 from service.http.protocols.open_inference.requests import (
     IMAGES,
@@ -34,11 +31,8 @@ _BAD_REQUEST = {415: 400, 422: 400}
 
 def write_error(error: Exception) -> Answer:
     """`{"error": "..."}`."""
-    about = problem(error)
-    status: int = about["status"]
-    return Answer(
-        to_json({"error": about.get("detail", about["title"])}), _JSON, _BAD_REQUEST.get(status, status), headers(error)
-    )
+    status = problem_type(error).status
+    return Answer(to_json({"error": message(error)}), _JSON, _BAD_REQUEST.get(status, status), headers(error))
 
 
 def write_server(result: ModelsResult, reply: None) -> Answer:
@@ -115,15 +109,13 @@ def write_infer(result: EmbedResult, reply: InferReply) -> Answer:
             parameters["binary_data_size"] = sum(map(len, raws))
             binary += raws
         else:
-            is_wide = first.dtype.name == "bfloat16"  # which JSON's writer does not know
-            output["data"] = [array.astype(np.float32) for array in arrays] if is_wide else list(arrays)
+            output["data"] = [json_numbers(array) for array in arrays]
         outputs.append(output)
     answer = {"model_name": result.model, "model_version": VERSION, "outputs": outputs}
     if reply.id is not None:
         answer["id"] = reply.id
     if not binary:
-        is_small = result.values <= INLINE_VALUES
-        return Answer(to_json(answer) if is_small else list(json_pieces(answer)), _JSON)
+        return Answer(written(answer, numbers=result.values), _JSON)
     head = b"".join(json_pieces(answer))
     return Answer([head, *binary], "application/octet-stream", headers={HEADER_LENGTH: str(len(head))})
 

@@ -2,18 +2,12 @@
 
 from typing import Any
 
-from service.http.openapi import PROBLEM
+from service.http.openapi import error_responses, object_schema, option_schemas
 from service.http.options import EmbeddingOptions
-from service.http.problems import MEDIA_TYPE
 from service.http.protocols.open_inference.requests import IMAGES, PARAMETERS, POOLED, TEXT_VECTORS, TEXTS, TOKENS
 from service.http.protocols.open_inference.tensors import HEADER_LENGTH
 
 _TEXT, _FLAG, _COUNT = {"type": "string"}, {"type": "boolean"}, {"type": "integer", "minimum": 0}
-
-
-def _object(properties: dict[str, Any], *optional: str) -> dict[str, Any]:
-    required = [name for name in properties if name not in optional]
-    return {"type": "object", "required": required, "properties": properties}
 
 
 def _list(items: dict[str, Any]) -> dict[str, Any]:
@@ -21,11 +15,11 @@ def _list(items: dict[str, Any]) -> dict[str, Any]:
 
 
 _SHAPE = _list({"type": "integer"})
-_ERROR = _object({"error": _TEXT})
-_TENSOR = _object({"name": _TEXT, "datatype": _TEXT, "shape": _SHAPE})
-_READY = _object({"name": _TEXT, "ready": _FLAG, "error": _TEXT}, "name", "error")
-_CONFIG_TENSOR = _object({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
-_MODEL = _object(
+_ERROR = object_schema({"error": _TEXT})
+_TENSOR = object_schema({"name": _TEXT, "datatype": _TEXT, "shape": _SHAPE})
+_READY = object_schema({"name": _TEXT, "ready": _FLAG, "error": _TEXT}, optional=("name", "error"))
+_CONFIG_TENSOR = object_schema({"name": _TEXT, "data_type": _TEXT, "dims": _SHAPE})
+_MODEL = object_schema(
     {
         "name": _TEXT,
         "versions": _list(_TEXT),
@@ -34,7 +28,7 @@ _MODEL = _object(
         "outputs": _list(_TENSOR),
     }
 )
-_CONFIG = _object(
+_CONFIG = object_schema(
     {
         "name": _TEXT,
         "platform": _TEXT,
@@ -44,61 +38,55 @@ _CONFIG = _object(
         "output": _list(_CONFIG_TENSOR),
     }
 )
-_ANSWER = _object(
+_ANSWER = object_schema(
     {
         "model_name": _TEXT,
         "model_version": _TEXT,
         "id": _TEXT,
         "outputs": _list(
-            _object(
-                {**_TENSOR["properties"], "parameters": {"type": "object"}, "data": _list({})}, "parameters", "data"
+            object_schema(
+                {**_TENSOR["properties"], "parameters": {"type": "object"}, "data": _list({})},
+                optional=("parameters", "data"),
             )
         ),
     },
-    "id",
+    optional=("id",),
 )
-_OPTIONS = {
-    name: {key: value for key, value in schema.items() if key != "title"}
-    for name, schema in EmbeddingOptions.model_json_schema(mode="validation")["properties"].items()
-    if name in PARAMETERS
-}
-_REQUEST = _object(
+_OPTIONS = {name: schema for name, schema in option_schemas(EmbeddingOptions).items() if name in PARAMETERS}
+_REQUEST = object_schema(
     {
         "id": _TEXT,
-        "parameters": _object(
+        "parameters": object_schema(
             {
                 **_OPTIONS,
                 "binary_data_output": {**_FLAG, "description": "All outputs that are not named follow as bytes."},
                 "timeout": {"type": "integer", "minimum": 1, "description": "Microseconds."},
             },
-            *_OPTIONS,
-            "binary_data_output",
-            "timeout",
+            optional=(*_OPTIONS, "binary_data_output", "timeout"),
         ),
         "inputs": _list(
-            _object(
+            object_schema(
                 {
                     "name": {"type": "string", "enum": [IMAGES, TEXTS]},
                     "datatype": {"type": "string", "enum": ["BYTES"]},
                     "shape": {**_SHAPE, "minItems": 1, "maxItems": 2},
                     "data": _list(_TEXT),
-                    "parameters": _object({"binary_data_size": _COUNT}, "binary_data_size"),
+                    "parameters": object_schema({"binary_data_size": _COUNT}, optional=("binary_data_size",)),
                 },
-                "data",
-                "parameters",
+                optional=("data", "parameters"),
             )
         ),
         "outputs": _list(
-            _object(
+            object_schema(
                 {
                     "name": {"type": "string", "enum": [TOKENS, POOLED, TEXT_VECTORS]},
-                    "parameters": _object({"binary_data": _FLAG}, "binary_data"),
+                    "parameters": object_schema({"binary_data": _FLAG}, optional=("binary_data",)),
                 },
-                "parameters",
+                optional=("parameters",),
             )
         ),
     },
-    *("id", "parameters", "outputs"),
+    optional=("id", "parameters", "outputs"),
 )
 _EXAMPLE = {
     "inputs": [{"name": TEXTS, "datatype": "BYTES", "shape": [1], "data": ["a red circle"]}],
@@ -128,9 +116,7 @@ def _about(
     of_model: bool = False,
     body: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Keywords of a route. Its errors, of every status, have `error`; an unforeseen one is a problem."""
-    unforeseen = _json("An unforeseen error.", _ERROR)
-    unforeseen["content"][MEDIA_TYPE] = {"schema": PROBLEM}
+    """Keywords of a route. Its errors, of every status, have `error`."""
     extra: dict[str, Any] = {}
     if of_model:
         about = "A model's id as it is, slashes and all, or percent-encoded."
@@ -142,16 +128,16 @@ def _about(
         "description": description or f"`{{error}}` of every status but {', '.join(map(str, responses))}.",
         "operation_id": f"open_inference_{name}",
         "openapi_extra": extra,
-        "responses": {**responses, 500: unforeseen, "default": _json("Any error.", _ERROR)},
+        "responses": {**responses, **error_responses(_ERROR)},
     }
 
 
 SERVER = _about(
     "server",
     "the server",
-    {200: _json("The server.", _object({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}))},
+    {200: _json("The server.", object_schema({"name": _TEXT, "version": _TEXT, "extensions": _list(_TEXT)}))},
 )
-LIVE = _about("live", "whether the server answers", {200: _json("It does.", _object({"live": _FLAG}))})
+LIVE = _about("live", "whether the server answers", {200: _json("It does.", object_schema({"live": _FLAG}))})
 READY = _about(
     "ready",
     "whether requests can be answered",
@@ -188,7 +174,7 @@ INDEX = _about(
         200: _json(
             "The models.",
             _list(
-                _object(
+                object_schema(
                     {
                         "name": _TEXT,
                         "version": _TEXT,
@@ -199,5 +185,12 @@ INDEX = _about(
             ),
         )
     },
-    body={"content": {"application/json": {"schema": _object({"ready": _FLAG}, "ready"), "example": {"ready": True}}}},
+    body={
+        "content": {
+            "application/json": {
+                "schema": object_schema({"ready": _FLAG}, optional=("ready",)),
+                "example": {"ready": True},
+            }
+        }
+    },
 )

@@ -7,6 +7,7 @@ from typing import Any
 from service.engine.values import EmbedRequest, ModelsRequest, Output, ReadyRequest, Source
 from service.errors import InvalidOption, NoImages, NoTexts, TooManyTexts, shown_value
 from service.http.errors import BadItem, InvalidBody, TooManyImages
+from service.http.json import NUMBER_BYTES
 from service.http.json_body import json_object
 from service.http.options import EmbeddingOptions, validated
 from service.http.protocol import Asked, Incoming
@@ -28,12 +29,11 @@ TOKENS, POOLED, TEXT_VECTORS = "tokens", "pooled", "text_vectors"
 _OF_IMAGES = (TOKENS, POOLED)
 PARAMETERS = tuple(name for name in EmbeddingOptions.model_fields if name not in ("model", "output"))
 """Options that stand in the parameters of a request: the path names the model, and the outputs are tensors."""
-_ABOUT_IMAGES = ("layer", "prefix", "project", "tiles", "resolution")
 _BINARY, _TIMEOUT = "binary_data_output", "timeout"
 _MOST_CHARS = 1000
 """Of a parameter that is a text, and of an id."""
-_JSON_BYTES, _BINARY_BYTES = 24, 8
-"""Host memory for each number of an answer: as computed, as asked for, and as written."""
+_BINARY_BYTES = 8
+"""As NUMBER_BYTES, of outputs that follow the JSON."""
 
 
 @dataclass(frozen=True)
@@ -94,7 +94,7 @@ def read_infer(incoming: Incoming) -> Asked:
     if all(outputs.values()):
         return Asked(request, reply, _BINARY_BYTES)
     return Asked(
-        request, reply, _JSON_BYTES, settings.max_json_values, "ask for outputs with the parameter binary_data"
+        request, reply, NUMBER_BYTES, settings.max_json_values, "ask for outputs with the parameter binary_data"
     )
 
 
@@ -190,9 +190,10 @@ def _request(
     if len(of_images) < len(_OF_IMAGES):
         output = "tokens" if of_images == [TOKENS] else "pooled"
     options = validated(EmbeddingOptions, {**parameters, "output": output})
-    for name in _ABOUT_IMAGES:
-        if not of_images and getattr(options, name) not in (None, False):
-            raise InvalidOption(name, f"'{name}' is about images, and no output of images is asked for.")
+    if of_images:
+        options.require_alike(len(images), form="an output")
+    else:
+        options.require_no_images()
     return options.request(images if of_images else [], texts if TEXT_VECTORS in outputs else [])
 
 

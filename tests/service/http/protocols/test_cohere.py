@@ -183,6 +183,7 @@ async def test_too_many_and_too_long() -> None:
     async with serving(max_images=2, max_texts=2, max_text_chars=100, max_json_values=30) as client:
         refusal(await ask(client, images=[URI] * 3), 413, "3 images")
         refusal(await ask(client, texts=["a"] * 3), 413, "3 prompts")
+        refusal(await ask(client, texts=["a"] * 9 + [7]), 413, "10 images and texts")
         refusal(await ask(client, texts=["a", "x" * 101]), 422, "texts[1]", "101 characters")
         refusal(await ask(client, images=[URI] * 2, embedding_types=FORMS), 413, "limit")
         assert await answered(client, images=[URI] * 2, embedding_types=["float", "float", "int8"])

@@ -201,7 +201,8 @@ async def test_an_image_or_text_that_cannot_be_used_is_refused(
 async def test_another_body_than_a_form_is_refused() -> None:
     part = ("image", ("blob", PICTURE))
     async with serving(clip()) as client:
-        assert "multipart/form-data" in refusal(await client.post("/predict", json=visual()), 415)
+        as_json = refusal(await client.post("/predict", json=visual()), 415)
+        assert as_json == "Content-Type 'application/json' is not read here: send multipart/form-data."
         assert "multipart/form-data" in refusal(await client.post("/predict", content=b""), 415)
         assert "no part 'entries'" in refusal(await client.post("/predict", files=[part]), 400)
         assert "two parts 'image'" in refusal(await client.post("/predict", files=[part, part]), 400)

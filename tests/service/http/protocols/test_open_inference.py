@@ -472,6 +472,11 @@ BAD = [
         Bad(f"{name} for texts alone", "is about images", {"inputs": [TEXT], "parameters": {name: value}})
         for name, value in (("layer", 1), ("resolution", 64), ("prefix", True), ("project", True), ("tiles", True))
     ),
+    Bad(
+        "tiles of several images",
+        "alike",
+        {"inputs": [in_json("images", encoded(IMAGES[:2]))], "parameters": {"project": True, "tiles": True}},
+    ),
     Bad("a dtype that is none", "'dtype'", {"inputs": [IMAGE], "parameters": {"dtype": "FP16"}}),
     Bad("a timeout below 0", "'timeout'", {"inputs": [IMAGE], "parameters": {"timeout": -1}}),
     Bad("an id that is a number", "'id'", {"inputs": [IMAGE], "id": 7}),

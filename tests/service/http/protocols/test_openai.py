@@ -317,9 +317,11 @@ async def test_too_many_and_too_long() -> None:
     async with serving(max_images=2, max_texts=2, max_text_chars=100) as client:
         images = await ask(client, [URI] * 3)
         texts = await ask(client, ["a", "b", "c"])
+        many = await ask(client, ["a"] * 4 + [{}])  # refused ahead of a look at each
         long = await ask(client, [URI, "x" * 101])
         allowed = await vectors(client, [URI, "a", "b", URI])
     refusal(images, 413, "too-many-images", "input")
+    refusal(many, 413, "limit-exceeded", "input")
     refusal(texts, 413, "too-many-texts", "input")
     assert "101 characters" in refusal(long, 422, "invalid-option", "input[1]")
     assert len(allowed) == 4
