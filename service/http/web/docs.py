@@ -14,10 +14,12 @@ _FLAT = re.compile(r"[\[{]\n[^\[\]{}]*\n *[\]}]")
 
 _STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
 h2{border-top:3px solid #888;padding-top:1rem;margin-top:3rem}h3{border-top:1px solid #ccc;padding-top:1rem}
-nav ul{columns:2;margin-top:0;list-style:none;padding-left:1rem}nav p{margin-bottom:0}a{color:inherit}
-code,pre{background:#f4f4f4;border-radius:4px;padding:.1em .3em}
-pre{padding:.7rem;overflow:auto}table{border-collapse:collapse}td,th{border:1px solid #ddd;padding:.3rem .6rem;
-text-align:left;vertical-align:top}.method{color:#06c}@media(prefers-color-scheme:dark){body{background:#181818;
+nav ul{columns:20rem 2;margin-top:0;list-style:none;padding-left:1rem}nav p{margin-bottom:0}a{color:inherit}
+nav a{text-decoration:none}nav a:hover{text-decoration:underline}code{overflow-wrap:break-word}
+code,pre{background:#f4f4f4;border-radius:4px;padding:.1em .3em}pre{padding:.7rem;overflow:auto}
+table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}td,th{border:1px solid #ddd;
+padding:.3rem .6rem;text-align:left;vertical-align:top}.method{color:#06c}
+@media(prefers-color-scheme:dark){body{background:#181818;
 color:#ddd}code,pre{background:#282828}td,th{border-color:#444}.method{color:#6af}}"""
 
 
@@ -150,7 +152,8 @@ def _prose(text: str) -> str:
     """Paragraphs and code, the little of Markdown that the descriptions use."""
     paragraphs = []
     for paragraph in text.split("\n\n"):
-        paragraphs.append(f"<p>{_inline(paragraph).replace('* ', '<br>• ')}</p>")
+        lines = _inline(paragraph).replace("* ", "<br>• ").removeprefix("<br>")
+        paragraphs.append(f"<p>{lines}</p>")
     return "".join(paragraphs)
 
 
