@@ -133,7 +133,7 @@ class Settings(BaseSettings):
     max_json_values: int = Field(
         default=4 * _MIB,
         ge=1,
-        description="Numbers in one JSON answer of /embed; binary formats and base64 may have more.",
+        description="Numbers in one JSON answer of vectors; binary formats and base64 may have more.",
     )
     max_image_pixels: int = Field(
         default=MAX_PIXELS,
@@ -153,7 +153,8 @@ class Settings(BaseSettings):
     text_cache_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
         default=64 * _MIB,
         ge=0,
-        description="Bytes of the vectors of texts that were embedded before, such as 64MiB; 0 keeps none.",
+        description="Host memory for the vectors of texts, which are not computed again while they are kept, such as "
+        "64MiB; 0 keeps none.",
     )
     max_heatmap_values: int = Field(
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
@@ -167,7 +168,8 @@ class Settings(BaseSettings):
     protocols: Annotated[tuple[ProtocolName, ...], NoDecode] = Field(
         default=get_args(ProtocolName),
         min_length=1,
-        description="Protocols that are served (docs/protocols.md); models, metrics, health and the pages always are.",
+        description="Protocols that are served, such as native,openai (docs/protocols.md); models, metrics, health and "
+        "the pages always are.",
     )
     max_connections: int = Field(
         default=1024,
@@ -198,6 +200,19 @@ class Settings(BaseSettings):
     max_url_image_bytes: int = Field(default=32 * _MIB, ge=1, description="Bytes of one fetched image.")
     url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to fetch one image.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe log.")
+
+    @field_validator("protocols", mode="before")
+    @classmethod
+    def _are_protocols(cls, value: object) -> object:
+        """Each once. A flag may hold several: a protocol's name has no comma."""
+        if not isinstance(value, list | tuple):
+            return value
+        known = get_args(ProtocolName)
+        names = dict.fromkeys(name.strip() for each in value for name in str(each).split(","))
+        for name in names:
+            if name not in known:
+                raise ValueError(f"'{name}' is no protocol.{did_you_mean(name, known)} Known: {', '.join(known)}")
+        return tuple(names)
 
     @field_validator("model", "image_url_hosts", "labels", "protocols", mode="before")
     @classmethod

@@ -20,7 +20,7 @@ from service.cli.arguments import ArgumentError, Help
 from service.settings import PREFIX
 
 _HELP = """\
-Images in; patch tokens, embeddings and image-text scores out.
+Images and texts in; patch tokens, embeddings, scores and labels out.
 
   visiontower serve                               # demo encoders, port 8000
   visiontower embed photos/ -o photos.parquet     # a folder to a table

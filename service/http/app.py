@@ -91,7 +91,9 @@ class _App(FastAPI):
         for route in protocol.routes:
             exchange = Exchange(protocol, route, readers=self._readers)
             self._exchanges.append(exchange)
-            self.add_api_route(route.path, exchange.respond, methods=[route.method], **route.documentation)
+            self.add_api_route(
+                route.path, exchange.respond, methods=[route.method], tags=[protocol.name], **route.documentation
+            )
 
     def protocol_of(self, path: str) -> Protocol | None:
         """The protocol whose form an error on this path has, if it is not ours: of the longest prefix."""

@@ -69,7 +69,7 @@ class MethodNotAllowed(VisiontowerError):
     """What is served on this path is asked for by another method."""
 
     def __init__(self, method: str, path: str) -> None:
-        super().__init__(f"{shown(path)} is not asked for by {shown(method)}: see /docs.")
+        super().__init__(f"{shown(path)} has no {shown(method)}: see /docs.")
 
 
 class BadItem(VisiontowerError):

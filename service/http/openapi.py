@@ -7,13 +7,15 @@ from pydantic import BaseModel
 
 from service.http.problems import MEDIA_TYPE
 
-DESCRIPTION = """A multimodal vision-encoder inference server: images in, patch tokens, embeddings and image-text scores
-out.
+DESCRIPTION = """A multimodal vision-encoder inference server: images and texts in; patch tokens, embeddings, scores and
+labels out.
 
-Errors are `application/problem+json` (RFC 9457); each `type` is a page: `/problems/{slug}`, listed at `/problems`. The
-routes of other protocols answer errors in those protocols' own form.
-A request with several images of which some are bad answers 207: each bad one is an `error` at its `index`, the others
-are answered. A request with one image answers its problem with the problem's own status."""
+The `native` protocol has everything. Its errors are `application/problem+json` (RFC 9457); each `type` is a page:
+`/problems/{slug}`, listed at `/problems`. A request with several images of which some are bad answers 207: each bad one
+is an `error` at its `index`, the others are answered. A request with one image answers its problem with the problem's
+own status.
+
+The other protocols are for clients that speak them. Each has its errors in its own form."""
 
 
 PROBLEM: dict[str, Any] = {

@@ -148,21 +148,21 @@ def test_the_embed_answer_shown_is_the_one_given(served: Served) -> None:
         assert mine[name] == {key: value for key, value in theirs[name].items() if key != "data"}
 
 
-def run_example(mark: str) -> dict[str, Any]:
-    """The names that an example of the README leaves, with the paths of this repository."""
-    example = next(text for text in code(README, "python") if mark in text)
+def run_example(page: str, mark: str) -> dict[str, Any]:
+    """The names that an example of a page leaves, with the paths of this repository."""
+    example = next(text for text in code(PAGES[page], "python") if mark in text)
     names: dict[str, Any] = {}
-    exec(compile(example.replace('Path("', f'Path("{ROOT}/'), "README.md", "exec"), names)
+    exec(compile(example.replace('Path("', f'Path("{ROOT}/'), page, "exec"), names)
     return names
 
 
 def test_the_example_with_the_engine_runs(capsys: pytest.CaptureFixture[str]) -> None:
-    run_example("Engine(")
+    run_example("README.md", "Engine(")
     assert capsys.readouterr().out.strip() == "(64,)"
 
 
 def test_the_example_with_an_encoder_runs() -> None:
-    names = run_example("pixels_of")
+    names = run_example("docs/encoders.md", "pixels_of")
     spec = names["encoder"].spec
     assert names["encoded"].tokens.shape == (1, spec.prefix_tokens + spec.grid().rows * spec.grid().cols, 128)
     assert names["encoded"].pooled.shape == (1, spec.pooled_size)
@@ -224,7 +224,7 @@ def test_every_route_named_is_served(served: Served) -> None:
     routes = {("GET", "/docs"), ("GET", "/openapi.json")}
     for path, verbs in served.schema["paths"].items():
         routes |= {(verb.upper(), path.partition("{")[0]) for verb in verbs}
-    named = set(re.findall(r"`(GET|POST) (/[a-z/.]*)", EVERYTHING))
+    named = set(re.findall(r"`(GET|POST) (/[a-z0-9/.]*)", EVERYTHING))
     assert len(named) > 8
     assert named <= routes
 

@@ -22,6 +22,19 @@ def test_a_variable_may_list_models_either_way(monkeypatch: pytest.MonkeyPatch, 
     assert Settings().model == ("fake:a", "fake:b")
 
 
+@pytest.mark.parametrize("flags", [["openai,native"], ["openai", "native"], ["openai", "native,openai"]])
+def test_protocols_may_be_named_in_one_flag_or_in_several(flags: list[str]) -> None:
+    assert Settings(protocols=flags).protocols == ("openai", "native")  # type: ignore[arg-type]  # as flags have it
+
+
+@pytest.mark.parametrize("value", ["opneai", "native,opneai", '["opneai"]'])
+def test_a_misspelt_protocol_is_one_error_with_a_suggestion(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("VISIONTOWER_PROTOCOLS", value)
+    with pytest.raises(ValidationError, match="Did you mean 'openai'") as refused:
+        Settings()
+    assert len(refused.value.errors()) == 1
+
+
 def test_an_argument_wins_over_the_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VISIONTOWER_PORT", "9000")
     assert Settings().port == 9000

@@ -155,6 +155,7 @@ def _answers(description: str, content: dict[str, Any]) -> dict[int | str, dict[
 
 _PING = {
     "summary": "Immich: whether requests can be answered",
+    "description": "Immich looks at the status alone.",
     "operation_id": "immich_ping",
     "responses": _answers("They can.", {"text/plain": {"schema": {"type": "string", "enum": ["pong"]}}}),
 }

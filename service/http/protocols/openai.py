@@ -253,7 +253,10 @@ _EMBEDDINGS_PAGE: dict[str, Any] = {
                 "application/json": {
                     "schema": object_schema(
                         {
-                            "input": {"anyOf": [_ITEM, {"type": "array", "items": _ITEM, "minItems": 1}]},
+                            "input": {
+                                "anyOf": [_ITEM, {"type": "array", "items": _ITEM, "minItems": 1}],
+                                "description": "A text or an image, or a list of them.",
+                            },
                             **option_schemas(EmbeddingsOptions),
                         },
                         optional=tuple(EmbeddingsOptions.model_fields),
@@ -282,7 +285,11 @@ PROTOCOL = Protocol(
             write_models,
             method="GET",
             has_images=False,
-            documentation={"summary": "OpenAI: the served encoders", "responses": _answers(_MODELS)},
+            documentation={
+                "summary": "OpenAI: the served encoders",
+                "description": "The default first.",
+                "responses": _answers(_MODELS),
+            },
         ),
         Route(
             "/v1/models/{model:path}",

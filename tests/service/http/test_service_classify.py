@@ -154,7 +154,7 @@ async def test_labels_that_are_cut_are_named_or_refused() -> None:
         ({"labels": ["a"], "label": "b"}, 422, "invalid-option", "one option"),
         ({"labels": ["a"], "top_k": 0}, 422, "invalid-option", "'top_k' is 0"),
         ({"labels": ["a"], "top_k": True}, 422, "invalid-option", "'top_k' is True"),
-        ({"labels": ["a"], "templates": "imagenet"}, 422, "invalid-option", "has no {}"),
+        ({"labels": ["a"], "templates": "imagenet"}, 422, "invalid-option", "no name of templates: plain, photo"),
         ({"labels": ["a"], "templates": []}, 422, "invalid-option", "templates"),
         ({"labels": ["a"], "model": "fake:none"}, 404, "unknown-model", "fake:none"),
         ({"labels": ["a"], "format": "npy"}, 406, "not-acceptable", "npy"),

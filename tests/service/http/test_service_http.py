@@ -1,14 +1,18 @@
 """The other routes: models, metrics, health, the API's own pages, ids and logs."""
 
+import inspect
 import io
 import json
 import logging
+import re
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from service.http import problems
+from service.http.exchange import Exchange
+from service.http.protocols import PROTOCOLS
 from service.telemetry import logs
 from tests.support.serving import PNG, assert_problem, image_bytes, serving
 
@@ -118,6 +122,19 @@ async def test_the_api_s_own_pages_document_bodies_that_are_parsed_by_hand() -> 
     names = {parameter["name"] for parameter in schema["paths"]["/embed"]["post"]["parameters"]}
     options = {"model", "output", "layer", "resolution", "prefix", "project", "normalize", "dtype", "encoding_format"}
     assert options <= names
+
+
+async def test_the_api_s_page_has_every_protocol_with_what_its_bodies_hold() -> None:
+    async with serving() as client:
+        page = (await client.get("/docs")).text
+        schema = (await client.get("/openapi.json")).json()
+    for name in PROTOCOLS:
+        assert f"<h2>Protocol <code>{name}</code></h2>" in page
+    assert set(re.findall(r'href="#([^"]+)"', page)) == set(re.findall(r'<h3 id="([^"]+)"', page))
+    for field in ("input", "dimensions", "embedding_types", "entries", "outputs"):
+        assert f"<td><code>{field}</code></td>" in page
+    described = [each["description"] for path in schema["paths"].values() for each in path.values() if "tags" in each]
+    assert not [text for text in described if text == inspect.getdoc(Exchange.respond)], "of our code, not of the route"
 
 
 async def test_the_documented_json_example_works() -> None:

@@ -208,11 +208,14 @@ Texts = Annotated[tuple[str, ...], FailFast()]
 
 
 def _named(value: object) -> object:
-    """A name of templates, in place of them."""
+    """A name of templates, in place of them. Raises ValueError for one word that is neither a name nor a template."""
     if isinstance(value, str):
         value = [value]
-    if isinstance(value, list | tuple) and len(value) == 1:
-        return NAMED.get(value[0], value) if isinstance(value[0], str) else value
+    if isinstance(value, list | tuple) and len(value) == 1 and isinstance(value[0], str):
+        (word,) = value
+        if "{}" not in word and word not in NAMED:
+            raise ValueError(f"it has no {{}} for the text, and is no name of templates: {', '.join(NAMED)}")
+        return NAMED.get(word, value)
     return value
 
 

@@ -125,7 +125,7 @@ def _about(
         extra["requestBody"] = body
     return {
         "summary": f"Open Inference Protocol: {summary}",
-        "description": description or f"`{{error}}` of every status but {', '.join(map(str, responses))}.",
+        "description": description or 'An error is `{"error": "..."}`.',
         "operation_id": f"open_inference_{name}",
         "openapi_extra": extra,
         "responses": {**responses, **error_responses(_ERROR)},
