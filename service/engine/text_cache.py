@@ -29,7 +29,7 @@ class KnownText(NamedTuple):
 def source_of(spec: EncoderSpec, templates: Sequence[str]) -> Source:
     """The same for the same weights and templates, in the same precision and place."""
     about = (spec.id, spec.revision, spec.dtype, spec.device, spec.runtime, *templates)
-    return hashlib.blake2b("".join(f"{len(each)}:{each}" for each in about).encode("utf-8", "replace")).digest()
+    return hashlib.blake2b("".join(f"{len(each)}:{each}" for each in about).encode("utf-8", "surrogatepass")).digest()
 
 
 class TextCache:

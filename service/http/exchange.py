@@ -24,7 +24,7 @@ from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.problems import refusal
-from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.http.protocol import Answer, Asked, Incoming, Protocol, Route, is_json_type
 from service.memory.account import Account, Hold
 from service.telemetry.metrics import Served
 
@@ -120,7 +120,7 @@ class Exchange:
     async def _read(self, request: Request, engine: Engine, holds: list[Hold]) -> Asked:
         settings, headers = engine.settings, request.headers
         content_type = headers.get("content-type", "")
-        is_json = content_type.lstrip()[:16].lower() == "application/json"
+        is_json = is_json_type(content_type)
         max_bytes = min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
         body = await read_body(
             request.stream(),
@@ -147,10 +147,13 @@ class Exchange:
             headers=headers,
             path=request.path_params,
         )
+        in_json = self.route.json_bytes(incoming)
+        if in_json > settings.max_json_bytes:
+            raise BodyTooLarge(actual=in_json, limit=settings.max_json_bytes, is_json=True)
         if len(body) <= _SMALL_BYTES:
             return self.route.read(incoming)
         hold = holds[0]
-        hold.grow(len(body) * (_PARSED_JSON if is_json else _PARSED))
+        hold.grow(len(body) * _PARSED + in_json * (_PARSED_JSON - _PARSED))
         asked: Asked = await self._on_readers(partial(self.route.read, incoming))
         hold.shrink(len(body))
         return asked
@@ -165,7 +168,7 @@ class Exchange:
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
-        nbytes = numbers * asked.number_bytes
+        nbytes = numbers * asked.number_bytes + asked.other_bytes
         if nbytes > _SMALL_BYTES:
             holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
         result: Result = await engine.run(asked.request)

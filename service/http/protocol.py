@@ -36,6 +36,7 @@ class Asked:
     most_numbers: that an answer of this form may have, None for any; advice: what to ask for instead.
     reply_of: makes the reply of the encoder's spec, where the form depends on it. Called before anything runs; raises
         RequestError for an encoder that this form is not for.
+    other_bytes: host memory for what the answer has beside numbers, where that may be much.
     """
 
     request: Request
@@ -44,6 +45,7 @@ class Asked:
     most_numbers: int | None = None
     advice: str = ""
     reply_of: Callable[[EncoderSpec], Any] | None = None
+    other_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -59,6 +61,20 @@ class Answer:
 Read: TypeAlias = Callable[[Incoming], Asked]
 """Body and options -> a request value. Raises VisiontowerError."""
 
+JsonBytes: TypeAlias = Callable[[Incoming], int]
+"""How many bytes of a body are read as JSON, which may be fewer than a body has, and take more memory."""
+
+
+def json_by_type(incoming: Incoming) -> int:
+    """All of a body whose Content-Type says JSON."""
+    return len(incoming.body) if is_json_type(incoming.content_type) else 0
+
+
+def is_json_type(content_type: str) -> bool:
+    """Whether a Content-Type says JSON."""
+    return content_type.lstrip()[:16].lower() == "application/json"
+
+
 Write: TypeAlias = Callable[[Any, Any], Answer]
 """The request's result, and the reply asked for -> bytes. Raises VisiontowerError, for the whole request."""
 
@@ -69,6 +85,8 @@ class Route:
 
     has_images: its requests are refused before they are read, if no image would be admitted.
 
+    json_bytes: of its bodies, where not the Content-Type alone says so.
+
     documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra.
     """
 
@@ -77,6 +95,7 @@ class Route:
     write: Write
     method: Literal["GET", "POST"] = "POST"
     has_images: bool = True
+    json_bytes: JsonBytes = json_by_type
     documentation: Mapping[str, Any] = field(default_factory=dict)
 
 

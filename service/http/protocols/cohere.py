@@ -30,6 +30,8 @@ _EXAMPLE = '{"model": "...", "input_type": "image", "images": ["data:image/png;b
 _ITEMS = ("texts", "images", "inputs")
 _NUMBER_BYTES = 24
 """Host memory for each number of an answer and each of its forms: as computed, and as written."""
+_CHAR_BYTES = 6
+"""Of an answer for each character of its texts: JSON may need as many."""
 _NAMED = 20
 """Texts that a warning names."""
 
@@ -80,8 +82,15 @@ def read_embed(incoming: Incoming) -> Asked:
         truncate=options.truncate == "END",
         width=options.output_dimension,
     )
-    most = incoming.settings.max_json_values // len(types)
-    return Asked(request, Reply(items, types), _NUMBER_BYTES * len(types), most, "ask for less in one request")
+    chars = min(sum(map(len, items.texts)), incoming.settings.max_prompt_chars)  # with more it is refused
+    return Asked(
+        request,
+        Reply(items, types),
+        _NUMBER_BYTES * len(types),
+        incoming.settings.max_json_values // len(types),
+        "ask for less in one request",
+        other_bytes=_CHAR_BYTES * chars,
+    )
 
 
 def _items(fields: Mapping[str, object]) -> Mapping[str, Item]:
