@@ -7,7 +7,7 @@ answer before the engine runs.
 import asyncio
 import io
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,7 +25,9 @@ from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route, is_json_type
+from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
+from service.settings import Settings
 from service.telemetry.metrics import Served
 
 _SMALL_BYTES = 65_536
@@ -34,6 +36,8 @@ the number of connections bounds them."""
 _PARSED, _PARSED_JSON = 1, 5
 """Of a larger body, what taking it apart takes beside it. A JSON text may have four bytes a character, and its base64
 is decoded."""
+_INFLATED = 16
+"""Bytes that come out of a compressed one, about."""
 _SENT_BYTES = 262_144
 """Of an answer, handed to the connection at a time: it waits until its client has read most of them."""
 _DIGITS = 20
@@ -81,7 +85,7 @@ class Exchange:
     readers: take large bodies apart.
     """
 
-    def __init__(self, protocol: Protocol, route: Route, *, readers: Executor) -> None:
+    def __init__(self, protocol: Protocol, route: Route, *, readers: Readers) -> None:
         self.route = route
         self.protocol = protocol
         self._readers = readers
@@ -106,8 +110,8 @@ class Exchange:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
             async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
-                asked = await self._read(request, engine, holds)
-                return await _while_present(request, self._run(request, engine, asked, holds))
+                work = self._run(request, engine, await self._incoming(request, engine, holds), holds)
+                return await _while_present(request, work)
         except VisiontowerError as error:
             return self._refused(error, engine)
         except TimeoutError:
@@ -117,28 +121,19 @@ class Exchange:
         except ClientDisconnect:
             return self._refused(ClientGone(), engine)
 
-    async def _read(self, request: Request, engine: Engine, holds: list[Hold]) -> Asked:
+    async def _incoming(self, request: Request, engine: Engine, holds: list[Hold]) -> Incoming:
+        """The request, once its body has come."""
         settings, headers = engine.settings, request.headers
         content_type = headers.get("content-type", "")
-        is_json = is_json_type(content_type)
-        max_bytes = min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
         body = await read_body(
             request.stream(),
             content_length=headers.get("content-length", ""),
-            max_bytes=max_bytes,
+            max_bytes=_most_bytes(settings, content_type),
             account=engine.account,
             holds=holds,
-            is_json=is_json,
+            is_json=is_json_type(content_type),
         )
-        if "content-encoding" in headers:
-            hold = holds[0] if holds else engine.account.hold("body")
-            holds[:] = [hold]
-            encoding = ",".join(headers.getlist("content-encoding"))
-            inflate = partial(inflated, max_bytes=max_bytes, account=engine.account, is_json=is_json)
-            body = await self._on_readers(partial(inflate, body, encoding))
-            hold.grow(len(body) - hold.nbytes)
-            hold.shrink(len(body))
-        incoming = Incoming(
+        return Incoming(
             body,
             content_type=content_type,
             query=request.scope["query_string"],
@@ -147,21 +142,41 @@ class Exchange:
             headers=headers,
             path=request.path_params,
         )
-        in_json = self.route.json_bytes(incoming)
-        if in_json > settings.max_json_bytes:
-            raise BodyTooLarge(actual=in_json, limit=settings.max_json_bytes, is_json=True)
+
+    async def _inflated(self, incoming: Incoming, encoding: str, account: Account, holds: list[Hold]) -> Incoming:
+        hold = holds[0] if holds else account.hold("body")
+        holds[:] = [hold]
+        work = partial(
+            inflated,
+            incoming.body,
+            encoding,
+            max_bytes=_most_bytes(incoming.settings, incoming.content_type),
+            account=account,
+            is_json=is_json_type(incoming.content_type),
+        )
+        body = await self._readers.run(work, price=_INFLATED * len(incoming.body))
+        hold.grow(len(body) - hold.nbytes)
+        hold.shrink(len(body))
+        return replace(incoming, body=body)
+
+    async def _read(self, incoming: Incoming, holds: list[Hold]) -> Asked:
+        body, limit, in_json = incoming.body, incoming.settings.max_json_bytes, self.route.json_bytes(incoming)
+        if in_json > limit:
+            raise BodyTooLarge(actual=in_json, limit=limit, is_json=True)
         if len(body) <= _SMALL_BYTES:
             return self.route.read(incoming)
         hold = holds[0]
         hold.grow(len(body) * _PARSED + in_json * (_PARSED_JSON - _PARSED))
-        asked: Asked = await self._on_readers(partial(self.route.read, incoming))
+        asked = await self._readers.run(partial(self.route.read, incoming), price=price(body, in_json=in_json))
         hold.shrink(len(body))
         return asked
 
-    async def _on_readers(self, function: "partial[Any]") -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, function)
-
-    async def _run(self, request: Request, engine: Engine, asked: Asked, holds: list[Hold]) -> Answer:
+    async def _run(self, request: Request, engine: Engine, incoming: Incoming, holds: list[Hold]) -> Answer:
+        if "content-encoding" in request.headers:
+            encoding = ",".join(request.headers.getlist("content-encoding"))
+            incoming = await self._inflated(incoming, encoding, engine.account, holds)
+        asked = await self._read(incoming, holds)
+        del incoming  # the body would stay as long as the answer is on its way
         reply = asked.reply
         if asked.reply_of is not None:
             reply = asked.reply_of(engine.models.specs[engine.models.id_of(asked.request.model)])
@@ -234,6 +249,12 @@ def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryvi
 def _release(holds: Iterable[Hold]) -> None:
     for hold in holds:
         hold.release()
+
+
+def _most_bytes(settings: Settings, content_type: str) -> int:
+    """Of a body of this type."""
+    is_json = is_json_type(content_type)
+    return min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
 
 
 async def read_body(
