@@ -24,7 +24,7 @@ from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.problems import refusal
-from service.http.protocol import Answer, Asked, Incoming, Protocol, Route, is_json_type
+from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
 from service.settings import Settings
@@ -125,13 +125,14 @@ class Exchange:
         """The request, once its body has come."""
         settings, headers = engine.settings, request.headers
         content_type = headers.get("content-type", "")
+        is_json = _is_json(content_type)
         body = await read_body(
             request.stream(),
             content_length=headers.get("content-length", ""),
-            max_bytes=_most_bytes(settings, content_type),
+            max_bytes=_most_bytes(settings, is_json=is_json),
             account=engine.account,
             holds=holds,
-            is_json=is_json_type(content_type),
+            is_json=is_json,
         )
         return Incoming(
             body,
@@ -146,13 +147,14 @@ class Exchange:
     async def _inflated(self, incoming: Incoming, encoding: str, account: Account, holds: list[Hold]) -> Incoming:
         hold = holds[0] if holds else account.hold("body")
         holds[:] = [hold]
+        is_json = _is_json(incoming.content_type)
         work = partial(
             inflated,
             incoming.body,
             encoding,
-            max_bytes=_most_bytes(incoming.settings, incoming.content_type),
+            max_bytes=_most_bytes(incoming.settings, is_json=is_json),
             account=account,
-            is_json=is_json_type(incoming.content_type),
+            is_json=is_json,
         )
         body = await self._readers.run(work, price=_INFLATED * len(incoming.body))
         hold.grow(len(body) - hold.nbytes)
@@ -160,7 +162,11 @@ class Exchange:
         return replace(incoming, body=body)
 
     async def _read(self, incoming: Incoming, holds: list[Hold]) -> Asked:
-        body, limit, in_json = incoming.body, incoming.settings.max_json_bytes, self.route.json_bytes(incoming)
+        body, limit = incoming.body, incoming.settings.max_json_bytes
+        if self.route.json_bytes is not None:
+            in_json = self.route.json_bytes(incoming)
+        else:
+            in_json = len(body) if _is_json(incoming.content_type) else 0
         if in_json > limit:
             raise BodyTooLarge(actual=in_json, limit=limit, is_json=True)
         if len(body) <= _SMALL_BYTES:
@@ -251,9 +257,11 @@ def _release(holds: Iterable[Hold]) -> None:
         hold.release()
 
 
-def _most_bytes(settings: Settings, content_type: str) -> int:
-    """Of a body of this type."""
-    is_json = is_json_type(content_type)
+def _is_json(content_type: str) -> bool:
+    return content_type.lstrip()[:16].lower() == "application/json"
+
+
+def _most_bytes(settings: Settings, *, is_json: bool) -> int:
     return min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
 
 

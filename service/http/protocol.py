@@ -64,17 +64,6 @@ Read: TypeAlias = Callable[[Incoming], Asked]
 JsonBytes: TypeAlias = Callable[[Incoming], int]
 """How many bytes of a body are read as JSON, which may be fewer than a body has, and take more memory."""
 
-
-def json_by_type(incoming: Incoming) -> int:
-    """All of a body whose Content-Type says JSON."""
-    return len(incoming.body) if is_json_type(incoming.content_type) else 0
-
-
-def is_json_type(content_type: str) -> bool:
-    """Whether a Content-Type says JSON."""
-    return content_type.lstrip()[:16].lower() == "application/json"
-
-
 Write: TypeAlias = Callable[[Any, Any], Answer]
 """The request's result, and the reply asked for -> bytes. Raises VisiontowerError, for the whole request."""
 
@@ -85,7 +74,7 @@ class Route:
 
     has_images: its requests are refused before they are read, if no image would be admitted.
 
-    json_bytes: of its bodies, where not the Content-Type alone says so.
+    json_bytes: of its bodies; None where the Content-Type alone says whether all of a body is JSON.
 
     documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra.
     """
@@ -95,7 +84,7 @@ class Route:
     write: Write
     method: Literal["GET", "POST"] = "POST"
     has_images: bool = True
-    json_bytes: JsonBytes = json_by_type
+    json_bytes: JsonBytes | None = None
     documentation: Mapping[str, Any] = field(default_factory=dict)
 
 
