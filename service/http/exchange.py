@@ -27,7 +27,6 @@ from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
-from service.settings import Settings
 from service.telemetry.metrics import Served
 
 _SMALL_BYTES = 65_536
@@ -125,11 +124,12 @@ class Exchange:
         """The request, once its body has come."""
         settings, headers = engine.settings, request.headers
         content_type = headers.get("content-type", "")
-        is_json = _is_json(content_type)
+        is_json = content_type.lstrip()[:16].lower() == "application/json"
+        max_bytes = min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
         body = await read_body(
             request.stream(),
             content_length=headers.get("content-length", ""),
-            max_bytes=_most_bytes(settings, is_json=is_json),
+            max_bytes=max_bytes,
             account=engine.account,
             holds=holds,
             is_json=is_json,
@@ -142,20 +142,15 @@ class Exchange:
             settings=settings,
             headers=headers,
             path=request.path_params,
+            is_json=is_json,
+            max_bytes=max_bytes,
         )
 
     async def _inflated(self, incoming: Incoming, encoding: str, account: Account, holds: list[Hold]) -> Incoming:
         hold = holds[0] if holds else account.hold("body")
         holds[:] = [hold]
-        is_json = _is_json(incoming.content_type)
-        work = partial(
-            inflated,
-            incoming.body,
-            encoding,
-            max_bytes=_most_bytes(incoming.settings, is_json=is_json),
-            account=account,
-            is_json=is_json,
-        )
+        inflate = partial(inflated, max_bytes=incoming.max_bytes, account=account, is_json=incoming.is_json)
+        work = partial(inflate, incoming.body, encoding)
         body = await self._readers.run(work, price=_INFLATED * len(incoming.body))
         hold.grow(len(body) - hold.nbytes)
         hold.shrink(len(body))
@@ -166,7 +161,7 @@ class Exchange:
         if self.route.json_bytes is not None:
             in_json = self.route.json_bytes(incoming)
         else:
-            in_json = len(body) if _is_json(incoming.content_type) else 0
+            in_json = len(body) if incoming.is_json else 0
         if in_json > limit:
             raise BodyTooLarge(actual=in_json, limit=limit, is_json=True)
         if len(body) <= _SMALL_BYTES:
@@ -181,7 +176,8 @@ class Exchange:
         if "content-encoding" in request.headers:
             encoding = ",".join(request.headers.getlist("content-encoding"))
             incoming = await self._inflated(incoming, encoding, engine.account, holds)
-        asked = await self._read(incoming, holds)
+        is_little = len(incoming.body) <= min(_SMALL_BYTES, incoming.settings.max_json_bytes)
+        asked = self.route.read(incoming) if is_little else await self._read(incoming, holds)
         del incoming  # the body would stay as long as the answer is on its way
         reply = asked.reply
         if asked.reply_of is not None:
@@ -255,14 +251,6 @@ def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryvi
 def _release(holds: Iterable[Hold]) -> None:
     for hold in holds:
         hold.release()
-
-
-def _is_json(content_type: str) -> bool:
-    return content_type.lstrip()[:16].lower() == "application/json"
-
-
-def _most_bytes(settings: Settings, *, is_json: bool) -> int:
-    return min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
 
 
 async def read_body(

@@ -16,7 +16,8 @@ from service.settings import Settings
 class Incoming:
     """A request as it came. query: as in the URL, percent-encoded. accept: all Accept headers, joined by commas.
 
-    headers: by name in lower case. path: what stands in the path for the names in the route's, decoded.
+    headers: by name in lower case. path: what stands in the path for the names in the route's, decoded. is_json: by the
+    Content-Type. max_bytes: that such a body may have.
     """
 
     body: bytes
@@ -26,6 +27,8 @@ class Incoming:
     settings: Settings
     headers: Mapping[str, str] = field(default_factory=dict)
     path: Mapping[str, str] = field(default_factory=dict)
+    is_json: bool = False
+    max_bytes: int = 0
 
 
 @dataclass(frozen=True)
