@@ -26,7 +26,7 @@ from visiontower_client.values import (
     Similarity,
 )
 from visiontower_client.window import in_window
-from visiontower_client.wire import Wire, json_of, unexpected
+from visiontower_client.wire import MOST_BYTES, Wire, json_of, reading
 
 BATCH = 16
 """Images or texts in one request."""
@@ -49,10 +49,11 @@ I = TypeVar("I", bound=_Item)  # noqa: E741  # one letter, as type variables are
 class AsyncClient:
     """A server of visiontower, for asynchronous programs; Client is the same for others.
 
-    url: of the server. api_key: its access key, if it wants one. timeout: seconds for one answer. in_flight: requests
-    that are prepared or under way at once, over as many connections, by all calls together. retries: further tries
-    when the server is overloaded or cannot be reached, after the wait that it asks for. transport: httpx's, in place
-    of sockets.
+    url: of the server. api_key: its access key, if it wants one. timeout: seconds that the server may be silent; a try
+    of a request may last four times as long. in_flight: requests that are prepared or under way at once, over as many
+    connections, by all calls together. retries: further tries when the server is overloaded or cannot be reached,
+    after the wait that it asks for. max_answer_bytes: of one answer; a larger one is an error. transport: httpx's, in
+    place of sockets.
 
     Whatever fails raises a VisiontowerError. Use it in `async with`, or call `close`.
     """
@@ -65,11 +66,18 @@ class AsyncClient:
         timeout: float = 90.0,
         in_flight: int = 8,
         retries: int = 6,
+        max_answer_bytes: int = MOST_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self._in_flight = in_flight
         self._wire = Wire(
-            url, api_key=api_key, timeout=timeout, in_flight=in_flight, retries=retries, transport=transport
+            url,
+            api_key=api_key,
+            timeout=timeout,
+            in_flight=in_flight,
+            retries=retries,
+            max_answer_bytes=max_answer_bytes,
+            transport=transport,
         )
         self._sizes: dict[str | None, tuple[int, int]] = {}
 
@@ -212,7 +220,7 @@ class AsyncClient:
         async def send(parcel: Parcel) -> list[Embedding]:
             body = form(parcel.images, [("text", text) for text in parcel.texts])
             response = await self._wire.post(f"/embed{query}", body, accept="application/vnd.safetensors")
-            return answers.embeddings(response, images=parcel.image_at, texts=parcel.text_at)
+            return answers.embeddings(response, output=output, images=parcel.image_at, texts=parcel.text_at)
 
         if shrink and options.get("tiles"):
             raise ValueError("With tiles=True the encoder sees more than its own size: shrink=True has no place.")
@@ -260,7 +268,7 @@ class AsyncClient:
 
         async def send(parcel: Parcel) -> list[answers.Scores]:
             response = await self._wire.post(f"/similarity{query}", form(parcel.images, fields))
-            return answers.scores(response, images=parcel.image_at)
+            return answers.scores(response, images=parcel.image_at, texts=len(texts), has_heatmaps=heatmap)
 
         packing = Packing(await self._needed(model, resolution) if shrink else None, texts=False)
         found = await self._gathered(
@@ -272,7 +280,7 @@ class AsyncClient:
             batch=batch,
             progress=progress,
         )
-        return answers.similarity(found, texts=len(texts))
+        return answers.similarity(found, texts=len(texts), has_heatmaps=heatmap)
 
     @overload
     async def classify(
@@ -373,9 +381,9 @@ class AsyncClient:
     async def models(self) -> list[dict[str, Any]]:
         """What is served, the default first: sizes, layers, dtype, revision, state and more of each."""
         answer = await self._wire.get("/models")
-        if not isinstance(answer.get("data"), list):
+        models = answer.get("data")
+        if not isinstance(models, list) or not models or not all(isinstance(each, dict) for each in models):
             raise ServerFailed("/models has answered something else than visiontower does.")
-        models: list[dict[str, Any]] = answer["data"]
         return models
 
     async def model(self, model: str) -> dict[str, Any]:
@@ -392,9 +400,8 @@ class AsyncClient:
         if response.status_code not in (200, 503):
             raise of_response(response)
         answer = json_of(response)
-        if "models" not in answer:
-            raise unexpected(response, "it has no 'models'")
-        return Ready(response.status_code == 200, answer.get("reason"), answer["models"])
+        with reading(response):
+            return Ready(response.status_code == 200, answer.get("reason"), dict(answer["models"]))
 
     async def _all(
         self,
@@ -463,8 +470,11 @@ class AsyncClient:
                 raise ValueError(f"resolution is N, 'HxW' or (H, W), and not {resolution!r}.") from error
         if model not in self._sizes:
             spec = (await self.models())[0] if model is None else await self.model(model)
-            height_width = spec["image_size"]
-            self._sizes[model] = (height_width[0], height_width[1])
+            match spec.get("image_size"):
+                case [int(rows), int(columns)] if rows > 0 and columns > 0:
+                    self._sizes[model] = (rows, columns)
+                case _:
+                    raise ServerFailed("/models has answered something else than visiontower does: no image_size.")
         return self._sizes[model]
 
 

@@ -13,8 +13,8 @@ VisiontowerError
 """
 
 import json
+import math
 from collections.abc import Mapping
-from contextlib import suppress
 from typing import Any
 
 import httpx
@@ -109,6 +109,8 @@ _IMAGE = frozenset(
 )
 _SHOWN = 200
 """Characters of an unknown answer that its error shows."""
+_MOST_DETAIL = 2000
+"""Characters of a detail that are kept: the server's own have fewer."""
 _OF_STATUS: Mapping[int, type[VisiontowerError]] = {
     401: NotAllowed,
     403: NotAllowed,
@@ -123,12 +125,18 @@ _OF_STATUS: Mapping[int, type[VisiontowerError]] = {
 
 
 def of_problem(problem: Mapping[str, Any], *, index: int | None = None) -> VisiontowerError:
-    """The exception for a problem object (RFC 9457)."""
+    """The exception for a problem object (RFC 9457). Whatever is not of its kind in it counts as absent.
+
+    Raises TypeError for what is no object.
+    """
+    if not isinstance(problem, Mapping):
+        raise TypeError(f"a problem is {type(problem).__name__}, and no object")
     facts = dict(problem)
-    slug = str(facts.pop("type", "")).partition("/problems/")[2]
-    title = str(facts.pop("title", "")) or slug
-    status = int(facts.pop("status", 0)) or None
-    detail = str(facts.pop("detail", "")) or title
+    slug = _text(facts.pop("type", "")).partition("/problems/")[2]
+    title = _text(facts.pop("title", "")) or slug
+    said = facts.pop("status", None)
+    status = said if type(said) is int and 100 <= said <= 599 else None
+    detail = _text(facts.pop("detail", "")) or title
     if slug in _IMAGE:
         kind: type[VisiontowerError] = BadImage
     elif slug in ("unknown-model", "invalid-encoder-id"):
@@ -138,24 +146,38 @@ def of_problem(problem: Mapping[str, Any], *, index: int | None = None) -> Visio
         kind = _OF_STATUS.get(status or 0, known)
     error = kind(detail, status=status, slug=slug, facts=facts, index=index)
     if isinstance(error, Overloaded):
-        error.retry_after_s = facts.get("retry_after_s")
+        error.retry_after_s = _seconds(facts.get("retry_after_s"))
     return error
 
 
 def of_response(response: httpx.Response) -> VisiontowerError:
     """The exception for an answer that is no success; a gateway's answer may be any text."""
+    where = f"{response.request.method} {response.url.path}"
     try:
         problem = json.loads(response.content)
-    except ValueError:
+    except (ValueError, RecursionError):
         problem = None
     if not isinstance(problem, dict) or "status" not in problem:
         said = " ".join(response.text[:_SHOWN].split())
+        if "location" in response.headers:
+            said = f"{where} is elsewhere: {response.headers['location'][:_SHOWN]}. Give that server's own address."
         problem = {"title": f"{response.status_code} {response.reason_phrase}", "detail": said}
-    if "detail" not in problem and "/problems/" not in problem.get("type", ""):
-        where = f"{response.request.method} {response.url.path}"
-        problem["detail"] = f"{where} is not served there: {problem.get('title', 'no reason')}"
+    if "detail" not in problem and "/problems/" not in _text(problem.get("type")):
+        problem["detail"] = f"{where} is not served there: {_text(problem.get('title')) or 'no reason'}"
     error = of_problem({**problem, "status": response.status_code})
-    if isinstance(error, Overloaded):
-        with suppress(ValueError):  # absent, or a date: the client's own pace then
-            error.retry_after_s = float(response.headers.get("retry-after", ""))
+    if isinstance(error, Overloaded):  # the header may be absent, or a date: the client's own pace then
+        error.retry_after_s = _seconds(response.headers.get("retry-after")) or error.retry_after_s
     return error
+
+
+def _text(value: object) -> str:
+    return value[:_MOST_DETAIL] if isinstance(value, str) else ""
+
+
+def _seconds(value: object) -> float | None:
+    """A number of seconds, also as text; None for anything else."""
+    try:
+        seconds = float(value) if isinstance(value, str | int | float) else math.nan
+    except (ValueError, OverflowError):
+        return None
+    return None if math.isnan(seconds) else seconds

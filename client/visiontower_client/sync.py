@@ -10,6 +10,7 @@ import httpx
 
 from visiontower_client.client import AsyncClient
 from visiontower_client.values import Embedding
+from visiontower_client.wire import MOST_BYTES
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -105,10 +106,17 @@ class Client:
         timeout: float = 90.0,
         in_flight: int = 8,
         retries: int = 6,
+        max_answer_bytes: int = MOST_BYTES,
         transport: httpx.AsyncBaseTransport | None = None,
     ) -> None:
         self.asynchronous = AsyncClient(
-            url, api_key=api_key, timeout=timeout, in_flight=in_flight, retries=retries, transport=transport
+            url,
+            api_key=api_key,
+            timeout=timeout,
+            in_flight=in_flight,
+            retries=retries,
+            max_answer_bytes=max_answer_bytes,
+            transport=transport,
         )
         self.loop = _Loop()
 

@@ -1,8 +1,10 @@
 """Requests over HTTP, tried again where that may help."""
 
 import asyncio
+import json
 import random
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 from urllib.parse import urlsplit
@@ -12,11 +14,22 @@ import httpx
 from visiontower_client.errors import Overloaded, ServerFailed, TimedOut, Unreachable, VisiontowerError, of_response
 from visiontower_client.form import Body
 
+MOST_BYTES = 2**30
+"""Of one answer, unless the caller says otherwise."""
+_READ_HEADERS = (b"content-type", b"retry-after", b"location")
+_WRONG = (ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError)
+"""What an answer of another form than the server's brings about where it is read."""
 _CONNECT_S = 10.0
 _FIRST_WAIT_S = 0.25
 _LONGEST_WAIT_S = 8.0
+_TRY = 4
+"""Times `timeout`: how long a try lasts, if the server is never silent for as long as that."""
+_MOST_ERROR_BYTES = 65_536
+"""Of an answer that is no success; the rest is not read."""
 _PATIENCE_S = 60.0
 """A server that says Retry-After a longer time gets no second try: the caller is told instead."""
+_SHOWN = 200
+"""Characters of what is wrong that an error shows."""
 _LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 try:
@@ -28,7 +41,8 @@ except PackageNotFoundError:  # run from its source
 class Wire:
     """One server. slots: so many requests may be prepared or under way at once, each over a connection that is kept.
 
-    timeout: seconds for an answer. retries: after the first try, of what is answered 429, 502 or 503 or not at all.
+    timeout: seconds that the server may be silent; a try may last four times as long. max_answer_bytes: of one answer,
+    once it is inflated. retries: after the first try, of what is answered 429, 502 or 503 or not at all.
     The wait is 0.25 s and twice as long each time up to 8 s, or what Retry-After says if that is longer; and up to a
     quarter more at random, so that clients that were refused together do not come back together.
     """
@@ -42,17 +56,21 @@ class Wire:
         in_flight: int,
         retries: int,
         transport: httpx.AsyncBaseTransport | None,
+        max_answer_bytes: int = MOST_BYTES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
         parts = urlsplit(url)
         if parts.scheme not in ("http", "https") or not parts.hostname:
             raise ValueError(f"The server's address is like http://127.0.0.1:8000, and not {url!r}.")
-        if in_flight < 1 or retries < 0 or timeout <= 0:
-            raise ValueError("in_flight is at least 1, retries at least 0, and timeout more than 0 seconds.")
+        if in_flight < 1 or retries < 0 or timeout <= 0 or max_answer_bytes < 1:
+            raise ValueError(
+                "in_flight and max_answer_bytes are at least 1, retries at least 0, and timeout more than 0 seconds."
+            )
         self.slots = asyncio.Semaphore(in_flight)
         self._url = url.rstrip("/")
         self._retries = retries
         self._timeout_s = timeout
+        self._most_bytes = max_answer_bytes
         self._sleep = sleep
         self._http = httpx.AsyncClient(
             headers={"User-Agent": _AGENT} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
@@ -109,14 +127,40 @@ class Wire:
 
     async def _sent(self, request: httpx.Request) -> httpx.Response:
         try:
-            return await self._http.send(request)
+            async with asyncio.timeout(_TRY * self._timeout_s):
+                response = await self._http.send(request, stream=True)
+                try:
+                    return await self._read(response)
+                finally:
+                    await response.aclose()
         except (httpx.ReadTimeout, httpx.WriteTimeout) as error:
             raise TimedOut(f"{self._url} has not answered within {self._timeout_s:g} s.") from error
+        except TimeoutError as error:
+            raise TimedOut(f"{self._url} has not answered to the end within {_TRY * self._timeout_s:g} s.") from error
         except httpx.TransportError as error:
             said = str(error) or type(error).__name__
             raise Unreachable(
                 f"{self._url} cannot be reached: {said}. Is `visiontower serve` running there?"
             ) from error
+        except httpx.RequestError as error:
+            raise ServerFailed(f"{self._url} has answered what cannot be read: {error}.") from error
+
+    async def _read(self, response: httpx.Response) -> httpx.Response:
+        """The answer with its content; of an error the beginning. Raises ServerFailed for one that is too large."""
+        most = self._most_bytes if response.is_success else _MOST_ERROR_BYTES
+        pieces, size = [], 0
+        async for piece in response.aiter_bytes():
+            pieces.append(piece[: most - size])
+            size += len(piece)
+            if size > most:
+                if response.is_success:
+                    raise unexpected(
+                        response,
+                        f"it has over {most:,} bytes. Ask for less in one request (batch), or raise max_answer_bytes",
+                    )
+                break
+        headers = [(name, value) for name, value in response.headers.raw if name.lower() in _READ_HEADERS]
+        return httpx.Response(response.status_code, headers=headers, content=b"".join(pieces), request=response.request)
 
 
 def _wait_s(error: VisiontowerError, tries: int) -> float | None:
@@ -131,12 +175,21 @@ def _wait_s(error: VisiontowerError, tries: int) -> float | None:
 def json_of(response: httpx.Response) -> Any:
     """The JSON object of an answer. Raises ServerFailed for anything else."""
     try:
-        answer = response.json()
-    except ValueError:
+        answer = json.loads(response.content)
+    except (ValueError, RecursionError):
         answer = None
     if not isinstance(answer, dict):
         raise unexpected(response, "it is no JSON object")
     return answer
+
+
+@contextmanager
+def reading(response: httpx.Response) -> Iterator[None]:
+    """Whatever is wrong with the answer that is read in the block is a ServerFailed."""
+    try:
+        yield
+    except _WRONG as error:
+        raise unexpected(response, str(error)[:_SHOWN] or type(error).__name__) from error
 
 
 def unexpected(response: httpx.Response, why: str) -> ServerFailed:

@@ -6,7 +6,6 @@ path. All others go through FastAPI's own layers, which cost a small model's req
 
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from typing import Any
@@ -22,12 +21,10 @@ from service.http.exchange import Dispatch, Exchange
 from service.http.middleware import middleware
 from service.http.protocol import Protocol
 from service.http.protocols import PROTOCOLS
+from service.http.readers import Readers
 from service.http.siblings import Siblings
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-
-_READERS = 2
-"""Threads that take large bodies apart."""
 
 
 def create_app(
@@ -55,9 +52,9 @@ def create_app(
                 await siblings.together()
             yield
             await engine.drain()
-        readers.shutdown(wait=False)
+        readers.close()
 
-    readers = ThreadPoolExecutor(_READERS, thread_name_prefix="read")
+    readers = Readers()
     app = _App(
         readers=readers,
         title="visiontower",
@@ -79,7 +76,7 @@ def create_app(
 class _App(FastAPI):
     """FastAPI's app, whose protocols' routes do without FastAPI's own layers. They do not do without the middleware."""
 
-    def __init__(self, *, readers: ThreadPoolExecutor, **options: Any) -> None:
+    def __init__(self, *, readers: Readers, **options: Any) -> None:
         super().__init__(**options)
         self._readers = readers
         self._exchanges: list[Exchange] = []

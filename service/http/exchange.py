@@ -7,7 +7,7 @@ answer before the engine runs.
 import asyncio
 import io
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
-from concurrent.futures import Executor
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
+from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
 from service.telemetry.metrics import Served
 
@@ -34,6 +35,8 @@ the number of connections bounds them."""
 _PARSED, _PARSED_JSON = 1, 5
 """Of a larger body, what taking it apart takes beside it. A JSON text may have four bytes a character, and its base64
 is decoded."""
+_INFLATED = 16
+"""Bytes that come out of a compressed one, about."""
 _SENT_BYTES = 262_144
 """Of an answer, handed to the connection at a time: it waits until its client has read most of them."""
 _DIGITS = 20
@@ -81,7 +84,7 @@ class Exchange:
     readers: take large bodies apart.
     """
 
-    def __init__(self, protocol: Protocol, route: Route, *, readers: Executor) -> None:
+    def __init__(self, protocol: Protocol, route: Route, *, readers: Readers) -> None:
         self.route = route
         self.protocol = protocol
         self._readers = readers
@@ -106,8 +109,8 @@ class Exchange:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
             async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
-                asked = await self._read(request, engine, holds)
-                return await _while_present(request, self._run(request, engine, asked, holds))
+                work = self._run(request, engine, await self._incoming(request, engine, holds), holds)
+                return await _while_present(request, work)
         except VisiontowerError as error:
             return self._refused(error, engine)
         except TimeoutError:
@@ -117,7 +120,8 @@ class Exchange:
         except ClientDisconnect:
             return self._refused(ClientGone(), engine)
 
-    async def _read(self, request: Request, engine: Engine, holds: list[Hold]) -> Asked:
+    async def _incoming(self, request: Request, engine: Engine, holds: list[Hold]) -> Incoming:
+        """The request, once its body has come."""
         settings, headers = engine.settings, request.headers
         content_type = headers.get("content-type", "")
         is_json = content_type.lstrip()[:16].lower() == "application/json"
@@ -130,15 +134,7 @@ class Exchange:
             holds=holds,
             is_json=is_json,
         )
-        if "content-encoding" in headers:
-            hold = holds[0] if holds else engine.account.hold("body")
-            holds[:] = [hold]
-            encoding = ",".join(headers.getlist("content-encoding"))
-            inflate = partial(inflated, max_bytes=max_bytes, account=engine.account, is_json=is_json)
-            body = await self._on_readers(partial(inflate, body, encoding))
-            hold.grow(len(body) - hold.nbytes)
-            hold.shrink(len(body))
-        incoming = Incoming(
+        return Incoming(
             body,
             content_type=content_type,
             query=request.scope["query_string"],
@@ -146,26 +142,50 @@ class Exchange:
             settings=settings,
             headers=headers,
             path=request.path_params,
+            is_json=is_json,
+            max_bytes=max_bytes,
         )
+
+    async def _inflated(self, incoming: Incoming, encoding: str, account: Account, holds: list[Hold]) -> Incoming:
+        hold = holds[0] if holds else account.hold("body")
+        holds[:] = [hold]
+        inflate = partial(inflated, max_bytes=incoming.max_bytes, account=account, is_json=incoming.is_json)
+        work = partial(inflate, incoming.body, encoding)
+        body = await self._readers.run(work, price=_INFLATED * len(incoming.body))
+        hold.grow(len(body) - hold.nbytes)
+        hold.shrink(len(body))
+        return replace(incoming, body=body)
+
+    async def _read(self, incoming: Incoming, holds: list[Hold]) -> Asked:
+        body, limit = incoming.body, incoming.settings.max_json_bytes
+        if self.route.json_bytes is not None:
+            in_json = self.route.json_bytes(incoming)
+        else:
+            in_json = len(body) if incoming.is_json else 0
+        if in_json > limit:
+            raise BodyTooLarge(actual=in_json, limit=limit, is_json=True)
         if len(body) <= _SMALL_BYTES:
             return self.route.read(incoming)
         hold = holds[0]
-        hold.grow(len(body) * (_PARSED_JSON if is_json else _PARSED))
-        asked: Asked = await self._on_readers(partial(self.route.read, incoming))
+        hold.grow(len(body) * _PARSED + in_json * (_PARSED_JSON - _PARSED))
+        asked = await self._readers.run(partial(self.route.read, incoming), price=price(body, in_json=in_json))
         hold.shrink(len(body))
         return asked
 
-    async def _on_readers(self, function: "partial[Any]") -> Any:
-        return await asyncio.get_running_loop().run_in_executor(self._readers, function)
-
-    async def _run(self, request: Request, engine: Engine, asked: Asked, holds: list[Hold]) -> Answer:
+    async def _run(self, request: Request, engine: Engine, incoming: Incoming, holds: list[Hold]) -> Answer:
+        if "content-encoding" in request.headers:
+            encoding = ",".join(request.headers.getlist("content-encoding"))
+            incoming = await self._inflated(incoming, encoding, engine.account, holds)
+        is_little = len(incoming.body) <= min(_SMALL_BYTES, incoming.settings.max_json_bytes)
+        asked = self.route.read(incoming) if is_little else await self._read(incoming, holds)
+        del incoming  # the body would stay as long as the answer is on its way
         reply = asked.reply
         if asked.reply_of is not None:
             reply = asked.reply_of(engine.models.specs[engine.models.id_of(asked.request.model)])
         numbers = await engine.numbers(asked.request)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
-        nbytes = numbers * asked.number_bytes
+        nbytes = numbers * asked.number_bytes + asked.other_bytes
         if nbytes > _SMALL_BYTES:
             holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
         result: Result = await engine.run(asked.request)

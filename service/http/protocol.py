@@ -16,7 +16,8 @@ from service.settings import Settings
 class Incoming:
     """A request as it came. query: as in the URL, percent-encoded. accept: all Accept headers, joined by commas.
 
-    headers: by name in lower case. path: what stands in the path for the names in the route's, decoded.
+    headers: by name in lower case. path: what stands in the path for the names in the route's, decoded. is_json: by the
+    Content-Type. max_bytes: that such a body may have.
     """
 
     body: bytes
@@ -26,6 +27,8 @@ class Incoming:
     settings: Settings
     headers: Mapping[str, str] = field(default_factory=dict)
     path: Mapping[str, str] = field(default_factory=dict)
+    is_json: bool = False
+    max_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -36,6 +39,7 @@ class Asked:
     most_numbers: that an answer of this form may have, None for any; advice: what to ask for instead.
     reply_of: makes the reply of the encoder's spec, where the form depends on it. Called before anything runs; raises
         RequestError for an encoder that this form is not for.
+    other_bytes: host memory for what the answer has beside numbers, where that may be much.
     """
 
     request: Request
@@ -44,6 +48,7 @@ class Asked:
     most_numbers: int | None = None
     advice: str = ""
     reply_of: Callable[[EncoderSpec], Any] | None = None
+    other_bytes: int = 0
 
 
 @dataclass(frozen=True)
@@ -64,6 +69,9 @@ def media_type(content_type: str) -> str:
 Read: TypeAlias = Callable[[Incoming], Asked]
 """Body and options -> a request value. Raises VisiontowerError."""
 
+JsonBytes: TypeAlias = Callable[[Incoming], int]
+"""How many bytes of a body are read as JSON, which may be fewer than a body has, and take more memory."""
+
 Write: TypeAlias = Callable[[Any, Any], Answer]
 """The request's result, and the reply asked for -> bytes. Raises VisiontowerError, for the whole request."""
 
@@ -74,6 +82,8 @@ class Route:
 
     has_images: its requests are refused before they are read, if no image would be admitted.
 
+    json_bytes: of its bodies; None where the Content-Type alone says whether all of a body is JSON.
+
     documentation: keywords of FastAPI's add_api_route: summary, description, responses, openapi_extra.
     """
 
@@ -82,6 +92,7 @@ class Route:
     write: Write
     method: Literal["GET", "POST"] = "POST"
     has_images: bool = True
+    json_bytes: JsonBytes | None = None
     documentation: Mapping[str, Any] = field(default_factory=dict)
 
 

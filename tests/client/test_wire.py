@@ -110,6 +110,15 @@ async def test_a_server_that_wants_minutes_is_not_waited_for() -> None:
     assert waits.waited == []
 
 
+@pytest.mark.parametrize("retry_after", ["1e400", "inf", "nan", "-5", "soon", "59", "Wed, 21 Oct 2045 07:28:00 GMT"])
+async def test_whatever_a_server_wants_the_waits_are_bounded(retry_after: str) -> None:
+    waits = Waits([refusal(retry_after=retry_after)])
+    with pytest.raises(Overloaded):
+        await waits.wire.get("/models")
+    assert len(waits.waited) <= 3
+    assert all(0.25 <= waited <= 75 for waited in waits.waited)
+
+
 @pytest.mark.parametrize("status", [400, 401, 404, 413, 422, 500, 504, 507])
 async def test_nothing_else_is_tried_again(status: int) -> None:
     waits = Waits([httpx.Response(status, json={"status": status})])

@@ -29,6 +29,8 @@ from service.settings import Settings
 EmbeddingType: TypeAlias = Literal["float", "int8", "uint8", "binary", "ubinary", "base64"]
 _EXAMPLE = '{"model": "...", "input_type": "image", "images": ["data:image/png;base64,..."]}'
 _ITEMS = ("texts", "images", "inputs")
+_CHAR_BYTES = 6
+"""Of an answer for each character of its texts: JSON may need as many."""
 _NAMED = 20
 """Texts that a warning names."""
 
@@ -79,8 +81,15 @@ def read_embed(incoming: Incoming) -> Asked:
         truncate=options.truncate == "END",
         width=options.output_dimension,
     )
-    most = incoming.settings.max_json_values // len(types)
-    return Asked(request, Reply(items, types), NUMBER_BYTES * len(types), most, "ask for less in one request")
+    chars = min(sum(map(len, items.texts)), incoming.settings.max_prompt_chars)  # with more it is refused
+    return Asked(
+        request,
+        Reply(items, types),
+        NUMBER_BYTES * len(types),
+        incoming.settings.max_json_values // len(types),
+        "ask for less in one request",
+        other_bytes=_CHAR_BYTES * chars,
+    )
 
 
 def _items(fields: Mapping[str, object], settings: Settings) -> Mapping[str, Item]:

@@ -5,6 +5,7 @@ import base64
 import gzip
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -387,3 +388,22 @@ async def test_base64_in_its_strangest_spelling_is_read_or_refused_by_name(kind:
         assert_problem(response, 422, "invalid-base64")
     else:
         assert response.status_code == 200
+
+
+async def test_texts_that_an_answer_says_again_are_part_of_its_price() -> None:
+    texts = [f"{index:04}" + "a" * 3996 for index in range(15)]
+    async with serving(memory_budget=300_000) as client:
+        assert (await client.post("/v1/embeddings", json={"input": texts})).status_code == 200
+        refused = await client.post("/v2/embed", json={"texts": texts})
+    assert refused.status_code == 413
+    assert "of the server's memory" in refused.json()["message"]
+
+
+async def test_so_are_the_labels_of_a_set(tmp_path: Path) -> None:
+    path = tmp_path / "labels.txt"
+    path.write_text("\n".join(f"{index:04}" + "a" * 996 for index in range(80)))
+    asked = {"images": [base64.b64encode(PICTURE).decode()], "labels": "long", "templates": "plain"}
+    async with serving(memory_budget=400_000, labels=(f"long={path}",)) as client:
+        fine = await client.post("/classify", json=asked | {"top_k": 1})
+        assert fine.status_code == 200, fine.text
+        assert_problem(await client.post("/classify", json=asked | {"top_k": 1000}), 413, "over-host-memory")

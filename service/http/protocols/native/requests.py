@@ -173,7 +173,8 @@ def read_classify(incoming: Incoming) -> Asked:
         model=options.model,
         resolution=options.resolution,
     )
-    answered = min(1.0, options.top_k / len(labels)) * max(map(len, labels)) if labels else 0.0
+    answerable = labels if name is None else incoming.settings.label_sets.get(name, ())
+    answered = min(1.0, options.top_k / len(answerable)) * max(map(len, answerable)) if answerable else 0.0
     return Asked(
         request, ClassifyReply(options.top_k), number_bytes=_NUMBER_BYTES["json"] + round(_LABEL_BYTES * answered)
     )

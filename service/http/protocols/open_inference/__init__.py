@@ -6,7 +6,7 @@ https://github.com/kserve/open-inference-protocol
 from typing import Any
 
 from service.http.protocol import Protocol, Read, Route, Write
-from service.http.protocols.open_inference import answers, documentation, requests
+from service.http.protocols.open_inference import answers, documentation, requests, tensors
 
 _MODEL = "/v2/models/{model:path}"
 _HIDDEN = {"include_in_schema": False}
@@ -22,6 +22,16 @@ def _of_model(end: str, read: Read, write: Write, documented: dict[str, Any]) ->
     return _get(versioned, read, write, _HIDDEN), _get(f"{_MODEL}{end}", read, write, documented)
 
 
+def _infer(version: str, documented: dict[str, Any]) -> Route:
+    return Route(
+        f"{_MODEL}{version}/infer",
+        requests.read_infer,
+        answers.write_infer,
+        json_bytes=tensors.json_bytes,
+        documentation=documented,
+    )
+
+
 PROTOCOL = Protocol(
     "open-inference",
     (
@@ -31,18 +41,14 @@ PROTOCOL = Protocol(
         *_of_model("/ready", requests.read_model_ready, answers.write_ready, documentation.MODEL_READY),
         *_of_model("/config", requests.read_model, answers.write_config, documentation.CONFIG),
         *_of_model("", requests.read_model, answers.write_model, documentation.MODEL),
-        Route(
-            f"{_MODEL}/versions/{answers.VERSION}/infer",
-            requests.read_infer,
-            answers.write_infer,
-            documentation=_HIDDEN,
-        ),
-        Route(f"{_MODEL}/infer", requests.read_infer, answers.write_infer, documentation=documentation.INFER),
+        _infer(f"/versions/{answers.VERSION}", _HIDDEN),
+        _infer("", documentation.INFER),
         Route(
             "/v2/repository/index",
             requests.read_index,
             answers.write_index,
             has_images=False,
+            json_bytes=tensors.json_bytes,
             documentation=documentation.INDEX,
         ),
     ),

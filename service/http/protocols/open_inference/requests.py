@@ -72,13 +72,9 @@ def read_index(incoming: Incoming) -> Asked:
 
 
 def read_infer(incoming: Incoming) -> Asked:
-    """Raises InvalidBody, BodyTooLarge, InvalidOption, BadItem, NoImages, NoTexts, TooManyImages or TooManyTexts."""
+    """Raises InvalidBody, InvalidOption, BadItem, NoImages, NoTexts, TooManyImages or TooManyTexts."""
     settings = incoming.settings
-    message = message_of(
-        incoming.body,
-        header_length=incoming.headers.get(HEADER_LENGTH.lower()),
-        max_json_bytes=settings.max_json_bytes,
-    )
+    message = message_of(incoming.body, header_length=incoming.headers.get(HEADER_LENGTH.lower()))
     images, texts = _inputs(message.fields, Binary(message.binary), settings)
     parameters = parameters_of(message.fields, of="the request")
     is_binary = is_true(parameters.pop(_BINARY, False), name=_BINARY)
@@ -110,7 +106,10 @@ def _inputs(
         if name == IMAGES:
             if count > settings.max_images:
                 raise TooManyImages(actual=count, limit=settings.max_images)
-            images = [_source(each) for each in elements(tensor, count, binary)]
+            images = [
+                _source(index, each, most_text=settings.max_json_bytes)
+                for index, each in enumerate(elements(tensor, count, binary))
+            ]
         else:
             if count > settings.max_texts:
                 raise TooManyTexts(actual=count, limit=settings.max_texts)
@@ -121,14 +120,23 @@ def _inputs(
     return images, texts
 
 
-def _source(element: bytes | str) -> Source:
-    """An image's own bytes, or a text that stands for it: clients send those too as bytes."""
+def _source(index: int, element: bytes | str, *, most_text: int) -> Source:
+    """An image's own bytes, or a text that stands for it: clients send those too as bytes.
+
+    most_text: bytes of such a text, which may have as many as in JSON. Raises BadItem.
+    """
     if isinstance(element, str):
         return source_of(element)
     beginning = element[:64]
-    if is_base64(beginning) or beginning.lower().startswith((b"data:", b"http://", b"https://")):
-        return source_of(element.decode("utf-8", "replace"))
-    return element
+    if not is_base64(beginning) and not beginning.lower().startswith((b"data:", b"http://", b"https://")):
+        return element
+    if len(element) > most_text:
+        reason = f"An image as text has up to {most_text:,} bytes, and this has {len(element):,}: send its own bytes."
+        raise BadItem(f"{IMAGES}[{index}]", InvalidBody(reason))
+    try:
+        return source_of(element.decode())
+    except UnicodeDecodeError:
+        return element
 
 
 def _text(index: int, element: bytes | str) -> str:

@@ -10,8 +10,9 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 from service.errors import InvalidOption, shown, shown_value
-from service.http.errors import BodyTooLarge, InvalidBody
+from service.http.errors import InvalidBody
 from service.http.json_body import json_object, kind_of
+from service.http.protocol import Incoming
 
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _EXAMPLE = '{"inputs": [{"name": "images", "datatype": "BYTES", "shape": [1], "data": ["..."]}]}'
@@ -31,18 +32,28 @@ class Message:
     binary: bytes | memoryview
 
 
-def message_of(body: bytes, *, header_length: str | None, max_json_bytes: int) -> Message:
-    """header_length: as the header has it; without one all is JSON. Raises InvalidBody or BodyTooLarge."""
+def json_bytes(incoming: Incoming) -> int:
+    """Of a body: as many as the header says, which `message_of` checks; without one all of it."""
+    body, header_length = incoming.body, incoming.headers.get(HEADER_LENGTH.lower())
+    if header_length is None or not _is_length(header_length):
+        return len(body)
+    return min(len(body), int(header_length[:_DIGITS]))
+
+
+def message_of(body: bytes, *, header_length: str | None) -> Message:
+    """header_length: as the header has it; without one all is JSON. Raises InvalidBody."""
     length = len(body)
     if header_length is not None:
-        if not (header_length.isascii() and header_length.isdecimal()):
+        if not _is_length(header_length):
             raise InvalidBody(f"{HEADER_LENGTH} is '{shown(header_length)}', which is no length.")
         length = int(header_length[:_DIGITS])
         if length > len(body):
             raise InvalidBody(f"{HEADER_LENGTH} is {length:,}, and the body has {len(body):,} bytes.")
-    if length > max_json_bytes:
-        raise BodyTooLarge(actual=length, limit=max_json_bytes, is_json=True)
     return Message(json_object(body[:length], example=_EXAMPLE), memoryview(body)[length:])
+
+
+def _is_length(header: str) -> bool:
+    return header.isascii() and header.isdecimal()
 
 
 def tensors(fields: Mapping[str, Any], which: str, *, known: Sequence[str]) -> dict[str, Tensor]:

@@ -575,6 +575,33 @@ async def test_one_bad_image_refuses_the_request_and_is_named(image: bytes, stat
     assert says in error_of(refused, status)
 
 
+@pytest.mark.parametrize("beginning", [b"data:image/png;base64,", b"http://a/", b"iVBORw0KGgo" + b"A" * 60])
+async def test_an_image_as_text_has_the_limit_of_json_and_may_not_be_any_bytes(beginning: bytes) -> None:
+    """Its own bytes may be as many as a body's."""
+    async with serving(max_json_bytes=3000) as client:
+        long = await post_binary(client, {}, as_bytes("images", [IMAGES[0], beginning + b"A" * 3000]))
+        broken = await post_binary(client, {}, as_bytes("images", [IMAGES[0], beginning + b"\xff" * 1000]))
+        raw = await post_binary(client, {}, as_bytes("images", [IMAGES[0], IMAGES[0] + bytes(3000)]))
+    assert "images[1]: An image as text has up to 3,000 bytes" in error_of(long, 400)
+    assert "images[1]: " in error_of(broken, 400)
+    assert raw.status_code == 200
+
+
+async def test_the_json_of_an_index_has_the_limit_too() -> None:
+    async with serving(max_json_bytes=2000) as client:
+        refused = await client.post("/v2/repository/index", content=b'{"x": "%b"}' % (b"a" * 2000))
+    assert "over the limit of 2,000 bytes" in error_of(refused, 413)
+
+
+async def test_json_is_dearer_than_bytes_whatever_the_body_s_type() -> None:
+    """A body of JSON needs several times its bytes while it is taken apart."""
+    image = IMAGES[0] + bytes(200_000)
+    async with serving(memory_budget=1_000_000) as client:
+        body = json.dumps({"inputs": [in_json("images", encoded([image]))]}).encode()
+        assert "The body" in error_of(await client.post(INFER_PATH, content=body), 413)
+        assert (await post_binary(client, {}, as_bytes("images", [image]))).status_code == 200
+
+
 async def test_a_text_that_is_not_utf_8_is_named() -> None:
     async with serving() as client:
         refused = await post_binary(client, {}, as_bytes("texts", [b"a", b"\xff"]))
