@@ -36,9 +36,12 @@ class _Loop:
             future.cancel()
             raise
 
-    def stop(self) -> None:
-        """End what runs on it, then the thread."""
+    def cancel(self) -> None:
+        """End what runs on it."""
         self.run(_cancel_others())
+
+    def stop(self) -> None:
+        """End the thread."""
         self.run(self._loop.shutdown_asyncgens())
         self.run(self._loop.shutdown_default_executor())
         self._loop.call_soon_threadsafe(self._loop.stop)
@@ -129,6 +132,7 @@ class Client:
     def close(self) -> None:
         """Close the connections, and end the thread."""
         if self.loop.is_running:
+            self.loop.cancel()  # first: a request that is cancelled gives its connection back, to be closed with the others
             self.loop.run(self.asynchronous.close())
             self.loop.stop()
 
