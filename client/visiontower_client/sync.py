@@ -132,7 +132,7 @@ class Client:
     def close(self) -> None:
         """Close the connections, and end the thread."""
         if self.loop.is_running:
-            self.loop.cancel()  # first: a request that is cancelled gives its connection back, to be closed with the others
+            self.loop.cancel()  # first: what is cancelled gives its connection back, to be closed with the others
             self.loop.run(self.asynchronous.close())
             self.loop.stop()
 
