@@ -4,10 +4,10 @@ The `type` of a problem is /problems/{slug}: a stable name to program against, a
 Facts of an error become members of its problem; anything unforeseen is `internal`, with no detail at all.
 """
 
-import http
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from http import HTTPStatus
 from typing import Any, TypeAlias
 
 from encoders.contract import errors as e
@@ -112,9 +112,13 @@ REFUSALS = tuple(sorted(kind.slug for kind in TYPES.values() if kind.status in (
 
 
 def problem_type(error: BaseException) -> ProblemType:
-    """Of the nearest class in the table; `internal` for what is not ours. A bad item has its cause's status."""
+    """Of the nearest class in the table; `internal` for what is not ours.
+
+    A bad item has its cause's status, but for 415: that would say that the body's own Content-Type is not read.
+    """
     if isinstance(error, h.BadItem):
-        return replace(TYPES[h.BadItem], status=problem_type(error.cause).status)
+        kind, status = TYPES[h.BadItem], problem_type(error.cause).status
+        return kind if status == HTTPStatus.UNSUPPORTED_MEDIA_TYPE else replace(kind, status=status)
     for cls in type(error).__mro__:
         if cls in TYPES:
             return TYPES[cls]
@@ -170,7 +174,7 @@ def headers(error: BaseException) -> dict[str, str]:
 
 def of_status(status: int) -> Problem:
     """For what the framework refuses (no such route, no such method): the type says no more than the status."""
-    return {"type": "about:blank", "title": http.HTTPStatus(status).phrase, "status": status}
+    return {"type": "about:blank", "title": HTTPStatus(status).phrase, "status": status}
 
 
 def slugs() -> list[str]:

@@ -155,7 +155,7 @@ ODD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an unknown part": ({"inputs": [{"content": [{"type": "audio", "audio": "x"}]}]}, 400, "inputs[0]"),
     "a part of another type": ({"inputs": [{"content": [{"type": "text", "text": 3}]}]}, 400, "inputs[0]"),
     "a broken image among good ones": ({"images": [URI, BROKEN, OTHER]}, 422, "images[1]: The PNG image"),
-    "an image that is a text": ({"images": ["a cat"]}, 415, "images[0]"),
+    "an image that is a text": ({"images": ["a cat"]}, 422, "images[0]"),
     "a broken image among inputs": ({"inputs": [text("a"), image(BROKEN)]}, 422, "inputs[1]"),
     "an unknown form": ({"texts": ["a"], "embedding_types": ["float", "int4"]}, 422, "embedding_types"),
     "no form": ({"texts": ["a"], "embedding_types": []}, 422, "embedding_types"),
