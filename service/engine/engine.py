@@ -48,12 +48,7 @@ from service.engine.values import (
     SimilarityResult,
     Timing,
 )
-from service.errors import (
-    DeadlineExceeded,
-    HeatmapTooLarge,
-    NoImages,
-    ShuttingDown,
-)
+from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
 from service.memory.account import Account, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement

@@ -56,11 +56,10 @@ class WantedTexts:
 
 @dataclass(frozen=True)
 class _Tokenized:
-    """prompts, ids: of the texts that were not known. tokens, truncated: as of TextVectors."""
+    """missing: the texts that were not known, their prompts and ids. tokens, truncated: as of TextVectors."""
 
     wanted: WantedTexts
-    prompts: Prompts | None
-    ids: TokenIds | None
+    missing: tuple[Sequence[str], Prompts, TokenIds] | None
     tokens: Sequence[int]
     truncated: Sequence[int]
 
@@ -119,17 +118,18 @@ class Texts:
         if wanted.origin != origin_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
             wanted = self.wanted(wanted.texts, wanted.templates, resident.spec)
         lengths = {text: each.tokens for text, each in wanted.known.items()}
-        prompts = ids = None
+        missing = None
         if wanted.missing is not None:
             prompts = await self._filled(wanted.missing)
             ids, of_prompts = await self._ids(prompts, resident=resident)
+            missing = wanted.missing.texts, prompts, ids
             lengths.update(zip(wanted.missing.texts, prompts.tokens(of_prompts), strict=True))
         in_order = [lengths[text] for text in wanted.texts]
         context_length = resident.spec.context_length or 0
         too_long = {index: tokens for index, tokens in enumerate(in_order) if tokens > context_length}
         if too_long and not truncate:
             raise TextTooLong(model=resident.spec.id, tokens=too_long, context_length=context_length)
-        return _Tokenized(wanted, prompts, ids, in_order, list(too_long))
+        return _Tokenized(wanted, missing, in_order, list(too_long))
 
     async def embed(
         self,
@@ -146,11 +146,12 @@ class Texts:
         """
         wanted = tokenized.wanted
         vectors = {text: each.vector for text, each in wanted.known.items()}
-        if wanted.missing is not None and tokenized.prompts is not None and tokenized.ids is not None:
-            embedded = await self._encode(tokenized.ids, resident=resident, shape=shape, deadline=deadline)
-            vectors.update(zip(wanted.missing.texts, tokenized.prompts.vectors(embedded), strict=True))
-            if keep:
-                for text, tokens in zip(wanted.texts, tokenized.tokens, strict=True):
+        if tokenized.missing is not None:
+            texts, prompts, ids = tokenized.missing
+            embedded = await self._encode(ids, resident=resident, shape=shape, deadline=deadline)
+            vectors.update(zip(texts, prompts.vectors(embedded), strict=True))
+            for text, tokens in zip(wanted.texts, tokenized.tokens, strict=True):
+                if keep and text not in wanted.known:
                     self._cache.put(wanted.origin, text, KnownText(vectors[text].copy(), tokens))
         in_order = np.stack([vectors[text] for text in wanted.texts])
         return TextVectors(in_order, tokenized.tokens, tokenized.truncated)

@@ -14,8 +14,7 @@ from service.memory.budget import Allowance, Budget
 from service.memory.shape import Shape
 
 _SHARED_S = 0.2
-"""Seconds that a forward may last while others wait for the device in turn: batches are hardly faster for lasting
-longer, on any device."""
+"""Seconds that a forward may last while several shapes are served in turn: who comes meanwhile waits for its end."""
 _LATELY = 8
 """Forwards in which another shape is looked for."""
 _FORGETS = 0.9
