@@ -18,12 +18,40 @@ class Scheme:
     origin: str = "visiontower"
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """An encoder to begin with. purpose: what it is good for. download_bytes: its weights, fetched at the first start."""
+
+    id: str
+    purpose: str
+    download_bytes: int
+
+
 DEMO = {
     "demo:vit": "a small vision transformer",
     "demo:resnet": "a small CLIP ResNet with attention pooling",
     "demo:convnext": "a small ConvNeXt",
 }
 """The encoders in the package: small CLIPs of a drawn world; no network."""
+
+RECOMMENDED = (
+    Recommended(
+        "openclip:RN50@openai",
+        "a small CNN, to compare with vision transformers",
+        408_291_932,  # of open_clip_model.safetensors in timm/resnet50_clip.openai, as a program that checks it says
+    ),
+    Recommended(
+        "openclip:ViT-B-32@laion2b_s34b_b79k",
+        "a fast vision transformer, for search and labels; 7x7 patches",
+        605_143_316,  # of open_clip_model.safetensors in laion/CLIP-ViT-B-32-laion2B-s34B-b79K, from such a program too
+    ),
+    Recommended(
+        "openclip:ViT-L-14-336@openai",
+        "a large vision transformer, for fine heat maps; 24x24 patches",
+        1_711_776_772,  # no source found: 427,944,193 parameters of 4 bytes, as in both other files
+    ),
+)
+"""Encoders that know photographs, small to large."""
 
 _KNOWN = (
     Scheme("demo", "demo:NAME", "in the package, no network", tuple(DEMO)),
