@@ -20,7 +20,10 @@ class Scheme:
 
 @dataclass(frozen=True)
 class Recommended:
-    """An encoder to begin with. purpose: what it is good for. download_bytes: its weights, fetched at the first start."""
+    """An encoder to begin with.
+
+    purpose: what it is good for. download_bytes: of its weights, which the first start fetches.
+    """
 
     id: str
     purpose: str

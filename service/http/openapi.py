@@ -75,8 +75,8 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 _COLOUR = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
 _PREPROCESSING = {
-    "description": "How the encoder was trained to see an image. `/embed` does all of it; a client needs it to draw the "
-    "patch grid over the picture.",
+    "description": "How the encoder was trained to see an image. `/embed` does all of it; a client needs it to draw "
+    "the patch grid over the picture.",
     **object_schema(
         {
             "resize": {
@@ -89,7 +89,7 @@ _PREPROCESSING = {
             "crop_offset": {
                 "type": "string",
                 "enum": ["round", "floor"],
-                "description": "How an odd margin is halved.",
+                "description": "How a margin is halved.",
             },
             "fill": {"anyOf": [{"type": "integer"}, {**_COLOUR, "items": {"type": "integer"}}]},
             "interpolation": {"type": "string", "enum": ["nearest", "bilinear", "bicubic", "lanczos"]},

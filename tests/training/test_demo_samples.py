@@ -1,4 +1,4 @@
-"""The pictures that the page offers are there, small, free to pass on, and the drawings are known to the demo encoders."""
+"""The pictures that the page offers are there, small and free to pass on; the demo encoders know the drawings."""
 
 import json
 from pathlib import Path

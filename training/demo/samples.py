@@ -9,6 +9,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -99,7 +100,7 @@ PHOTOGRAPHS = (
     Photograph("astronaut", "astronaut", ("an astronaut", "a flag", "a bicycle")),
     Photograph("rocket", "rocket", ("a rocket on its launch pad", "the evening sky", "a beach")),
 )
-_SAVING: Mapping[str, Mapping[str, object]] = {
+_SAVING: Mapping[str, Mapping[str, Any]] = {
     ".png": {"optimize": True},
     ".jpg": {"quality": _JPEG_QUALITY, "optimize": True, "progressive": True},
 }

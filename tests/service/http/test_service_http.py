@@ -28,8 +28,8 @@ async def test_models_says_what_each_encoder_is() -> None:
     async with serving(FakeEncoder(), FakeEncoder(fake_spec(LONG_ID))) as client:
         listed = (await client.get("/models")).json()["data"]
     fields = (
-        "id family trained_on image_size patch_size preprocessing grid prefix_tokens hidden_size embed_dim layers tokens "
-        "has_text context_length resolutions dtype device parameters weights_bytes revision state"
+        "id family trained_on image_size patch_size preprocessing grid prefix_tokens hidden_size embed_dim layers "
+        "tokens has_text context_length resolutions dtype device parameters weights_bytes revision state"
     )
     assert [entry["id"] for entry in listed] == ["fake:vit", LONG_ID]
     assert set(fields.split()) <= set(listed[0])
