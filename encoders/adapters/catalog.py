@@ -41,20 +41,20 @@ RECOMMENDED = (
     Recommended(
         "openclip:RN50@openai",
         "a small CNN, to compare with vision transformers",
-        408_291_932,  # of open_clip_model.safetensors in timm/resnet50_clip.openai, as a program that checks it says
+        408_291_932,  # of timm/resnet50_clip.openai; public code that fetches it checks this size and the SHA-256
     ),
     Recommended(
         "openclip:ViT-B-32@laion2b_s34b_b79k",
         "a fast vision transformer, for search and labels; 7x7 patches",
-        605_143_316,  # of open_clip_model.safetensors in laion/CLIP-ViT-B-32-laion2B-s34B-b79K, from such a program too
+        605_143_316,  # of laion/CLIP-ViT-B-32-laion2B-s34B-b79K; found in the same way
     ),
     Recommended(
         "openclip:ViT-L-14-336@openai",
         "a large vision transformer, for fine heat maps; 24x24 patches",
-        1_711_776_772,  # no source found: 427,944,193 parameters of 4 bytes, as in both other files
+        1_711_776_772,  # no source found: 427,944,193 parameters of 4 bytes, as the other two files have them
     ),
 )
-"""Encoders that know photographs, small to large."""
+"""Encoders that know photographs, small to large. Sizes are of open_clip_model.safetensors on the hub."""
 
 _KNOWN = (
     Scheme("demo", "demo:NAME", "in the package, no network", tuple(DEMO)),

@@ -89,7 +89,7 @@ _PREPROCESSING = {
             "crop_offset": {
                 "type": "string",
                 "enum": ["round", "floor"],
-                "description": "How a margin is halved.",
+                "description": "How a crop halves an odd margin: half to even, or down.",
             },
             "fill": {"anyOf": [{"type": "integer"}, {**_COLOUR, "items": {"type": "integer"}}]},
             "interpolation": {"type": "string", "enum": ["nearest", "bilinear", "bicubic", "lanczos"]},

@@ -102,7 +102,7 @@ def test_three_boxes_do_not_touch_either() -> None:
     for seed in range(50):
         drawn = sample_scene(np.random.default_rng(seed), subjects=SUBJECTS[:3])
         boxes = np.array([placed.box for placed in drawn.objects])
-        assert (0 <= boxes).all()
+        assert (boxes >= 0).all()
         assert (boxes <= 1).all()
         for a, b in combinations(boxes, 2):
             assert (np.minimum(a[2:], b[2:]) < np.maximum(a[:2], b[:2])).any()
