@@ -12,12 +12,12 @@ import { startTheme } from "./theme.js";
 import { VIEWS } from "./views/index.js";
 
 /**
- * @import {Task, View} from "./view.js"
+ * @import {View, Page as PageOfViews} from "./view.js"
  */
 
 const RETRY_MS = 2000;
 
-/** @implements {import("./view.js").Page} */
+/** @implements {PageOfViews} */
 class Page {
   constructor() {
     /** @type {import("./models.js").Model[]} */
@@ -50,9 +50,7 @@ class Page {
   async start() {
     startTheme();
     onKeyNeeded(keyFromUser);
-    byId("views").append(
-      ...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)),
-    );
+    byId("views").append(...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
     window.addEventListener("hashchange", () => this.#open());
     await Promise.all([this.#load(), this.pictures.start()]);
     await this.#open();
@@ -127,7 +125,13 @@ class Page {
     if (!small) return;
     const command = el("code", {}, `visiontower serve --model ${small.id}`);
     this.advice.append(
-      el("p", {}, "This serves one that knows photographs: ", command, ` (downloads ${inBytes(small.download_bytes)}).`),
+      el(
+        "p",
+        {},
+        "This serves one that knows photographs: ",
+        command,
+        ` (downloads ${inBytes(small.download_bytes)}).`,
+      ),
     );
   }
 

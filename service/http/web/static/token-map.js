@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 
 /**
- * @import {Box, Size} from "./geometry.js"
+ * @import {Box} from "./geometry.js"
  * @import {Picture} from "./pictures.js"
  *
  * @typedef {{x: number, y: number}} Point in the picture's pixels
