@@ -23,6 +23,7 @@ from service.http.protocol import Protocol
 from service.http.protocols import PROTOCOLS
 from service.http.readers import Readers
 from service.http.siblings import Siblings
+from service.http.web import pages
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -68,6 +69,7 @@ def create_app(
     app.state.siblings = siblings
     app.state.metrics = metrics
     routes.add(app)
+    pages.add(app)
     for protocol in protocols:
         app.add_protocol(protocol)
     return app

@@ -1,10 +1,10 @@
-"""The routes that are no protocol's: models, metrics, health, problems, the API's own pages."""
+"""The routes that are no protocol's: models, metrics, health, problems, the API's description."""
 
 from collections.abc import Mapping
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import HTMLResponse, PlainTextResponse, RedirectResponse
+from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
 from encoders.contract.errors import VisiontowerError
@@ -13,7 +13,6 @@ from service.http import openapi, problems
 from service.http.errors import MethodNotAllowed, NoSuchRoute
 from service.http.json import to_json
 from service.http.protocol import Answer
-from service.http.web.docs import docs_page
 from service.spec_json import spec_json
 from service.telemetry.metrics import CONTENT_TYPE
 
@@ -69,14 +68,6 @@ def add(app: FastAPI) -> None:
     )
     async def problem_page(slug: str) -> str:
         return problems.page(slug)
-
-    @app.get("/docs", include_in_schema=False)
-    async def docs(request: Request) -> Response:
-        return HTMLResponse(docs_page(request.app.openapi()))
-
-    @app.get("/", include_in_schema=False)
-    async def index() -> Response:
-        return RedirectResponse("/docs")
 
 
 def _engine(request: Request) -> Engine:

@@ -1,0 +1,149 @@
+/**
+ * Requests to this server. A request is described once, as a `Call`: `send` sends it, and snippets.js writes it down for
+ * a user to copy. So both are the same.
+ */
+
+/**
+ * A file to send, and how a user gets it: `url` is set for a file that this server offers.
+ * @typedef {{name: string, blob: Blob, url?: string}} Upload
+ *
+ * @typedef {Object} Call
+ * @property {"GET" | "POST"} method
+ * @property {string} path "embed": relative to the server
+ * @property {Record<string, string | number | boolean | Array<string | number>>} [query] a list is the option repeated
+ * @property {Array<[string, string | Upload]>} [form] the body as multipart/form-data
+ * @property {unknown} [json] the body as JSON
+ * @property {Upload} [file] the body as one file
+ * @property {string} [accept] media type of the answer
+ */
+
+/** An answer that is an error: `detail` is a sentence for people. */
+export class Problem extends Error {
+  /**
+   * @param {number} status
+   * @param {string} detail
+   * @param {Record<string, unknown>} [facts] the problem's other members
+   */
+  constructor(status, detail, facts = {}) {
+    super(detail);
+    this.name = "Problem";
+    this.status = status;
+    this.facts = facts;
+  }
+}
+
+/** The server does not answer at all. */
+export class Unreachable extends Error {
+  constructor() {
+    super("The server does not answer.");
+    this.name = "Unreachable";
+  }
+}
+
+/** Held in memory only: gone with the page. @type {string | null} */
+let accessKey = null;
+
+/** Asks the user for an access key; null if there is none. @type {(refusal: string) => Promise<string | null>} */
+let askForKey = async () => null;
+
+/** @param {(refusal: string) => Promise<string | null>} ask */
+export function onKeyNeeded(ask) {
+  askForKey = ask;
+}
+
+/** Whether requests carry an access key, so that what is copied must too. */
+export function hasKey() {
+  return accessKey !== null;
+}
+
+/**
+ * @param {Call} call
+ * @returns {URL}
+ */
+export function urlOf(call) {
+  const url = new URL(call.path, document.baseURI);
+  for (const [name, value] of Object.entries(call.query ?? {})) {
+    for (const each of Array.isArray(value) ? value : [value]) url.searchParams.append(name, String(each));
+  }
+  return url;
+}
+
+/**
+ * Send a request.
+ *
+ * @param {Call} call
+ * @param {{signal?: AbortSignal}} [options] aborted: rejects with the signal's AbortError
+ * @returns {Promise<Response>} of status 2xx; 207 means that some images failed. Throws Problem or Unreachable.
+ */
+export async function send(call, { signal } = {}) {
+  const response = await sendAnyway(call, { signal });
+  if (!response.ok) throw await problemOf(response);
+  return response;
+}
+
+/**
+ * Send a request, and give the answer whatever its status is. Throws Unreachable.
+ *
+ * @param {Call} call
+ * @param {{signal?: AbortSignal}} [options]
+ */
+export async function sendAnyway(call, { signal } = {}) {
+  for (;;) {
+    /** @type {Record<string, string>} */
+    const headers = {};
+    if (call.accept) headers["Accept"] = call.accept;
+    if (accessKey !== null) headers["Authorization"] = `Bearer ${accessKey}`;
+    const body = bodyOf(call, headers);
+    let response;
+    try {
+      response = await fetch(urlOf(call), { method: call.method, headers, body, signal });
+    } catch (error) {
+      if (signal?.aborted) throw error;
+      throw new Unreachable();
+    }
+    if (response.status !== 401) return response;
+    const key = await askForKey((await problemOf(response.clone())).message);
+    if (key === null) return response;
+    accessKey = key;
+  }
+}
+
+/**
+ * @param {Call} call
+ * @param {Record<string, string>} headers the body's type is added
+ * @returns {BodyInit | undefined}
+ */
+function bodyOf(call, headers) {
+  if (call.form) {
+    const form = new FormData();
+    for (const [name, value] of call.form) {
+      if (typeof value === "string") form.append(name, value);
+      else form.append(name, value.blob, value.name);
+    }
+    return form;
+  }
+  if (call.file) {
+    headers["Content-Type"] = call.file.blob.type || "application/octet-stream";
+    return call.file.blob;
+  }
+  if (call.json === undefined) return undefined;
+  headers["Content-Type"] = "application/json";
+  return JSON.stringify(call.json);
+}
+
+/**
+ * The sentence of an error's answer, whatever its form.
+ *
+ * @param {Response} response
+ */
+async function problemOf(response) {
+  const text = await response.text();
+  try {
+    const facts = JSON.parse(text);
+    const detail = facts.detail ?? facts.title ?? facts.error?.message ?? facts.error ?? facts.message;
+    if (typeof detail === "string") return new Problem(response.status, detail, facts);
+  } catch {
+    // not JSON: a proxy's own page, maybe
+  }
+  return new Problem(response.status, `The server answered ${response.status} ${response.statusText}.`.replace(" .", "."));
+}

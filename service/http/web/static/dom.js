@@ -1,0 +1,86 @@
+/** Elements without markup in strings. */
+
+/**
+ * An element.
+ *
+ * Properties that begin with `on` are listeners (`onclick`), `class` and the rest are attributes; `true` is an empty
+ * attribute, `false` and `null` none.
+ *
+ * @template {keyof HTMLElementTagNameMap} K
+ * @param {K} tag
+ * @param {Record<string, string | number | boolean | null | undefined | ((event: any) => void)>} [properties]
+ * @param {...(Node | string | null | undefined)} children
+ * @returns {HTMLElementTagNameMap[K]}
+ */
+export function el(tag, properties = {}, ...children) {
+  const element = document.createElement(tag);
+  for (const [name, value] of Object.entries(properties)) {
+    if (typeof value === "function") element.addEventListener(name.slice(2), value);
+    else if (value === true) element.setAttribute(name, "");
+    else if (value !== false && value != null) element.setAttribute(name, String(value));
+  }
+  element.append(...children.filter((child) => child != null));
+  return element;
+}
+
+/**
+ * A field with its label.
+ *
+ * @param {string} label
+ * @param {HTMLElement} field
+ * @param {...(Node | string)} more after the field, inside the label
+ */
+export function labelled(label, field, ...more) {
+  return el("label", { class: "field" }, el("span", {}, label), field, ...more);
+}
+
+/**
+ * A select of these values.
+ *
+ * @param {Array<string | {value: string, text: string}>} options
+ * @param {string} chosen
+ * @param {(value: string) => void} onchange
+ */
+export function choice(options, chosen, onchange) {
+  const select = el("select", { onchange: () => onchange(select.value) });
+  for (const option of options) {
+    const { value, text } = typeof option === "string" ? { value: option, text: option } : option;
+    select.append(el("option", { value, selected: value === chosen }, text));
+  }
+  return select;
+}
+
+/**
+ * A button.
+ *
+ * @param {string} text
+ * @param {() => void} onclick
+ * @param {Record<string, string | boolean>} [properties]
+ */
+export function button(text, onclick, properties = {}) {
+  return el("button", { type: "button", onclick, ...properties }, text);
+}
+
+/**
+ * The element of the page with this id, which index.html has.
+ *
+ * @param {string} id
+ * @returns {HTMLElement}
+ */
+export function byId(id) {
+  const found = document.getElementById(id);
+  if (found === null) throw new Error(`The page has no element #${id}.`);
+  return found;
+}
+
+/**
+ * Offer a file to save.
+ *
+ * @param {Blob} blob
+ * @param {string} name
+ */
+export function download(blob, name) {
+  const url = URL.createObjectURL(blob);
+  el("a", { href: url, download: name }).click();
+  setTimeout(() => URL.revokeObjectURL(url), 60_000);
+}
