@@ -135,7 +135,7 @@ async function bodyOf(call, headers) {
  * @param {unknown} value
  * @returns {value is Upload}
  */
-function isUpload(value) {
+export function isUpload(value) {
   return value instanceof Object && "blob" in value && value.blob instanceof Blob;
 }
 
@@ -185,5 +185,8 @@ export async function problemOf(response) {
   } catch {
     // not JSON: a proxy's own page, maybe
   }
-  return new Problem(response.status, `The server answered ${response.status} ${response.statusText}.`.replace(" .", "."));
+  return new Problem(
+    response.status,
+    `The server answered ${response.status} ${response.statusText}.`.replace(" .", "."),
+  );
 }

@@ -47,7 +47,8 @@ async function bodyOf(blob, media) {
 
 /** @param {string} text */
 function block(text) {
-  const cut = text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)}\n… ${text.length - MOST_TEXT} characters more` : text;
+  const cut =
+    text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)}\n… ${text.length - MOST_TEXT} characters more` : text;
   return el("pre", { tabindex: 0, "aria-label": "Body" }, cut);
 }
 

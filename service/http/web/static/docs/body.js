@@ -73,7 +73,13 @@ function jsonBody(schema, example) {
     elements: [
       labelled("JSON", area),
       files.element,
-      el("p", { class: "note" }, "In the JSON, ", el("code", {}, '"@name"'), " stands for the picked file of that name, as a data: URI."),
+      el(
+        "p",
+        { class: "note" },
+        "In the JSON, ",
+        el("code", {}, '"@name"'),
+        " stands for the picked file of that name, as a data: URI.",
+      ),
     ],
     part: () => {
       const named = new Map(files.values().map((file) => [name(file), file]));

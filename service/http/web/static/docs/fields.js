@@ -41,7 +41,11 @@ export function textField(name, schema, { describedBy, required = false, value =
   const properties = { required, "aria-describedby": document.getElementById(describedBy) ? describedBy : null };
   if (kind.enum) {
     const options = [...(schema.default === undefined ? [""] : []), ...kind.enum];
-    const select = el("select", properties, ...options.map((each) => el("option", { selected: each === initial }, each)));
+    const select = el(
+      "select",
+      properties,
+      ...options.map((each) => el("option", { selected: each === initial }, each)),
+    );
     return field(name, select, () => (select.value === initial ? [] : [select.value]));
   }
   if (kind.type === "boolean") {

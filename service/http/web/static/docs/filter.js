@@ -21,6 +21,11 @@ export function startFilter() {
     }
     found.textContent = field.value.trim() && `${count} of ${operations.length} operations`;
   };
-  const field = el("input", { type: "search", placeholder: "Filter by words", "aria-label": "Filter the operations by words", oninput: narrow });
+  const field = el("input", {
+    type: "search",
+    placeholder: "Filter by words",
+    "aria-label": "Filter the operations by words",
+    oninput: narrow,
+  });
   byId("filter").append(field, found);
 }

@@ -8,7 +8,6 @@ import { bodyOf, holdsOptions } from "./body.js";
 import { textField } from "./fields.js";
 
 /** @import {Call} from "../api.js" */
-/** @import {Body} from "./body.js" */
 /** @import {Schema} from "./fields.js" */
 
 /**
@@ -98,15 +97,31 @@ function requestOf({ method, path, parameters = [], requestBody, responses }, mo
   show();
   const kinds = el("div", { class: "row" });
   if (contents.length > 1) {
-    kinds.append(labelled("body", choice(Object.keys(bodies), media, (value) => ((media = value), show()))));
+    kinds.append(
+      labelled(
+        "body",
+        choice(Object.keys(bodies), media, (value) => ((media = value), show())),
+      ),
+    );
   }
-  if (accepted.length > 1) kinds.append(labelled("answer", choice(accepted, accept, (value) => (accept = value))));
+  if (accepted.length > 1)
+    kinds.append(
+      labelled(
+        "answer",
+        choice(accepted, accept, (value) => (accept = value)),
+      ),
+    );
   return {
     elements: [kinds, options],
     call: () => ({
       method: method === "post" ? "POST" : "GET",
-      path: inPath.reduce((filled, { name, values }) => filled.replace(`{${name}}`, inUrl(values()[0] ?? "")), path.slice(1)),
-      query: Object.fromEntries(queried().flatMap(({ name, values }) => (values().length > 0 ? [[name, values()]] : []))),
+      path: inPath.reduce(
+        (filled, { name, values }) => filled.replace(`{${name}}`, inUrl(values()[0] ?? "")),
+        path.slice(1),
+      ),
+      query: Object.fromEntries(
+        queried().flatMap(({ name, values }) => (values().length > 0 ? [[name, values()]] : [])),
+      ),
       accept: accepted.length > 1 ? accept : undefined,
       ...bodies[media]?.part(),
     }),
