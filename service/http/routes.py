@@ -1,8 +1,9 @@
 """The routes that are no protocol's: models, metrics, health, problems, the API's description."""
 
 from collections.abc import Mapping
+from typing import Annotated
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
@@ -66,7 +67,7 @@ def add(app: FastAPI) -> None:
         response_class=PlainTextResponse,
         **openapi.PROBLEM_PAGE,
     )
-    async def problem_page(slug: str) -> str:
+    async def problem_page(slug: Annotated[str, Path(examples=["undecodable-image"])]) -> str:
         return problems.page(slug)
 
 

@@ -146,15 +146,12 @@ def _on_one_line(found: re.Match[str]) -> str:
 
 
 def _table(head: Sequence[str], rows: Sequence[str]) -> str:
-    """Rows are cells written out. The table scrolls where it is too wide, with the keyboard too."""
+    """Rows are cells written out."""
     if not rows:
         return ""
     top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
     lines = "".join(f"<tr>{row}</tr>" for row in rows)
-    return (
-        f'<div class="scrolls" tabindex="0" role="region" aria-label="{head[0]}, {head[-1]}"><table>'
-        f"<thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table></div>"
-    )
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def _prose(text: str) -> str:

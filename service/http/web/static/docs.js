@@ -1,14 +1,16 @@
 /** The page /docs: a filter for its contents, and a form that runs for each operation of openapi.json. */
 
-import { send } from "./api.js";
+import { onKeyNeeded, send } from "./api.js";
 import { startFilter } from "./docs/filter.js";
 import { tryOut } from "./docs/try-out.js";
 import { byId, el } from "./dom.js";
+import { keyFromUser } from "./key-dialog.js";
 import { startTheme } from "./theme.js";
 
 const NARROW = matchMedia("(width < 60rem)");
 
 startTheme();
+onKeyNeeded(keyFromUser);
 startContents();
 startFilter();
 await addForms().catch((error) => byId("main").prepend(el("p", { class: "problem", role: "alert" }, error.message)));

@@ -10,27 +10,26 @@ const MOST_TEXT = 50_000;
 /**
  * @param {Response} response whose body nobody has read
  * @param {{started: number, name: string}} request by the clock of `performance`; the name of a file to save
- * @returns {Promise<HTMLElement[]>} when the whole answer is here
+ * @returns {Promise<{facts: HTMLElement[], body: HTMLElement[]}>} when the whole answer is here
  */
 export async function answerOf(response, { started, name }) {
   const copy = response.clone();
   const blob = await response.blob();
   const took = performance.now() - started;
   const media = (response.headers.get("Content-Type") ?? "").split(";")[0];
-  const shown = await bodyOf(blob, media);
   const status = `${response.status} ${response.statusText}`.trim();
-  return [
-    el(
-      "p",
-      { class: "facts" },
-      el("strong", { class: response.ok ? "good" : "bad" }, status),
-      ...[`${took.toFixed(0)} ms`, media, sizeOf(blob.size)].map((fact) => el("span", {}, fact)),
-    ),
-    ...(response.ok ? [] : [el("p", { class: "problem" }, (await problemOf(copy)).message)]),
-    el("details", {}, el("summary", {}, "Headers"), table(["header", "value"], [...response.headers])),
-    ...shown,
-    button(`Save the whole body (${sizeOf(blob.size)})`, () => download(blob, `${name}.${endingOf(media)}`)),
-  ];
+  const facts = [`${took.toFixed(0)} ms`, media, sizeOf(blob.size)].map((fact) => el("span", {}, fact));
+  return {
+    facts: [
+      el("p", { class: "facts" }, el("strong", { class: response.ok ? "good" : "bad" }, status), ...facts),
+      ...(response.ok ? [] : [el("p", { class: "problem" }, (await problemOf(copy)).message)]),
+    ],
+    body: [
+      el("details", {}, el("summary", {}, "Headers"), table(["header", "value"], [...response.headers])),
+      ...(await bodyOf(blob, media)),
+      button(`Save the whole body (${sizeOf(blob.size)})`, () => download(blob, `${name}.${endingOf(media)}`)),
+    ],
+  };
 }
 
 /**
@@ -70,14 +69,10 @@ async function tensors(blob) {
  */
 function table(head, rows) {
   return el(
-    "div",
-    { class: "scrolls", tabindex: 0, role: "region", "aria-label": head.join(", ") },
-    el(
-      "table",
-      {},
-      el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, cell)))),
-      el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, el("code", {}, cell)))))),
-    ),
+    "table",
+    {},
+    el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, cell)))),
+    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, el("code", {}, cell)))))),
   );
 }
 

@@ -1,4 +1,4 @@
-/** JSON for people: what is short stands on one line, what is long can be cut. */
+/** JSON for people: what is short stands on one line within the whole, what is long can be cut. */
 
 const WIDTH = 100;
 
@@ -28,6 +28,7 @@ export function layOut(value, most = {}, indent = "") {
   const [open, close] = Array.isArray(value) ? "[]" : "{}";
   const line = `${open}${parts.join(", ")}${close}`;
   const isFlat = Array.isArray(value) && value.every((each) => typeof each === "number");
-  if (isFlat || (line.length + indent.length <= WIDTH && !line.includes("\n"))) return line;
+  const isShort = indent !== "" && line.length + indent.length <= WIDTH && !line.includes("\n");
+  if (isFlat || isShort || parts.length === 0) return line;
   return `${open}\n${parts.map((part) => within + part).join(",\n")}\n${indent}${close}`;
 }

@@ -1,8 +1,8 @@
-/** A form that sends one operation's request, shows the answer, and shows the request for a user to copy. */
+/** A form that sends one operation's request and shows the answer, or the request as code to copy. */
 
 import { sendAnyway } from "../api.js";
 import { button, choice, el, labelled } from "../dom.js";
-import { LANGUAGES } from "../snippets.js";
+import { showSnippets } from "../snippets-dialog.js";
 import { answerOf } from "./answer.js";
 import { bodyOf, holdsOptions } from "./body.js";
 import { textField } from "./fields.js";
@@ -26,42 +26,45 @@ import { textField } from "./fields.js";
  */
 export function tryOut(operation, model) {
   const { elements, call } = requestOf(operation, model);
-  const answer = el("div", { class: "answer", role: "status" });
+  const status = el("div", { role: "status" });
+  const answer = el("div", { class: "answer" });
   const run = el("button", { class: "primary" }, "Run");
-  const stop = button("Stop", () => running?.abort(), { hidden: true });
+  const stop = button("Stop", () => running?.abort(), { disabled: true });
   /** @type {AbortController | null} */
   let running = null;
 
   const send = async () => {
     running = new AbortController();
-    run.disabled = true;
-    stop.hidden = false;
-    answer.replaceChildren(el("p", { class: "note" }, "Running…"));
+    stop.disabled = false;
+    status.replaceChildren(el("p", { class: "note" }, "Running…"));
+    answer.replaceChildren();
     try {
       const started = performance.now();
       const response = await sendAnyway(call(), { signal: running.signal });
-      answer.replaceChildren(...(await answerOf(response, { started, name: nameOf(operation.path) })));
+      const { facts, body } = await answerOf(response, { started, name: nameOf(operation.path) });
+      status.replaceChildren(...facts);
+      answer.replaceChildren(...body);
     } catch (error) {
-      const sentence = running.signal.aborted ? "Stopped." : error instanceof Error ? error.message : String(error);
-      answer.replaceChildren(el("p", { class: "problem" }, sentence));
+      status.replaceChildren(el("p", { class: "problem" }, running.signal.aborted ? "Stopped." : sentenceOf(error)));
     }
     running = null;
-    run.disabled = false;
-    stop.hidden = true;
+    if (document.activeElement === stop) run.focus();
+    stop.disabled = true;
   };
-  const copy = copyAs(call);
+  const showCode = () => {
+    try {
+      showSnippets([call()]);
+    } catch (error) {
+      status.replaceChildren(el("p", { class: "problem" }, sentenceOf(error)));
+    }
+  };
   const form = el(
     "form",
-    {
-      onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), running ?? send()),
-      oninput: copy.update,
-      onchange: copy.update, // of a select, whose own listener comes behind `input`
-    },
+    { onsubmit: (/** @type {Event} */ event) => (event.preventDefault(), running ?? send()) },
     ...elements,
-    el("div", { class: "row" }, run, stop),
-    copy.element,
+    el("div", { class: "row" }, run, stop, button("Copy as code", showCode)),
   );
-  return el("details", { class: "try" }, el("summary", {}, "Try it"), form, answer);
+  return el("details", { class: "try" }, el("summary", {}, "Try it"), form, status, answer);
 }
 
 /**
@@ -95,22 +98,21 @@ function requestOf({ method, path, parameters = [], requestBody, responses }, mo
     options.replaceChildren(...fields, ...(bodies[media]?.elements ?? []));
   };
   show();
-  const kinds = el("div", { class: "row" });
-  if (contents.length > 1) {
-    kinds.append(
-      labelled(
-        "body",
-        choice(Object.keys(bodies), media, (value) => ((media = value), show())),
-      ),
-    );
-  }
-  if (accepted.length > 1)
-    kinds.append(
-      labelled(
-        "answer",
-        choice(accepted, accept, (value) => (accept = value)),
-      ),
-    );
+  const chooseBody = (/** @type {string} */ value) => {
+    media = value;
+    show();
+  };
+  const kinds = el(
+    "div",
+    { class: "row" },
+    contents.length > 1 ? labelled("body", choice(Object.keys(bodies), media, chooseBody)) : null,
+    accepted.length > 1
+      ? labelled(
+          "answer",
+          choice(accepted, accept, (value) => void (accept = value)),
+        )
+      : null,
+  );
   return {
     elements: [kinds, options],
     call: () => ({
@@ -128,45 +130,23 @@ function requestOf({ method, path, parameters = [], requestBody, responses }, mo
   };
 }
 
+/** An option of the query; none where the server's default stands. @param {string} name @param {string[]} values */
+function inCall(name, values) {
+  if (values.length === 0) return [];
+  return [[name, values.length === 1 ? values[0] : values]];
+}
+
 /** A path's parameter: an encoder's id stands in it as it is, slashes and all. @param {string} text */
 function inUrl(text) {
   return encodeURI(text).replace(/[?#]/g, encodeURIComponent);
 }
 
+/** @param {unknown} error */
+function sentenceOf(error) {
+  return error instanceof Error ? error.message : String(error);
+}
+
 /** For the file of an answer. @param {string} path */
 function nameOf(path) {
   return path.replace(/[{}]/g, "").slice(1).replaceAll("/", "-");
-}
-
-/**
- * The request in a language, to copy.
- *
- * @param {() => Call} call
- */
-function copyAs(call) {
-  let language = Object.keys(LANGUAGES)[0];
-  const text = el("pre", { tabindex: 0, "aria-label": "The request" });
-  const update = () => {
-    if (!element.open) return;
-    try {
-      text.textContent = LANGUAGES[language]([call()]);
-    } catch (error) {
-      text.textContent = error instanceof Error ? error.message : String(error);
-    }
-  };
-  const copied = el("span", { class: "note", role: "status" });
-  const copy = async () => {
-    await navigator.clipboard.writeText(String(text.textContent));
-    copied.textContent = "Copied.";
-  };
-  const languages = choice(Object.keys(LANGUAGES), language, (value) => ((language = value), update()));
-  languages.setAttribute("aria-label", "Language");
-  const element = el(
-    "details",
-    { ontoggle: update },
-    el("summary", {}, "The same request as curl, Python or JavaScript"),
-    el("div", { class: "row" }, languages, button("Copy", copy), copied),
-    text,
-  );
-  return { element, update };
 }
