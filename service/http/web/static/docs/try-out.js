@@ -121,9 +121,7 @@ function requestOf({ method, path, parameters = [], requestBody, responses }, mo
         (filled, { name, values }) => filled.replace(`{${name}}`, inUrl(values()[0] ?? "")),
         path.slice(1),
       ),
-      query: Object.fromEntries(
-        queried().flatMap(({ name, values }) => (values().length > 0 ? [[name, values()]] : [])),
-      ),
+      query: Object.fromEntries(queried().flatMap(({ name, values }) => inCall(name, values()))),
       accept: accepted.length > 1 ? accept : undefined,
       ...bodies[media]?.part(),
     }),
