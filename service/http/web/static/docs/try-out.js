@@ -118,7 +118,7 @@ function requestOf({ method, path, parameters = [], requestBody, responses }, mo
     call: () => ({
       method: method === "post" ? "POST" : "GET",
       path: inPath.reduce(
-        (filled, { name, values }) => filled.replace(`{${name}}`, inUrl(values()[0] ?? "")),
+        (filled, { name, values }) => filled.replace(`{${name}}`, () => inUrl(values()[0] ?? "")),
         path.slice(1),
       ),
       query: Object.fromEntries(queried().flatMap(({ name, values }) => inCall(name, values()))),
