@@ -6,8 +6,8 @@ import { hasKey, isUpload, toJson, uploadsIn, urlOf } from "./api.js";
 
 /** @type {Record<string, (calls: Call[]) => string>} Language -> these requests in it. */
 export const LANGUAGES = {
-  curl: (calls) => calls.map(toCurl).join("\n\n"),
-  Python: (calls) => [...importsOf(calls), "", ...calls.map(toPython)].join("\n"),
+  curl: (calls) => [...curlDownloads(calls), ...calls.map(toCurl)].join("\n\n"),
+  Python: (calls) => [...importsOf(calls), "", ...pythonDownloads(calls), ...calls.map(toPython)].join("\n"),
   JavaScript: (calls) => [...filesImport(calls), ...calls.map(toJavaScript)].join("\n"),
 };
 
@@ -50,7 +50,7 @@ function withFiles(json, write, writeFile) {
 
 /** The file's name as it is safe in a command: no folder, no sign that curl's -F reads. @param {Upload} file */
 function nameOf(file) {
-  return file.name.replace(/[^\w. -]+/gu, "_").replace(/^-+/, "") || "picture";
+  return file.name.replace(/[^\p{L}\p{N}_. -]+/gu, "_").replace(/^-+/, "") || "picture";
 }
 
 /** @param {string} text */
@@ -58,15 +58,20 @@ function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** @param {Call} call */
-function answerFile(call) {
-  const name = call.path.split("/").at(-1);
+/** @param {Call[]} calls */
+function curlDownloads(calls) {
+  const lines = offered(calls).map((file) => `curl -s -o ${quoted(nameOf(file))} ${quoted(String(file.url))}`);
+  return lines.length > 0 ? [lines.join("\n")] : [];
+}
+
+/** Several answers must not overwrite each other. @param {Call} call @param {number} index @param {number} count */
+function answerFile(call, index, count) {
+  const name = count > 1 ? `answer-${index + 1}` : "answer";
   return `${name}.${/npy|safetensors/.exec(call.accept ?? "")?.[0] ?? "bin"}`;
 }
 
-/** @param {Call} call */
-function toCurl(call) {
-  const lines = offered([call]).map((file) => `curl -s -o ${quoted(nameOf(file))} ${quoted(String(file.url))}`);
+/** @param {Call} call @param {number} index @param {Call[]} calls */
+function toCurl(call, index, calls) {
   const parts = [`curl -s ${quoted(String(urlOf(call)))}`];
   if (call.accept) parts.push(`-H ${quoted(`Accept: ${call.accept}`)}`);
   if (hasKey()) parts.push(`-H "Authorization: Bearer $VISIONTOWER_KEY"`);
@@ -78,14 +83,17 @@ function toCurl(call) {
     parts.push(`-H ${quoted(`Content-Type: ${call.file.blob.type || "application/octet-stream"}`)}`);
     parts.push(`--data-binary ${quoted(`@${nameOf(call.file)}`)}`);
   } else if (call.json !== undefined) {
-    const files = uploadsIn(call.json).length;
     const json = withFiles(call.json, quoted, (file) => `"$(base64 < ${quoted(nameOf(file))} | tr -d '\\n')"`);
-    if (files === 0) parts.push(`--json ${json}`);
-    else (parts.unshift(`printf %s ${json} |`), parts.push("--json @-")); // too long for an argument of a program
+    if (uploadsIn(call.json).length === 0) {
+      parts.push(`--json ${json}`);
+    } else {
+      parts.unshift(`printf %s ${json} |`); // a file is too long for an argument of curl
+      parts.push("--json @-");
+    }
   }
   if (call.method === "POST" && !call.form && !call.file && call.json === undefined) parts.push("-X POST");
-  if (BINARY.test(call.accept ?? "")) parts.push(`-o ${quoted(answerFile(call))}`);
-  return [...lines, parts.join(" \\\n  ")].join("\n");
+  if (BINARY.test(call.accept ?? "")) parts.push(`-o ${quoted(answerFile(call, index, calls.length))}`);
+  return parts.join(" \\\n  ");
 }
 
 /** @param {unknown} value as JSON has it @returns {string} */
@@ -108,18 +116,25 @@ function python(value) {
 
 /** @param {Call[]} calls */
 function importsOf(calls) {
-  const lines = [];
-  if (calls.some((call) => uploadsIn(call.json).length > 0)) lines.push("import base64");
-  lines.push("import httpx");
+  const standard = [
+    ...(calls.some((call) => uploadsIn(call.json).length > 0) ? ["import base64"] : []),
+    ...(hasKey() ? ["import os"] : []),
+  ];
+  const lines = [...standard, ...(standard.length > 0 ? [""] : []), "import httpx"];
   if (calls.some((call) => /safetensors/.test(call.accept ?? ""))) lines.push("from safetensors.numpy import load");
   return lines;
 }
 
-/** @param {Call} call */
-function toPython(call) {
-  const lines = offered([call]).map(
+/** @param {Call[]} calls */
+function pythonDownloads(calls) {
+  const lines = offered(calls).map(
     (file) => `open(${python(nameOf(file))}, "wb").write(httpx.get(${python(String(file.url))}).content)`,
   );
+  return lines.length > 0 ? [...lines, ""] : [];
+}
+
+/** @param {Call} call */
+function toPython(call) {
   const options = [python(String(new URL(call.path, document.baseURI)))];
   if (call.query && Object.keys(call.query).length > 0) options.push(`params=${python(inQuery(call.query))}`);
   const headers = [];
@@ -139,8 +154,7 @@ function toPython(call) {
   } else if (call.json !== undefined) {
     options.push(`json=${python(call.json)}`);
   }
-  if (hasKey()) lines.unshift("import os", "");
-  lines.push(
+  return [
     `response = httpx.${call.method.toLowerCase()}(`,
     ...options.map((option) => `    ${option},`),
     "    timeout=60,",
@@ -148,8 +162,7 @@ function toPython(call) {
     "response.raise_for_status()",
     pythonAnswer(call),
     "",
-  );
-  return lines.join("\n");
+  ].join("\n");
 }
 
 /** @param {Call} call */

@@ -13,7 +13,7 @@ const MOST_TEXT = 50_000;
  * @returns {Promise<{facts: HTMLElement[], body: HTMLElement[]}>} when the whole answer is here
  */
 export async function answerOf(response, { started, name }) {
-  const copy = response.clone();
+  const refused = response.ok ? null : response.clone();
   const blob = await response.blob();
   const took = performance.now() - started;
   const media = (response.headers.get("Content-Type") ?? "").split(";")[0];
@@ -22,7 +22,7 @@ export async function answerOf(response, { started, name }) {
   return {
     facts: [
       el("p", { class: "facts" }, el("strong", { class: response.ok ? "good" : "bad" }, status), ...facts),
-      ...(response.ok ? [] : [el("p", { class: "problem" }, (await problemOf(copy)).message)]),
+      ...(refused ? [el("p", { class: "problem" }, (await problemOf(refused)).message)] : []),
     ],
     body: [
       el("details", {}, el("summary", {}, "Headers"), table(["header", "value"], [...response.headers])),
