@@ -26,15 +26,20 @@ function startContents() {
 }
 
 async function addForms() {
-  const [schema, models] = await Promise.all(
-    ["openapi.json", "models"].map(async (path) => (await send({ method: "GET", path })).json()),
-  );
-  /** @type {string[]} */
-  const served = models.data.map((/** @type {{id: string}} */ model) => model.id);
+  const [schema, served] = await Promise.all([
+    send({ method: "GET", path: "openapi.json" }).then((response) => response.json()),
+    servedIds().catch(() => []), // the forms work without: the ids are suggested
+  ]);
   document.body.append(el("datalist", { id: "served" }, ...served.map((value) => el("option", { value }))));
   for (const section of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".operation"))) {
     const { method = "", path = "" } = section.dataset;
-    const form = tryOut({ method, path, ...schema.paths[path][method] }, served[0]);
+    const form = tryOut({ method, path, ...schema.paths[path][method] }, served[0] ?? "");
     section.querySelector(".about")?.after(form);
   }
+}
+
+/** @returns {Promise<string[]>} ids of encoders, the default first */
+async function servedIds() {
+  const { data } = await (await send({ method: "GET", path: "models" })).json();
+  return data.map((/** @type {{id: string}} */ model) => model.id);
 }

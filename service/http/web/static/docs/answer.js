@@ -48,7 +48,7 @@ async function bodyOf(blob, media) {
 function block(text) {
   const cut =
     text.length > MOST_TEXT ? `${text.slice(0, MOST_TEXT)}\n… ${text.length - MOST_TEXT} characters more` : text;
-  return el("pre", { tabindex: 0, "aria-label": "Body" }, cut);
+  return el("pre", { tabindex: 0, role: "group", "aria-label": "Answer" }, cut);
 }
 
 /**
