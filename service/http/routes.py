@@ -70,7 +70,7 @@ def add(app: FastAPI) -> None:
         response_class=PlainTextResponse,
         **openapi.PROBLEM_PAGE,
     )
-    async def problem_page(slug: Annotated[str, Path(examples=["undecodable-image"])]) -> str:
+    async def problem_page(slug: Annotated[str, Path(json_schema_extra={"example": "undecodable-image"})]) -> str:
         return problems.page(slug)
 
 

@@ -154,7 +154,7 @@ def test_the_code_to_copy_is_the_request(
     if not shutil.which(COMMANDS[language][0]):
         pytest.skip(f"there is no {COMMANDS[language][0]}")
     monkeypatch.chdir(tmp_path)
-    picture = shutil.copy(PICTURE, tmp_path / "it's 100%.png")
+    picture = Path(shutil.copy(PICTURE, tmp_path / "it's 100%.png"))
     page = open_page("/docs")
     section = try_out(page, "POST /similarity")
     choose(section, "body", body)

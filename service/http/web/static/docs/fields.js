@@ -13,7 +13,7 @@ import { el, labelled } from "../dom.js";
  * @property {Schema} [items]
  * @property {string[]} [enum]
  * @property {unknown} [default]
- * @property {unknown[]} [examples]
+ * @property {string} [example]
  * @property {number} [minimum]
  * @property {number} [maximum]
  * @property {Record<string, Schema>} [properties]
@@ -63,7 +63,7 @@ export function textField(name, schema, { describedBy, required = false, value =
     min: kind.minimum,
     max: kind.maximum,
     placeholder: initial,
-    value: value || schema.examples?.[0]?.toString(),
+    value: value || schema.example,
     list: name === "model" ? "served" : null,
     ...properties,
   });
