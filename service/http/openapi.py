@@ -17,6 +17,8 @@ own status.
 
 The other protocols are for clients that speak them. Each has its errors in its own form."""
 
+EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
+"""One pixel, as PNG in base64: examples that have it can be sent as they are."""
 
 PROBLEM: dict[str, Any] = {
     "type": "object",

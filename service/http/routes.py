@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from typing import Annotated
 
-from fastapi import FastAPI, Request, Response
+from fastapi import FastAPI, Path, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
@@ -69,7 +70,7 @@ def add(app: FastAPI) -> None:
         response_class=PlainTextResponse,
         **openapi.PROBLEM_PAGE,
     )
-    async def problem_page(slug: str) -> str:
+    async def problem_page(slug: Annotated[str, Path(json_schema_extra={"example": "undecodable-image"})]) -> str:
         return problems.page(slug)
 
 

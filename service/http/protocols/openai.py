@@ -21,7 +21,7 @@ from service.http import errors as h
 from service.http.items import ImageText, Item, Items, require_few
 from service.http.json import NUMBER_BYTES, base64_text, json_numbers, to_json, written
 from service.http.json_body import fields_of, kind_of
-from service.http.openapi import error_responses, object_schema, option_schemas
+from service.http.openapi import EXAMPLE_PICTURE, error_responses, object_schema, option_schemas
 from service.http.options import EmbeddingOptions, json_options
 from service.http.problems import headers, message, problem, problem_type
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
@@ -261,7 +261,7 @@ _EMBEDDINGS_PAGE: dict[str, Any] = {
                         },
                         optional=tuple(EmbeddingsOptions.model_fields),
                     ),
-                    "example": {"model": "demo:vit", "input": ["a red circle", {"image": "iVBORw0KGgo..."}]},
+                    "example": {"model": "demo:vit", "input": ["a red circle", {"image": EXAMPLE_PICTURE}]},
                 }
             },
         }

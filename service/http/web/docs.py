@@ -1,26 +1,24 @@
-"""The page /docs: the API described in HTML, made from openapi.json. It loads nothing, so it works offline."""
+"""The page /docs: the API described in HTML, made from openapi.json.
+
+It can be read without JavaScript. static/docs.js adds forms that run, and static/docs.css the looks.
+"""
 
 import html
 import json
 import re
 from collections.abc import Sequence
+from importlib.resources import files
+from string import Template
 from typing import Any, TypeAlias
 
 Operation: TypeAlias = tuple[str, str, dict[str, Any]]
 """Method, path, and what the document says of it."""
 _UNTAGGED = ""
+_ITEM = re.compile(r"^\* ", re.MULTILINE)
 _FLAT = re.compile(r"[\[{]\n[^\[\]{}]*\n *[\]}]")
 """Of an example: a list or an object with no other in it."""
 
-_STYLE = """body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem;color:#222}
-h2{border-top:3px solid #888;padding-top:1rem;margin-top:3rem}h3{border-top:1px solid #ccc;padding-top:1rem}
-nav ul{columns:20rem 2;margin-top:0;list-style:none;padding-left:1rem}nav p{margin-bottom:0}a{color:inherit}
-nav a{text-decoration:none}nav a:hover{text-decoration:underline}code{overflow-wrap:break-word}
-code,pre{background:#f4f4f4;border-radius:4px;padding:.1em .3em}pre{padding:.7rem;overflow:auto}
-table{border-collapse:collapse;margin:1rem 0;display:block;overflow-x:auto}td,th{border:1px solid #ddd;
-padding:.3rem .6rem;text-align:left;vertical-align:top}.method{color:#06c}
-@media(prefers-color-scheme:dark){body{background:#181818;
-color:#ddd}code,pre{background:#282828}td,th{border-color:#444}.method{color:#6af}}"""
+_PAGE = Template(files(__package__).joinpath("docs.html").read_text(encoding="utf-8"))
 
 
 def docs_page(schema: dict[str, Any]) -> str:
@@ -34,19 +32,18 @@ def docs_page(schema: dict[str, Any]) -> str:
     others = groups.pop(_UNTAGGED, [])
     if others:
         groups[_UNTAGGED] = others  # the protocols come first
-    contents = "".join(_contents(tag, operations) for tag, operations in groups.items())
-    parts = [
-        part
-        for tag, operations in groups.items()
-        for part in (f"<h2>{_title(tag)}</h2>", *(_operation(*operation) for operation in operations))
-    ]
-    return (
-        f'<!doctype html><html lang="en"><head><meta charset="utf-8"><title>{_text(info["title"])}</title>'
-        f'<meta name="viewport" content="width=device-width"><style>{_STYLE}</style></head><body>'
-        f"<h1>{_text(info['title'])} {_text(info['version'])}</h1>{_prose(info.get('description', ''))}"
-        f'<p>For machines: <a href="openapi.json">openapi.json</a></p><nav>{contents}</nav>'
-        f"{''.join(parts)}</body></html>"
+    return _PAGE.substitute(
+        title=_text(info["title"]),
+        version=_text(info["version"]),
+        description=_prose(info.get("description", "")),
+        contents="".join(_contents(tag, operations) for tag, operations in groups.items()),
+        groups="".join(_group(tag, operations) for tag, operations in groups.items()),
     )
+
+
+def _group(tag: str, operations: Sequence[Operation]) -> str:
+    sections = "".join(_operation(*operation) for operation in operations)
+    return f'<section class="group"><h2>{_title(tag)}</h2>{sections}</section>'
 
 
 def _title(tag: str) -> str:
@@ -57,7 +54,7 @@ def _contents(tag: str, operations: Sequence[Operation]) -> str:
     links = [
         f'<li><a href="#{_anchor(method, path)}">{_request(method, path)}</a></li>' for method, path, _ in operations
     ]
-    return f"<p>{_title(tag)}</p><ul>{''.join(links)}</ul>"
+    return f'<div class="group"><p>{_title(tag)}</p><ul>{"".join(links)}</ul></div>'
 
 
 def _request(method: str, path: str) -> str:
@@ -69,13 +66,18 @@ def _anchor(method: str, path: str) -> str:
 
 
 def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
+    anchor = _anchor(method, path)
+    names = f'data-method="{_text(method)}" data-path="{_text(path)}" aria-labelledby="{anchor}"'
     parts = [
-        f'<h3 id="{_anchor(method, path)}">{_request(method, path)}</h3>',
-        f"<p><strong>{_inline(operation.get('summary', ''))}</strong></p>",
-        _prose(operation.get("description", "")),
+        f'<section class="operation" {names}>'
+        f'<h3 id="{anchor}">{_request(method, path)}</h3>'
+        f'<div class="about"><p><strong>{_inline(operation.get("summary", ""))}</strong></p>'
+        f"{_prose(operation.get('description', ''))}</div>"
     ]
     parameters = {each["name"]: each for each in operation.get("parameters", [])}
-    rows = [_row(name, _repeated(each["schema"]), each.get("description", "")) for name, each in parameters.items()]
+    rows = [
+        _row(anchor, name, _repeated(each["schema"]), each.get("description", "")) for name, each in parameters.items()
+    ]
     parts.append(_table(("option", "value", "meaning"), rows))
     body = operation.get("requestBody", {}).get("content", {})
     if body:
@@ -86,18 +88,22 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
         for name, schema in content.get("schema", {}).get("properties", {}).items()
         if name not in parameters
     }
-    rows = [_row(name, _type(schema), schema.get("description", "")) for name, schema in fields.items()]
+    rows = [_row(anchor, name, _type(schema), schema.get("description", "")) for name, schema in fields.items()]
     parts.append(_table(("in the body", "value", "meaning"), rows))
     parts += [_example(content) for content in body.values()]
     responses = operation["responses"]
-    answers = [(_text(status), _text(response.get("description", ""))) for status, response in responses.items()]
+    answers = [
+        f"<td>{_text(status)}</td><td>{_text(each.get('description', ''))}</td>" for status, each in responses.items()
+    ]
     parts.append(_table(("status", "meaning"), answers))
     parts += [_example(content) for content in responses.get("200", {}).get("content", {}).values()]
-    return "".join(parts)
+    return f"{''.join(parts)}</section>"
 
 
-def _row(name: str, value: str, description: str) -> tuple[str, str, str]:
-    return f"<code>{_text(name)}</code>", value, _inline(description)
+def _row(anchor: str, name: str, value: str, description: str) -> str:
+    """The meaning has an id: a form's field is described by it."""
+    meaning = f'<td id="{anchor}:{_text(name)}">{_inline(description)}</td>'
+    return f"<td><code>{_text(name)}</code></td><td>{value}</td>{meaning}"
 
 
 def _repeated(schema: dict[str, Any]) -> str:
@@ -140,21 +146,24 @@ def _on_one_line(found: re.Match[str]) -> str:
     return f"{first}{' '.join(lines)}{last}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def _table(head: Sequence[str], rows: Sequence[str]) -> str:
+    """Rows are cells written out."""
     if not rows:
         return ""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    lines = "".join(f"<tr>{''.join(f'<td>{cell}</td>' for cell in row)}</tr>" for row in rows)
-    return f"<table><tr>{top}</tr>{lines}</table>"
+    top = "".join(f'<th scope="col">{cell}</th>' for cell in head)
+    lines = "".join(f"<tr>{row}</tr>" for row in rows)
+    return f"<table><thead><tr>{top}</tr></thead><tbody>{lines}</tbody></table>"
 
 
 def _prose(text: str) -> str:
-    """Paragraphs and code, the little of Markdown that the descriptions use."""
-    paragraphs = []
-    for paragraph in text.split("\n\n"):
-        lines = _inline(paragraph).replace("* ", "<br>• ").removeprefix("<br>")
-        paragraphs.append(f"<p>{lines}</p>")
-    return "".join(paragraphs)
+    """Paragraphs, lists and code: the little of Markdown that the descriptions use."""
+    return "".join(
+        f"<ul>{''.join(f'<li>{_inline(item)}</li>' for item in _ITEM.split(block)[1:])}</ul>"
+        if _ITEM.match(block)
+        else f"<p>{_inline(block)}</p>"
+        for block in text.split("\n\n")
+        if block
+    )
 
 
 def _inline(text: str) -> str:

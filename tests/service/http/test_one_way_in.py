@@ -33,6 +33,7 @@ def every_route(app: FastAPI) -> list[tuple[str, str]]:
     for route in app.routes:
         assert isinstance(route, Route), f"{route} is no plain route: say here how it is asked"
         path = route.path.replace("{model:path}", "fake:vit").replace("{slug}", "internal")
+        path = path.replace("{path:path}", "page.css")
         assert "{" not in path, path
         found += [(method, path) for method in sorted(route.methods or ())]
     return found

@@ -3,7 +3,7 @@
 from typing import Any, get_args
 
 from service.engine.values import VectorDtype
-from service.http.openapi import PROBLEM, object_schema, option_schemas, problem_responses
+from service.http.openapi import EXAMPLE_PICTURE, PROBLEM, object_schema, option_schemas, problem_responses
 from service.http.protocols.native.negotiation import MEDIA_TYPES
 from service.http.protocols.native.requests import (
     ClassifyOptions,
@@ -59,7 +59,6 @@ beside what else is loaded; 0 and null where nothing fits. `resolution`, `batch`
 commas: then `data` has a row for each combination. Each resolution takes some tenths of a second."""
 
 _IMAGE = {"type": "string", "format": "binary"}
-_EXAMPLE_PIXEL = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 
 
 def _fields(model: type[Options]) -> dict[str, dict[str, Any]]:
@@ -114,7 +113,7 @@ def _body(model: type[Options], example: dict[str, Any], *, needs_images: bool =
                     "required": ["images"] if needs_images else [],
                     "properties": {"images": images, **option_schemas(model)},
                 },
-                "example": {"images": [_EXAMPLE_PIXEL], **example},
+                "example": {"images": [EXAMPLE_PICTURE], **example},
             },
         },
     }

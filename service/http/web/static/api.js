@@ -12,7 +12,7 @@
  * @property {string} path "embed": relative to the server
  * @property {Record<string, string | number | boolean | Array<string | number>>} [query] a list is the option repeated
  * @property {Array<[string, string | Upload]>} [form] the body as multipart/form-data
- * @property {unknown} [json] the body as JSON
+ * @property {unknown} [json] the body as JSON; an Upload in it stands for its data: URI
  * @property {Upload} [file] the body as one file
  * @property {string} [accept] media type of the answer
  */
@@ -93,7 +93,7 @@ export async function sendAnyway(call, { signal } = {}) {
     const headers = {};
     if (call.accept) headers["Accept"] = call.accept;
     if (accessKey !== null) headers["Authorization"] = `Bearer ${accessKey}`;
-    const body = bodyOf(call, headers);
+    const body = await bodyOf(call, headers);
     let response;
     try {
       response = await fetch(urlOf(call), { method: call.method, headers, body, signal });
@@ -111,9 +111,9 @@ export async function sendAnyway(call, { signal } = {}) {
 /**
  * @param {Call} call
  * @param {Record<string, string>} headers the body's type is added
- * @returns {BodyInit | undefined}
+ * @returns {Promise<BodyInit | undefined>}
  */
-function bodyOf(call, headers) {
+async function bodyOf(call, headers) {
   if (call.form) {
     const form = new FormData();
     for (const [name, value] of call.form) {
@@ -128,7 +128,47 @@ function bodyOf(call, headers) {
   }
   if (call.json === undefined) return undefined;
   headers["Content-Type"] = "application/json";
-  return JSON.stringify(call.json);
+  return toJson(call.json, await Promise.all(uploadsIn(call.json).map(dataUri)));
+}
+
+/**
+ * @param {unknown} value
+ * @returns {value is Upload}
+ */
+export function isUpload(value) {
+  return value instanceof Object && "blob" in value && value.blob instanceof Blob;
+}
+
+/**
+ * The files in a JSON value, in the order in which they are written.
+ *
+ * @param {unknown} value
+ * @returns {Upload[]}
+ */
+export function uploadsIn(value) {
+  if (isUpload(value)) return [value];
+  return value instanceof Object ? Object.values(value).flatMap(uploadsIn) : [];
+}
+
+/**
+ * A JSON value as text, with these strings in place of its files.
+ *
+ * @param {unknown} value
+ * @param {string[]} uris
+ */
+export function toJson(value, uris) {
+  const rest = uris.values();
+  return JSON.stringify(value, (_, each) => (isUpload(each) ? rest.next().value : each));
+}
+
+/** @param {Upload} file @returns {Promise<string>} */
+function dataUri({ blob }) {
+  return new Promise((resolve, reject) => {
+    const reader = new FileReader();
+    reader.onload = () => resolve(String(reader.result));
+    reader.onerror = () => reject(reader.error);
+    reader.readAsDataURL(blob);
+  });
 }
 
 /**
@@ -136,7 +176,7 @@ function bodyOf(call, headers) {
  *
  * @param {Response} response
  */
-async function problemOf(response) {
+export async function problemOf(response) {
   const text = await response.text();
   try {
     const facts = JSON.parse(text);

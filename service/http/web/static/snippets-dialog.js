@@ -29,7 +29,7 @@ export function showSnippets(calls) {
   const dialog = el(
     "dialog",
     { class: "snippets", "aria-labelledby": "snippets-title", onclose: () => dialog.remove() },
-    el("h2", { id: "snippets-title" }, `The ${calls.length === 1 ? "request" : "requests"} of this view`),
+    el("h2", { id: "snippets-title" }, `The ${calls.length === 1 ? "request" : "requests"} as code`),
     el("div", { class: "row", role: "group", "aria-label": "Language" }, ...tabs),
     el("pre", { tabindex: "0" }, code),
     el(

@@ -1,6 +1,6 @@
 /** A request, written down for a user to copy: for a shell, for Python, for JavaScript. */
 
-import { hasKey, urlOf } from "./api.js";
+import { hasKey, isUpload, toJson, uploadsIn, urlOf } from "./api.js";
 
 /** @import {Call, Upload} from "./api.js" */
 
@@ -21,12 +21,36 @@ const offered = (calls) => {
 /** @param {Call} call @returns {Upload[]} */
 function filesOf(call) {
   const inForm = (call.form ?? []).map(([, value]) => value).filter((value) => typeof value !== "string");
-  return call.file ? [call.file, ...inForm] : inForm;
+  return [...(call.file ? [call.file] : []), ...inForm, ...uploadsIn(call.json)];
+}
+
+/** Stands for a file in JSON that is written: no text of the user's has it. */
+const MARK = `${Math.random()}`;
+
+/** A data: URI ahead of the file's base64. @param {Upload} file */
+function uriHead({ blob }) {
+  return `data:${blob.type || "application/octet-stream"};base64,`;
+}
+
+/**
+ * JSON with each file's base64 written in the language.
+ *
+ * @param {unknown} json
+ * @param {(text: string) => string} write the text ahead of, between and behind the files
+ * @param {(file: Upload) => string} writeFile
+ */
+function withFiles(json, write, writeFile) {
+  const files = uploadsIn(json);
+  const texts = toJson(
+    json,
+    files.map((file) => uriHead(file) + MARK),
+  ).split(MARK);
+  return texts.map((text, place) => (place > 0 ? writeFile(files[place - 1]) : "") + write(text)).join("");
 }
 
 /** The file's name as it is safe in a command: no folder, no sign that curl's -F reads. @param {Upload} file */
 function nameOf(file) {
-  return file.name.replace(/[^\w. -]+/gu, "_").replace(/^-+/, "") || "picture";
+  return file.name.replace(/[^\p{L}\p{N}_. -]+/gu, "_").replace(/^-+/, "") || "picture";
 }
 
 /** @param {string} text */
@@ -43,7 +67,7 @@ function curlDownloads(calls) {
 /** Several answers must not overwrite each other. @param {Call} call @param {number} index @param {number} count */
 function answerFile(call, index, count) {
   const name = count > 1 ? `answer-${index + 1}` : "answer";
-  return /npy/.test(call.accept ?? "") ? `${name}.npy` : `${name}.safetensors`;
+  return `${name}.${/npy|safetensors/.exec(call.accept ?? "")?.[0] ?? "bin"}`;
 }
 
 /** @param {Call} call @param {number} index @param {Call[]} calls */
@@ -59,7 +83,13 @@ function toCurl(call, index, calls) {
     parts.push(`-H ${quoted(`Content-Type: ${call.file.blob.type || "application/octet-stream"}`)}`);
     parts.push(`--data-binary ${quoted(`@${nameOf(call.file)}`)}`);
   } else if (call.json !== undefined) {
-    parts.push("--json " + quoted(JSON.stringify(call.json)));
+    const json = withFiles(call.json, quoted, (file) => `"$(base64 < ${quoted(nameOf(file))} | tr -d '\\n')"`);
+    if (uploadsIn(call.json).length === 0) {
+      parts.push(`--json ${json}`);
+    } else {
+      parts.unshift(`printf %s ${json} |`); // a file is too long for an argument of curl
+      parts.push("--json @-");
+    }
   }
   if (call.method === "POST" && !call.form && !call.file && call.json === undefined) parts.push("-X POST");
   if (BINARY.test(call.accept ?? "")) parts.push(`-o ${quoted(answerFile(call, index, calls.length))}`);
@@ -71,6 +101,10 @@ function python(value) {
   if (value === null || value === undefined) return "None";
   if (value === true) return "True";
   if (value === false) return "False";
+  if (isUpload(value)) {
+    const read = `open(${python(nameOf(value))}, "rb").read()`;
+    return `${python(uriHead(value))} + base64.b64encode(${read}).decode()`;
+  }
   if (Array.isArray(value)) return `[${value.map(python).join(", ")}]`;
   if (typeof value === "object") {
     return `{${Object.entries(value)
@@ -82,8 +116,11 @@ function python(value) {
 
 /** @param {Call[]} calls */
 function importsOf(calls) {
-  const lines = hasKey() ? ["import os", ""] : [];
-  lines.push("import httpx");
+  const standard = [
+    ...(calls.some((call) => uploadsIn(call.json).length > 0) ? ["import base64"] : []),
+    ...(hasKey() ? ["import os"] : []),
+  ];
+  const lines = [...standard, ...(standard.length > 0 ? [""] : []), "import httpx"];
   if (calls.some((call) => /safetensors/.test(call.accept ?? ""))) lines.push("from safetensors.numpy import load");
   return lines;
 }
@@ -156,6 +193,13 @@ function blobOf(file) {
     : `new Blob([await readFile(${JSON.stringify(nameOf(file))})])`;
 }
 
+/** @param {Upload} file an expression that gives its base64 */
+function base64Of(file) {
+  return file.url
+    ? `Buffer.from(await (await fetch(${JSON.stringify(file.url)})).arrayBuffer()).toString("base64")`
+    : `(await readFile(${JSON.stringify(nameOf(file))}, "base64"))`;
+}
+
 /** @param {Call} call */
 function toJavaScript(call) {
   const headers = [];
@@ -176,7 +220,12 @@ function toJavaScript(call) {
     options.push(`body: ${blobOf(call.file)}`);
   } else if (call.json !== undefined) {
     headers.push(`"Content-Type": "application/json"`);
-    options.push(`body: JSON.stringify(${JSON.stringify(call.json)})`);
+    const json = withFiles(
+      call.json,
+      (text) => text,
+      (file) => `" + ${base64Of(file)} + "`,
+    );
+    options.push(`body: JSON.stringify(${json})`);
   }
   if (headers.length > 0) options.push(`headers: { ${headers.join(", ")} }`);
   lines.push(

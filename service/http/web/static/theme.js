@@ -22,6 +22,7 @@ export function startTheme() {
   const kept = storage()?.getItem(KEY);
   if (kept === "light" || kept === "dark") document.documentElement.dataset.theme = kept;
   show();
+  button.hidden = false;
   system.addEventListener("change", show);
   button.addEventListener("click", () => {
     const theme = isDark() ? "light" : "dark";
