@@ -21,7 +21,14 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist
 PEER := build/peers/fastapi/.made
 CLIENTS := build/clients/.venv
 
-.PHONY: help setup fmt check test test-slow run serve bench clients
+# The page's files, and the tools that check and format them: tests/browser/package.json. Without npm these are skipped.
+PAGE := service/http/web/static
+PAGE_BIN := build/browser/node_modules/.bin
+PAGE_TOOLS := $(if $(shell command -v npm),build/browser/.made)
+PRETTIER = $(PAGE_BIN)/prettier --config tests/browser/package.json --ignore-path tests/browser/.prettierignore $(PAGE)
+WITHOUT_NPM = @echo "The page's JavaScript, CSS and HTML: skipped, npm is missing"
+
+.PHONY: help setup fmt check test test-slow run serve bench clients browser
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -38,22 +45,43 @@ run: setup ## any command; ARGS="models demo:vit"
 test: setup ## the quick tests; ARGS="tests/service/cli -k help"
 	$(PYTEST) -m "not slow" $(ARGS)
 
-test-slow: setup clients ## the other tests: large models, every combination, the stub card
+test-slow: setup clients browser $(PAGE_TOOLS) ## the other tests: large models, every combination, the stub card
 	$(PYTEST) -m slow --durations 20 $(ARGS)
 
-check: setup ## lint, format and types; changes nothing
+check: setup $(PAGE_TOOLS) ## lint, format and types; changes nothing
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+ifdef PAGE_TOOLS
+	$(PAGE_BIN)/tsc --project tests/browser/tsconfig.json
+	$(PAGE_BIN)/tsc --project tests/browser/tsconfig.worker.json
+	$(PRETTIER) --check
+else
+	$(WITHOUT_NPM)
+endif
 
 clients: $(CLIENTS)/.made ## build/clients: the clients of docs/recipes.md, for their tests
 
 bench: setup $(PEER) ## a short bench beside a plain FastAPI handler; ARGS="--work small"
 	$(BIN)/python -m benchmarks.serve --quick $(ARGS)
 
-fmt: setup ## format, and fix what can be fixed
+fmt: setup $(PAGE_TOOLS) ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+ifdef PAGE_TOOLS
+	$(PRETTIER) --write
+else
+	$(WITHOUT_NPM)
+endif
+
+browser: ## a Chromium for the page's tests: the system's, or as root Debian's
+	@for name in chromium chromium-browser google-chrome; do command -v "$$name" >/dev/null && exit; done; \
+	if [ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null; then \
+		echo "Installing Debian's Chromium"; \
+		apt-get update -qq && apt-get install -y -qq --no-install-recommends chromium >/dev/null && exit; \
+	fi; \
+	echo "There is no Chromium: the page's tests are skipped. Install one as chromium, chromium-browser or" \
+		"google-chrome (Debian: apt install chromium)."
 
 # The first of these that is at least 3.11 and can make environments; PYTHON=... decides otherwise.
 $(BIN)/python:
@@ -78,6 +106,12 @@ $(CLIENTS)/.made: tests/clients/requirements.txt | $(BIN)/python
 	$(BIN)/python -m venv $(CLIENTS)
 	$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
 	$(CLIENTS)/bin/uv pip install --system-certs --quiet --python $(CLIENTS)/bin/python -r $<
+	@touch $@
+
+build/browser/.made: tests/browser/package.json
+	@mkdir -p $(@D)
+	@cp $< $(@D)
+	npm install --prefix $(@D) --no-audit --no-fund --no-package-lock --silent
 	@touch $@
 
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
