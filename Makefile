@@ -54,7 +54,6 @@ check: setup $(PAGE_TOOLS) ## lint, format and types; changes nothing
 	$(BIN)/mypy
 ifdef PAGE_TOOLS
 	$(PAGE_BIN)/tsc --project tests/browser/tsconfig.json
-	$(PAGE_BIN)/tsc --project tests/browser/tsconfig.worker.json
 	$(PRETTIER) --check
 else
 	$(WITHOUT_NPM)

@@ -33,7 +33,11 @@ function ask(refusal) {
         el("h2", { id: "key-title" }, "Access key"),
         el("p", {}, refusal),
         el("label", { class: "field", for: "access-key" }, el("span", {}, "Key"), field),
-        el("p", { class: "note" }, "It is kept in this page's memory only, and gone when the page is closed or reloaded."),
+        el(
+          "p",
+          { class: "note" },
+          "It is kept in this page's memory only, and gone when the page is closed or reloaded.",
+        ),
         el(
           "div",
           { class: "row" },

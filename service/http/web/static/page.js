@@ -12,12 +12,12 @@ import { startTheme } from "./theme.js";
 import { VIEWS } from "./views/index.js";
 
 /**
- * @import {Task, View} from "./view.js"
+ * @import {View, Page as PageOfViews} from "./view.js"
  */
 
 const RETRY_MS = 2000;
 
-/** @implements {import("./view.js").Page} */
+/** @implements {PageOfViews} */
 class Page {
   constructor() {
     /** @type {import("./models.js").Model[]} */
@@ -34,6 +34,7 @@ class Page {
     this.view = null;
     /** @type {AbortController | null} */
     this.running = null;
+    this.isRecovering = false;
     this.tools = el(
       "div",
       { class: "tools", role: "group", "aria-label": "This view" },
@@ -50,9 +51,7 @@ class Page {
   async start() {
     startTheme();
     onKeyNeeded(keyFromUser);
-    byId("views").append(
-      ...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)),
-    );
+    byId("views").append(...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
     window.addEventListener("hashchange", () => this.#open());
     await Promise.all([this.#load(), this.pictures.start()]);
     await this.#open();
@@ -127,7 +126,13 @@ class Page {
     if (!small) return;
     const command = el("code", {}, `visiontower serve --model ${small.id}`);
     this.advice.append(
-      el("p", {}, "This serves one that knows photographs: ", command, ` (downloads ${inBytes(small.download_bytes)}).`),
+      el(
+        "p",
+        {},
+        "This serves one that knows photographs: ",
+        command,
+        ` (downloads ${inBytes(small.download_bytes)}).`,
+      ),
     );
   }
 
@@ -150,6 +155,7 @@ class Page {
     const bar = /** @type {HTMLProgressElement} */ (byId("progress"));
     const show = (/** @type {boolean} */ isBusy) => {
       bar.hidden = byId("stop").hidden = !isBusy;
+      byId("status").classList.toggle("busy", isBusy);
       bar.removeAttribute("value");
       byId("view").setAttribute("aria-busy", String(isBusy));
     };
@@ -189,16 +195,18 @@ class Page {
 
   /** Wait for the server, then show again: it may be another one. */
   async #recover() {
-    for (;;) {
+    if (this.isRecovering) return;
+    this.isRecovering = true;
+    for (let isReady = false; !isReady;) {
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-      if (this.running !== null) return; // the user went on
       try {
         await send({ method: "GET", path: "health/ready" });
-        break;
+        isReady = true;
       } catch (error) {
         this.trouble(sentenceOf(error));
       }
     }
+    this.isRecovering = false;
     forgetTokens();
     await this.#load();
     this.view?.update();

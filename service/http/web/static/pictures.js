@@ -177,7 +177,8 @@ export class Pictures {
     const bitmap = await createImageBitmap(blob).catch(() => null); // upright: EXIF's orientation is applied
     const { width, height } = bitmap ?? { width: 0, height: 0 };
     const scale = Math.min(1, DRAWN_SIDE / Math.max(width, height, 1));
-    const image = bitmap && drawn(bitmap, Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
+    const image =
+      bitmap && drawn(bitmap, Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
     bitmap?.close();
     const picture = { id, name, upload: { name, blob, url }, image, width, height, sample };
     this.all.push(picture);
@@ -255,7 +256,12 @@ class Tray {
         const image = el("img", { src: `web/samples/${sample.file}`, alt: "", width: 56, height: 56, loading: "lazy" });
         return el(
           "button",
-          { type: "button", class: "sample", title: sample.name, onclick: (event) => pictures.chooseSample(sample, event.shiftKey) },
+          {
+            type: "button",
+            class: "sample",
+            title: sample.name,
+            onclick: (event) => pictures.chooseSample(sample, event.shiftKey),
+          },
           image,
           el("span", {}, sample.name),
         );
@@ -289,7 +295,9 @@ class Tray {
       },
     });
     const item = el("li", { class: isChosen ? "chosen" : "" }, only, beside);
-    item.append(button("×", () => pictures.remove(picture), { class: "quiet remove", "aria-label": `Remove ${picture.name}` }));
+    item.append(
+      button("×", () => pictures.remove(picture), { class: "quiet remove", "aria-label": `Remove ${picture.name}` }),
+    );
     const pixels = picture.width * picture.height;
     item.append(el("span", { class: "name", title: picture.name }, picture.sample?.name ?? picture.name));
     if (pixels > LARGE) {
@@ -306,7 +314,8 @@ class Tray {
 
 /** A small copy of the picture, or words in its place. @param {Picture} picture */
 export function thumbnail(picture) {
-  if (picture.image === null) return el("span", { class: "blank" }, "This browser cannot draw it; the server may read it.");
+  if (picture.image === null)
+    return el("span", { class: "blank" }, "This browser cannot draw it; the server may read it.");
   const side = 96;
   const scale = Math.min(1, side / Math.max(picture.image.width, picture.image.height));
   const size = [picture.image.width, picture.image.height].map((each) => Math.max(1, Math.round(each * scale)));
@@ -317,7 +326,11 @@ export function thumbnail(picture) {
 
 /** @param {string} name */
 function missing(name) {
-  return el("li", { class: "missing" }, el("span", {}, `This link shows ${name}, which is not in this browser. Add that file.`));
+  return el(
+    "li",
+    { class: "missing" },
+    el("span", {}, `This link shows ${name}, which is not in this browser. Add that file.`),
+  );
 }
 
 /** @param {Pictures} pictures */

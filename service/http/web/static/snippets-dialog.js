@@ -32,7 +32,13 @@ export function showSnippets(calls) {
     el("h2", { id: "snippets-title" }, `The ${calls.length === 1 ? "request" : "requests"} of this view`),
     el("div", { class: "row", role: "group", "aria-label": "Language" }, ...tabs),
     el("pre", { tabindex: "0" }, code),
-    el("div", { class: "row" }, button("Copy", copy, { class: "primary" }), button("Close", () => dialog.close()), said),
+    el(
+      "div",
+      { class: "row" },
+      button("Copy", copy, { class: "primary" }),
+      button("Close", () => dialog.close()),
+      said,
+    ),
   );
   document.body.append(dialog);
   show(Object.keys(LANGUAGES)[0]);

@@ -16,6 +16,7 @@ import { View } from "../view.js";
 
 /**
  * @import {Asked, Tokens} from "../embeddings.js"
+ * @import {Model} from "../models.js"
  * @import {Picture} from "../pictures.js"
  * @import {Point} from "../token-map.js"
  * @import {Page} from "../view.js"
@@ -58,7 +59,9 @@ export class TokensView extends View {
     this.opacity = Number(parameters.get("opacity") ?? 0.75) || 0;
     const links = parameters.getAll("panel").slice(0, MOST_PANELS);
     for (const panel of this.panels) panel.fields.stop();
-    this.panels = (links.length > 0 ? links : [""]).map((link) => new Panel(this, askedOfLink(models, link)));
+    this.panels = (links.length > 0 ? links : oneOfEach(models)).map(
+      (link) => new Panel(this, askedOfLink(models, link)),
+    );
     this.#drawControls();
   }
 
@@ -88,6 +91,7 @@ export class TokensView extends View {
     for (const panel of this.panels) panel.fields.stop();
   }
 
+  /** @returns {Promise<boolean>} whether all is shown */
   async update() {
     for (const panel of this.panels) panel.refresh(this.page.models);
     this.place.replaceChildren(...this.panels.map((panel) => panel.element));
@@ -97,7 +101,7 @@ export class TokensView extends View {
     if (pictures.length === 0) {
       for (const panel of this.panels) panel.empty();
       this.page.say("Choose a picture.");
-      return;
+      return false;
     }
     const left = this.page.pictures.chosen.length - pictures.length;
     const total = pictures.length * this.panels.length;
@@ -109,6 +113,7 @@ export class TokensView extends View {
       }
     });
     if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
+    return isDone;
   }
 
   #drawControls() {
@@ -188,7 +193,7 @@ export class TokensView extends View {
     const numbers = rowOf(tokens.values, tokens.width, row);
     const [low, high] = rangeOf(numbers);
     const text = Array.from(numbers, (value) => value.toPrecision(5)).join(", ");
-    const name = isPrefix ? prefixName(tokens, index) : `token at ${map.nameOf(index)}`;
+    const name = isPrefix ? prefixName(index) : `token at ${map.nameOf(index)}`;
     this.numbers.replaceChildren(
       el("h3", {}, `${panel.asked.model.id}, ${picture.name}: ${name}`),
       el(
@@ -204,6 +209,15 @@ export class TokensView extends View {
   }
 }
 
+/** The first two families served, such as a ViT beside a CNN: ids. @param {Model[]} models */
+function oneOfEach(models) {
+  const families = new Map([...models].reverse().map(({ family, id }) => [family, id]));
+  return models
+    .filter(({ family, id }) => families.get(family) === id)
+    .map(({ id }) => id)
+    .slice(0, 2);
+}
+
 /** An encoder, a layer and a resolution, with the pictures as they see them. */
 class Panel {
   /** @param {TokensView} view @param {Asked} asked */
@@ -216,7 +230,13 @@ class Panel {
     this.turn = 0;
     this.about = el("p", { class: "note about" });
     this.place = el("div", { class: "maps" });
-    this.element = el("section", { class: "panel", "aria-label": asked.model.id }, this.fields.element, this.about, this.place);
+    this.element = el(
+      "section",
+      { class: "panel", "aria-label": asked.model.id },
+      this.fields.element,
+      this.about,
+      this.place,
+    );
   }
 
   get asked() {
@@ -234,7 +254,10 @@ class Panel {
     this.element.setAttribute("aria-label", this.asked.model.id);
     this.element.querySelector(".close")?.remove();
     if (panels.length > 1) {
-      const close = button("×", () => this.view.remove(this), { class: "quiet close", "aria-label": "Remove this panel" });
+      const close = button("×", () => this.view.remove(this), {
+        class: "quiet close",
+        "aria-label": "Remove this panel",
+      });
       this.element.append(close);
     }
   }
@@ -258,9 +281,11 @@ class Panel {
   async load(pictures, signal, onone) {
     this.turn++;
     const { asked } = this;
+    /** @type {Tokens[]} */
     const loaded = [];
     for (const picture of pictures) {
       loaded.push(await tokensOf(picture, asked, signal));
+      signal.throwIfAborted();
       onone();
     }
     const old = this.shown;
@@ -353,9 +378,10 @@ class Shown {
     this.colours = null;
     /** @type {{name: string, range: [number, number]} | null} */
     this.scale = null;
+    this.about = el("div", { class: "name" });
     this.legend = el("div", { class: "legend" });
     this.prefix = el("div", { class: "prefix", role: "group", "aria-label": "Prefix tokens" });
-    this.map.caption.append(this.legend, this.prefix);
+    this.map.caption.append(this.about, this.legend, this.prefix);
     this.element = this.map.element;
   }
 
@@ -376,6 +402,7 @@ class Shown {
     const box = seenBox(whole, model.preprocessing, { width, height });
     this.map.show(picture, box, `${picture.name} as ${model.id} sees it`);
     this.map.setGrid(tokens);
+    this.about.textContent = cropSentence(picture, box);
     if (this.tokens !== tokens) this.map.paint(null);
     this.tokens = tokens;
     this.prefix.replaceChildren(
@@ -395,7 +422,7 @@ class Shown {
             onblur: leave,
             onclick: () => view.pick(this.panel, { picture, index, isPrefix: true }),
           },
-          prefixName(tokens, index),
+          prefixName(index),
         );
       }),
     );
@@ -412,8 +439,8 @@ class Shown {
     this.map.paint(this.colours);
     this.map.mark("cursor", null);
     this.map.mark("match", null);
-    const cropped = cropSentence(this.picture, this.map.box);
-    this.legend.replaceChildren(...(this.scale ? scaleOf(this.scale.name, this.scale.range) : [cropped]));
+    this.map.tell("");
+    this.legend.replaceChildren(...(this.scale ? scaleOf(this.scale.name, this.scale.range) : []));
   }
 
   /**
@@ -429,12 +456,16 @@ class Shown {
     this.map.mark("cursor", cursor);
     this.map.mark("match", isOwn ? null : argmax(cosines));
     this.legend.replaceChildren(...scaleOf("cosine", range));
-    if (cursor !== null) this.map.stage.setAttribute("aria-description", `${this.map.nameOf(cursor)}; cosines from ${range[0].toFixed(2)}`);
+    if (cursor === null) return;
+    cosines[cursor] = -Infinity;
+    const nearest = argmax(cosines);
+    const other = nearest < 0 ? "" : `; most alike ${this.map.nameOf(nearest)}, cosine ${cosines[nearest].toFixed(2)}`;
+    this.map.tell(`${this.map.nameOf(cursor)}${other}`);
   }
 }
 
-/** @param {Tokens} tokens @param {number} index */
-function prefixName(tokens, index) {
+/** @param {number} index among the prefix tokens */
+function prefixName(index) {
   return index === 0 ? "class token" : `register ${index}`;
 }
 
