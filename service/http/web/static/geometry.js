@@ -38,7 +38,7 @@ function centred(picture, size) {
 
 /**
  * The sizes that an encoder runs at, in its native proportions and whole patches, from small to large. About `most`, the
- * native one among them.
+ * native and the largest among them.
  *
  * @param {{image_size: Pair, patch_size: Pair, resolutions: {multiple: Pair, minimum: Pair, maximum: Pair, only: Pair | null}}} model
  * @param {number} [most]
@@ -60,7 +60,8 @@ export function sizesOf(model, most = 64, [least, largest] = [0, Infinity]) {
   }
   const all = [...sizes.values()].sort((a, b) => a[0] * a[1] - b[0] * b[1]);
   const step = Math.ceil(all.length / most);
-  return all.filter((size, index) => index % step === 0 || String(size) === String(native));
+  const isKept = (/** @type {number} */ index) => index % step === 0 || index === all.length - 1;
+  return all.filter((size, index) => isKept(index) || String(size) === String(native));
 }
 
 /** The least common multiple. @param {number} a @param {number} b */

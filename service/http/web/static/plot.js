@@ -23,7 +23,8 @@ import { el } from "./dom.js";
  * @property {string} label for a screen reader
  * @property {(value: number) => string} format of the vertical axis
  * @property {(value: number) => string} formatX
- * @property {0 | 2 | 10} [log] the base of a logarithmic vertical axis; 0: linear, from 0
+ * @property {2 | 10} [base] of the vertical axis' ticks: 2 for bytes
+ * @property {boolean} [isLog] the vertical axis is logarithmic; otherwise it begins at 0
  * @property {[number, number]} [range] of x; the data's if it is left out
  * @property {number} [height] in pixels
  * @property {(index: number | null) => void} [onpoint] the pointer is nearest to this x; null: it left
@@ -33,6 +34,7 @@ import { el } from "./dom.js";
 /** How far a linear scale must be too large before it shrinks: a scale that follows each value would flicker. */
 const TOO_LARGE = 4;
 const MOST_TICKS = 6;
+const POWERS_OF_2 = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const FONT = "12px system-ui, sans-serif";
 
 /** The colours of the lines of a plot, in turn. @param {number} index */
@@ -89,7 +91,7 @@ export class Plot {
     this.drawn = null;
     const size = this.#size();
     if (size.width === 0) return;
-    const { log = 0, onpoint = () => {}, onpick = () => {} } = this.options;
+    const { base = 10, isLog = false, onpoint = () => {}, onpick = () => {} } = this.options;
     const { uPlot } = /** @type {{uPlot: typeof uPlotType}} */ (/** @type {unknown} */ (window)); // index.html loads it
     const axis = {
       stroke: this.#colour("--muted"),
@@ -104,7 +106,7 @@ export class Plot {
       cursor: { show: this.options.onpoint !== undefined, drag: { x: false, y: false }, y: false },
       scales: {
         x: { time: false, range: (_, low, high) => this.options.range ?? [low, high] },
-        y: { distr: log === 0 ? 1 : 3, log: log || 10, range: () => this.#range() },
+        y: { distr: isLog ? 3 : 1, log: base, range: () => this.#range() },
       },
       axes: [
         { ...axis, size: 28, space: 56, values: (_, values) => values.map(this.options.formatX) },
@@ -112,7 +114,8 @@ export class Plot {
           ...axis,
           size: 72,
           values: (_, values) => values.map((value) => (value === null ? "" : this.options.format(value))),
-          ...(log === 0 ? {} : { splits: (_, __, low, high) => powers(log, low, high), filter: (_, values) => values }),
+          ...(isLog ? { splits: (_, __, low, high) => powers(base, low, high), filter: (_, values) => values } : {}),
+          ...(!isLog && base === 2 ? { incrs: POWERS_OF_2 } : {}),
         },
       ],
       series: [
@@ -143,8 +146,8 @@ export class Plot {
     const values = [...lines.flatMap((line) => line.values), ...limits.map(({ value }) => value)];
     const shown = values.filter((value) => value !== null && value > 0).map(Number);
     const most = Math.max(...shown, 0);
-    if (this.options.log) return shown.length > 0 ? [Math.min(...shown) / 1.6, most * 1.6] : [1, 10];
-    if (most > this.top || most * TOO_LARGE < this.top) this.top = round(most);
+    if (this.options.isLog) return shown.length > 0 ? [Math.min(...shown) / 1.6, most * 1.6] : [1, 10];
+    if (most > this.top || most * TOO_LARGE < this.top) this.top = round(most, this.options.base ?? 10);
     return [0, this.top || 1];
   }
 
@@ -178,8 +181,8 @@ export class Plot {
       ctx.strokeStyle = ctx.fillStyle = this.#colour(colour);
       ctx.setLineDash([6 * pixel, 4 * pixel]);
       line(ctx, bbox.left, y, bbox.left + bbox.width, y);
-      const isHigh = y - bbox.top > 18 * pixel;
-      ctx.fillText(name, bbox.left + bbox.width - 4 * pixel, isHigh ? y - 5 * pixel : y + 14 * pixel, bbox.width);
+      const isLow = y - bbox.top < 18 * pixel || value < Math.max(...limits.map((limit) => limit.value));
+      ctx.fillText(name, bbox.left + bbox.width - 4 * pixel, isLow ? y + 14 * pixel : y - 5 * pixel, bbox.width);
     }
     if (marked != null) {
       ctx.strokeStyle = this.#colour("--accent");
@@ -207,11 +210,11 @@ function line(context, fromX, fromY, toX, toY) {
   context.stroke();
 }
 
-/** A little over a value: 1, 2 or 5 times a power of ten. @param {number} value */
-function round(value) {
+/** A little over a value: 1, 2 or 5 times a power of 10, or a power of 2. @param {number} value @param {2 | 10} base */
+function round(value, base) {
   if (value <= 0) return 0;
-  const power = 10 ** Math.floor(Math.log10(value));
-  return [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= value * 1.05) ?? 20 * power;
+  const power = base ** Math.floor(Math.log(value * 1.05) / Math.log(base));
+  return [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= value * 1.05) ?? 10 * power;
 }
 
 /** Powers of a base in a range; of many, each second or third. @param {number} base @param {number} low @param {number} high */

@@ -3,7 +3,7 @@
  * beside a language model.
  */
 
-import { choice, el, labelled, button } from "../dom.js";
+import { button, choice, el, labelled, swatch } from "../dom.js";
 import { resolutionOf, seenBox, sizesOf } from "../geometry.js";
 import { LARGEST_BATCH, forecastCall, forecastOf, largestBatch } from "../memory.js";
 import { Plot, lineColour } from "../plot.js";
@@ -12,7 +12,6 @@ import { GIB, grouped, inFlops, inGiB, short } from "../units.js";
 import { View, modelOf } from "../view.js";
 
 /**
- * @import {Call} from "../api.js"
  * @import {Forecast, Row} from "../memory.js"
  * @import {Model, Pair} from "../models.js"
  * @import {Picture} from "../pictures.js"
@@ -60,7 +59,7 @@ export class CostView extends View {
     /** The size under the pointer, in place of the marked one. @type {number | null} */
     this.pointed = null;
     this.fields = el("div", { class: "row controls" });
-    this.slider = el("div", { class: "row" });
+    this.slider = el("div", { class: "size" });
     this.verdict = el("p", { class: "verdict", role: "status" });
     this.about = el("p", { class: "note" });
     this.numbers = el("div", { class: "panel measures" });
@@ -75,14 +74,15 @@ export class CostView extends View {
       ...options,
       label: `Predicted memory against resolution, a line a batch. ${alike}`,
       format: inGiB,
-      log: 2,
-      height: 320,
+      base: 2,
+      isLog: true,
+      height: 420,
     });
     this.flops = new Plot({
       ...options,
       label: `FLOPs of an image against resolution. ${alike}`,
       format: inFlops,
-      log: 10,
+      isLog: true,
     });
     this.tokens = new Plot({ ...options, label: `Tokens of an image against resolution. ${alike}`, format: short });
     this.legend = el("div", { class: "keys" });
@@ -337,8 +337,9 @@ export class CostView extends View {
 
   #draw() {
     this.place.hidden = this.known === null;
-    this.about.textContent =
-      this.known === null ? "There is no prediction yet: change a field to ask for one." : this.#basis();
+    this.about.replaceChildren(
+      ...(this.known === null ? ["There is no prediction yet: change a field to ask for one."] : this.#basis()),
+    );
     if (this.known === null) {
       this.verdict.textContent = "";
       return;
@@ -373,13 +374,13 @@ export class CostView extends View {
   /** What the prediction takes for granted. */
   #basis() {
     const device = this.known?.forecast.device ?? "";
-    const [total, held] = [this.#total(), this.#held()];
     const basis = `Predicted from the encoder's code for ${device}, in ${this.model.dtype}, final tokens.`;
-    if (device !== "cpu" || this.cardGiB === 0) return basis;
-    return (
-      `${basis} On a CUDA card come about 0.6 GiB: its context, and what the allocator cannot fill. Exactly: ` +
-      `visiontower vram ${this.model.id} --gpu ${this.cardGiB}GiB --beside ${Math.min(held, total)}`
-    );
+    if (device !== "cpu" || this.cardGiB === 0) return [basis];
+    const beside = Math.min(this.#held(), this.#total());
+    const command = `visiontower vram ${this.model.id} --gpu ${this.cardGiB}GiB --beside ${beside}`;
+    const more =
+      " CUDA takes about 0.6 GiB more, for its context and what its allocator cannot fill. This command counts it: ";
+    return [basis, more, el("code", {}, command)];
   }
 
   #drawMarked() {
@@ -523,9 +524,7 @@ function figure(title, plot, ...more) {
 
 /** A colour and what it stands for. @param {string} name @param {string} colour @param {boolean} [hidden] */
 function key(name, colour, hidden = false) {
-  const swatch = el("span", { class: "swatch", "aria-hidden": "true" });
-  swatch.style.background = `var(${colour})`;
-  return el("span", { class: "key", hidden }, swatch, name);
+  return el("span", { class: "key", hidden }, swatch(colour), name);
 }
 
 /** A batch's memory: its parts as a bar, and in words. @param {Row} row */
