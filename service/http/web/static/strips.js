@@ -20,6 +20,8 @@ import { grouped, inGiB, inSeconds, short } from "./units.js";
 
 /** The length of a history. */
 export const SHOWN_S = 120;
+/** Of more lines, those that are 0 all the time are only named. */
+const MOST_LINES = 6;
 const STAGES = ["fetch", "decode", "preprocess", "queue", "forward", "serialize"];
 const REQUESTS = "requests";
 const [PREDICTED, MEASURED] = ["predicted", "measured"];
@@ -33,7 +35,7 @@ export const IMAGES = {
   text: (interval, name, history) => {
     const grown = history.reduce((sum, moment) => sum + (moment.interval ? growthOf(moment.interval, name) : 0), 0);
     const [one, many] = name === REQUESTS ? ["request", "requests"] : ["image", "images"];
-    return `${short(growthOf(interval, name) / interval.seconds)}; ${grouped(grown)} ${grown === 1 ? one : many} in these 2 minutes`;
+    return `${short(growthOf(interval, name) / interval.seconds)}; ${grouped(grown)} ${grown === 1 ? one : many} in 2 min`;
   },
 };
 
@@ -97,11 +99,13 @@ export class Strip {
     /** Line -> its words. @type {Map<string, HTMLElement>} */
     this.texts = new Map();
     this.list = el("dl", { class: "latest" });
+    this.quiet = el("p", { class: "note quiet-lines" });
     this.element = el(
       "section",
       { class: "panel measures", "aria-label": measure.title },
       el("h3", {}, measure.title),
       this.list,
+      this.quiet,
       this.plot.element,
     );
   }
@@ -115,9 +119,12 @@ export class Strip {
       colour: lineColour(index),
       values: history.map(({ interval }) => (interval ? value(interval, name) : null)),
     }));
-    this.plot.show({ x: history.map(({ at }) => (at - now) / 1000), lines });
-    this.#name(lines);
-    for (const { name, values } of lines) {
+    const quiet = lines.length > MOST_LINES ? lines.filter(({ values }) => !values.some(Boolean)) : [];
+    const shown = lines.filter((line) => !quiet.includes(line));
+    this.plot.show({ x: history.map(({ at }) => (at - now) / 1000), lines: shown });
+    this.#name(shown);
+    this.quiet.textContent = quiet.length > 0 ? `Quiet: ${quiet.map(({ name }) => name).join(", ")}` : "";
+    for (const { name, values } of shown) {
       let last = values.length - 1;
       while (last >= 0 && values[last] === null) last--;
       const interval = history[last]?.interval;

@@ -114,7 +114,9 @@ export class CostView extends View {
   restore(parameters) {
     this.model = modelOf(this.page.models, parameters.get("model"));
     const batches = (parameters.get("batches") ?? "").split(",").map(Number).filter(isBatch);
-    this.batches = batches.length > 0 ? sorted(batches.slice(0, BATCHES.length + 1)) : BATCHES;
+    const own = batches.find((batch) => !BATCHES.includes(batch));
+    const chosen = sorted(batches.filter((batch) => BATCHES.includes(batch) || batch === own));
+    this.batches = chosen.length > 0 ? chosen : BATCHES;
     this.resolution = parameters.get("resolution") ?? "";
     this.cardGiB = oneOf([0, ...CARDS], parameters.get("card"), 24);
     const cache = Number(parameters.get("cache") ?? 1);
