@@ -312,12 +312,12 @@ export class CostView extends View {
   #drawSlider() {
     const sizes = this.sizes();
     const at = sizes.findIndex((size) => String(size) === String(this.#marked()));
-    const said = el("output", {}, this.#sizeName(sizes[at]));
+    const said = el("span", { class: "value" }, this.#sizeName(sizes[at]));
     const known = /** @type {HTMLInputElement | null} */ (this.slider.querySelector("input"));
     if (known && known.max === String(sizes.length - 1)) {
       known.value = String(at); // it may be the one that the user holds
       known.setAttribute("aria-valuetext", this.#sizeName(sizes[at]));
-      this.slider.querySelector("output")?.replaceWith(said);
+      this.slider.querySelector(".value")?.replaceWith(said);
       return;
     }
     const slider = el("input", {
