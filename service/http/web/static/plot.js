@@ -105,7 +105,10 @@ export class Plot {
       legend: { show: false },
       cursor: { show: this.options.onpoint !== undefined, drag: { x: false, y: false }, y: false },
       scales: {
-        x: { time: false, range: (_, low, high) => this.options.range ?? [low, high] },
+        x: {
+          time: false,
+          range: (_, low, high) => this.options.range ?? (low < high ? [low, high] : [low - 1, low + 1]),
+        },
         y: { distr: isLog ? 3 : 1, log: base, range: () => this.#range() },
       },
       axes: [
@@ -175,6 +178,7 @@ export class Plot {
     ctx.lineWidth = 1.5 * pixel;
     ctx.font = FONT.replace("12", String(12 * pixel));
     ctx.textAlign = "right";
+    ctx.textBaseline = "alphabetic";
     for (const { value, name, colour } of limits) {
       const y = plot.valToPos(value, "y", true);
       if (!(y >= bbox.top && y <= bbox.top + bbox.height)) continue;
@@ -217,14 +221,23 @@ function round(value, base) {
   return [1, 2, 5, 10].map((factor) => factor * power).find((each) => each >= value * 1.05) ?? 10 * power;
 }
 
-/** Powers of a base in a range; of many, each second or third. @param {number} base @param {number} low @param {number} high */
+/**
+ * Powers of a base in a range; of many each second or third, of few 2 and 5 times them too.
+ *
+ * @param {number} base
+ * @param {number} low
+ * @param {number} high
+ */
 function powers(base, low, high) {
   const first = Math.ceil(Math.log(low) / Math.log(base));
   const last = Math.floor(Math.log(high) / Math.log(base));
   const step = Math.max(1, Math.ceil((last - first + 1) / MOST_TICKS));
   const found = [];
-  for (let power = Math.ceil(first / step) * step; power <= last; power += step) found.push(base ** power);
-  return found;
+  for (let power = Math.floor(first / step) * step - step; power <= last; power += step) found.push(base ** power);
+  const isFew = base === 10 && last - first < 2;
+  return found
+    .flatMap((power) => (isFew ? [power, 2 * power, 5 * power] : [power]))
+    .filter((tick) => tick >= low && tick <= high);
 }
 
 /** @param {Line[]} a @param {Line[]} b */

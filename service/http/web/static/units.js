@@ -4,7 +4,7 @@ export const GIB = 2 ** 30;
 
 /** @param {number} bytes of memory: "13.0 GiB", "24 GiB", "3.43 MiB" */
 export function inGiB(bytes) {
-  const units = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const power = bytes < 1024 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
   return `${short(bytes / 1024 ** power)} ${units[power]}`;
 }

@@ -404,7 +404,7 @@ export class CostView extends View {
     const { billions, bits, cacheGiB } = this.beside;
     const card = this.cardGiB > 0 ? `${this.cardGiB} GiB` : `this server's budget of ${inGiB(this.#total())}`;
     const weights = (billions * bits) / 8;
-    const model = `a ${billions} B model in ${bits} bits (${weights.toFixed(1)} GB)`;
+    const model = `${billions === 8 ? "an" : "a"} ${billions} B model in ${bits} bits (${weights.toFixed(1)} GB)`;
     const cache = cacheGiB > 0 ? ` and its KV cache (${short(cacheGiB)} GiB)` : "";
     const where = billions > 0 ? `Beside ${model}${cache} on ${card}` : `On ${card}`;
     const room = this.#total() - this.#held();
