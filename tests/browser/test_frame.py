@@ -142,8 +142,9 @@ def test_the_view_is_saved_as_a_picture(open_page: OpenPage, tmp_path: Path) -> 
     assert picture.width == round(2 * view["width"])
     # the first patch's colour stands where it stands on the page
     first = page.locator(".colours").evaluate("(c) => [...c.getContext('2d').getImageData(0, 0, 1, 1).data]")
-    at = [int(2 * (stage[axis] - view[axis] + stage[side] / 12)) for axis, side in (("x", "width"), ("y", "height"))]
-    pixel = picture.getpixel((at[0], at[1]))
+    x = 2 * (stage["x"] - view["x"] + stage["width"] / 12)
+    y = 2 * (stage["y"] - view["y"] + stage["height"] / 12)
+    pixel = picture.getpixel((int(x), int(y)))
     assert isinstance(pixel, tuple)
     assert max(abs(a - b) for a, b in zip(pixel, first, strict=False)) <= 4
 
