@@ -1,6 +1,8 @@
 /** Which part of a picture an encoder sees, from `preprocessing` of /models; the rule is encoders/images/preprocess.py's. */
 
 /**
+ * @import {Pair} from "./models.js"
+ *
  * @typedef {{width: number, height: number}} Size
  * @typedef {Size & {left: number, top: number}} Box in the picture's pixels; beyond its edges lies the fill
  */
@@ -35,29 +37,38 @@ function centred(picture, size) {
 }
 
 /**
- * The sizes that an encoder runs at, in its native proportions, from small to large. At most `most`, the native one
- * among them.
+ * The sizes that an encoder runs at, in its native proportions and whole patches, from small to large. About `most`, the
+ * native and the largest among them.
  *
- * @param {{image_size: [number, number], resolutions: {multiple: [number, number], minimum: [number, number], maximum: [number, number], only: [number, number] | null}}} model
+ * @param {{image_size: Pair, patch_size: Pair, resolutions: {multiple: Pair, minimum: Pair, maximum: Pair, only: Pair | null}}} model
  * @param {number} [most]
- * @returns {Array<[number, number]>} [height, width]
+ * @param {[number, number]} [range] the smallest and the largest height, in native ones
+ * @returns {Pair[]} [height, width]
  */
-export function sizesOf(model, most = 64) {
+export function sizesOf(model, most = 64, [least, largest] = [0, Infinity]) {
   const { image_size: native, resolutions } = model;
   if (resolutions.only !== null) return [resolutions.only];
-  const [multipleY, multipleX] = resolutions.multiple;
-  /** @type {Map<string, [number, number]>} */
+  const [stepY, stepX] = resolutions.multiple.map((multiple, axis) => lcm(multiple, model.patch_size[axis]));
+  /** @type {Map<string, Pair>} */
   const sizes = new Map([[String(native), native]]);
-  for (let height = multipleY; height <= resolutions.maximum[0]; height += multipleY) {
-    const width = Math.round((height * native[1]) / native[0] / multipleX) * multipleX;
-    /** @type {[number, number]} */
+  for (let height = stepY; height <= Math.min(resolutions.maximum[0], largest * native[0]); height += stepY) {
+    const width = Math.round((height * native[1]) / native[0] / stepX) * stepX;
+    /** @type {Pair} */
     const size = [height, width];
     const fits = size.every((side, axis) => side >= resolutions.minimum[axis] && side <= resolutions.maximum[axis]);
-    if (fits) sizes.set(String(size), size);
+    if (fits && height >= least * native[0]) sizes.set(String(size), size);
   }
   const all = [...sizes.values()].sort((a, b) => a[0] * a[1] - b[0] * b[1]);
   const step = Math.ceil(all.length / most);
-  return all.filter((size, index) => index % step === 0 || String(size) === String(native));
+  const isKept = (/** @type {number} */ index) => index % step === 0 || index === all.length - 1;
+  return all.filter((size, index) => isKept(index) || String(size) === String(native));
+}
+
+/** The least common multiple. @param {number} a @param {number} b */
+function lcm(a, b) {
+  let [divisor, rest] = [a, b];
+  while (rest > 0) [divisor, rest] = [rest, divisor % rest];
+  return (a / divisor) * b;
 }
 
 /** As the API's `resolution` has it. @param {[number, number]} size [height, width] */

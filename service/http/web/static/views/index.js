@@ -1,5 +1,7 @@
 /** The views, in the order of their tabs. */
 
+import { CostView } from "./cost.js";
+import { LiveView } from "./live.js";
 import { TokensView } from "./tokens.js";
 
-export const VIEWS = [TokensView];
+export const VIEWS = [TokensView, CostView, LiveView];
