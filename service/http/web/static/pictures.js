@@ -201,6 +201,11 @@ export class Pictures {
   }
 }
 
+/** For people. @param {Picture} picture */
+export function titleOf({ name, sample }) {
+  return sample?.name ?? name;
+}
+
 /** Equal bytes have equal ids: cyrb53, 53 bits, which only has to tell one user's pictures apart. @param {Blob} blob */
 async function idOf(blob) {
   let [a, b] = [0xdeadbeef, 0x41c6ce57];
@@ -313,7 +318,7 @@ class Tray {
     item.append(
       button("×", () => pictures.remove(picture), { class: "quiet remove", "aria-label": `Remove ${picture.name}` }),
     );
-    item.append(el("span", { class: "name", title: picture.name }, picture.sample?.name ?? picture.name), shrink);
+    item.append(el("span", { class: "name", title: picture.name }, titleOf(picture)), shrink);
     return item;
   }
 

@@ -3,6 +3,7 @@
 import { button, choice, download, el, labelled, offer } from "../dom.js";
 import { thumbnail } from "../drawing.js";
 import { vectorsCall } from "../embeddings.js";
+import { titleOf } from "../pictures.js";
 import { batchesOf, embedPictures, embedText, unknownOf, vectorsOf } from "../vector-store.js";
 import { products } from "../vectors.js";
 import { View, modelOf } from "../view.js";
@@ -34,6 +35,7 @@ export class SearchView extends View {
     this.field = el("input", { type: "search", placeholder: "a tree", autocomplete: "off" });
     this.submit = button("Rank", () => this.#ask({ text: this.field.value.trim() }), { class: "primary" });
     this.field.addEventListener("keydown", ({ key }) => key === "Enter" && this.submit.click());
+    this.field.addEventListener("input", () => this.field.value === "" && this.text !== "" && this.#ask({}));
     this.picture = choice([], "", (id) => this.#ask({ like: id || null }));
     this.about = el("p", { class: "note" });
     this.more = button("Embed the rest", () => this.update());
@@ -152,7 +154,7 @@ export class SearchView extends View {
       model.id,
     );
     this.field.disabled = this.submit.disabled = !model.has_text;
-    const named = pictures.all.map(({ id, name }) => ({ value: id, text: name }));
+    const named = pictures.all.map((picture) => ({ value: picture.id, text: titleOf(picture) }));
     offer(this.picture, [{ value: "", text: "none" }, ...named], this.like ?? "");
   }
 
@@ -211,14 +213,16 @@ export class SearchView extends View {
   }
 
   #queryName() {
-    return this.#hasTextQuery() ? `“${this.text}”` : (this.#likePicture()?.name ?? "");
+    if (this.#hasTextQuery()) return `“${this.text}”`;
+    const picture = this.#likePicture();
+    return picture ? titleOf(picture) : "";
   }
 
   /** For people who do not see the order. */
   #outcome() {
     const [first] = this.#ranked();
     if (!first || first.cosine === null) return "";
-    return `Ranked by ${this.#queryName()}. First: ${first.picture.name}, ${first.cosine.toFixed(3)}.`;
+    return `Ranked by ${this.#queryName()}. First: ${titleOf(first.picture)}, ${first.cosine.toFixed(3)}.`;
   }
 
   #save() {
@@ -241,17 +245,17 @@ class Card {
     this.picture = picture;
     /** With the query. @type {number | null} */
     this.cosine = null;
-    const { name, sample } = picture;
+    const title = titleOf(picture);
     this.rank = el("span", { class: "rank" });
     this.score = el("span", { class: "score" });
     this.note = el("p", { class: "note" });
-    this.like = button("Like this", onlike, { class: "quiet", "aria-label": `Like this: ${name}` });
+    this.like = button("Like this", onlike, { class: "quiet like", "aria-label": `Like this: ${title}` });
     this.element = el(
       "li",
       { class: "card" },
       thumbnail(picture),
       el("div", { class: "result" }, this.rank, this.score),
-      el("span", { class: "name", title: name }, sample?.name ?? name),
+      el("span", { class: "name", title: picture.name }, title),
       this.note,
       this.like,
     );
@@ -287,9 +291,10 @@ function arrange(list, elements) {
   const focused = /** @type {HTMLElement | null} */ (list.contains(document.activeElement) && document.activeElement);
   list.replaceChildren(...elements);
   if (focused?.isConnected) focused.focus({ preventScroll: true });
+  const after = moving.map((element) => element.getBoundingClientRect()); // all, before any is changed again
   moving.forEach((element, index) => {
     const { left, top } = before[index];
-    const now = element.getBoundingClientRect();
+    const now = after[index];
     if (Math.min(top, now.top) > innerHeight || Math.max(top, now.top) < -innerHeight) return; // nobody sees it
     const from = `translate(${left - now.left}px, ${top - now.top}px)`;
     element.animate([{ transform: from }, { transform: "none" }], { duration: MOVE_MS, easing: "ease-out" });
