@@ -90,7 +90,7 @@ async function fillThoseInView() {
 }
 
 /**
- * A small copy of the picture, or words in its place. It is drawn when it comes into view.
+ * A small copy of the picture, or a word in its place. It is drawn when it comes into view.
  *
  * @param {Picture} picture
  * @param {() => void} [ondrawn] the picture's size is known now
@@ -98,7 +98,7 @@ async function fillThoseInView() {
 export function thumbnail(picture, ondrawn = () => {}) {
   const place = el("span", { class: "thumbnail" });
   const fill = () => {
-    place.replaceChildren(picture.small ? copyOf(picture.small, picture.name) : blank());
+    place.replaceChildren(picture.small ? copyOf(picture.small, picture.name) : blank(picture));
     ondrawn();
   };
   if (picture.small !== undefined) {
@@ -113,8 +113,10 @@ export function thumbnail(picture, ondrawn = () => {}) {
   return place;
 }
 
-function blank() {
-  return el("span", { class: "blank" }, "This browser cannot draw it; the server may read it.");
+/** The end of its name, "tiff". @param {Picture} picture */
+function blank({ name }) {
+  const why = "This browser cannot draw it; the server may read it.";
+  return el("span", { class: "blank", title: why }, name.slice(name.lastIndexOf(".") + 1));
 }
 
 /** @param {HTMLCanvasElement} small @param {string} name */

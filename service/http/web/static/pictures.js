@@ -241,7 +241,7 @@ class Tray {
       camera.disabled = true;
       camera.title = "Browsers offer the camera on https and localhost only.";
     }
-    const details = el("details", {}, el("summary", {}, "Samples"), this.samples);
+    const details = el("details", { ontoggle: () => this.#drawSamples() }, el("summary", {}, "Samples"), this.samples);
     byId("pictures").append(
       el(
         "div",
@@ -267,9 +267,14 @@ class Tray {
     const { pictures } = this;
     this.list.replaceChildren(...pictures.all.map((picture) => this.#thumb(picture)));
     if (pictures.missing.size > 0) this.list.append(missing([...pictures.missing.values()]));
+  }
+
+  /** When they are asked for: their pictures are sent then. */
+  #drawSamples() {
+    const { pictures } = this;
     this.samples.replaceChildren(
       ...pictures.samples.map((sample) => {
-        const image = el("img", { src: `web/samples/${sample.file}`, alt: "", width: 56, height: 56, loading: "lazy" });
+        const image = el("img", { src: `web/samples/${sample.file}`, alt: "", width: 56, height: 56 });
         return el(
           "button",
           {
