@@ -90,7 +90,7 @@ async function fillThoseInView() {
 }
 
 /**
- * A small copy of the picture, or a word in its place. It is drawn when it comes into view.
+ * A small copy of the picture, or its name where the browser cannot draw it. It is drawn when it comes into view.
  *
  * @param {Picture} picture
  * @param {() => void} [ondrawn] the picture's size is known now
@@ -98,7 +98,9 @@ async function fillThoseInView() {
 export function thumbnail(picture, ondrawn = () => {}) {
   const place = el("span", { class: "thumbnail" });
   const fill = () => {
-    place.replaceChildren(picture.small ? copyOf(picture.small, picture.name) : blank(picture));
+    place.replaceChildren(
+      picture.small ? copyOf(picture.small, picture.name) : el("span", { class: "blank" }, picture.name),
+    );
     ondrawn();
   };
   if (picture.small !== undefined) {
@@ -111,12 +113,6 @@ export function thumbnail(picture, ondrawn = () => {}) {
   });
   watch.observe(place);
   return place;
-}
-
-/** The end of its name, "tiff". @param {Picture} picture */
-function blank({ name }) {
-  const why = "This browser cannot draw it; the server may read it.";
-  return el("span", { class: "blank", title: why }, name.slice(name.lastIndexOf(".") + 1));
 }
 
 /** @param {HTMLCanvasElement} small @param {string} name */

@@ -232,7 +232,7 @@ class Tray {
       accept: PICTURES,
       hidden: true,
       onchange: () => {
-        pictures.addFiles([...(file.files ?? [])]);
+        pictures.addFiles([...(file.files ?? [])]); // a copy: the next line empties the list
         file.value = "";
       },
     });
