@@ -6,14 +6,18 @@ const MOST_BYTES = 512 * 2 ** 20;
 
 /** @typedef {{id: string, name: string, blob: Blob, at: number}} Kept at: when it came, in ms */
 
+/** @type {Promise<IDBDatabase> | null} */
+let opened = null;
+
 /** @returns {Promise<IDBDatabase>} rejects where the browser forbids it */
 function database() {
-  return new Promise((resolve, reject) => {
+  opened ??= new Promise((resolve, reject) => {
     const request = indexedDB.open("visiontower", 1);
     request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+  return opened;
 }
 
 /**
@@ -24,9 +28,9 @@ function database() {
  */
 async function inStore(mode, ask) {
   try {
-    const open = await database();
+    const db = await database();
     return await new Promise((resolve, reject) => {
-      const request = ask(open.transaction(STORE, mode).objectStore(STORE));
+      const request = ask(db.transaction(STORE, mode).objectStore(STORE));
       request.onsuccess = () => resolve(request.result);
       request.onerror = () => reject(request.error);
     });

@@ -118,9 +118,10 @@ export class Pictures {
       this.missing.delete(id);
       ids.push(id);
     }
+    // before they stand in the link, which a reload follows
+    await kept.keep(added.map(({ id, name, upload }) => ({ id, name, blob: upload.blob })));
     this.tray.tell(null);
     if (ids.length > 0) await this.choose([...new Set(ids)].slice(0, MOST_CHOSEN));
-    await kept.keep(added.map(({ id, name, upload }) => ({ id, name, blob: upload.blob })));
   }
 
   /** Add all samples, and leave chosen what is. */

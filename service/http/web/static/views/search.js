@@ -37,6 +37,8 @@ export class SearchView extends View {
     this.field.addEventListener("keydown", ({ key }) => key === "Enter" && this.submit.click());
     this.field.addEventListener("input", () => this.field.value === "" && this.text !== "" && this.#ask({}));
     this.picture = choice([], "", (id) => this.#ask({ like: id || null }));
+    const text = labelled("Rank by a text", this.field);
+    text.classList.add("wide");
     this.about = el("p", { class: "note" });
     this.more = button("Embed the rest", () => this.update());
     this.samples = button("Add all samples", () => page.pictures.addSamples());
@@ -47,7 +49,7 @@ export class SearchView extends View {
         "div",
         { class: "row controls", role: "search" },
         labelled("Encoder", this.encoder),
-        labelled("Rank by a text", this.field),
+        text,
         this.submit,
         labelled("or by a picture", this.picture),
       ),
@@ -220,7 +222,7 @@ export class SearchView extends View {
 
   /** For people who do not see the order. */
   #outcome() {
-    const [first] = this.#ranked();
+    const first = this.#ranked().find(({ picture }) => picture.id !== this.like);
     if (!first || first.cosine === null) return "";
     return `Ranked by ${this.#queryName()}. First: ${titleOf(first.picture)}, ${first.cosine.toFixed(3)}.`;
   }
