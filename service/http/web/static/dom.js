@@ -36,19 +36,36 @@ export function labelled(label, field, value) {
 }
 
 /**
+ * @typedef {string | {value: string, text: string}} Option
+ */
+
+/**
  * A select of these values.
  *
- * @param {Array<string | {value: string, text: string}>} options
+ * @param {Option[]} options
  * @param {string} chosen
  * @param {(value: string) => void} onchange
  */
 export function choice(options, chosen, onchange) {
   const select = el("select", { onchange: () => onchange(select.value) });
-  for (const option of options) {
-    const { value, text } = typeof option === "string" ? { value: option, text: option } : option;
-    select.append(el("option", { value, selected: value === chosen }, text));
-  }
+  offer(select, options, chosen);
   return select;
+}
+
+/**
+ * Give a select other values.
+ *
+ * @param {HTMLSelectElement} select
+ * @param {Option[]} options
+ * @param {string} chosen
+ */
+export function offer(select, options, chosen) {
+  select.replaceChildren(
+    ...options.map((option) => {
+      const { value, text } = typeof option === "string" ? { value: option, text: option } : option;
+      return el("option", { value, selected: value === chosen }, text);
+    }),
+  );
 }
 
 /**

@@ -1,18 +1,23 @@
 /** The user's own pictures, kept in this browser (IndexedDB) so that a reload and a link find them. They go nowhere else. */
 
 const STORE = "pictures";
-const MOST = 24;
+/** The oldest go when there is more. */
+const MOST_BYTES = 512 * 2 ** 20;
 
 /** @typedef {{id: string, name: string, blob: Blob, at: number}} Kept at: when it came, in ms */
 
+/** @type {Promise<IDBDatabase> | null} */
+let opened = null;
+
 /** @returns {Promise<IDBDatabase>} rejects where the browser forbids it */
 function database() {
-  return new Promise((resolve, reject) => {
+  opened ??= new Promise((resolve, reject) => {
     const request = indexedDB.open("visiontower", 1);
     request.onupgradeneeded = () => request.result.createObjectStore(STORE, { keyPath: "id" });
     request.onsuccess = () => resolve(request.result);
     request.onerror = () => reject(request.error);
   });
+  return opened;
 }
 
 /**
@@ -23,9 +28,9 @@ function database() {
  */
 async function inStore(mode, ask) {
   try {
-    const open = await database();
+    const db = await database();
     return await new Promise((resolve, reject) => {
-      const request = ask(open.transaction(STORE, mode).objectStore(STORE));
+      const request = ask(db.transaction(STORE, mode).objectStore(STORE));
       request.onsuccess = () => resolve(request.result);
       request.onerror = () => reject(request.error);
     });
@@ -34,12 +39,15 @@ async function inStore(mode, ask) {
   }
 }
 
-/** @param {Omit<Kept, "at">} picture */
-export async function keep(picture) {
-  await inStore("readwrite", (store) => store.put({ ...picture, at: Date.now() }));
+/** @param {Array<Omit<Kept, "at">>} pictures */
+export async function keep(pictures) {
+  for (const picture of pictures) await inStore("readwrite", (store) => store.put({ ...picture, at: Date.now() }));
   const all = (await inStore("readonly", (store) => store.getAll())) ?? [];
-  const old = all.sort((a, b) => b.at - a.at).slice(MOST);
-  for (const { id } of old) await forget(id);
+  let bytes = 0;
+  for (const { id, blob } of all.sort((a, b) => b.at - a.at)) {
+    bytes += blob.size;
+    if (bytes > MOST_BYTES) await forget(id);
+  }
 }
 
 /** @param {string} id */

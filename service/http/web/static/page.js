@@ -9,6 +9,7 @@ import { Pictures } from "./pictures.js";
 import { snapshot } from "./snapshot.js";
 import { showSnippets } from "./snippets-dialog.js";
 import { startTheme } from "./theme.js";
+import { forgetVectors } from "./vector-store.js";
 import { VIEWS } from "./views/index.js";
 
 /**
@@ -44,7 +45,7 @@ class Page {
     );
     this.advice = el("div", { class: "advice", hidden: true });
     this.place = el("div");
-    byId("view").append(this.tools, this.advice, this.place);
+    byId("view").append(this.advice, el("div", { class: "shown" }, this.tools, this.place));
     byId("stop").addEventListener("click", () => this.running?.abort());
   }
 
@@ -103,7 +104,7 @@ class Page {
   #link() {
     if (this.view === null) return location.hash;
     const parameters = this.view.parameters();
-    for (const name of this.pictures.links()) parameters.append("picture", name);
+    for (const name of this.pictures.links(this.view.linkedPictures())) parameters.append("picture", name);
     const { key } = /** @type {typeof View} */ (this.view.constructor);
     return `#${key}?${parameters}`;
   }
@@ -116,7 +117,7 @@ class Page {
   /** Say so if an encoder sees what it was not trained on, and how to serve one that was. */
   #advise() {
     const narrow = this.view?.models().find((model) => model.trained_on);
-    const isOther = this.pictures.chosen.some(({ sample }) => !sample?.drawing);
+    const isOther = this.view?.linkedPictures().some(({ sample }) => !sample?.drawing);
     this.advice.hidden = !narrow || !isOther;
     if (!narrow || !isOther) return;
     const [small] = this.recommended;
@@ -208,6 +209,7 @@ class Page {
     }
     this.isRecovering = false;
     forgetTokens();
+    forgetVectors();
     await this.#load();
     this.view?.update();
   }
@@ -226,6 +228,7 @@ class Page {
     const { key } = /** @type {typeof View} */ (this.view?.constructor);
     const blob = await snapshot(this.place);
     if (blob) download(blob, `visiontower-${key}.png`);
+    else this.say("This view is too large for one picture.");
   }
 }
 

@@ -1,6 +1,8 @@
 /** The pictures: chosen by the user, from the camera, or samples. And the tray that shows them. */
 
 import { button, byId, el } from "./dom.js";
+import { MOST_WHOLE, drawWhole, scaled, thumbnail } from "./drawing.js";
+import { PICTURES, filesOf } from "./dropped.js";
 import * as kept from "./kept.js";
 
 /**
@@ -12,8 +14,10 @@ import * as kept from "./kept.js";
  * @property {string} id "sample:FILE", or "own:" and what its bytes are
  * @property {string} name
  * @property {Upload} upload its bytes
- * @property {HTMLCanvasElement | null} image upright; null if this browser cannot draw it
- * @property {number} width of the whole picture, upright; 0 if the browser cannot tell
+ * @property {HTMLCanvasElement | null} image upright; null if this browser cannot draw it, or if it is not chosen
+ * @property {HTMLCanvasElement | null} [small] the same for thumbnails; null if this browser cannot draw it, undefined
+ *   until it is in view
+ * @property {number} width of the whole picture, upright; 0 if it was not drawn
  * @property {number} height
  * @property {Sample | null} sample
  */
@@ -21,8 +25,8 @@ import * as kept from "./kept.js";
 /** Pixels over which the user is asked whether to shrink a picture, and those it is shrunk to. */
 const LARGE = 4_000_000;
 const SHRUNK = 1_000_000;
-/** The longest side of what is drawn: a page of 12-megapixel canvases would take gigabytes. */
-const DRAWN_SIDE = 1600;
+/** Pictures chosen by adding many, or by a link to many. */
+const MOST_CHOSEN = MOST_WHOLE;
 
 export class Pictures {
   /**
@@ -40,6 +44,8 @@ export class Pictures {
     this.chosenIds = [];
     /** Ids that a link names and this browser does not have. @type {Map<string, string>} id -> name */
     this.missing = new Map();
+    /** Counts what was chosen, so that only the last choice is told. */
+    this.turn = 0;
     this.tray = new Tray(this);
   }
 
@@ -56,7 +62,8 @@ export class Pictures {
   }
 
   /**
-   * Choose the pictures of a link, and name those that are not here. Of an empty link: the first sample.
+   * Add the pictures of a link, choose the first of them, and name those that are not here. Of an empty link: the
+   * first sample.
    *
    * @param {string[]} names "sample:FILE" or "own:ID~NAME"
    */
@@ -71,14 +78,13 @@ export class Pictures {
       if (found) ids.push(id);
       else this.missing.set(id, name);
     }
-    this.chosenIds = ids;
-    this.tray.draw();
+    await this.#take(ids.slice(0, MOST_CHOSEN));
   }
 
-  /** As `restore` takes them. @returns {string[]} */
-  links() {
+  /** These and the missing ones, as `restore` takes them. @param {Picture[]} pictures @returns {string[]} */
+  links(pictures) {
     const missing = [...this.missing].map(([id, name]) => `${id}~${name}`);
-    return [...this.chosen.map(({ id, name, sample }) => (sample ? id : `${id}~${name}`)), ...missing];
+    return [...pictures.map(({ id, name, sample }) => (sample ? id : `${id}~${name}`)), ...missing];
   }
 
   /** @param {string} id @returns {Promise<Picture | null>} */
@@ -92,40 +98,56 @@ export class Pictures {
   }
 
   /**
-   * Add files, and choose them.
+   * Add files, and choose them; of many, the first.
    *
-   * @param {Iterable<File>} files
+   * @param {File[]} files
    */
   async addFiles(files) {
     /** @type {string[]} */
     const ids = [];
-    for (const file of files) {
+    /** @type {Picture[]} */
+    const added = [];
+    for (const [index, file] of files.entries()) {
       if (file.size === 0) {
         this.ontrouble(`${file.name} is empty.`);
         continue;
       }
+      if (files.length > MOST_CHOSEN) this.tray.tell(`Reading ${index + 1} of ${files.length} files`);
       const id = await idOf(file);
-      if (!this.all.some((picture) => picture.id === id)) {
-        await this.#add(id, file.name, file);
-        await kept.keep({ id, name: file.name, blob: file });
-      }
+      if (!this.all.some((picture) => picture.id === id)) added.push(this.#add(id, file.name, file));
       this.missing.delete(id);
-      if (!ids.includes(id)) ids.push(id);
+      ids.push(id);
     }
-    if (ids.length > 0) this.choose(ids);
+    // before they stand in the link, which a reload follows
+    await kept.keep(added.map(({ id, name, upload }) => ({ id, name, blob: upload.blob })));
+    this.tray.tell(null);
+    if (ids.length > 0) await this.choose([...new Set(ids)].slice(0, MOST_CHOSEN));
+  }
+
+  /** Add all samples, and leave chosen what is. */
+  async addSamples() {
+    for (const sample of this.samples) await this.#addSample(sample);
+    await this.choose(this.chosenIds);
   }
 
   /** Show a sample beside none, or beside what is chosen. @param {Sample} sample @param {boolean} [beside] */
   async chooseSample(sample, beside = false) {
     const { id } = await this.#addSample(sample);
-    this.choose(beside ? [...this.chosenIds, id] : [id]);
+    await this.choose(beside ? [...this.chosenIds, id] : [id]);
   }
 
   /** @param {string[]} ids */
-  choose(ids) {
-    this.chosenIds = [...new Set(ids)];
+  async choose(ids) {
+    const turn = ++this.turn;
+    await this.#take([...new Set(ids)]);
+    if (turn === this.turn) this.onchange();
+  }
+
+  /** @param {string[]} ids */
+  async #take(ids) {
+    this.chosenIds = ids;
+    await drawWhole(this.chosen.slice(0, MOST_WHOLE));
     this.tray.draw();
-    this.onchange();
   }
 
   /** @param {Picture} picture */
@@ -133,7 +155,7 @@ export class Pictures {
     this.all = this.all.filter((each) => each !== picture);
     await kept.forget(picture.id);
     const left = this.chosenIds.filter((id) => id !== picture.id);
-    this.choose(left.length > 0 || this.all.length === 0 ? left : [this.all[0].id]);
+    await this.choose(left.length > 0 || this.all.length === 0 ? left : [this.all[0].id]);
   }
 
   /** Put a smaller JPEG in the picture's place. @param {Picture} picture */
@@ -145,14 +167,14 @@ export class Pictures {
       resizeHeight: height,
       resizeQuality: "high",
     });
-    const canvas = drawn(bitmap, width, height);
+    const canvas = scaled(bitmap, Math.max(width, height));
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
     if (blob === null) return;
     const name = picture.name.replace(/\.\w+$/, "") + `-${width}x${height}.jpg`;
     const others = this.chosenIds.filter((id) => id !== picture.id);
     await this.remove(picture);
     await this.addFiles([new File([blob], name, { type: "image/jpeg" })]);
-    this.choose([...others, ...this.chosenIds]);
+    await this.choose([...others, ...this.chosenIds]);
   }
 
   /** @param {Sample} sample @returns {Promise<Picture>} */
@@ -171,30 +193,18 @@ export class Pictures {
    * @param {Blob} blob
    * @param {Sample | null} [sample]
    * @param {string} [url]
-   * @returns {Promise<Picture>}
+   * @returns {Picture}
    */
-  async #add(id, name, blob, sample = null, url) {
-    const bitmap = await createImageBitmap(blob).catch(() => null); // upright: EXIF's orientation is applied
-    const { width, height } = bitmap ?? { width: 0, height: 0 };
-    const scale = Math.min(1, DRAWN_SIDE / Math.max(width, height, 1));
-    const image =
-      bitmap && drawn(bitmap, Math.max(1, Math.round(width * scale)), Math.max(1, Math.round(height * scale)));
-    bitmap?.close();
-    const picture = { id, name, upload: { name, blob, url }, image, width, height, sample };
+  #add(id, name, blob, sample = null, url) {
+    const picture = { id, name, upload: { name, blob, url }, image: null, width: 0, height: 0, sample };
     this.all.push(picture);
     return picture;
   }
 }
 
-/** @param {ImageBitmap} bitmap @param {number} width @param {number} height */
-function drawn(bitmap, width, height) {
-  const canvas = el("canvas", { width, height });
-  const context = canvas.getContext("2d");
-  if (context) {
-    context.imageSmoothingQuality = "high";
-    context.drawImage(bitmap, 0, 0, width, height);
-  }
-  return canvas;
+/** For people. @param {Picture} picture */
+export function titleOf({ name, sample }) {
+  return sample?.name ?? name;
 }
 
 /** Equal bytes have equal ids: cyrb53, 53 bits, which only has to tell one user's pictures apart. @param {Blob} blob */
@@ -216,10 +226,11 @@ class Tray {
     this.pictures = pictures;
     this.list = el("ul", { class: "thumbs", "aria-label": "Pictures here" });
     this.samples = el("div", { class: "samples" });
+    this.note = el("span", { class: "note" });
     const file = el("input", {
       type: "file",
       multiple: true,
-      accept: "image/*,.tif,.tiff,.heic,.heif,.avif,.jxl,.ppm,.dng",
+      accept: PICTURES,
       hidden: true,
       onchange: () => {
         pictures.addFiles([...(file.files ?? [])]); // a copy: the next line empties the list
@@ -231,7 +242,7 @@ class Tray {
       camera.disabled = true;
       camera.title = "Browsers offer the camera on https and localhost only.";
     }
-    const details = el("details", {}, el("summary", {}, "Samples"), this.samples);
+    const details = el("details", { ontoggle: () => this.#drawSamples() }, el("summary", {}, "Samples"), this.samples);
     byId("pictures").append(
       el(
         "div",
@@ -239,21 +250,32 @@ class Tray {
         button("Add pictures", () => file.click(), { class: "primary" }),
         camera,
         details,
-        el("span", { class: "note" }, "or drop them here, or paste"),
+        this.note,
       ),
       file,
       this.list,
     );
+    this.tell(null);
     listenForDrops(pictures);
+  }
+
+  /** @param {string | null} sentence null: what users can do */
+  tell(sentence) {
+    this.note.textContent = sentence ?? "or drop them here, a folder too, or paste";
   }
 
   draw() {
     const { pictures } = this;
     this.list.replaceChildren(...pictures.all.map((picture) => this.#thumb(picture)));
-    this.list.append(...[...pictures.missing].map(([, name]) => missing(name)));
+    if (pictures.missing.size > 0) this.list.append(missing([...pictures.missing.values()]));
+  }
+
+  /** When they are asked for: their pictures are sent then. */
+  #drawSamples() {
+    const { pictures } = this;
     this.samples.replaceChildren(
       ...pictures.samples.map((sample) => {
-        const image = el("img", { src: `web/samples/${sample.file}`, alt: "", width: 56, height: 56, loading: "lazy" });
+        const image = el("img", { src: `web/samples/${sample.file}`, alt: "", width: 56, height: 56 });
         return el(
           "button",
           {
@@ -273,6 +295,7 @@ class Tray {
   #thumb(picture) {
     const { pictures } = this;
     const isChosen = pictures.chosenIds.includes(picture.id);
+    const shrink = el("span");
     const only = el(
       "button",
       {
@@ -282,7 +305,10 @@ class Tray {
         "aria-label": `Show ${picture.name} alone`,
         onclick: () => pictures.choose([picture.id]),
       },
-      thumbnail(picture),
+      thumbnail(picture, () => {
+        const pixels = picture.width * picture.height;
+        if (pixels > LARGE) shrink.replaceChildren(this.#shrink(picture, pixels));
+      }),
     );
     const beside = el("input", {
       type: "checkbox",
@@ -298,38 +324,26 @@ class Tray {
     item.append(
       button("×", () => pictures.remove(picture), { class: "quiet remove", "aria-label": `Remove ${picture.name}` }),
     );
-    const pixels = picture.width * picture.height;
-    item.append(el("span", { class: "name", title: picture.name }, picture.sample?.name ?? picture.name));
-    if (pixels > LARGE) {
-      item.append(
-        button(`${(pixels / 1e6).toFixed(0)} MP: shrink to 1 MP`, () => pictures.shrink(picture), {
-          class: "quiet shrink",
-          title: "It is sent whole unless you shrink it here.",
-        }),
-      );
-    }
+    item.append(el("span", { class: "name", title: picture.name }, titleOf(picture)), shrink);
     return item;
+  }
+
+  /** @param {Picture} picture @param {number} pixels */
+  #shrink(picture, pixels) {
+    return button(`${(pixels / 1e6).toFixed(0)} MP: shrink to 1 MP`, () => this.pictures.shrink(picture), {
+      class: "quiet shrink",
+      title: "It is sent whole unless you shrink it here.",
+    });
   }
 }
 
-/** A small copy of the picture; its name where the browser cannot draw it. @param {Picture} picture */
-export function thumbnail(picture) {
-  if (picture.image === null) return el("span", { class: "blank" }, picture.name);
-  const side = 96;
-  const scale = Math.min(1, side / Math.max(picture.image.width, picture.image.height));
-  const size = [picture.image.width, picture.image.height].map((each) => Math.max(1, Math.round(each * scale)));
-  const canvas = el("canvas", { width: size[0], height: size[1], role: "img", "aria-label": picture.name });
-  canvas.getContext("2d")?.drawImage(picture.image, 0, 0, size[0], size[1]);
-  return canvas;
-}
-
-/** @param {string} name */
-function missing(name) {
-  return el(
-    "li",
-    { class: "missing" },
-    el("span", {}, `This link shows ${name}, which is not in this browser. Add that file.`),
-  );
+/** @param {string[]} names */
+function missing(names) {
+  const sentence =
+    names.length === 1
+      ? `This link shows ${names[0]}, which is not in this browser. Add that file.`
+      : `This link shows ${names.length} pictures that are not in this browser. Add those files: ${names.join(", ")}`;
+  return el("li", { class: "missing", title: sentence }, el("span", {}, sentence));
 }
 
 /** @param {Pictures} pictures */
@@ -342,11 +356,13 @@ function listenForDrops(pictures) {
   document.addEventListener("dragleave", (event) => {
     if (event.relatedTarget === null) document.body.classList.remove("dropping");
   });
-  document.addEventListener("drop", (event) => {
+  document.addEventListener("drop", async (event) => {
     document.body.classList.remove("dropping");
     if (!event.dataTransfer?.files.length) return;
     event.preventDefault();
-    pictures.addFiles([...event.dataTransfer.files]);
+    const files = await filesOf(event.dataTransfer);
+    if (files.length === 0) pictures.ontrouble("That folder has no pictures.");
+    await pictures.addFiles(files);
   });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];

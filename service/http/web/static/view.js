@@ -5,7 +5,7 @@ import { el } from "./dom.js";
 /**
  * @import {Call} from "./api.js"
  * @import {Model, Recommended} from "./models.js"
- * @import {Pictures} from "./pictures.js"
+ * @import {Picture, Pictures} from "./pictures.js"
  *
  * @typedef {Object} Page what a view is given
  * @property {Model[]} models the served encoders, never empty
@@ -52,6 +52,11 @@ export class View {
   /** The encoders that show their numbers now. @returns {Model[]} */
   models() {
     return [];
+  }
+
+  /** The pictures that a link must name. @returns {Picture[]} */
+  linkedPictures() {
+    return this.page.pictures.chosen;
   }
 
   /** Show what is chosen now: the view was opened, other pictures were chosen, or the server came back. */

@@ -1,0 +1,309 @@
+/** Search: all pictures of the page as a gallery that a text, or one of them, ranks by the cosine of their vectors. */
+
+import { button, choice, download, el, labelled, offer } from "../dom.js";
+import { thumbnail } from "../drawing.js";
+import { vectorsCall } from "../embeddings.js";
+import { titleOf } from "../pictures.js";
+import { batchesOf, embedPictures, embedText, unknownOf, vectorsOf } from "../vector-store.js";
+import { products } from "../vectors.js";
+import { View, modelOf } from "../view.js";
+
+/**
+ * @import {Picture} from "../pictures.js"
+ * @import {Page} from "../view.js"
+ */
+
+/** With fewer pictures there is little to rank, and the samples are offered. */
+const FEW = 3;
+const MOVE_MS = 250;
+
+export class SearchView extends View {
+  static key = "search";
+  static title = "Search";
+
+  /** @param {Page} page */
+  constructor(page) {
+    super(page);
+    this.model = page.models[0];
+    /** The query: a text, */
+    this.text = "";
+    /** or a picture's id. @type {string | null} */
+    this.like = null;
+    /** By the picture's id. @type {Map<string, Card>} */
+    this.cards = new Map();
+    this.encoder = choice([], "", (id) => this.#take(id));
+    this.field = el("input", { type: "search", placeholder: "a tree", autocomplete: "off" });
+    this.submit = button("Rank", () => this.#ask({ text: this.field.value.trim() }), { class: "primary" });
+    this.field.addEventListener("keydown", ({ key }) => key === "Enter" && this.submit.click());
+    this.field.addEventListener("input", () => this.field.value === "" && this.text !== "" && this.#ask({}));
+    this.picture = choice([], "", (id) => this.#ask({ like: id || null }));
+    const text = labelled("Rank by a text", this.field);
+    text.classList.add("wide");
+    this.about = el("p", { class: "note" });
+    this.more = button("Embed the rest", () => this.update());
+    this.samples = button("Add all samples", () => page.pictures.addSamples());
+    this.save = button("Save vectors", () => this.#save());
+    this.list = el("ol", { class: "cards", "aria-label": "Pictures" });
+    this.element.append(
+      el(
+        "div",
+        { class: "row controls", role: "search" },
+        labelled("Encoder", this.encoder),
+        text,
+        this.submit,
+        labelled("or by a picture", this.picture),
+      ),
+      el("div", { class: "row standing" }, this.about, this.more, this.samples, this.save),
+      this.list,
+    );
+    /** Counts what was asked for: the last one ends the work. */
+    this.turn = 0;
+    this.isEmbedding = false;
+  }
+
+  /** @param {URLSearchParams} parameters */
+  restore(parameters) {
+    this.model = modelOf(this.page.models, parameters.get("model"));
+    this.text = parameters.get("text") ?? "";
+    this.like = this.text === "" ? parameters.get("like") : null;
+    this.field.value = this.text;
+  }
+
+  parameters() {
+    const parameters = new URLSearchParams({ model: this.model.id });
+    if (this.text !== "") parameters.set("text", this.text);
+    if (this.like !== null) parameters.set("like", this.like);
+    return parameters;
+  }
+
+  calls() {
+    const calls = batchesOf(this.page.pictures.all).map((pictures) => vectorsCall(this.model, { pictures }));
+    if (this.#hasTextQuery()) calls.push(vectorsCall(this.model, { texts: [this.text] }));
+    return calls;
+  }
+
+  models() {
+    return [this.model];
+  }
+
+  linkedPictures() {
+    return this.page.pictures.all;
+  }
+
+  async update() {
+    const { page } = this;
+    const pictures = page.pictures.all;
+    this.model = modelOf(page.models, this.model.id);
+    const { model } = this;
+    const unknown = unknownOf(model, pictures);
+    const turn = ++this.turn;
+    this.isEmbedding = true;
+    this.#drawControls();
+    this.#drawCards();
+    this.#rank();
+    page.changed();
+    const what = unknown.length === 0 ? "Ranking" : `Embedding ${count(unknown.length, "picture")}`;
+    const isDone = await page.work(what, async ({ signal, progress }) => {
+      if (this.#hasTextQuery()) await embedText(model, this.text, signal);
+      await embedPictures(model, unknown, signal, (done) => {
+        this.#rank();
+        progress(done, unknown.length);
+      });
+    });
+    if (turn !== this.turn) return;
+    this.isEmbedding = false;
+    this.#rank();
+    if (isDone) page.say(this.#outcome());
+  }
+
+  #hasTextQuery() {
+    return this.text !== "" && this.model.has_text;
+  }
+
+  /** The query's vector; null: there is no query; undefined: it is not known yet. */
+  #query() {
+    const known = vectorsOf(this.model);
+    if (this.#hasTextQuery()) return known.texts.get(this.text);
+    const picture = this.#likePicture();
+    return picture && !known.problems.has(picture.id) ? known.pictures.get(picture.id) : null;
+  }
+
+  #likePicture() {
+    return this.page.pictures.all.find(({ id }) => id === this.like);
+  }
+
+  /** @param {string} id of an encoder */
+  #take(id) {
+    this.model = modelOf(this.page.models, id);
+    for (const card of this.cards.values()) card.cosine = null; // it was the other encoder's
+    this.update();
+  }
+
+  /** @param {{text?: string, like?: string | null}} query */
+  #ask({ text = "", like = null }) {
+    this.text = text;
+    this.like = like;
+    this.field.value = text;
+    this.update();
+  }
+
+  #drawControls() {
+    const { models, pictures } = this.page;
+    const { model } = this;
+    offer(
+      this.encoder,
+      models.map(({ id }) => id),
+      model.id,
+    );
+    this.field.disabled = this.submit.disabled = !model.has_text;
+    const named = pictures.all.map((picture) => ({ value: picture.id, text: titleOf(picture) }));
+    offer(this.picture, [{ value: "", text: "none" }, ...named], this.like ?? "");
+  }
+
+  #drawCards() {
+    const { pictures } = this.page;
+    const cards = pictures.all.map((picture) => {
+      const known = this.cards.get(picture.id);
+      return known?.picture === picture ? known : new Card(picture, () => this.#ask({ like: picture.id }));
+    });
+    this.cards = new Map(cards.map((card) => [card.picture.id, card]));
+  }
+
+  /** Put the cards in order, with what is known now. */
+  #rank() {
+    const known = vectorsOf(this.model);
+    const query = this.#query();
+    for (const card of this.cards.values()) {
+      const { id } = card.picture;
+      const vector = known.pictures.get(id);
+      if (query !== undefined) card.cosine = query && vector ? products(vector, query)[0] : null;
+      card.draw({ problem: known.problems.get(id) ?? null, isKnown: vector !== undefined, isQuery: id === this.like });
+    }
+    const cards = this.#ranked();
+    cards.forEach((card, index) => card.number(card.cosine === null ? null : index + 1));
+    arrange(
+      this.list,
+      cards.map((card) => card.element),
+    );
+    this.#drawAbout();
+  }
+
+  /** The best first; those without a cosine last, as they came. */
+  #ranked() {
+    return [...this.cards.values()].sort((a, b) => (b.cosine ?? -2) - (a.cosine ?? -2));
+  }
+
+  #drawAbout() {
+    const { model } = this;
+    const { all, samples } = this.page.pictures;
+    const known = vectorsOf(model);
+    const vectors = all.flatMap(({ id }) => known.pictures.get(id) ?? []);
+    const rest = unknownOf(model, all).length;
+    const sentences = [];
+    if (all.length === 0) sentences.push("Drop pictures or a folder on this page.");
+    if (vectors.length > 0) {
+      sentences.push(`${count(vectors.length, "picture")}, each a vector of ${vectors[0].length} numbers.`);
+    }
+    if (!model.has_text) sentences.push(`${model.id} has no text encoder: rank by a picture.`);
+    if (this.like !== null && !this.#likePicture()) sentences.push("The picture to rank by is not here.");
+    if (this.#query()) sentences.push(`Numbers are cosines with ${this.#queryName()}.`);
+    this.about.textContent = sentences.join(" ");
+    this.more.hidden = rest === 0 || this.isEmbedding;
+    this.more.textContent = `Embed the other ${rest}`;
+    this.samples.hidden = all.length >= FEW || samples.length === 0;
+    this.save.hidden = vectors.length === 0;
+  }
+
+  #queryName() {
+    if (this.#hasTextQuery()) return `“${this.text}”`;
+    const picture = this.#likePicture();
+    return picture ? titleOf(picture) : "";
+  }
+
+  /** For people who do not see the order. */
+  #outcome() {
+    const first = this.#ranked().find(({ picture }) => picture.id !== this.like);
+    if (!first || first.cosine === null) return "";
+    return `Ranked by ${this.#queryName()}. First: ${titleOf(first.picture)}, ${first.cosine.toFixed(3)}.`;
+  }
+
+  #save() {
+    const known = vectorsOf(this.model);
+    const pictures = this.page.pictures.all.flatMap(({ id, name }) => {
+      const vector = known.pictures.get(id);
+      // nine digits tell any two float32 apart
+      return vector ? [{ name, vector: Array.from(vector, (value) => Number(value.toPrecision(9))) }] : [];
+    });
+    const json = JSON.stringify({ model: this.model.id, normalized: true, pictures });
+    const name = this.model.id.replace(/[^\w.-]+/gu, "-");
+    download(new Blob([json], { type: "application/json" }), `vectors-${name}.json`);
+  }
+}
+
+/** A picture of the gallery. */
+class Card {
+  /** @param {Picture} picture @param {() => void} onlike */
+  constructor(picture, onlike) {
+    this.picture = picture;
+    /** With the query. @type {number | null} */
+    this.cosine = null;
+    const title = titleOf(picture);
+    this.rank = el("span", { class: "rank" });
+    this.score = el("span", { class: "score" });
+    this.note = el("p", { class: "note" });
+    this.like = button("Like this", onlike, { class: "quiet like", "aria-label": `Like this: ${title}` });
+    this.element = el(
+      "li",
+      { class: "card" },
+      thumbnail(picture),
+      el("div", { class: "result" }, this.rank, this.score),
+      el("span", { class: "name", title: picture.name }, title),
+      this.note,
+      this.like,
+    );
+  }
+
+  /** @param {{problem: string | null, isKnown: boolean, isQuery: boolean}} state */
+  draw({ problem, isKnown, isQuery }) {
+    this.element.classList.toggle("bad", problem !== null);
+    this.score.textContent = this.cosine === null ? "" : this.cosine.toFixed(3);
+    this.note.textContent = problem ?? (isKnown ? "" : "Not embedded yet.");
+    this.like.hidden = problem !== null;
+    this.like.setAttribute("aria-pressed", String(isQuery));
+  }
+
+  /** @param {number | null} rank */
+  number(rank) {
+    this.rank.textContent = rank === null ? "" : String(rank);
+  }
+}
+
+/**
+ * Put elements in this order. They move to their places, unless the user wants no motion. The focus stays where it is:
+ * an element that is put elsewhere loses it.
+ *
+ * @param {HTMLElement} list
+ * @param {HTMLElement[]} elements
+ */
+function arrange(list, elements) {
+  if (list.children.length === elements.length && elements.every((each, at) => each === list.children[at])) return;
+  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
+  const moving = isStill ? [] : elements.filter(({ isConnected }) => isConnected);
+  const before = moving.map((element) => element.getBoundingClientRect());
+  const focused = /** @type {HTMLElement | null} */ (list.contains(document.activeElement) && document.activeElement);
+  list.replaceChildren(...elements);
+  if (focused?.isConnected) focused.focus({ preventScroll: true });
+  const after = moving.map((element) => element.getBoundingClientRect()); // all, before any is changed again
+  moving.forEach((element, index) => {
+    const { left, top } = before[index];
+    const now = after[index];
+    if (Math.min(top, now.top) > innerHeight || Math.max(top, now.top) < -innerHeight) return; // nobody sees it
+    const from = `translate(${left - now.left}px, ${top - now.top}px)`;
+    element.animate([{ transform: from }, { transform: "none" }], { duration: MOVE_MS, easing: "ease-out" });
+  });
+}
+
+/** @param {number} number @param {string} noun */
+function count(number, noun) {
+  return `${number} ${noun}${number === 1 ? "" : "s"}`;
+}
