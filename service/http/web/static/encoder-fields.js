@@ -16,7 +16,7 @@ export class EncoderFields {
   /**
    * @param {Model[]} models that are served
    * @param {Asked} asked
-   * @param {() => Promise<unknown>} onchange other tokens are asked for; resolves when they are shown
+   * @param {() => Promise<boolean>} onchange other tokens are asked for; resolves to whether they are shown
    * @param {Object} [options]
    * @param {(model: Model) => boolean} [options.fits] whether an encoder is offered; one at least must be
    * @param {boolean} [options.hasLayer] whether there is a field for the layer
@@ -72,7 +72,7 @@ export class EncoderFields {
       this.asked = { ...this.asked, layer: value === model.layers ? null : value };
       said.textContent = layerName(model, this.asked.layer ?? null);
       slider.setAttribute("aria-valuetext", said.textContent);
-      await this.onchange();
+      return this.onchange();
     };
     slider.setAttribute("aria-valuetext", said.textContent ?? "");
     slider.addEventListener("input", () => {
@@ -84,10 +84,11 @@ export class EncoderFields {
       async () => {
         this.isPlaying = !this.isPlaying;
         play.textContent = this.isPlaying ? "⏸" : "▶";
-        if (this.isPlaying && Number(slider.value) === model.layers) slider.value = "-1";
-        while (this.isPlaying && slider.isConnected && Number(slider.value) < model.layers) {
-          slider.value = String(Number(slider.value) + (this.asked.layer === null && slider.value === "0" ? 0 : 1));
-          await Promise.all([show(), new Promise((resolve) => setTimeout(resolve, STEP_MS))]);
+        const now = Number(slider.value);
+        for (let layer = now === model.layers ? 0 : now + 1; layer <= model.layers && this.isPlaying; layer++) {
+          slider.value = String(layer);
+          const [isShown] = await Promise.all([show(), new Promise((resolve) => setTimeout(resolve, STEP_MS))]);
+          if (!isShown || !slider.isConnected) break;
         }
         this.stop();
         play.textContent = "▶";

@@ -34,6 +34,7 @@ class Page {
     this.view = null;
     /** @type {AbortController | null} */
     this.running = null;
+    this.isRecovering = false;
     this.tools = el(
       "div",
       { class: "tools", role: "group", "aria-label": "This view" },
@@ -154,6 +155,7 @@ class Page {
     const bar = /** @type {HTMLProgressElement} */ (byId("progress"));
     const show = (/** @type {boolean} */ isBusy) => {
       bar.hidden = byId("stop").hidden = !isBusy;
+      byId("status").classList.toggle("busy", isBusy);
       bar.removeAttribute("value");
       byId("view").setAttribute("aria-busy", String(isBusy));
     };
@@ -193,16 +195,18 @@ class Page {
 
   /** Wait for the server, then show again: it may be another one. */
   async #recover() {
-    for (;;) {
+    if (this.isRecovering) return;
+    this.isRecovering = true;
+    for (let isReady = false; !isReady;) {
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
-      if (this.running !== null) return; // the user went on
       try {
         await send({ method: "GET", path: "health/ready" });
-        break;
+        isReady = true;
       } catch (error) {
         this.trouble(sentenceOf(error));
       }
     }
+    this.isRecovering = false;
     forgetTokens();
     await this.#load();
     this.view?.update();

@@ -58,7 +58,8 @@ export class TokenMap {
       this.cursor,
     );
     this.caption = el("figcaption");
-    this.element = el("figure", { class: "token-map" }, this.stage, this.caption);
+    this.told = el("span", { class: "visually-hidden", role: "status" });
+    this.element = el("figure", { class: "token-map" }, this.stage, this.caption, this.told);
   }
 
   /**
@@ -119,6 +120,11 @@ export class TokenMap {
     element.style.top = `${(Math.floor(index / cols) / rows) * 100}%`;
     element.style.width = `${100 / cols}%`;
     element.style.height = `${100 / rows}%`;
+  }
+
+  /** Say a sentence to a screen reader. @param {string} sentence */
+  tell(sentence) {
+    this.told.textContent = sentence;
   }
 
   /** The patch over a point of the picture; null if the encoder does not see it. @param {Point} point @returns {number | null} */

@@ -123,10 +123,10 @@ export class MatchView extends View {
     this.shown.hidden = this.shown.hidden || pictures.length < 2;
     if (pictures.length < 2) {
       this.#askForTwo(pictures.length);
-      return;
+      return false;
     }
     const { asked } = this.fields;
-    await this.page.work("Matching 2 pictures", async (task) => {
+    return this.page.work("Matching 2 pictures", async (task) => {
       const left = await tokensOf(pictures[0], asked, task.signal);
       const right = await tokensOf(pictures[1], asked, task.signal);
       const isKnown = this.matches?.tokens[0] === left && this.matches.tokens[1] === right;
@@ -228,7 +228,6 @@ export class MatchView extends View {
   }
 
   #leave() {
-    this.page.say("");
     if (this.matches === null) return;
     const { pairs } = this.matches;
     for (const side of this.sides) side.rest();
@@ -245,14 +244,14 @@ export class MatchView extends View {
     const [there, again] = which === 0 ? [forth, back] : [back, forth];
     const best = there.index[patch];
     const isMutual = again.index[best] === patch;
-    own.cursorAt(patch);
+    own.cursorAt(
+      patch,
+      `${own.map.nameOf(patch)}: best match ${other.map.nameOf(best)}, cosine ${cosines[best].toFixed(3)}, ` +
+        (isMutual ? "mutual" : "not mutual"),
+    );
     other.answer(cosines, best);
     const [left, right] = which === 0 ? [patch, best] : [best, patch];
     this.lines.show([{ left, right, cosine: cosines[best] }], this.#lineRange());
-    this.page.say(
-      `${own.map.nameOf(patch)}: best match at ${other.map.nameOf(best)}, cosine ${cosines[best].toFixed(3)}` +
-        `, ${isMutual ? "mutual" : "not mutual"}`,
-    );
   }
 }
 
@@ -281,13 +280,16 @@ class Side {
     this.map.paint(null);
     this.map.mark("cursor", null);
     this.map.mark("match", null);
+    this.map.tell("");
     this.legend.replaceChildren();
   }
 
-  /** @param {number} patch */
-  cursorAt(patch) {
+  /** @param {number} patch @param {string} sentence about it */
+  cursorAt(patch, sentence) {
     this.rest();
     this.map.mark("cursor", patch);
+    this.map.tell(sentence);
+    this.legend.replaceChildren(sentence);
   }
 
   /** @param {Float32Array} cosines of each patch with the one that is pointed at @param {number} best */

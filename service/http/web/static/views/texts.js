@@ -31,6 +31,8 @@ const MOST_MAPS = 40;
 const MAP_SIDE = 400;
 /** From the last key to the request. */
 const TYPING_MS = 500;
+/** Texts whose cosines a screen reader is told, the highest. */
+const MOST_TOLD = 3;
 /** Suggested for a picture that is no sample. */
 const MOST_SUGGESTED = 6;
 
@@ -89,7 +91,7 @@ export class TextsView extends View {
     this.options = el("div", { class: "row" });
     this.form = el(
       "div",
-      { class: "panel texts-form" },
+      { class: "controls texts-form" },
       el(
         "div",
         { class: "written" },
@@ -153,7 +155,7 @@ export class TextsView extends View {
     if (question === null) {
       this.answered = null;
       this.#draw();
-      return;
+      return false;
     }
     const [pictures, texts] = [question.pictures.length, question.texts.length];
     const what = `Comparing ${counted(pictures, "picture")} with ${counted(texts, "text")}`;
@@ -162,13 +164,14 @@ export class TextsView extends View {
       this.answered = { question, answer };
       this.#draw();
     });
-    if (turn !== this.turn) return;
+    if (turn !== this.turn) return false;
     const left = this.page.pictures.chosen.length - pictures;
     if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
     if (!isDone) {
       this.answered = null;
       this.#draw();
     }
+    return isDone;
   }
 
   /** Take over other encoders of the server, and suggest texts if the user wrote none. */
@@ -291,7 +294,7 @@ export class TextsView extends View {
     const [low, high] = this.drawn === "probabilities" ? [0, 1] : rangeOf(values);
     this.results.replaceChildren(
       ...question.pictures.map((_, index) => {
-        const result = new Result(this.page, this.answered ?? { question, answer }, index);
+        const result = new Result({ question, answer }, index);
         return result.draw(this.drawn, [Math.min(low, 0), Math.max(high, 0)], this.isShared);
       }),
     );
@@ -322,9 +325,8 @@ export class TextsView extends View {
 
 /** A picture with its scores and heat maps. */
 class Result {
-  /** @param {Page} page @param {Answered} answered @param {number} index of the picture */
-  constructor(page, { question, answer }, index) {
-    this.page = page;
+  /** @param {Answered} answered @param {number} index of the picture */
+  constructor({ question, answer }, index) {
     this.question = question;
     this.answer = answer;
     this.index = index;
@@ -369,13 +371,14 @@ class Result {
   /** The pointer or the arrow keys are at this patch, in all maps. @param {number | null} patch null: they left */
   point(patch) {
     for (const map of this.maps) map.point(patch);
+    const [first] = this.maps;
     if (patch === null) {
-      this.page.say("");
+      first.map.tell("");
       return;
     }
-    const order = [...this.maps].sort((a, b) => b.cosines[patch] - a.cosines[patch]).slice(0, 3);
+    const order = [...this.maps].sort((a, b) => b.cosines[patch] - a.cosines[patch]).slice(0, MOST_TOLD);
     const best = order.map(({ text, cosines }) => `${text} ${cosines[patch].toFixed(3)}`).join(", ");
-    this.page.say(`${this.maps[0].map.nameOf(patch)}: ${best}`);
+    first.map.tell(`${first.map.nameOf(patch)}: ${best}`);
   }
 }
 

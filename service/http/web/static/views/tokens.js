@@ -92,6 +92,7 @@ export class TokensView extends View {
     for (const panel of this.panels) panel.fields.stop();
   }
 
+  /** @returns {Promise<boolean>} whether all is shown */
   async update() {
     for (const panel of this.panels) panel.refresh(this.page.models);
     this.place.replaceChildren(...this.panels.map((panel) => panel.element));
@@ -101,7 +102,7 @@ export class TokensView extends View {
     if (pictures.length === 0) {
       for (const panel of this.panels) panel.empty();
       this.page.say("Choose a picture.");
-      return;
+      return false;
     }
     const left = this.page.pictures.chosen.length - pictures.length;
     const total = pictures.length * this.panels.length;
@@ -113,6 +114,7 @@ export class TokensView extends View {
       }
     });
     if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
+    return isDone;
   }
 
   #drawControls() {
@@ -280,6 +282,7 @@ class Panel {
     const loaded = [];
     for (const picture of pictures) {
       loaded.push(await tokensOf(picture, asked, signal));
+      signal.throwIfAborted();
       onone();
     }
     const old = this.shown;
@@ -372,9 +375,10 @@ class Shown {
     this.colours = null;
     /** @type {{name: string, range: [number, number]} | null} */
     this.scale = null;
+    this.about = el("div", { class: "name" });
     this.legend = el("div", { class: "legend" });
     this.prefix = el("div", { class: "prefix", role: "group", "aria-label": "Prefix tokens" });
-    this.map.caption.append(this.legend, this.prefix);
+    this.map.caption.append(this.about, this.legend, this.prefix);
     this.element = this.map.element;
   }
 
@@ -389,8 +393,10 @@ class Shown {
   /** @param {Asked} asked @param {Tokens} tokens */
   show(asked, tokens) {
     const { picture } = this;
-    this.map.show(picture, boxSeen(picture, asked), `${picture.name} as ${asked.model.id} sees it`);
+    const box = boxSeen(picture, asked);
+    this.map.show(picture, box, `${picture.name} as ${asked.model.id} sees it`);
     this.map.setGrid(tokens);
+    this.about.textContent = cropSentence(picture, box);
     if (this.tokens !== tokens) this.map.paint(null);
     this.tokens = tokens;
     this.prefix.replaceChildren(
@@ -427,8 +433,8 @@ class Shown {
     this.map.paint(this.colours);
     this.map.mark("cursor", null);
     this.map.mark("match", null);
-    const cropped = cropSentence(this.picture, this.map.box);
-    this.legend.replaceChildren(...(this.scale ? colourBar(this.scale.name, this.scale.range) : [cropped]));
+    this.map.tell("");
+    this.legend.replaceChildren(...(this.scale ? colourBar(this.scale.name, this.scale.range) : []));
   }
 
   /**
@@ -444,11 +450,11 @@ class Shown {
     this.map.mark("cursor", cursor);
     this.map.mark("match", isOwn ? null : argmax(cosines));
     this.legend.replaceChildren(...colourBar("cosine", range));
-    if (cursor !== null)
-      this.map.stage.setAttribute(
-        "aria-description",
-        `${this.map.nameOf(cursor)}; cosines from ${range[0].toFixed(2)}`,
-      );
+    if (cursor === null) return;
+    cosines[cursor] = -Infinity;
+    const nearest = argmax(cosines);
+    const other = nearest < 0 ? "" : `; most alike ${this.map.nameOf(nearest)}, cosine ${cosines[nearest].toFixed(2)}`;
+    this.map.tell(`${this.map.nameOf(cursor)}${other}`);
   }
 }
 
