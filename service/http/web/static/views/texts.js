@@ -33,6 +33,8 @@ const MAP_SIDE = 400;
 const TYPING_MS = 500;
 /** Texts whose cosines a screen reader is told, the highest. */
 const MOST_TOLD = 3;
+/** Of the texts that were cut. */
+const MOST_NAMED = 5;
 /** Suggested for a picture that is no sample. */
 const MOST_SUGGESTED = 6;
 
@@ -312,8 +314,12 @@ export class TextsView extends View {
   #remarks({ model, texts, hasMaps }, { truncated }) {
     const remarks = [];
     if (truncated.length > 0) {
-      const cut = truncated.map((index) => `“${texts[index]}”`).join(", ");
-      remarks.push(`Cut after the ${model.context_length} tokens that ${model.id} reads: ${cut}.`);
+      const cut = truncated.slice(0, MOST_NAMED).map((index) => `“${texts[index]}”`);
+      const more = truncated.length > MOST_NAMED ? `, and ${truncated.length - MOST_NAMED} more` : "";
+      const where = this.template === "none" ? "" : ", templates included";
+      remarks.push(
+        `Cut after the ${model.context_length} tokens that ${model.id} reads${where}: ${cut.join(", ")}${more}.`,
+      );
     }
     if (!model.dense) remarks.push(`${model.id} has no dense features that can be compared with texts: no heat maps.`);
     else if (hasMaps && texts.length > MOST_MAPS) {
