@@ -1,12 +1,14 @@
 /** What colours mean. */
 
-import { rampColour } from "./colours.js";
+import { heatColours } from "./colours.js";
 import { el } from "./dom.js";
+
+const STEPS = 256;
 
 /** The ramp of heatColours with the values at its ends. @param {string} name @param {[number, number]} range */
 export function colourBar(name, [low, high]) {
-  const bar = el("span", { class: "bar", "aria-hidden": "true" });
-  const stops = Array.from({ length: 9 }, (_, index) => rampColour(index / 8));
-  bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
+  const bar = el("canvas", { class: "bar", width: STEPS, height: 1, "aria-hidden": "true" });
+  const steps = heatColours([...Array(STEPS).keys()], [0, STEPS - 1]);
+  bar.getContext("2d")?.putImageData(new ImageData(steps, STEPS, 1), 0, 0);
   return [el("span", {}, name), el("span", {}, low.toPrecision(3)), bar, el("span", {}, high.toPrecision(3))];
 }

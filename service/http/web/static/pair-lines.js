@@ -46,7 +46,7 @@ export class PairLines {
     const [low, high] = this.range;
     for (const { left, right, cosine } of [...this.pairs].reverse()) {
       const ends = [this.left.placeOf(left), this.right.placeOf(right)];
-      const colour = rampColour(high > low ? (cosine - low) / (high - low) : 1);
+      const colour = rampColour(high > low ? (cosine - low) / (high - low) : 1); // brightest without a range
       // the rim sets each colour of the ramp off from pictures and both themes
       for (const [line, style] of /** @type {Array<[number, string]>} */ ([
         [4, "rgb(128 128 128 / 70%)"],

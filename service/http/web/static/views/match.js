@@ -251,7 +251,7 @@ export class MatchView extends View {
     );
     other.answer(cosines, best);
     const [left, right] = which === 0 ? [patch, best] : [best, patch];
-    this.lines.show([{ left, right, cosine: cosines[best] }], this.#lineRange());
+    this.lines.show([{ left, right, cosine: cosines[best] }], [0, 0]);
   }
 }
 

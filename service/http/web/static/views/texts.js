@@ -364,8 +364,7 @@ class Result {
   #drawMaps(isShared) {
     const shared = rangeOf(this.maps.flatMap(({ cosines }) => rangeOf(cosines)));
     for (const map of this.maps) map.draw(isShared ? shared : rangeOf(map.cosines), isShared);
-    const legend = el("div", { class: "legend" });
-    if (isShared) legend.append(...colourBar("cosine", shared));
+    const legend = el("div", { class: "legend", hidden: !isShared }, ...colourBar("cosine", shared));
     return el(
       "div",
       { class: "text-maps" },
@@ -418,7 +417,7 @@ class TextMap {
     this.map.paint(heatColours(this.cosines, range));
     this.map.mark("match", this.best);
     this.legend.hidden = isShared;
-    this.legend.replaceChildren(...(isShared ? [] : colourBar("", range)));
+    this.legend.replaceChildren(...(isShared ? [] : colourBar("cosine", range)));
     this.point(null);
   }
 
