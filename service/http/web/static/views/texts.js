@@ -417,7 +417,7 @@ class TextMap {
     this.map.paint(heatColours(this.cosines, range));
     this.map.mark("match", this.best);
     this.legend.hidden = isShared;
-    this.legend.replaceChildren(...(isShared ? [] : colourBar("cosine", range)));
+    this.legend.replaceChildren(...(isShared ? [] : colourBar("", range)));
     this.point(null);
   }
 
