@@ -31,10 +31,12 @@ def component_colours(tokens: Floats) -> NDArray[np.uint8]:
     signs = np.sign(right[np.arange(3), np.abs(right[:3]).argmax(1)])
     scores = left[:, :3] * variances[:3] * signs
     low, high = np.percentile(scores, [1, 99], axis=0)
-    return np.clip(np.rint(255 * (scores - low) / (high - low)), 0, 255).astype(np.uint8)
+    colours: NDArray[np.uint8] = np.clip(np.rint(255 * (scores - low) / (high - low)), 0, 255).astype(np.uint8)
+    return colours
 
 
 def cosines(tokens: Floats, index: int) -> Floats:
     """Of every token with one of them, [n]."""
     unit = tokens / np.linalg.norm(tokens, axis=1, keepdims=True)
-    return unit @ unit[index]
+    products: Floats = unit @ unit[index]
+    return products
