@@ -1,6 +1,7 @@
 """The view Match: its pairs, cosines and score are NumPy's from the API's tokens."""
 
 import re
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -8,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import OpenPage, axe, screenshot
+from tests.support.browser import Faults, OpenPage, axe, drop, screenshot
 from tests.support.paths import ROOT
 from tests.support.tokens import tokens_of
 
@@ -132,6 +133,21 @@ def test_one_picture_is_not_enough_and_two_can_be_swapped(open_page: OpenPage) -
     again.get_by_role("checkbox", name=f"Show {LEFT}").uncheck()
     expect(again.get_by_text("Tick a second one above")).to_be_visible()
     expect(again.locator(".match-panel")).to_be_hidden()
+
+
+def test_a_broken_picture_is_a_sentence(open_page: OpenPage, faults: Faults, tmp_path: Path) -> None:
+    faults.expect("answer 4..: POST .*/embed")
+    broken = tmp_path / "broken.png"
+    broken.write_bytes((SAMPLES / LEFT).read_bytes()[:200])
+    page = open_page(TWO)
+    matched(page)
+    drop(page, "main", broken, SAMPLES / LEFT)
+    expect(page.get_by_role("alert")).not_to_be_empty()
+    expect(page.locator(".match-panel")).to_be_hidden()
+    page.get_by_role("checkbox", name="Show broken.png").uncheck()
+    page.get_by_role("checkbox", name=f"Show {RIGHT}").check()
+    matched(page)
+    expect(page.get_by_role("alert")).to_be_hidden()
 
 
 @pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 390)])

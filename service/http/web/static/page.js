@@ -44,7 +44,7 @@ class Page {
     );
     this.advice = el("div", { class: "advice", hidden: true });
     this.place = el("div");
-    byId("view").append(this.tools, this.advice, this.place);
+    byId("view").append(this.advice, el("div", { class: "opened" }, this.tools, this.place));
     byId("stop").addEventListener("click", () => this.running?.abort());
   }
 

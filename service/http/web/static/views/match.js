@@ -37,6 +37,8 @@ export class MatchView extends View {
   constructor(page) {
     super(page);
     this.most = FEW_LINES;
+    /** Counts the updates, so that a late one hides nothing. */
+    this.turn = 0;
     /** @type {Matches | null} */
     this.matches = null;
     this.fields = this.#fieldsOf("");
@@ -126,7 +128,8 @@ export class MatchView extends View {
       return false;
     }
     const { asked } = this.fields;
-    return this.page.work("Matching 2 pictures", async (task) => {
+    const turn = ++this.turn;
+    const isDone = await this.page.work("Matching 2 pictures", async (task) => {
       const left = await tokensOf(pictures[0], asked, task.signal);
       const right = await tokensOf(pictures[1], asked, task.signal);
       const isKnown = this.matches?.tokens[0] === left && this.matches.tokens[1] === right;
@@ -137,6 +140,8 @@ export class MatchView extends View {
       this.#say(pictures);
       this.#rest();
     });
+    if (!isDone && turn === this.turn) this.shown.hidden = true;
+    return isDone;
   }
 
   /** @param {string} link @returns {EncoderFields} */
