@@ -14,32 +14,48 @@ const STEP_MS = 600;
 
 export class EncoderFields {
   /**
-   * @param {Model[]} models
+   * @param {Model[]} models that are served
    * @param {Asked} asked
    * @param {() => Promise<boolean>} onchange other tokens are asked for; resolves to whether they are shown
+   * @param {Object} [options]
+   * @param {(model: Model) => boolean} [options.fits] whether an encoder is offered; one at least must be
+   * @param {boolean} [options.hasLayer] whether there is a field for the layer
    */
-  constructor(models, asked, onchange) {
-    this.models = models;
+  constructor(models, asked, onchange, { fits = () => true, hasLayer = true } = {}) {
+    this.served = models;
     this.asked = asked;
     this.onchange = onchange;
+    this.fits = fits;
+    this.hasLayer = hasLayer;
     this.element = el("div", { class: "row encoder" });
     this.isPlaying = false;
     this.draw();
   }
 
+  /** The server's encoders may be others now. @param {Model[]} models */
+  refresh(models) {
+    if (this.served === models) return;
+    this.served = models;
+    this.asked = askedOfLink(models.filter(this.fits), askedInLink(this.asked));
+    this.draw();
+  }
+
   draw() {
     const { model } = this.asked;
+    const models = this.served.filter(this.fits);
     const encoder = choice(
-      this.models.map(({ id }) => id),
+      models.map(({ id }) => id),
       model.id,
       (id) => {
-        this.asked = { model: modelOf(this.models, id), layer: null, resolution: null };
+        this.asked = { model: modelOf(models, id), layer: null, resolution: null };
         this.stop();
         this.draw();
         this.onchange();
       },
     );
-    this.element.replaceChildren(labelled("Encoder", encoder), this.#layers(), this.#sizes());
+    this.element.replaceChildren(labelled("Encoder", encoder));
+    if (this.hasLayer) this.element.append(this.#layers());
+    this.element.append(this.#sizes());
   }
 
   /** End a slider that plays. */

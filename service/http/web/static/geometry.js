@@ -31,6 +31,19 @@ export function seenBox(picture, preprocessing, target) {
   return centred(picture, { width: target.width * scale.x, height: target.height * scale.y });
 }
 
+/**
+ * The part of a picture that an encoder sees. A picture that this browser cannot measure is taken for one of the
+ * encoder's own size.
+ *
+ * @param {Size} picture upright; 0 x 0 if it cannot be measured
+ * @param {{model: {image_size: [number, number], preprocessing: {resize: string, crop_pct: number}}, resolution?: string | null}} asked
+ * @returns {Box}
+ */
+export function boxSeen(picture, { model, resolution }) {
+  const [height, width] = resolution ? sizeOf(resolution) : model.image_size;
+  return seenBox(picture.width > 0 ? picture : { width, height }, model.preprocessing, { width, height });
+}
+
 /** @param {Size} picture @param {Size} size @returns {Box} */
 function centred(picture, size) {
   return { left: (picture.width - size.width) / 2, top: (picture.height - size.height) / 2, ...size };
@@ -74,4 +87,10 @@ function lcm(a, b) {
 /** As the API's `resolution` has it. @param {[number, number]} size [height, width] */
 export function resolutionOf([height, width]) {
   return height === width ? String(height) : `${height}x${width}`;
+}
+
+/** [height, width] of the API's `resolution`. @param {string} resolution @returns {[number, number]} */
+function sizeOf(resolution) {
+  const [height, width = height] = resolution.split("x").map(Number);
+  return [height, width];
 }

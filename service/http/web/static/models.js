@@ -16,6 +16,7 @@ import { send } from "./api.js";
  * @property {number | null} embed_dim
  * @property {number} layers
  * @property {boolean} has_text
+ * @property {number | null} context_length tokens of a text that it reads
  * @property {boolean} dense whether it offers heat maps
  * @property {{multiple: Pair, minimum: Pair, maximum: Pair, only: Pair | null}} resolutions
  * @property {{resize: string, crop_pct: number}} preprocessing

@@ -33,6 +33,10 @@ function draw(context, element) {
     context.rect(left, top, width, height);
     context.clip();
   }
+  if (element instanceof HTMLInputElement && element.type === "range") {
+    context.restore();
+    return; // its value is said beside it
+  }
   context.fillStyle = style.backgroundColor;
   context.fillRect(left, top, width, height);
   if (element instanceof HTMLCanvasElement || element instanceof HTMLImageElement) {
@@ -42,6 +46,11 @@ function draw(context, element) {
     const words = element instanceof HTMLSelectElement ? (element.selectedOptions[0]?.text ?? "") : element.value;
     const isWritten = element instanceof HTMLSelectElement || ["text", "number", "search"].includes(element.type);
     if (isWritten) write(context, style, words, left + 8, top + height / 2);
+  } else if (element instanceof HTMLTextAreaElement) {
+    const line = parseFloat(style.lineHeight);
+    element.value.split("\n").forEach((words, index) => {
+      write(context, style, words, left + 8, top + 4 + (index + 0.5) * line - element.scrollTop);
+    });
   } else {
     for (const child of element.childNodes) {
       if (child instanceof Element) draw(context, child);

@@ -9,7 +9,7 @@ import { el } from "./dom.js";
  * @typedef {{x: number, y: number}} Point in the picture's pixels
  */
 
-/** The longest side of what is drawn. */
+/** The longest side of what is drawn, unless it is smaller. */
 const DRAWN_SIDE = 900;
 
 export class TokenMap {
@@ -18,10 +18,15 @@ export class TokenMap {
    * @param {(index: number | null, point: Point | null) => void} [handlers.onpoint] the pointer, a finger or the arrow
    *   keys are at this patch; null: they left
    * @param {(index: number) => void} [handlers.onpick] a patch was clicked, or Enter pressed on it
+   * @param {Object} [options]
+   * @param {boolean} [options.hasKeys] whether the keyboard stops here; not if another map moves this one's cursor
+   * @param {number} [options.side] the longest side of what is drawn, in pixels
    */
-  constructor({ onpoint = () => {}, onpick = () => {} } = {}) {
+  constructor({ onpoint = () => {}, onpick } = {}, { hasKeys = true, side = DRAWN_SIDE } = {}) {
     this.onpoint = onpoint;
     this.onpick = onpick;
+    this.hasKeys = hasKeys;
+    this.side = side;
     this.grid = { rows: 1, cols: 1 };
     /** @type {Box} */
     this.box = { left: 0, top: 0, width: 1, height: 1 };
@@ -36,9 +41,9 @@ export class TokenMap {
       "div",
       {
         class: "stage",
-        tabindex: "0",
-        role: "application",
-        "aria-roledescription": "patch grid",
+        tabindex: hasKeys ? "0" : null,
+        role: hasKeys ? "application" : "img",
+        "aria-roledescription": hasKeys ? "patch grid" : null,
         onpointermove: (event) => this.#point(event),
         onpointerdown: (event) => this.#point(event),
         onpointerleave: () => this.#leave(),
@@ -66,8 +71,9 @@ export class TokenMap {
    */
   show(picture, box, label) {
     this.box = box;
-    this.stage.setAttribute("aria-label", `${label}. Arrow keys go from patch to patch, Enter pins one.`);
-    const scale = Math.min(1, DRAWN_SIDE / Math.max(box.width, box.height));
+    const keys = `. Arrow keys go from patch to patch${this.onpick ? ", Enter pins one" : ""}.`;
+    this.stage.setAttribute("aria-label", `${label}${this.hasKeys ? keys : ""}`);
+    const scale = Math.min(1, this.side / Math.max(box.width, box.height));
     this.picture.width = Math.max(1, Math.round(box.width * scale));
     this.picture.height = Math.max(1, Math.round(box.height * scale));
     this.stage.style.aspectRatio = `${box.width} / ${box.height}`;
@@ -138,6 +144,16 @@ export class TokenMap {
     };
   }
 
+  /** The middle of a patch, in the window's pixels. @param {number} index @returns {Point} */
+  placeOf(index) {
+    const { rows, cols } = this.grid;
+    const { left, top, width, height } = this.stage.getBoundingClientRect();
+    return {
+      x: left + (((index % cols) + 0.5) / cols) * width,
+      y: top + ((Math.floor(index / cols) + 0.5) / rows) * height,
+    };
+  }
+
   /** In words. @param {number} index */
   nameOf(index) {
     return `row ${Math.floor(index / this.grid.cols) + 1}, column ${(index % this.grid.cols) + 1}`;
@@ -168,7 +184,7 @@ export class TokenMap {
   /** @param {PointerEvent} event */
   #pick(event) {
     this.#point(event);
-    if (this.at !== null) this.onpick(this.at);
+    if (this.at !== null) this.onpick?.(this.at);
   }
 
   /** @param {KeyboardEvent} event */
@@ -184,7 +200,7 @@ export class TokenMap {
       ArrowDown: Math.min(row + 1, rows - 1) * cols + col,
     };
     if (event.key in moves) this.#moveTo(this.at === null ? at : moves[event.key]);
-    else if (event.key === "Enter" || event.key === " ") this.onpick(at);
+    else if (event.key === "Enter" || event.key === " ") this.onpick?.(at);
     else if (event.key === "Escape") this.#leave();
     else return;
     event.preventDefault();

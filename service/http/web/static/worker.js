@@ -1,5 +1,6 @@
 /** A worker: what takes long, off the thread that draws. */
 
+import { bestMatches } from "./matching.js";
 import { principalComponents } from "./pca.js";
 import { parseSafetensors } from "./tensors.js";
 import { normalized, norms } from "./vectors.js";
@@ -10,6 +11,7 @@ const JOBS = {
   components: principalComponents,
   normalized,
   norms,
+  bestMatches,
 };
 
 /** @typedef {typeof JOBS} Jobs */

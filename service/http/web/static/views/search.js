@@ -256,7 +256,7 @@ class Card {
       "li",
       { class: "card" },
       thumbnail(picture),
-      el("div", { class: "result" }, this.rank, this.score),
+      el("div", { class: "ranked" }, this.rank, this.score),
       el("span", { class: "name", title: picture.name }, title),
       this.note,
       this.like,

@@ -4,12 +4,13 @@
  * are linked.
  */
 
-import { componentColours, heatColours, rampColour } from "../colours.js";
+import { componentColours, heatColours } from "../colours.js";
 import { compute } from "../compute.js";
 import { button, choice, el, labelled } from "../dom.js";
 import { patchesOf, tokensCall, tokensOf } from "../embeddings.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../encoder-fields.js";
-import { seenBox } from "../geometry.js";
+import { boxSeen } from "../geometry.js";
+import { colourBar } from "../legend.js";
 import { TokenMap } from "../token-map.js";
 import { argmax, products, rangeOf, rowOf } from "../vectors.js";
 import { View } from "../view.js";
@@ -245,11 +246,7 @@ class Panel {
 
   /** The server's encoders may be others now. @param {import("../models.js").Model[]} models */
   refresh(models) {
-    if (this.fields.models !== models) {
-      this.fields.models = models;
-      this.fields.asked = askedOfLink(models, askedInLink(this.asked));
-      this.fields.draw();
-    }
+    this.fields.refresh(models);
     const { panels } = this.view;
     this.element.setAttribute("aria-label", this.asked.model.id);
     this.element.querySelector(".close")?.remove();
@@ -395,12 +392,9 @@ class Shown {
 
   /** @param {Asked} asked @param {Tokens} tokens */
   show(asked, tokens) {
-    const { model, resolution } = asked;
-    const [height, width] = resolution ? sizeOf(resolution) : model.image_size;
     const { picture } = this;
-    const whole = picture.width > 0 ? picture : { width, height };
-    const box = seenBox(whole, model.preprocessing, { width, height });
-    this.map.show(picture, box, `${picture.name} as ${model.id} sees it`);
+    const box = boxSeen(picture, asked);
+    this.map.show(picture, box, `${picture.name} as ${asked.model.id} sees it`);
     this.map.setGrid(tokens);
     this.about.textContent = cropSentence(picture, box);
     if (this.tokens !== tokens) this.map.paint(null);
@@ -440,7 +434,7 @@ class Shown {
     this.map.mark("cursor", null);
     this.map.mark("match", null);
     this.map.tell("");
-    this.legend.replaceChildren(...(this.scale ? scaleOf(this.scale.name, this.scale.range) : []));
+    this.legend.replaceChildren(...(this.scale ? colourBar(this.scale.name, this.scale.range) : []));
   }
 
   /**
@@ -455,7 +449,7 @@ class Shown {
     this.map.paint(heatColours(cosines, range));
     this.map.mark("cursor", cursor);
     this.map.mark("match", isOwn ? null : argmax(cosines));
-    this.legend.replaceChildren(...scaleOf("cosine", range));
+    this.legend.replaceChildren(...colourBar("cosine", range));
     if (cursor === null) return;
     cosines[cursor] = -Infinity;
     const nearest = argmax(cosines);
@@ -469,14 +463,6 @@ function prefixName(index) {
   return index === 0 ? "class token" : `register ${index}`;
 }
 
-/** A colour bar with its ends. @param {string} name @param {[number, number]} range */
-function scaleOf(name, [low, high]) {
-  const bar = el("span", { class: "bar", "aria-hidden": "true" });
-  const stops = Array.from({ length: 9 }, (_, index) => rampColour(index / 8));
-  bar.style.background = `linear-gradient(to right, ${stops.join(", ")})`;
-  return [el("span", {}, name), el("span", {}, low.toPrecision(3)), bar, el("span", {}, high.toPrecision(3))];
-}
-
 /** @param {Picture} picture @param {import("../geometry.js").Box} box */
 function cropSentence(picture, box) {
   const { image, width, height, name } = picture;
@@ -484,12 +470,6 @@ function cropSentence(picture, box) {
   const [w, h] = [box.width, box.height].map(Math.round);
   const isWhole = Math.abs(w - width) <= 1 && Math.abs(h - height) <= 1;
   return isWhole ? `${name}: ${width} × ${height}` : `${name}: the encoder sees ${w} × ${h} of ${width} × ${height}`;
-}
-
-/** @param {string} resolution @returns {[number, number]} */
-function sizeOf(resolution) {
-  const [height, width = height] = resolution.split("x").map(Number);
-  return [height, width];
 }
 
 /** @param {Float32Array[]} arrays */

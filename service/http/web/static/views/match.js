@@ -1,0 +1,332 @@
+/**
+ * Match: two pictures against each other, patch by patch. Under the pointer, the cosine of every patch of the other
+ * picture with the one there; at rest, lines between the patches that are each other's best match.
+ */
+
+import { heatColours } from "../colours.js";
+import { compute } from "../compute.js";
+import { button, el, labelled } from "../dom.js";
+import { patchesOf, tokensCall, tokensOf } from "../embeddings.js";
+import { EncoderFields, askedInLink, askedOfLink } from "../encoder-fields.js";
+import { boxSeen } from "../geometry.js";
+import { colourBar } from "../legend.js";
+import { addBlock, meanCosine, mutualPairs, noMatches } from "../matching.js";
+import { PairLines } from "../pair-lines.js";
+import { TokenMap } from "../token-map.js";
+import { products, rangeOf, rowOf } from "../vectors.js";
+import { View } from "../view.js";
+
+/**
+ * @import {Asked, Tokens} from "../embeddings.js"
+ * @import {Best, Pair} from "../matching.js"
+ * @import {Picture} from "../pictures.js"
+ * @import {Page, Task} from "../view.js"
+ *
+ * @typedef {{tokens: [Tokens, Tokens], forth: Best, back: Best, pairs: Pair[]}} Matches
+ */
+
+const FEW_LINES = 30;
+/** Products of two numbers that the worker does before it is asked again: about a tenth of a second. */
+const BLOCK_PRODUCTS = 2e8;
+
+export class MatchView extends View {
+  static key = "match";
+  static title = "Match";
+
+  /** @param {Page} page */
+  constructor(page) {
+    super(page);
+    this.most = FEW_LINES;
+    /** Counts the updates, so that a late one hides nothing. */
+    this.turn = 0;
+    /** @type {Matches | null} */
+    this.matches = null;
+    this.fields = this.#fieldsOf("");
+    this.encoder = el("div", {}, this.fields.element);
+    this.swap = button("Swap the pictures", () => {
+      const [first, second, ...others] = this.page.pictures.chosenIds;
+      this.page.pictures.choose([second, first, ...others]);
+    });
+    this.slider = el("input", {
+      type: "range",
+      min: 0,
+      max: FEW_LINES,
+      oninput: () => {
+        this.most = Number(this.slider.value);
+        this.#rest();
+      },
+      onchange: () => this.page.changed(),
+    });
+    this.count = el("output");
+    this.controls = el(
+      "div",
+      { class: "row controls" },
+      this.encoder,
+      labelled("Lines", this.slider, this.count),
+      this.swap,
+    );
+    this.missing = el("div", { class: "panel" });
+    this.about = el("div", { class: "about" });
+    this.legend = el("div", { class: "legend" });
+    this.sides = [new Side(this, 0), new Side(this, 1)];
+    this.place = el("div", { class: "match-pair" }, ...this.sides.map(({ element }) => element));
+    this.lines = new PairLines(this.place, this.sides[0].map, this.sides[1].map);
+    this.table = el("div", { class: "scroll", tabindex: "0", role: "region", "aria-label": "Pairs" });
+    this.details = el(
+      "details",
+      { ontoggle: () => this.#list() },
+      el("summary", {}, "The pairs as a table"),
+      this.table,
+    );
+    this.shown = el(
+      "div",
+      { class: "panel match-panel", hidden: true },
+      this.about,
+      this.legend,
+      this.place,
+      this.details,
+    );
+    this.element.append(this.controls, this.missing, this.shown);
+  }
+
+  /** @param {URLSearchParams} parameters */
+  restore(parameters) {
+    const most = Number(parameters.get("lines") ?? FEW_LINES);
+    this.most = Number.isInteger(most) && most >= 0 ? most : FEW_LINES;
+    this.fields.stop();
+    this.fields = this.#fieldsOf(parameters.get("encoder") ?? "");
+    this.encoder.replaceChildren(this.fields.element);
+  }
+
+  parameters() {
+    const parameters = new URLSearchParams({ encoder: askedInLink(this.fields.asked) });
+    if (this.most !== FEW_LINES) parameters.set("lines", String(this.most));
+    return parameters;
+  }
+
+  calls() {
+    return this.#pictures().map((picture) => tokensCall(picture, this.fields.asked));
+  }
+
+  models() {
+    return [this.fields.asked.model];
+  }
+
+  leave() {
+    this.fields.stop();
+  }
+
+  async update() {
+    this.fields.refresh(this.page.models);
+    this.page.changed();
+    const pictures = this.#pictures();
+    this.swap.disabled = this.slider.disabled = pictures.length < 2;
+    this.missing.hidden = pictures.length === 2;
+    this.shown.hidden = this.shown.hidden || pictures.length < 2;
+    if (pictures.length < 2) {
+      this.#askForTwo(pictures.length);
+      return false;
+    }
+    const { asked } = this.fields;
+    const turn = ++this.turn;
+    const isDone = await this.page.work("Matching 2 pictures", async (task) => {
+      const left = await tokensOf(pictures[0], asked, task.signal);
+      const right = await tokensOf(pictures[1], asked, task.signal);
+      const isKnown = this.matches?.tokens[0] === left && this.matches.tokens[1] === right;
+      if (!isKnown) this.matches = await matchesOf(left, right, task);
+      this.sides[0].show(pictures[0], asked, left);
+      this.sides[1].show(pictures[1], asked, right);
+      this.shown.hidden = false;
+      this.#say(pictures);
+      this.#rest();
+    });
+    if (!isDone && turn === this.turn) this.shown.hidden = true;
+    return isDone;
+  }
+
+  /** @param {string} link @returns {EncoderFields} */
+  #fieldsOf(link) {
+    const { models } = this.page;
+    return new EncoderFields(models, askedOfLink(models, link), () => this.update());
+  }
+
+  #pictures() {
+    return this.page.pictures.chosen.slice(0, 2);
+  }
+
+  /** @param {number} count of the pictures that are chosen */
+  #askForTwo(count) {
+    const { pictures } = this.page;
+    const advice = "This view compares two pictures. Tick a second one above, or drop one and tick both.";
+    this.missing.replaceChildren(el("p", {}, count === 0 ? advice.replace("a second one", "two") : advice));
+    const sample = pictures.samples.find(({ file }) => !pictures.chosenIds.includes(`sample:${file}`));
+    if (count === 1 && sample) {
+      this.missing.append(button(`Take the sample “${sample.name}”`, () => pictures.chooseSample(sample, true)));
+    }
+  }
+
+  /** @param {Picture[]} pictures */
+  #say([left, right]) {
+    if (this.matches === null) return;
+    const { forth, back, pairs } = this.matches;
+    const means = [meanCosine(forth), meanCosine(back)];
+    const total = (means[0] + means[1]) / 2;
+    const sentence =
+      `: the mean, over all patches, of the cosine with the best match in the other picture; ` +
+      `${means[0].toFixed(3)} from ${left.name}, ${means[1].toFixed(3)} from ${right.name}. ` +
+      `${pairs.length} ${pairs.length === 1 ? "pair of patches is" : "pairs of patches are"} each other's best match.`;
+    this.about.replaceChildren(el("p", {}, "Best-match score ", el("strong", {}, total.toFixed(3)), sentence));
+  }
+
+  /** Nobody points: the lines. */
+  #rest() {
+    if (this.matches === null) return;
+    const { pairs } = this.matches;
+    const drawn = Math.min(this.most, pairs.length);
+    this.slider.max = String(pairs.length);
+    this.slider.value = String(drawn);
+    this.count.textContent = `${drawn} of ${pairs.length} pairs`;
+    this.slider.setAttribute("aria-valuetext", this.count.textContent);
+    for (const side of this.sides) side.rest();
+    this.lines.show(pairs.slice(0, drawn), this.#lineRange());
+    this.legend.replaceChildren(...colourBar("lines: cosine", this.#lineRange()));
+    this.#list();
+  }
+
+  /** @returns {[number, number]} */
+  #lineRange() {
+    return rangeOf((this.matches?.pairs ?? []).map(({ cosine }) => cosine));
+  }
+
+  /** The drawn pairs as a table, if it is open. */
+  #list() {
+    if (!this.details.open || this.matches === null) return;
+    const names = this.sides.map(({ map }) => map);
+    const rows = this.lines.pairs.map((pair, index) =>
+      el(
+        "tr",
+        { onpointerenter: () => this.#point(0, pair.left), onpointerleave: () => this.#leave() },
+        el("td", { class: "number" }, String(index + 1)),
+        el("td", {}, names[0].nameOf(pair.left)),
+        el("td", {}, names[1].nameOf(pair.right)),
+        el("td", { class: "number" }, pair.cosine.toFixed(4)),
+      ),
+    );
+    const heads = ["pair", ...this.sides.map(({ picture }) => picture?.name ?? ""), "cosine"].map((name, column) =>
+      el("th", { scope: "col", class: column === 0 || column === 3 ? "number" : "" }, name),
+    );
+    this.table.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)));
+  }
+
+  /**
+   * The pointer is at a patch of one picture: the other answers.
+   *
+   * @param {number} which picture: 0 or 1
+   * @param {number | null} patch null: it left
+   */
+  point(which, patch) {
+    cancelAnimationFrame(this.frame ?? 0);
+    this.frame = requestAnimationFrame(() => {
+      if (patch === null) this.#leave();
+      else this.#point(which, patch);
+    });
+  }
+
+  #leave() {
+    if (this.matches === null) return;
+    const { pairs } = this.matches;
+    for (const side of this.sides) side.rest();
+    this.lines.show(pairs.slice(0, this.most), this.#lineRange());
+  }
+
+  /** @param {number} which @param {number} patch */
+  #point(which, patch) {
+    if (this.matches === null) return;
+    const { tokens, forth, back } = this.matches;
+    const [own, other] = [this.sides[which], this.sides[1 - which]];
+    const token = rowOf(patchesOf(tokens[which], "unit"), tokens[which].width, patch);
+    const cosines = products(patchesOf(tokens[1 - which], "unit"), token);
+    const [there, again] = which === 0 ? [forth, back] : [back, forth];
+    const best = there.index[patch];
+    const isMutual = again.index[best] === patch;
+    own.cursorAt(
+      patch,
+      `${own.map.nameOf(patch)}: best match ${other.map.nameOf(best)}, cosine ${cosines[best].toFixed(3)}, ` +
+        (isMutual ? "mutual" : "not mutual"),
+    );
+    other.answer(cosines, best);
+    const [left, right] = which === 0 ? [patch, best] : [best, patch];
+    this.lines.show([{ left, right, cosine: cosines[best] }], [0, 0]);
+  }
+}
+
+/** One of the two pictures. */
+class Side {
+  /** @param {MatchView} view @param {number} which */
+  constructor(view, which) {
+    /** @type {Picture | null} */
+    this.picture = null;
+    this.map = new TokenMap({ onpoint: (patch) => view.point(which, patch) });
+    this.name = el("span", { class: "text" });
+    this.legend = el("div", { class: "legend" });
+    this.map.caption.append(this.name, this.legend);
+    this.element = this.map.element;
+  }
+
+  /** @param {Picture} picture @param {Asked} asked @param {Tokens} tokens */
+  show(picture, asked, tokens) {
+    this.picture = picture;
+    this.map.show(picture, boxSeen(picture, asked), `${picture.name} as ${asked.model.id} sees it`);
+    this.map.setGrid(tokens);
+    this.name.textContent = `${picture.name}: ${tokens.rows} × ${tokens.cols} patches`;
+  }
+
+  rest() {
+    this.map.paint(null);
+    this.map.mark("cursor", null);
+    this.map.mark("match", null);
+    this.map.tell("");
+    this.legend.replaceChildren();
+  }
+
+  /** @param {number} patch @param {string} sentence about it */
+  cursorAt(patch, sentence) {
+    this.rest();
+    this.map.mark("cursor", patch);
+    this.map.tell(sentence);
+    this.legend.replaceChildren(sentence);
+  }
+
+  /** @param {Float32Array} cosines of each patch with the one that is pointed at @param {number} best */
+  answer(cosines, best) {
+    const range = rangeOf(cosines);
+    this.map.paint(heatColours(cosines, range));
+    this.map.mark("cursor", null);
+    this.map.mark("match", best);
+    this.legend.replaceChildren(...colourBar("cosine", range));
+  }
+}
+
+/**
+ * By blocks, so that it can be stopped: 1369 tokens against as many, of 1024 numbers, are 1.9 billion products.
+ *
+ * @param {Tokens} left
+ * @param {Tokens} right
+ * @param {Task} task
+ * @returns {Promise<Matches>}
+ */
+async function matchesOf(left, right, { signal, progress }) {
+  const [rows, others] = [patchesOf(left, "unit"), patchesOf(right, "unit")];
+  const { width } = left;
+  const count = rows.length / width;
+  const step = Math.max(1, Math.floor(BLOCK_PRODUCTS / others.length));
+  const all = { forth: noMatches(count), back: noMatches(others.length / width) };
+  for (let first = 0; first < count; first += step) {
+    signal.throwIfAborted();
+    if (count > step) progress(first, count);
+    const block = rows.slice(first * width, (first + step) * width);
+    addBlock(all, await compute("bestMatches", [block, others, width]), first);
+  }
+  signal.throwIfAborted();
+  return { tokens: [left, right], ...all, pairs: mutualPairs(all.forth, all.back) };
+}

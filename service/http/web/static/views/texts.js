@@ -1,0 +1,458 @@
+/**
+ * Texts: how well each text says what is on a picture, as bars; and where it is, as a heat map over the picture. Under
+ * the pointer, the cosine of that patch with every text.
+ */
+
+import { send } from "../api.js";
+import { heatColours } from "../colours.js";
+import { button, choice, el, labelled } from "../dom.js";
+import { EncoderFields, askedInLink, askedOfLink } from "../encoder-fields.js";
+import { boxSeen } from "../geometry.js";
+import { colourBar } from "../legend.js";
+import { thumbnail } from "../drawing.js";
+import { SCORE_KINDS, scoreTable } from "../score-table.js";
+import { scoringSentence, similarityCall } from "../similarity.js";
+import { TokenMap } from "../token-map.js";
+import { argmax, rangeOf } from "../vectors.js";
+import { View } from "../view.js";
+
+/**
+ * @import {Call} from "../api.js"
+ * @import {Answer, Question, ScoreKind} from "../similarity.js"
+ * @import {Page} from "../view.js"
+ *
+ * @typedef {{question: Question, answer: Answer}} Answered
+ */
+
+const MOST_PICTURES = 8;
+/** Of a picture. */
+const MOST_MAPS = 40;
+/** The longest side of a heat map's picture, in pixels. */
+const MAP_SIDE = 400;
+/** From the last key to the request. */
+const TYPING_MS = 500;
+/** Texts whose cosines a screen reader is told, the highest. */
+const MOST_TOLD = 3;
+/** Of the texts that were cut. */
+const MOST_NAMED = 5;
+/** Suggested for a picture that is no sample. */
+const MOST_SUGGESTED = 6;
+
+const PHOTO = "a photo of a {}";
+const TEMPLATES = [
+  { value: "none", text: "none: the text itself" },
+  { value: "photo", text: PHOTO },
+  { value: "openai", text: "openai: the mean of CLIP's eighty" },
+  { value: "own", text: "own, one a line" },
+];
+
+export class TextsView extends View {
+  static key = "texts";
+  static title = "Texts";
+
+  /** @param {Page} page */
+  constructor(page) {
+    super(page);
+    /** What the user wrote; null: what is suggested. @type {string | null} */
+    this.written = null;
+    this.template = "none";
+    /** @type {ScoreKind} */
+    this.drawn = "probabilities";
+    this.hasMaps = true;
+    this.isShared = true;
+    /** @type {EncoderFields | null} */
+    this.fields = null;
+    /** What is shown. @type {Answered | null} */
+    this.answered = null;
+    /** Counts the updates, so that a late one clears nothing. */
+    this.turn = 0;
+
+    this.area = el("textarea", {
+      rows: 5,
+      spellcheck: "false",
+      oninput: () => {
+        this.written = this.area.value;
+        this.suggest.hidden = false;
+        this.#later();
+      },
+      onkeydown: (event) => this.#key(event),
+    });
+    this.suggest = button("Suggested texts", () => {
+      this.written = null;
+      this.update();
+    });
+    this.templateArea = el("textarea", {
+      rows: 3,
+      spellcheck: "false",
+      placeholder: "a drawing of a {}",
+      oninput: () => this.#later(),
+      onkeydown: (event) => this.#key(event),
+    });
+    this.ownTemplates = labelled("Own templates, one a line, each with {} for the text", this.templateArea);
+    this.encoder = el("div");
+    this.options = el("div", { class: "row" });
+    this.form = el(
+      "div",
+      { class: "controls texts-form" },
+      el(
+        "div",
+        { class: "written" },
+        labelled("Texts, one a line", this.area),
+        el("div", { class: "row" }, this.suggest, el("span", { class: "note" }, "Ctrl+Enter scores them at once.")),
+      ),
+      el("div", { class: "fields" }, this.encoder, this.options, this.ownTemplates),
+    );
+    this.about = el("div", { class: "about" });
+    this.results = el("div", { class: "results" });
+    this.element.append(this.form, this.about, this.results);
+  }
+
+  /** @param {URLSearchParams} parameters */
+  restore(parameters) {
+    this.written = parameters.has("text") ? parameters.getAll("text").join("\n") : null;
+    const own = parameters.getAll("template");
+    const isOwn = own.length > 0 && String(own) !== PHOTO;
+    this.template = isOwn ? "own" : own.length > 0 ? "photo" : parameters.has("templates") ? "openai" : "none";
+    this.templateArea.value = isOwn ? own.join("\n") : "";
+    this.drawn = SCORE_KINDS.find(({ kind }) => kind === parameters.get("bars"))?.kind ?? "probabilities";
+    this.hasMaps = parameters.get("maps") !== "none";
+    this.isShared = parameters.get("maps") !== "apart";
+    this.#setEncoder(parameters.get("encoder") ?? "");
+    this.#drawOptions();
+  }
+
+  parameters() {
+    const parameters = new URLSearchParams();
+    if (this.fields) parameters.set("encoder", askedInLink(this.fields.asked));
+    if (this.written !== null) for (const text of linesOr(this.written)) parameters.append("text", text);
+    const templates = this.#templates();
+    if (typeof templates === "string") parameters.set("templates", templates);
+    else for (const template of templates) parameters.append("template", template);
+    if (this.drawn !== "probabilities") parameters.set("bars", this.drawn);
+    if (!this.hasMaps) parameters.set("maps", "none");
+    else if (!this.isShared) parameters.set("maps", "apart");
+    return parameters;
+  }
+
+  /** @returns {Call[]} */
+  calls() {
+    const question = this.#question();
+    return question ? [similarityCall(question)] : [];
+  }
+
+  models() {
+    return this.fields ? [this.fields.asked.model] : [];
+  }
+
+  leave() {
+    clearTimeout(this.timer);
+  }
+
+  async update() {
+    clearTimeout(this.timer);
+    const turn = ++this.turn;
+    this.#refresh();
+    this.page.changed();
+    const question = this.#question();
+    if (question === null) {
+      this.answered = null;
+      this.#draw();
+      return false;
+    }
+    const [pictures, texts] = [question.pictures.length, question.texts.length];
+    const what = `Comparing ${counted(pictures, "picture")} with ${counted(texts, "text")}`;
+    const isDone = await this.page.work(what, async ({ signal }) => {
+      const answer = await (await send(similarityCall(question), { signal })).json();
+      this.answered = { question, answer };
+      this.#draw();
+    });
+    if (turn !== this.turn) return false;
+    const left = this.page.pictures.chosen.length - pictures;
+    if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
+    if (!isDone) {
+      this.answered = null;
+      this.#draw();
+    }
+    return isDone;
+  }
+
+  /** Take over other encoders of the server, and suggest texts if the user wrote none. */
+  #refresh() {
+    const { models } = this.page;
+    const canRead = models.some(readsTexts);
+    this.form.hidden = !canRead;
+    if (!canRead) this.fields = null;
+    else if (this.fields) this.fields.refresh(models);
+    else this.#setEncoder("");
+    const text = this.written ?? this.#suggested().join("\n");
+    if (text !== this.area.value) this.area.value = text;
+    this.suggest.hidden = this.written === null;
+    this.ownTemplates.hidden = this.template !== "own";
+  }
+
+  /** @param {string} link as askedInLink writes it */
+  #setEncoder(link) {
+    const models = this.page.models.filter(readsTexts);
+    if (models.length === 0) return;
+    const asked = { ...askedOfLink(models, link), layer: null };
+    this.fields = new EncoderFields(this.page.models, asked, () => this.update(), {
+      fits: readsTexts,
+      hasLayer: false,
+    });
+    this.encoder.replaceChildren(this.fields.element);
+  }
+
+  #drawOptions() {
+    const template = choice(TEMPLATES, this.template, (value) => {
+      this.template = value;
+      this.update();
+      if (value === "own") this.templateArea.focus();
+    });
+    const bars = choice(
+      SCORE_KINDS.map(({ kind, name }) => ({ value: kind, text: name })),
+      this.drawn,
+      (value) => {
+        this.drawn = /** @type {ScoreKind} */ (value);
+        this.page.changed();
+        this.#draw();
+      },
+    );
+    const maps = choice(
+      [
+        { value: "shared", text: "one colour range a picture" },
+        { value: "apart", text: "each with its own range" },
+        { value: "none", text: "none" },
+      ],
+      this.hasMaps ? (this.isShared ? "shared" : "apart") : "none",
+      (value) => {
+        const hadMaps = this.hasMaps;
+        this.hasMaps = value !== "none";
+        this.isShared = value !== "apart";
+        if (this.hasMaps === hadMaps) {
+          this.page.changed();
+          this.#draw();
+        } else this.update();
+      },
+    );
+    this.options.replaceChildren(
+      labelled("Template", template),
+      labelled("Bars show", bars),
+      labelled("Heat maps", maps),
+    );
+  }
+
+  /** Texts for the chosen pictures; for pictures that are no samples, those of samples that this encoder knows. */
+  #suggested() {
+    const { chosen, samples } = this.page.pictures;
+    const ofSamples = chosen.flatMap(({ sample }) => sample?.texts ?? []);
+    if (ofSamples.length > 0) return [...new Set(ofSamples)];
+    const isOfDrawings = Boolean(this.fields?.asked.model.trained_on);
+    const known = samples.filter(({ drawing }) => drawing === isOfDrawings).flatMap(({ texts }) => texts);
+    return [...new Set(known)].slice(0, MOST_SUGGESTED);
+  }
+
+  /** As a Question has them. @returns {string | string[]} */
+  #templates() {
+    if (this.template === "own") return lines(this.templateArea.value);
+    return { none: [], photo: [PHOTO], openai: "openai" }[this.template] ?? [];
+  }
+
+  /** What is asked now; null if something is missing. @returns {Question | null} */
+  #question() {
+    const pictures = this.page.pictures.chosen.slice(0, MOST_PICTURES);
+    const texts = lines(this.area.value);
+    if (this.fields === null || pictures.length === 0 || texts.length === 0) return null;
+    const { model, resolution } = this.fields.asked;
+    const hasMaps = this.hasMaps && model.dense;
+    return { model, resolution, pictures, texts, templates: this.#templates(), hasMaps };
+  }
+
+  #later() {
+    clearTimeout(this.timer);
+    this.timer = setTimeout(() => this.update(), TYPING_MS);
+  }
+
+  /** @param {KeyboardEvent} event */
+  #key(event) {
+    if (event.key !== "Enter" || !(event.ctrlKey || event.metaKey)) return;
+    event.preventDefault();
+    this.update();
+  }
+
+  /** Draw the answer, or what is missing. */
+  #draw() {
+    if (this.answered === null) {
+      this.about.replaceChildren(el("p", { class: "note" }, this.#whatIsMissing()));
+      this.results.replaceChildren();
+      return;
+    }
+    const { question, answer } = this.answered;
+    this.about.replaceChildren(
+      ...[scoringSentence(answer), ...this.#remarks(question, answer)].map((sentence) =>
+        el("p", { class: "note" }, sentence),
+      ),
+    );
+    const values = answer[this.drawn].flatMap((row) => row ?? []);
+    const [low, high] = this.drawn === "probabilities" ? [0, 1] : rangeOf(values);
+    this.results.replaceChildren(
+      ...question.pictures.map((_, index) => {
+        const result = new Result({ question, answer }, index);
+        return result.draw(this.drawn, [Math.min(low, 0), Math.max(high, 0)], this.isShared);
+      }),
+    );
+  }
+
+  #whatIsMissing() {
+    if (this.fields === null) {
+      return "No encoder that is served here reads texts. CLIP and SigLIP models do, such as demo:vit.";
+    }
+    if (this.page.pictures.chosen.length === 0) return "Choose a picture, or try a sample.";
+    return lines(this.area.value).length === 0 ? "Write a text." : "There are no scores: see the message.";
+  }
+
+  /** @param {Question} question @param {Answer} answer */
+  #remarks({ model, texts, hasMaps }, { truncated }) {
+    const remarks = [];
+    if (truncated.length > 0) {
+      const cut = truncated.slice(0, MOST_NAMED).map((index) => `“${texts[index]}”`);
+      const more = truncated.length > MOST_NAMED ? `, and ${truncated.length - MOST_NAMED} more` : "";
+      const where = this.template === "none" ? "" : ", templates included";
+      remarks.push(
+        `Cut after the ${model.context_length} tokens that ${model.id} reads${where}: ${cut.join(", ")}${more}.`,
+      );
+    }
+    if (!model.dense) remarks.push(`${model.id} has no dense features that can be compared with texts: no heat maps.`);
+    else if (hasMaps && texts.length > MOST_MAPS) {
+      remarks.push(`The first ${MOST_MAPS} texts have a heat map each; all have scores.`);
+    }
+    return remarks;
+  }
+}
+
+/** A picture with its scores and heat maps. */
+class Result {
+  /** @param {Answered} answered @param {number} index of the picture */
+  constructor({ question, answer }, index) {
+    this.question = question;
+    this.answer = answer;
+    this.index = index;
+    this.picture = question.pictures[index];
+    const rows = answer.heatmap?.[index]?.slice(0, MOST_MAPS) ?? [];
+    this.maps = rows.map((cosines, text) => new TextMap(this, question.texts[text], cosines, text === 0));
+  }
+
+  /** @param {ScoreKind} drawn @param {[number, number]} range of the bars @param {boolean} isShared */
+  draw(drawn, range, isShared) {
+    const { name } = this.picture;
+    const head = el("div", { class: "head-of-result" }, thumbnail(this.picture), el("h3", {}, name));
+    const element = el("section", { class: "panel result", "aria-label": name });
+    const { probabilities, cosine, logits } = this.answer;
+    const row = { probabilities: probabilities[this.index], cosine: cosine[this.index], logits: logits[this.index] };
+    if (row.probabilities === null || row.cosine === null || row.logits === null) {
+      const error = this.answer.errors?.find(({ index }) => index === this.index)?.error;
+      element.append(head, el("p", { class: "problem" }, error?.detail ?? "This picture has no scores."));
+      return element;
+    }
+    const scores = { probabilities: row.probabilities, cosine: row.cosine, logits: row.logits };
+    const table = scoreTable(`Scores of ${name}`, this.question.texts, scores, drawn, range);
+    element.append(el("div", { class: "side" }, head, table));
+    if (this.maps.length > 0) element.append(this.#drawMaps(isShared));
+    return element;
+  }
+
+  /** @param {boolean} isShared one colour range for all */
+  #drawMaps(isShared) {
+    const shared = rangeOf(this.maps.flatMap(({ cosines }) => rangeOf(cosines)));
+    for (const map of this.maps) map.draw(isShared ? shared : rangeOf(map.cosines), isShared);
+    const legend = el("div", { class: "legend", hidden: !isShared }, ...colourBar("cosine", shared));
+    return el(
+      "div",
+      { class: "text-maps" },
+      legend,
+      el("div", { class: "maps" }, ...this.maps.map(({ element }) => element)),
+    );
+  }
+
+  /** The pointer or the arrow keys are at this patch, in all maps. @param {number | null} patch null: they left */
+  point(patch) {
+    for (const map of this.maps) map.point(patch);
+    const [first] = this.maps;
+    if (patch === null) {
+      first.map.tell("");
+      return;
+    }
+    const order = [...this.maps].sort((a, b) => b.cosines[patch] - a.cosines[patch]).slice(0, MOST_TOLD);
+    const best = order.map(({ text, cosines }) => `${text} ${cosines[patch].toFixed(3)}`).join(", ");
+    first.map.tell(`${first.map.nameOf(patch)}: ${best}`);
+  }
+}
+
+/** A text's heat map over a picture. */
+class TextMap {
+  /** @param {Result} result @param {string} text @param {number[][]} rows of cosines @param {boolean} isFirst */
+  constructor(result, text, rows, isFirst) {
+    this.text = text;
+    this.cosines = Float32Array.from(rows.flat());
+    this.best = argmax(this.cosines);
+    this.map = new TokenMap({ onpoint: (patch) => result.point(patch) }, { hasKeys: isFirst, side: MAP_SIDE });
+    this.said = el("span", { class: "said" });
+    this.legend = el("div", { class: "legend" });
+    this.map.caption.append(el("span", { class: "text" }, text), this.said, this.legend);
+    const { picture, question } = result;
+    this.map.setGrid({ rows: rows.length, cols: rows[0].length });
+    const peak = `highest, ${this.#cosine(this.best)}, at ${this.map.nameOf(this.best)}`;
+    this.map.show(
+      picture,
+      boxSeen(picture, question),
+      `Cosine of “${text}” with each patch of ${picture.name}: ${peak}`,
+    );
+  }
+
+  get element() {
+    return this.map.element;
+  }
+
+  /** @param {[number, number]} range of the colours @param {boolean} isShared with others, whose legend is elsewhere */
+  draw(range, isShared) {
+    this.map.paint(heatColours(this.cosines, range));
+    this.map.mark("match", this.best);
+    this.legend.hidden = isShared;
+    this.legend.replaceChildren(...(isShared ? [] : colourBar("", range)));
+    this.point(null);
+  }
+
+  /** @param {number | null} patch */
+  point(patch) {
+    this.map.mark("cursor", patch);
+    this.said.textContent = patch === null ? `${this.#cosine(this.best)} at best` : `${this.#cosine(patch)} here`;
+  }
+
+  /** @param {number} patch */
+  #cosine(patch) {
+    return this.cosines[patch].toFixed(3);
+  }
+}
+
+/** @param {import("../models.js").Model} model */
+function readsTexts(model) {
+  return model.has_text;
+}
+
+/** Without the empty ones. @param {string} text */
+function lines(text) {
+  return text
+    .split("\n")
+    .map((line) => line.trim())
+    .filter(Boolean);
+}
+
+/** One empty line, if there is none: a link must say that the user wants none. @param {string} text */
+function linesOr(text) {
+  const all = lines(text);
+  return all.length > 0 ? all : [""];
+}
+
+/** @param {number} count @param {string} noun */
+function counted(count, noun) {
+  return `${count} ${noun}${count === 1 ? "" : "s"}`;
+}
