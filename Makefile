@@ -25,7 +25,7 @@ CLIENTS := build/clients/.venv
 PAGE := service/http/web/static
 PAGE_BIN := build/browser/node_modules/.bin
 PAGE_TOOLS := $(if $(shell command -v npm),build/browser/.made)
-PRETTIER = $(PAGE_BIN)/prettier --config tests/browser/package.json '$(PAGE)/**/*.{js,css,html}' '!**/vendor/**'
+PRETTIER = $(PAGE_BIN)/prettier --config tests/browser/package.json --ignore-path tests/browser/.prettierignore $(PAGE)
 WITHOUT_NPM = @echo "The page's JavaScript, CSS and HTML: skipped, npm is missing"
 
 .PHONY: help setup fmt check test test-slow run serve bench clients browser
@@ -54,8 +54,7 @@ check: setup $(PAGE_TOOLS) ## lint, format and types; changes nothing
 	$(BIN)/mypy
 ifdef PAGE_TOOLS
 	$(PAGE_BIN)/tsc --project tests/browser/tsconfig.json
-	$(if $(wildcard $(PAGE)/*.worker.js),$(PAGE_BIN)/tsc --project tests/browser/tsconfig.worker.json)
-	$(PRETTIER) --check --log-level warn
+	$(PRETTIER) --check
 else
 	$(WITHOUT_NPM)
 endif
@@ -69,7 +68,7 @@ fmt: setup $(PAGE_TOOLS) ## format, and fix what can be fixed
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 ifdef PAGE_TOOLS
-	$(PRETTIER) --write --log-level warn
+	$(PRETTIER) --write
 else
 	$(WITHOUT_NPM)
 endif

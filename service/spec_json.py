@@ -29,12 +29,16 @@ def plan_json(row: Row, spec: EncoderSpec, *, max_resolution: ImageSize | None) 
 
 def spec_json(spec: EncoderSpec) -> dict[str, object]:
     """The public part of a spec. Sizes are [height, width]; `tokens`: patch tokens at the native size."""
-    grid, sizes = spec.grid(), asdict(spec.resolutions)
+    grid, sizes, preprocessing = spec.grid(), asdict(spec.resolutions), asdict(spec.preprocessing)
     return {
         "id": spec.id,
         "family": spec.family,
+        "trained_on": spec.trained_on,
         "image_size": list(spec.image_size),
         "patch_size": list(spec.patch_size),
+        "preprocessing": {
+            name: list(value) if isinstance(value, tuple) else value for name, value in preprocessing.items()
+        },
         "grid": list(grid),
         "prefix_tokens": spec.prefix_tokens,
         "hidden_size": spec.hidden_size,

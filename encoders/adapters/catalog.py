@@ -18,12 +18,43 @@ class Scheme:
     origin: str = "visiontower"
 
 
+@dataclass(frozen=True)
+class Recommended:
+    """An encoder to begin with.
+
+    purpose: what it is good for. download_bytes: of its weights, which the first start fetches.
+    """
+
+    id: str
+    purpose: str
+    download_bytes: int
+
+
 DEMO = {
     "demo:vit": "a small vision transformer",
     "demo:resnet": "a small CLIP ResNet with attention pooling",
     "demo:convnext": "a small ConvNeXt",
 }
 """The encoders in the package: small CLIPs of a drawn world; no network."""
+
+RECOMMENDED = (
+    Recommended(
+        "openclip:RN50@openai",
+        "a small CNN, to compare with vision transformers",
+        408_291_932,  # of timm/resnet50_clip.openai; public code that fetches it checks this size and the SHA-256
+    ),
+    Recommended(
+        "openclip:ViT-B-32@laion2b_s34b_b79k",
+        "a fast vision transformer, for search and labels; 7x7 patches",
+        605_143_316,  # of laion/CLIP-ViT-B-32-laion2B-s34B-b79K; found in the same way
+    ),
+    Recommended(
+        "openclip:ViT-L-14-336@openai",
+        "a large vision transformer, for fine heat maps; 24x24 patches",
+        1_711_776_772,  # no source found: 427,944,193 parameters of 4 bytes, as the other two files have them
+    ),
+)
+"""Encoders that know photographs, small to large. Sizes are of open_clip_model.safetensors on the hub."""
 
 _KNOWN = (
     Scheme("demo", "demo:NAME", "in the package, no network", tuple(DEMO)),

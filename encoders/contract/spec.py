@@ -101,6 +101,7 @@ class EncoderSpec:
     hidden_size: width of the final tokens. embed_dim: width of the joint image-text space, None without one.
     pooled_size: width of `pooled`. pooling: class, mean, attention, ... how it is made.
     layers: blocks of a transformer, stages of a CNN.
+    trained_on: the pictures it knows where they are not photographs: drawings, x-rays. None for photographs.
     grid_offset: the grid's side is (side + grid_offset) // patch: 0 rounds down, patch - 1 rounds up; between the two
         for towers that do both along the way (CLIP's ResNets: 1).
     layer_sizes: width of each stage's tokens in a CNN, whose stages have grids of their own too. Empty in a
@@ -133,6 +134,7 @@ class EncoderSpec:
     layers: int
     resolutions: Resolutions
     preprocessing: Preprocessing
+    trained_on: str | None = None
     grid_offset: int = 0
     layer_sizes: tuple[int, ...] = ()
     projected_size: int | None = None

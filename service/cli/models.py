@@ -7,8 +7,9 @@ from service.cli.arguments import ArgumentError, add_command, add_placement
 from service.cli.output import show, show_json
 
 _HELP = """\
-Without ID: what can be served and how ids are written. With ID: load that
-encoder and show its spec and its tokens by resolution.
+Without ID: what can be served, how ids are written, and three encoders to
+begin with. With ID: load that encoder and show its spec and its tokens by
+resolution.
 
   visiontower models
   visiontower models demo:vit
@@ -29,7 +30,7 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Print the schemes, the ids of one scheme, or one encoder's spec."""
     import encoders
-    from encoders.adapters.catalog import catalog, listed
+    from encoders.adapters.catalog import RECOMMENDED, catalog, listed
     from encoders.runtime.device import resolve
     from service.cli import tables
     from service.spec_json import spec_json
@@ -46,7 +47,7 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.json:
             show_json([vars(scheme) for scheme in schemes])
         else:
-            show(tables.catalog_table(schemes))
+            show(tables.catalog_table(schemes), tables.recommended_text(RECOMMENDED))
         return 0
     try:
         placement = resolve(arguments.device, arguments.compute_dtype, arguments.runtime)

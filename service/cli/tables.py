@@ -9,7 +9,7 @@ from rich import box
 from rich.table import Table
 
 from encoders import EncoderSpec, Grid, ImageSize
-from encoders.adapters.catalog import DEMO, Scheme
+from encoders.adapters.catalog import DEMO, Recommended, Scheme
 from encoders.memory.plan import Row
 from encoders.memory.prediction import ALLOCATOR, MIB, Overhead
 from service.cli.fidelity import Agreement, least, most
@@ -149,13 +149,21 @@ def catalog_table(schemes: Sequence[Scheme]) -> Table:
     return table
 
 
+def recommended_text(encoders: Sequence[Recommended]) -> str:
+    """For each encoder its download, what it is good for, and the command that serves it, to copy."""
+    said = [
+        f"{show_bytes(each.download_bytes)}: {each.purpose}\n  visiontower serve --model {each.id}" for each in encoders
+    ]
+    return "\n\n".join(["For photographs, small to large. The first start downloads the weights.", *said])
+
+
 def spec_table(card: dict[str, object]) -> Table:
-    """One encoder's facts."""
+    """One encoder's facts. Photographs go without saying: no `trained on` is no row."""
     table = Table(show_header=False, title=str(card["id"]), title_justify="left")
     table.add_column("fact", no_wrap=True)
     table.add_column("value", overflow="fold")
     for name, value in card.items():
-        if name != "id":
+        if name != "id" and (name, value) != ("trained_on", None):
             table.add_row(name.replace("_", " "), _shown(value))
     return table
 
@@ -308,10 +316,13 @@ def _shown(value: object) -> str:
             return "yes" if value else "no"
         case int():
             return f"{value:,}"
+        case [float(), *_]:
+            return " ".join(f"{each:.4g}" for each in value)
         case list():
             return " x ".join(map(str, value))
         case dict():
-            return ", ".join(f"{name} {_shown(each)}" for name, each in value.items() if each is not None)
+            shown = ((name.replace("_", " "), each) for name, each in value.items() if each is not None)
+            return ", ".join(f"{name} {_shown(each)}" for name, each in shown)
     return str(value)
 
 

@@ -73,7 +73,52 @@ def problem_responses(*statuses: int) -> dict[int | str, dict[str, Any]]:
     return error_responses(PROBLEM, *statuses, media_type=MEDIA_TYPE)
 
 
-_CARD = {"type": "object", "required": ["id", "family", "image_size", "state"]}
+_COLOUR = {"type": "array", "items": {"type": "number"}, "minItems": 3, "maxItems": 3}
+_PREPROCESSING = {
+    "description": "How the encoder was trained to see an image. `/embed` does all of it; a client needs it to draw "
+    "the patch grid over the picture.",
+    **object_schema(
+        {
+            "resize": {
+                "type": "string",
+                "enum": ["shortest", "edge", "longest", "squash", "pad"],
+                "description": "`shortest` and `edge` crop from the centre, `longest` and `pad` add `fill`, `squash` "
+                "changes the proportions.",
+            },
+            "crop_pct": {"type": "number", "description": "The share of the resized image that is kept, each side."},
+            "crop_offset": {
+                "type": "string",
+                "enum": ["round", "floor"],
+                "description": "How a crop halves an odd margin: half to even, or down.",
+            },
+            "fill": {"anyOf": [{"type": "integer"}, {**_COLOUR, "items": {"type": "integer"}}]},
+            "interpolation": {"type": "string", "enum": ["nearest", "bilinear", "bicubic", "lanczos"]},
+            "mean": {**_COLOUR, "description": "Of red, green and blue, in 0..1."},
+            "std": _COLOUR,
+        }
+    ),
+}
+_CARD = {
+    "type": "object",
+    "required": ["id", "family", "trained_on", "image_size", "preprocessing", "state"],
+    "properties": {
+        "trained_on": {
+            "anyOf": [{"type": "string"}, {"type": "null"}],
+            "description": "The pictures that the encoder knows where they are not photographs, for example drawings.",
+        },
+        "preprocessing": _PREPROCESSING,
+    },
+}
+_RECOMMENDED = {
+    "description": "An encoder that knows photographs: `visiontower serve --model ID`.",
+    **object_schema(
+        {
+            "id": {"type": "string", "example": "openclip:RN50@openai"},
+            "purpose": {"type": "string", "description": "What it is good for."},
+            "download_bytes": {"type": "integer", "description": "Its weights, fetched at the first start."},
+        }
+    ),
+}
 _STATE = {"type": "object", "required": ["state"], "properties": {"state": {"type": "string"}}}
 
 
@@ -92,16 +137,18 @@ def _readiness(status: str, *, required: list[str]) -> dict[str, Any]:
 
 
 MODELS: dict[str, Any] = {
-    "description": "Each served encoder: what it is, what it can be asked, and its state.",
+    "description": "Each served encoder: what it is, what it can be asked, and its state. And encoders that know "
+    "photographs, small to large, for a server that has none.",
     "responses": {
         200: _json(
             "The encoders, the default first.",
             {
                 "type": "object",
-                "required": ["object", "data"],
+                "required": ["object", "data", "recommended"],
                 "properties": {
                     "object": {"type": "string", "enum": ["list"]},
                     "data": {"type": "array", "items": _CARD},
+                    "recommended": {"type": "array", "items": _RECOMMENDED},
                 },
             },
         )

@@ -1,12 +1,14 @@
 """The routes that are no protocol's: models, metrics, health, problems, the API's description."""
 
 from collections.abc import Mapping
+from dataclasses import asdict
 
 from fastapi import FastAPI, Request, Response
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import PlainTextResponse
 from starlette.exceptions import HTTPException
 
+from encoders.adapters.catalog import RECOMMENDED
 from encoders.contract.errors import VisiontowerError
 from service.engine.engine import Engine
 from service.http import openapi, problems
@@ -26,7 +28,8 @@ def add(app: FastAPI) -> None:
     @app.get("/models", summary="The served encoders", **openapi.MODELS)
     async def models(request: Request) -> Response:
         engine = _engine(request)
-        return _json({"object": "list", "data": [_card(engine, model) for model in engine.models.ids]})
+        cards = [_card(engine, model) for model in engine.models.ids]
+        return _json({"object": "list", "data": cards, "recommended": [asdict(each) for each in RECOMMENDED]})
 
     @app.get("/models/{model:path}", summary="One encoder", **openapi.MODEL)
     async def model(request: Request, model: str) -> Response:

@@ -59,7 +59,7 @@ def names(wheel: Path) -> set[PurePosixPath]:
 def test_every_file_of_the_two_packages_is_in_the_wheel(names: set[PurePosixPath]) -> None:
     """Modules, weights, pages. A new kind of file has its suffix under package-data in pyproject.toml."""
     wanted = {path for path in tracked() if path.parts[0] in PACKAGES}
-    assert {path.suffix for path in wanted} >= {".py", ".json", ".safetensors", ".gz"}
+    assert {path.suffix for path in wanted} >= {".py", ".json", ".safetensors", ".gz", ".png", ".jpg"}
     assert not wanted - names
 
 

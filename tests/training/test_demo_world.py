@@ -1,6 +1,7 @@
 """The drawn world keeps its promises, and a stopped training goes on as if it had not stopped."""
 
 from dataclasses import replace
+from itertools import combinations
 from pathlib import Path
 
 import numpy as np
@@ -95,6 +96,23 @@ def test_two_boxes_do_not_touch_and_stay_inside() -> None:
     assert boxes.max() <= 1
     overlap = np.minimum(boxes[:, 0, 2:], boxes[:, 1, 2:]) - np.maximum(boxes[:, 0, :2], boxes[:, 1, :2])
     assert (overlap.min(axis=1) < 0).all()
+
+
+def test_three_boxes_do_not_touch_either() -> None:
+    for seed in range(50):
+        drawn = sample_scene(np.random.default_rng(seed), subjects=SUBJECTS[:3])
+        boxes = np.array([placed.box for placed in drawn.objects])
+        assert (boxes >= 0).all()
+        assert (boxes <= 1).all()
+        for a, b in combinations(boxes, 2):
+            assert (np.minimum(a[2:], b[2:]) < np.maximum(a[:2], b[:2])).any()
+
+
+def test_the_noise_is_slight_and_can_be_left_out() -> None:
+    drawn = sample_scene(np.random.default_rng(1))
+    smooth, noisy = (render(drawn, 96, noise=noise).astype(int) for noise in (False, True))
+    assert 0 < np.abs(smooth - noisy).max() < 40
+    assert np.array_equal(render(drawn, 96), noisy)
 
 
 def test_cells_are_covered_by_what_lies_on_them() -> None:

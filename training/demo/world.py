@@ -5,6 +5,7 @@ Knows names, seeds, boxes and pixels (Pillow and NumPy); knows nothing of models
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Literal
 
 import numpy as np
@@ -64,6 +65,8 @@ TEMPLATES: tuple[str, ...] = (
 CONJUNCTIONS: tuple[str, ...] = (" and ", " next to ", " with ")
 
 Box = tuple[float, float, float, float]
+_SIDES = {1: (0.42, 0.8), 2: (0.34, 0.48), 3: (0.3, 0.4)}
+"""Number of objects -> the smallest and the largest side of each one's slot."""
 
 
 @dataclass(frozen=True)
@@ -80,7 +83,7 @@ class PlacedObject:
 
 @dataclass(frozen=True)
 class Scene:
-    """One or two objects whose boxes do not touch, on a background. Renders to the same pixels every time."""
+    """One to three objects whose boxes do not touch, on a background. Renders to the same pixels every time."""
 
     objects: tuple[PlacedObject, ...]
     background: Rgb
@@ -124,7 +127,7 @@ def sample_scene(
         rng: The only source of randomness: the same state gives the same scene.
         which: "seen" for training scenes (no held-out pair ever), "held-out" for held-out pairs only, "all" for any.
         count: 1 or 2 objects; random if None.
-        subjects: What to draw, instead of a random choice.
+        subjects: What to draw, at most three, instead of a random choice.
     """
     if subjects is None:
         wanted = count or int(rng.integers(1, 3))
@@ -148,13 +151,13 @@ def sample_scene(
 def _place(rng: np.random.Generator, count: int) -> list[Box]:
     """Square slots that lie inside the image and apart from each other."""
     while True:
-        low, high = (0.42, 0.8) if count == 1 else (0.34, 0.48)
+        low, high = _SIDES[count]
         boxes: list[Box] = []
         for _ in range(count):
             side = rng.uniform(low, high)
             left, top = rng.uniform(0.02, 0.98 - side, size=2)
             boxes.append((float(left), float(top), float(left + side), float(top + side)))
-        if count == 1 or _apart(boxes[0], boxes[1]):
+        if all(_apart(a, b) for a, b in combinations(boxes, 2)):
             return boxes
 
 
@@ -208,10 +211,11 @@ def _background(rng: np.random.Generator, subjects: Sequence[Subject]) -> Rgb:
             return _rgb(ground)
 
 
-def render(scene: Scene, size: int) -> NDArray[np.uint8]:
+def render(scene: Scene, size: int, *, noise: bool = True) -> NDArray[np.uint8]:
     """The scene as pixels: uint8 [size, size, 3], RGB, the same for the same scene and size.
 
-    Painted at twice the size and box-averaged, which smooths the edges; then slight noise.
+    Painted at twice the size and box-averaged, which smooths the edges; then slight noise, which training wants and a
+    picture for people does not: with it a PNG takes over ten times the bytes.
     """
     rng = np.random.default_rng(scene.seed)
     big = 2 * size
@@ -220,9 +224,12 @@ def render(scene: Scene, size: int) -> NDArray[np.uint8]:
     for placed in scene.objects:
         for points, paint in fitted(placed):
             pen.polygon([(float(x), float(y)) for x, y in points * big], fill=paint)
-    pixels = np.asarray(canvas.reduce(2), dtype=np.float32)
-    noise = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(0, 6))
-    return (pixels + noise).clip(0, 255).astype(np.uint8)
+    smooth = canvas.reduce(2)
+    if not noise:
+        return np.asarray(smooth)
+    pixels = np.asarray(smooth, dtype=np.float32)
+    grain = rng.standard_normal(pixels.shape, dtype=np.float32) * np.float32(rng.uniform(0, 6))
+    return (pixels + grain).clip(0, 255).astype(np.uint8)
 
 
 def fitted(placed: PlacedObject) -> Sketch:

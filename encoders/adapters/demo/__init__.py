@@ -3,6 +3,7 @@
 weights/    what they learnt (fp16), how (PROVENANCE.md), and what was measured (report.json); training/demo/ made them
 """
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ WEIGHTS = Path(__file__).parent / "weights"
 def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     """A demo encoder, by way of open_clip's adapter. Raises EncoderIdError for another name."""
     model, preprocess_cfg = _saved(encoder_id, with_weights=with_weights)
-    return clip_parts(
+    parts = clip_parts(
         model, preprocess_cfg, tokenizer=tokenizer(), encoder_id=str(encoder_id), with_weights=with_weights
     )
+    return replace(parts, spec=replace(parts.spec, trained_on="drawings"))
 
 
 def reference(encoder_id: EncoderId) -> Reference:

@@ -5,7 +5,7 @@ import pytest
 import torch
 from PIL import Image
 
-from encoders import TokenKind, load
+from encoders import TokenKind, blueprint, load
 from encoders.adapters.demo import NAMES, WEIGHTS, saved
 from encoders.contract.errors import EncoderIdError
 from tests.support.closeness import close
@@ -28,6 +28,11 @@ def test_the_adapter_gives_what_training_saw(name: str) -> None:
         pooled, cells = dense.features(model.visual, encoder.normalise(torch.from_numpy(pixels)))  # type: ignore[attr-defined]
     close(found.pooled, pooled)
     close(found.tokens, cells.flatten(1, 2))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_they_say_that_they_know_drawings(name: str) -> None:
+    assert load(f"demo:{name}").spec.trained_on == blueprint(f"demo:{name}").spec.trained_on == "drawings"
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -14,12 +14,13 @@ import pytest
 from PIL import Image
 
 import encoders
-from encoders.adapters.catalog import DEMO
+from encoders.adapters.catalog import DEMO, RECOMMENDED
 from encoders.contract.errors import WeightsError
 from service.cli import main as cli
 from service.cli.main import main
 from service.run import server
 from service.settings import PREFIX, Settings
+from service.sizes import show_bytes
 
 COMMANDS = ("serve", "embed", "similarity", "models", "vram")
 
@@ -244,6 +245,14 @@ def test_models_names_every_scheme_and_the_demo_encoders(capsys: pytest.CaptureF
         assert name in table
 
 
+def test_models_recommends_encoders_each_with_one_command_to_copy(capsys: pytest.CaptureFixture[str]) -> None:
+    main(["models"])
+    lines = capsys.readouterr().out.splitlines()
+    for each in RECOMMENDED:
+        command = lines.index(f"  visiontower serve --model {each.id}")
+        assert lines[command - 1] == f"{show_bytes(each.download_bytes)}: {each.purpose}"
+
+
 def test_models_as_json_covers_every_scheme_installed(capsys: pytest.CaptureFixture[str]) -> None:
     main(["models", "--json"])
     assert {scheme["name"] for scheme in json.loads(capsys.readouterr().out)} == set(encoders.schemes())
@@ -268,6 +277,7 @@ def test_models_of_an_id_as_json_has_what_the_server_says_of_it(capsys: pytest.C
     main(["models", "fake:vit", "--json"])
     card = json.loads(capsys.readouterr().out)
     assert (card["id"], card["tokens"], card["grid"], card["has_text"]) == ("fake:vit", 16, [4, 4], True)
+    assert (card["trained_on"], card["preprocessing"]["resize"]) == (None, "shortest")
     assert {"resolution": [224, 224], "grid": [28, 28], "tokens": 784} in card["tokens_by_resolution"]
 
 

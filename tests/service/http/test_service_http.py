@@ -5,11 +5,14 @@ import io
 import json
 import logging
 import re
+from dataclasses import asdict
 
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from encoders.adapters.catalog import RECOMMENDED
 from encoders.adapters.fake import FakeEncoder, fake_spec
+from encoders.contract.spec import Preprocessing
 from service.http import problems
 from service.http.exchange import Exchange
 from service.http.protocols import PROTOCOLS
@@ -25,13 +28,39 @@ async def test_models_says_what_each_encoder_is() -> None:
     async with serving(FakeEncoder(), FakeEncoder(fake_spec(LONG_ID))) as client:
         listed = (await client.get("/models")).json()["data"]
     fields = (
-        "id family image_size patch_size grid prefix_tokens hidden_size embed_dim layers tokens has_text "
-        "context_length resolutions dtype device parameters weights_bytes revision state"
+        "id family trained_on image_size patch_size preprocessing grid prefix_tokens hidden_size embed_dim layers "
+        "tokens has_text context_length resolutions dtype device parameters weights_bytes revision state"
     )
     assert [entry["id"] for entry in listed] == ["fake:vit", LONG_ID]
     assert set(fields.split()) <= set(listed[0])
     assert listed[0]["resolutions"]["multiple"] == [8, 8]
     assert (listed[0]["tokens"], listed[0]["grid"], listed[0]["state"]) == (16, [4, 4], "ready")
+
+
+async def test_models_says_how_an_encoder_sees_a_picture_and_what_pictures_it_knows() -> None:
+    preprocessing = Preprocessing(
+        mean=(0.5, 0.5, 0.25), std=(1.0, 1.0, 0.5), resize="longest", fill=(1, 2, 3), crop_pct=0.875
+    )
+    x_rays = fake_spec("fake:xray", preprocessing=preprocessing, trained_on="x-rays")
+    async with serving(FakeEncoder(), FakeEncoder(x_rays)) as client:
+        photographs, other = (await client.get("/models")).json()["data"]
+    assert (photographs["trained_on"], other["trained_on"]) == (None, "x-rays")
+    assert other["preprocessing"] == {
+        "mean": [0.5, 0.5, 0.25],
+        "std": [1.0, 1.0, 0.5],
+        "interpolation": "bicubic",
+        "resize": "longest",
+        "crop_pct": 0.875,
+        "fill": [1, 2, 3],
+        "crop_offset": "round",
+    }
+
+
+async def test_models_recommends_encoders_that_know_photographs() -> None:
+    async with serving() as client:
+        recommended = (await client.get("/models")).json()["recommended"]
+    assert recommended == [asdict(each) for each in RECOMMENDED]
+    assert recommended[0].keys() == {"id", "purpose", "download_bytes"}
 
 
 @pytest.mark.parametrize("path", [LONG_ID, LONG_ID.replace("/", "%2F")])

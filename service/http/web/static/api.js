@@ -145,5 +145,8 @@ async function problemOf(response) {
   } catch {
     // not JSON: a proxy's own page, maybe
   }
-  return new Problem(response.status, `The server answered ${response.status} ${response.statusText}.`.replace(" .", "."));
+  return new Problem(
+    response.status,
+    `The server answered ${response.status} ${response.statusText}.`.replace(" .", "."),
+  );
 }

@@ -28,10 +28,10 @@ export function el(tag, properties = {}, ...children) {
  *
  * @param {string} label
  * @param {HTMLElement} field
- * @param {...(Node | string)} more after the field, inside the label
+ * @param {HTMLOutputElement} [value] of a slider, in words; it stands behind the label
  */
-export function labelled(label, field, ...more) {
-  return el("label", { class: "field" }, el("span", {}, label), field, ...more);
+export function labelled(label, field, value) {
+  return el("label", { class: "field" }, el("span", {}, label, value && " ", value), field);
 }
 
 /**

@@ -6,8 +6,8 @@ import { hasKey, urlOf } from "./api.js";
 
 /** @type {Record<string, (calls: Call[]) => string>} Language -> these requests in it. */
 export const LANGUAGES = {
-  curl: (calls) => calls.map(toCurl).join("\n\n"),
-  Python: (calls) => ["import httpx", ...importsOf(calls), "", ...calls.map(toPython)].join("\n"),
+  curl: (calls) => [...curlDownloads(calls), ...calls.map(toCurl)].join("\n\n"),
+  Python: (calls) => [...importsOf(calls), "", ...pythonDownloads(calls), ...calls.map(toPython)].join("\n"),
   JavaScript: (calls) => [...filesImport(calls), ...calls.map(toJavaScript)].join("\n"),
 };
 
@@ -34,15 +34,20 @@ function quoted(text) {
   return `'${text.replaceAll("'", "'\\''")}'`;
 }
 
-/** @param {Call} call */
-function answerFile(call) {
-  const name = call.path.split("/").at(-1);
+/** @param {Call[]} calls */
+function curlDownloads(calls) {
+  const lines = offered(calls).map((file) => `curl -s -o ${quoted(nameOf(file))} ${quoted(String(file.url))}`);
+  return lines.length > 0 ? [lines.join("\n")] : [];
+}
+
+/** Several answers must not overwrite each other. @param {Call} call @param {number} index @param {number} count */
+function answerFile(call, index, count) {
+  const name = count > 1 ? `answer-${index + 1}` : "answer";
   return /npy/.test(call.accept ?? "") ? `${name}.npy` : `${name}.safetensors`;
 }
 
-/** @param {Call} call */
-function toCurl(call) {
-  const lines = offered([call]).map((file) => `curl -s -o ${quoted(nameOf(file))} ${quoted(String(file.url))}`);
+/** @param {Call} call @param {number} index @param {Call[]} calls */
+function toCurl(call, index, calls) {
   const parts = [`curl -s ${quoted(String(urlOf(call)))}`];
   if (call.accept) parts.push(`-H ${quoted(`Accept: ${call.accept}`)}`);
   if (hasKey()) parts.push(`-H "Authorization: Bearer $VISIONTOWER_KEY"`);
@@ -57,8 +62,8 @@ function toCurl(call) {
     parts.push("--json " + quoted(JSON.stringify(call.json)));
   }
   if (call.method === "POST" && !call.form && !call.file && call.json === undefined) parts.push("-X POST");
-  if (BINARY.test(call.accept ?? "")) parts.push(`-o ${quoted(answerFile(call))}`);
-  return [...lines, parts.join(" \\\n  ")].join("\n");
+  if (BINARY.test(call.accept ?? "")) parts.push(`-o ${quoted(answerFile(call, index, calls.length))}`);
+  return parts.join(" \\\n  ");
 }
 
 /** @param {unknown} value as JSON has it @returns {string} */
@@ -77,14 +82,22 @@ function python(value) {
 
 /** @param {Call[]} calls */
 function importsOf(calls) {
-  return calls.some((call) => /safetensors/.test(call.accept ?? "")) ? ["from safetensors.numpy import load"] : [];
+  const lines = hasKey() ? ["import os", ""] : [];
+  lines.push("import httpx");
+  if (calls.some((call) => /safetensors/.test(call.accept ?? ""))) lines.push("from safetensors.numpy import load");
+  return lines;
+}
+
+/** @param {Call[]} calls */
+function pythonDownloads(calls) {
+  const lines = offered(calls).map(
+    (file) => `open(${python(nameOf(file))}, "wb").write(httpx.get(${python(String(file.url))}).content)`,
+  );
+  return lines.length > 0 ? [...lines, ""] : [];
 }
 
 /** @param {Call} call */
 function toPython(call) {
-  const lines = offered([call]).map(
-    (file) => `open(${python(nameOf(file))}, "wb").write(httpx.get(${python(String(file.url))}).content)`,
-  );
   const options = [python(String(new URL(call.path, document.baseURI)))];
   if (call.query && Object.keys(call.query).length > 0) options.push(`params=${python(inQuery(call.query))}`);
   const headers = [];
@@ -104,8 +117,7 @@ function toPython(call) {
   } else if (call.json !== undefined) {
     options.push(`json=${python(call.json)}`);
   }
-  if (hasKey()) lines.unshift("import os", "");
-  lines.push(
+  return [
     `response = httpx.${call.method.toLowerCase()}(`,
     ...options.map((option) => `    ${option},`),
     "    timeout=60,",
@@ -113,8 +125,7 @@ function toPython(call) {
     "response.raise_for_status()",
     pythonAnswer(call),
     "",
-  );
-  return lines.join("\n");
+  ].join("\n");
 }
 
 /** @param {Call} call */

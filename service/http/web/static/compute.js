@@ -1,0 +1,35 @@
+/** The worker's jobs as functions that answer later. */
+
+/** @import {Jobs} from "./worker.js" */
+
+/** @type {Worker | null} */
+let worker = null;
+let last = 0;
+/** @type {Map<number, {resolve: (result: any) => void, reject: (error: Error) => void}>} */
+const waiting = new Map();
+
+/**
+ * @template {keyof Jobs} J
+ * @param {J} job
+ * @param {Parameters<Jobs[J]>} inputs
+ * @param {Transferable[]} [transfer] are handed over, not copied
+ * @returns {Promise<ReturnType<Jobs[J]>>}
+ */
+export function compute(job, inputs, transfer = []) {
+  worker ??= started();
+  const id = ++last;
+  const result = new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
+  worker.postMessage({ id, job, inputs }, transfer);
+  return /** @type {Promise<ReturnType<Jobs[J]>>} */ (result);
+}
+
+function started() {
+  const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+  worker.onmessage = ({ data: { id, result, error } }) => {
+    const waiter = waiting.get(id);
+    waiting.delete(id);
+    if (error === undefined) waiter?.resolve(result);
+    else waiter?.reject(new Error(error));
+  };
+  return worker;
+}

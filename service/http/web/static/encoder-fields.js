@@ -1,0 +1,155 @@
+/** The fields that say which tokens are asked for: encoder, layer, resolution. */
+
+import { button, choice, el, labelled } from "./dom.js";
+import { resolutionOf, sizesOf } from "./geometry.js";
+import { modelOf } from "./view.js";
+
+/**
+ * @import {Asked} from "./embeddings.js"
+ * @import {Model} from "./models.js"
+ */
+
+/** Time between two layers of a slider that plays. */
+const STEP_MS = 600;
+
+export class EncoderFields {
+  /**
+   * @param {Model[]} models
+   * @param {Asked} asked
+   * @param {() => Promise<boolean>} onchange other tokens are asked for; resolves to whether they are shown
+   */
+  constructor(models, asked, onchange) {
+    this.models = models;
+    this.asked = asked;
+    this.onchange = onchange;
+    this.element = el("div", { class: "row encoder" });
+    this.isPlaying = false;
+    this.draw();
+  }
+
+  draw() {
+    const { model } = this.asked;
+    const encoder = choice(
+      this.models.map(({ id }) => id),
+      model.id,
+      (id) => {
+        this.asked = { model: modelOf(this.models, id), layer: null, resolution: null };
+        this.stop();
+        this.draw();
+        this.onchange();
+      },
+    );
+    this.element.replaceChildren(labelled("Encoder", encoder), this.#layers(), this.#sizes());
+  }
+
+  /** End a slider that plays. */
+  stop() {
+    this.isPlaying = false;
+  }
+
+  #layers() {
+    const { model, layer } = this.asked;
+    const slider = el("input", { type: "range", min: 0, max: model.layers, step: 1, value: layer ?? model.layers });
+    const said = el("output", {}, layerName(model, layer ?? null));
+    const show = async () => {
+      const value = Number(slider.value);
+      this.asked = { ...this.asked, layer: value === model.layers ? null : value };
+      said.textContent = layerName(model, this.asked.layer ?? null);
+      slider.setAttribute("aria-valuetext", said.textContent);
+      return this.onchange();
+    };
+    slider.setAttribute("aria-valuetext", said.textContent ?? "");
+    slider.addEventListener("input", () => {
+      this.stop();
+      show();
+    });
+    const play = button(
+      "▶",
+      async () => {
+        this.isPlaying = !this.isPlaying;
+        play.textContent = this.isPlaying ? "⏸" : "▶";
+        const now = Number(slider.value);
+        for (let layer = now === model.layers ? 0 : now + 1; layer <= model.layers && this.isPlaying; layer++) {
+          slider.value = String(layer);
+          const [isShown] = await Promise.all([show(), new Promise((resolve) => setTimeout(resolve, STEP_MS))]);
+          if (!isShown || !slider.isConnected) break;
+        }
+        this.stop();
+        play.textContent = "▶";
+      },
+      { class: "quiet", "aria-label": "Play through the layers", title: "Play through the layers" },
+    );
+    const field = labelled("Layer", slider, said);
+    return el("div", { class: "row tight" }, field, play);
+  }
+
+  #sizes() {
+    const { model, resolution } = this.asked;
+    const sizes = sizesOf(model);
+    const native = sizes.findIndex((size) => String(size) === String(model.image_size));
+    const at = sizes.findIndex((size) => resolutionOf(size) === resolution);
+    const slider = el("input", {
+      type: "range",
+      min: 0,
+      max: sizes.length - 1,
+      value: at < 0 ? native : at,
+      disabled: sizes.length === 1,
+    });
+    const said = el("output", {}, sizeName(sizes[at < 0 ? native : at], at < 0 || at === native));
+    slider.setAttribute("aria-valuetext", said.textContent ?? "");
+    const follow = () => {
+      const index = Number(slider.value);
+      said.textContent = sizeName(sizes[index], index === native);
+      slider.setAttribute("aria-valuetext", said.textContent);
+      return index;
+    };
+    slider.addEventListener("input", follow);
+    // asked for when it is let go: a large size takes long
+    slider.addEventListener("change", () => {
+      const index = follow();
+      this.asked = { ...this.asked, resolution: index === native ? null : resolutionOf(sizes[index]) };
+      this.onchange();
+    });
+    return labelled("Resolution", slider, said);
+  }
+}
+
+/** @param {Model} model @param {number | null} layer */
+function layerName(model, layer) {
+  return layer === null ? "final tokens" : `${layer} of 0–${model.layers - 1}`;
+}
+
+/** @param {[number, number]} size @param {boolean} isNative */
+function sizeName(size, isNative) {
+  return `${resolutionOf(size)}${isNative ? " (native)" : ""}`;
+}
+
+/**
+ * In a link: "ID;layer=3;resolution=448".
+ *
+ * @param {Asked} asked
+ */
+export function askedInLink({ model, layer = null, resolution = null }) {
+  return [model.id, layer === null ? "" : `layer=${layer}`, resolution === null ? "" : `resolution=${resolution}`]
+    .filter(Boolean)
+    .join(";");
+}
+
+/**
+ * @param {Model[]} models
+ * @param {string} link as askedInLink writes it; what this server does not have is the default
+ * @returns {Asked}
+ */
+export function askedOfLink(models, link) {
+  const [id, ...options] = link.split(";");
+  const model = modelOf(models, id);
+  const value = (/** @type {string} */ name) =>
+    options.find((option) => option.startsWith(`${name}=`))?.slice(name.length + 1) ?? null;
+  const layer = value("layer") === null ? null : Number(value("layer"));
+  const resolution = value("resolution");
+  return {
+    model,
+    layer: layer !== null && Number.isInteger(layer) && layer >= 0 && layer < model.layers ? layer : null,
+    resolution: sizesOf(model).some((size) => resolutionOf(size) === resolution) ? resolution : null,
+  };
+}

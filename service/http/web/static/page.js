@@ -1,0 +1,241 @@
+/** The page: its views, the link that restores them, and what all views share. */
+
+import { Problem, Unreachable, onKeyNeeded, send } from "./api.js";
+import { button, byId, download, el } from "./dom.js";
+import { forgetTokens } from "./embeddings.js";
+import { keyFromUser } from "./key-dialog.js";
+import { inBytes, served } from "./models.js";
+import { Pictures } from "./pictures.js";
+import { snapshot } from "./snapshot.js";
+import { showSnippets } from "./snippets-dialog.js";
+import { startTheme } from "./theme.js";
+import { VIEWS } from "./views/index.js";
+
+/**
+ * @import {View, Page as PageOfViews} from "./view.js"
+ */
+
+const RETRY_MS = 2000;
+
+/** @implements {PageOfViews} */
+class Page {
+  constructor() {
+    /** @type {import("./models.js").Model[]} */
+    this.models = [];
+    /** @type {import("./models.js").Recommended[]} */
+    this.recommended = [];
+    this.pictures = new Pictures(
+      () => this.view?.update(),
+      (sentence) => this.trouble(sentence),
+    );
+    /** Key -> view, made when it is opened first. @type {Map<string, View>} */
+    this.views = new Map();
+    /** @type {View | null} */
+    this.view = null;
+    /** @type {AbortController | null} */
+    this.running = null;
+    this.isRecovering = false;
+    this.tools = el(
+      "div",
+      { class: "tools", role: "group", "aria-label": "This view" },
+      button("Copy as code", () => this.view && showSnippets(this.view.calls())),
+      button("Copy link", () => this.#copyLink()),
+      button("Save picture", () => this.#save()),
+    );
+    this.advice = el("div", { class: "advice", hidden: true });
+    this.place = el("div");
+    byId("view").append(this.tools, this.advice, this.place);
+    byId("stop").addEventListener("click", () => this.running?.abort());
+  }
+
+  async start() {
+    startTheme();
+    onKeyNeeded(keyFromUser);
+    byId("views").append(...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
+    window.addEventListener("hashchange", () => this.#open());
+    await Promise.all([this.#load(), this.pictures.start()]);
+    await this.#open();
+  }
+
+  /** Ask for the served encoders, until the server answers. */
+  async #load() {
+    for (;;) {
+      try {
+        const { models, recommended } = await served();
+        Object.assign(this, { models, recommended });
+        this.trouble(null);
+        return;
+      } catch (error) {
+        this.trouble(sentenceOf(error));
+        await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      }
+    }
+  }
+
+  /** Show what the link says. */
+  async #open() {
+    const [key, query = ""] = location.hash.slice(1).split("?");
+    const kind = VIEWS.find((each) => each.key === key) ?? (this.view === null ? VIEWS[0] : null);
+    if (kind === null) return; // a link within the page
+    const parameters = new URLSearchParams(query);
+    const known = this.views.get(kind.key);
+    const view = known ?? new kind(this);
+    this.views.set(kind.key, view);
+    if (this.view !== view) {
+      this.running?.abort();
+      this.view?.leave();
+      this.place.replaceChildren(view.element);
+    }
+    this.view = view;
+    const pictures = parameters.getAll("picture");
+    if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
+    if (query !== "" || !known) view.restore(parameters);
+    for (const link of byId("views").querySelectorAll("a")) {
+      if (link.dataset.view === kind.key) link.setAttribute("aria-current", "page");
+      else link.removeAttribute("aria-current");
+    }
+    document.title = `${kind.title} · visiontower`;
+    this.changed();
+    view.update();
+  }
+
+  /** The link to what is shown now. */
+  #link() {
+    if (this.view === null) return location.hash;
+    const parameters = this.view.parameters();
+    for (const name of this.pictures.links()) parameters.append("picture", name);
+    const { key } = /** @type {typeof View} */ (this.view.constructor);
+    return `#${key}?${parameters}`;
+  }
+
+  changed() {
+    history.replaceState(null, "", this.#link());
+    this.#advise();
+  }
+
+  /** Say so if an encoder sees what it was not trained on, and how to serve one that was. */
+  #advise() {
+    const narrow = this.view?.models().find((model) => model.trained_on);
+    const isOther = this.pictures.chosen.some(({ sample }) => !sample?.drawing);
+    this.advice.hidden = !narrow || !isOther;
+    if (!narrow || !isOther) return;
+    const [small] = this.recommended;
+    this.advice.replaceChildren(
+      el("p", {}, `${narrow.id} was trained on ${narrow.trained_on} only: of other pictures its tokens say little.`),
+    );
+    if (!small) return;
+    const command = el("code", {}, `visiontower serve --model ${small.id}`);
+    this.advice.append(
+      el(
+        "p",
+        {},
+        "This serves one that knows photographs: ",
+        command,
+        ` (downloads ${inBytes(small.download_bytes)}).`,
+      ),
+    );
+  }
+
+  /** @param {string | null} sentence null: none any more */
+  trouble(sentence) {
+    byId("problem").hidden = sentence === null;
+    byId("problem").textContent = sentence;
+  }
+
+  /** @param {string} sentence */
+  say(sentence) {
+    byId("status-text").textContent = sentence;
+  }
+
+  /** @type {import("./view.js").Work} */
+  async work(what, job) {
+    this.running?.abort();
+    const running = new AbortController();
+    this.running = running;
+    const bar = /** @type {HTMLProgressElement} */ (byId("progress"));
+    const show = (/** @type {boolean} */ isBusy) => {
+      bar.hidden = byId("stop").hidden = !isBusy;
+      byId("status").classList.toggle("busy", isBusy);
+      bar.removeAttribute("value");
+      byId("view").setAttribute("aria-busy", String(isBusy));
+    };
+    show(true);
+    this.say(what);
+    try {
+      await job({
+        signal: running.signal,
+        progress: (done, total) => {
+          if (this.running !== running) return;
+          bar.max = total;
+          bar.value = done;
+          this.say(`${what}: ${done} of ${total}`);
+        },
+      });
+      if (this.running !== running) return false;
+      this.trouble(null);
+      this.say("");
+      return true;
+    } catch (error) {
+      if (this.running !== running) return false; // another job has begun
+      if (running.signal.aborted) {
+        this.say("Stopped.");
+        return false;
+      }
+      this.say("");
+      this.trouble(sentenceOf(error));
+      if (error instanceof Unreachable) this.#recover();
+      return false;
+    } finally {
+      if (this.running === running) {
+        this.running = null;
+        show(false);
+      }
+    }
+  }
+
+  /** Wait for the server, then show again: it may be another one. */
+  async #recover() {
+    if (this.isRecovering) return;
+    this.isRecovering = true;
+    for (let isReady = false; !isReady;) {
+      await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
+      try {
+        await send({ method: "GET", path: "health/ready" });
+        isReady = true;
+      } catch (error) {
+        this.trouble(sentenceOf(error));
+      }
+    }
+    this.isRecovering = false;
+    forgetTokens();
+    await this.#load();
+    this.view?.update();
+  }
+
+  async #copyLink() {
+    const link = String(new URL(this.#link(), location.href));
+    try {
+      await navigator.clipboard.writeText(link);
+      this.say("The link is copied.");
+    } catch {
+      this.say(`Copy it from the address bar: ${link}`);
+    }
+  }
+
+  async #save() {
+    const { key } = /** @type {typeof View} */ (this.view?.constructor);
+    const blob = await snapshot(this.place);
+    if (blob) download(blob, `visiontower-${key}.png`);
+  }
+}
+
+/** @param {unknown} error */
+function sentenceOf(error) {
+  if (error instanceof Unreachable) {
+    return `${error.message} It is asked again every ${RETRY_MS / 1000} seconds.`;
+  }
+  if (error instanceof Problem) return error.message;
+  return `This page failed: ${error instanceof Error ? error.message : error}`;
+}
+
+new Page().start();

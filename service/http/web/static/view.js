@@ -1,0 +1,72 @@
+/** What every view of the page is and what it is given. */
+
+import { el } from "./dom.js";
+
+/**
+ * @import {Call} from "./api.js"
+ * @import {Model, Recommended} from "./models.js"
+ * @import {Pictures} from "./pictures.js"
+ *
+ * @typedef {Object} Page what a view is given
+ * @property {Model[]} models the served encoders, never empty
+ * @property {Recommended[]} recommended
+ * @property {Pictures} pictures
+ * @property {() => void} changed the view's parameters or requests are others now: the link and the advice follow
+ * @property {Work} work
+ * @property {(sentence: string) => void} say tells it to people, and to screen readers
+ *
+ * @callback Work does a job in place of the one before, which is stopped. Its errors are shown.
+ * @param {string} what is done, for people: "Embedding 3 pictures"
+ * @param {(task: Task) => Promise<void>} job
+ * @returns {Promise<boolean>} whether it was done to its end
+ *
+ * @typedef {{signal: AbortSignal, progress: (done: number, total: number) => void}} Task
+ */
+
+/** A view: a tab of the page. */
+export class View {
+  /** In the link. */
+  static key = "";
+  /** For people. */
+  static title = "";
+
+  /** @param {Page} page */
+  constructor(page) {
+    this.page = page;
+    this.element = el("section", { class: "view" });
+  }
+
+  /** Take over what a link says; what it does not say is the default. @param {URLSearchParams} _parameters */
+  restore(_parameters) {}
+
+  /** What a link must say. @returns {URLSearchParams} */
+  parameters() {
+    return new URLSearchParams();
+  }
+
+  /** The requests behind what is shown now, for a user to copy. @returns {Call[]} */
+  calls() {
+    return [];
+  }
+
+  /** The encoders that show their numbers now. @returns {Model[]} */
+  models() {
+    return [];
+  }
+
+  /** Show what is chosen now: the view was opened, other pictures were chosen, or the server came back. */
+  update() {}
+
+  /** Another view is opened: end what runs by itself. */
+  leave() {}
+}
+
+/**
+ * The encoder with this id; the first if there is none.
+ *
+ * @param {Model[]} models
+ * @param {string | null} id
+ */
+export function modelOf(models, id) {
+  return models.find((model) => model.id === id) ?? models[0];
+}
