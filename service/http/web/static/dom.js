@@ -28,9 +28,10 @@ export function el(tag, properties = {}, ...children) {
  *
  * @param {string} label
  * @param {HTMLElement} field
- * @param {HTMLOutputElement} [value] of a slider, in words; it stands behind the label
+ * @param {HTMLElement} [value] of a slider, in words: a span.value that stands behind the label
  */
 export function labelled(label, field, value) {
+  field.setAttribute("aria-label", label); // its name is not the value or the options too
   return el("label", { class: "field" }, el("span", {}, label, value && " ", value), field);
 }
 

@@ -50,7 +50,7 @@ export class EncoderFields {
   #layers() {
     const { model, layer } = this.asked;
     const slider = el("input", { type: "range", min: 0, max: model.layers, step: 1, value: layer ?? model.layers });
-    const said = el("output", {}, layerName(model, layer ?? null));
+    const said = el("span", { class: "value" }, layerName(model, layer ?? null));
     const show = async () => {
       const value = Number(slider.value);
       this.asked = { ...this.asked, layer: value === model.layers ? null : value };
@@ -95,7 +95,7 @@ export class EncoderFields {
       value: at < 0 ? native : at,
       disabled: sizes.length === 1,
     });
-    const said = el("output", {}, sizeName(sizes[at < 0 ? native : at], at < 0 || at === native));
+    const said = el("span", { class: "value" }, sizeName(sizes[at < 0 ? native : at], at < 0 || at === native));
     slider.setAttribute("aria-valuetext", said.textContent ?? "");
     const follow = () => {
       const index = Number(slider.value);

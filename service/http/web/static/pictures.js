@@ -222,7 +222,7 @@ class Tray {
       accept: "image/*,.tif,.tiff,.heic,.heif,.avif,.jxl,.ppm,.dng",
       hidden: true,
       onchange: () => {
-        pictures.addFiles(file.files ?? []);
+        pictures.addFiles([...(file.files ?? [])]); // a copy: the next line empties the list
         file.value = "";
       },
     });
@@ -312,10 +312,9 @@ class Tray {
   }
 }
 
-/** A small copy of the picture, or words in its place. @param {Picture} picture */
+/** A small copy of the picture; its name where the browser cannot draw it. @param {Picture} picture */
 export function thumbnail(picture) {
-  if (picture.image === null)
-    return el("span", { class: "blank" }, "This browser cannot draw it; the server may read it.");
+  if (picture.image === null) return el("span", { class: "blank" }, picture.name);
   const side = 96;
   const scale = Math.min(1, side / Math.max(picture.image.width, picture.image.height));
   const size = [picture.image.width, picture.image.height].map((each) => Math.max(1, Math.round(each * scale)));
@@ -347,10 +346,10 @@ function listenForDrops(pictures) {
     document.body.classList.remove("dropping");
     if (!event.dataTransfer?.files.length) return;
     event.preventDefault();
-    pictures.addFiles(event.dataTransfer.files);
+    pictures.addFiles([...event.dataTransfer.files]);
   });
   document.addEventListener("paste", (event) => {
-    const files = event.clipboardData?.files ?? [];
+    const files = [...(event.clipboardData?.files ?? [])];
     if (files.length === 0) return;
     event.preventDefault();
     pictures.addFiles(files);

@@ -1,0 +1,67 @@
+"""The rules of the page's files: no markup in strings, nothing inline, one way of imports, few bytes."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from service.http.web.pages import STATIC
+
+MODULES = [path for path in sorted(STATIC.rglob("*.js")) if "vendor" not in path.parts]
+MOST_BYTES = 300_000
+
+
+def imports(module: Path) -> set[Path]:
+    """Modules that this one runs; those that only its types name are left out."""
+    text = re.sub(r"/\*.*?\*/", "", module.read_text(), flags=re.S)
+    named = re.findall(r'^(?:import|export) .*?from "(\.[^"]+)";$|new URL\("(\./[^"]+)"', text, flags=re.S | re.M)
+    return {(module.parent / name).resolve() for groups in named for name in groups if name}
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(STATIC)))
+def test_a_module_makes_no_markup_of_strings(module: Path) -> None:
+    text = module.read_text()
+    for forbidden in (
+        "innerHTML",
+        "outerHTML",
+        "insertAdjacentHTML",
+        "document.write",
+        "eval(",
+        "new Function",
+        '"style"',
+    ):
+        assert forbidden not in text, forbidden
+
+
+@pytest.mark.parametrize("page", sorted(STATIC.glob("*.html")), ids=lambda path: path.name)
+def test_a_page_has_nothing_inline_and_asks_no_other_host(page: Path) -> None:
+    text = page.read_text()
+    assert not re.search(r"<style|\sstyle=|\son[a-z]+=|<script(?![^>]*\ssrc=)", text)
+    assert not re.search(r"(?:src|href)=\"(?:https?:)?//", text)
+
+
+@pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(STATIC)))
+def test_a_view_imports_no_other_and_nothing_but_the_page_imports_views(module: Path) -> None:
+    for other in imports(module):
+        assert other.exists(), other
+        if other.parent.name == "views":
+            assert module.name == "index.js" or (module.name == "page.js" and other.name == "index.js")
+
+
+def test_no_module_imports_itself_through_others() -> None:
+    def visit(module: Path, above: tuple[Path, ...]) -> None:
+        assert module not in above, [path.name for path in (*above, module)]
+        for other in imports(module):
+            visit(other, (*above, module))
+
+    visit(STATIC / "page.js", ())
+
+
+def test_what_the_page_loads_is_small() -> None:
+    files = [path for path in STATIC.rglob("*") if path.suffix in (".js", ".css", ".html", ".svg") and path.is_file()]
+    assert sum(path.stat().st_size for path in files) < MOST_BYTES
+
+
+def test_what_is_not_ours_has_its_licence() -> None:
+    names = {path.name.split(".")[0] for path in (STATIC / "vendor").iterdir()}
+    assert {path.name.split(".")[0] for path in (STATIC / "vendor").glob("*.LICENSE")} == names
