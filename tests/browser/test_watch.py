@@ -12,7 +12,8 @@ POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src *
 START = "<!doctype html><html lang=en><title>planted</title><link rel=icon href=data:,><main><h1>planted</h1>"
 ARRIVALS = """() => {
     window.files = new Promise((resolve) => {
-        const arrived = (transfer) => resolve([...transfer.files].map(({ name, type, size }) => `${name} ${type} ${size}`));
+        const told = ({ name, type, size }) => `${name} ${type} ${size}`;
+        const arrived = (transfer) => resolve([...transfer.files].map(told));
         addEventListener("drop", (event) => arrived(event.dataTransfer));
         addEventListener("paste", (event) => arrived(event.clipboardData));
     });
