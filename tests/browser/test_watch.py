@@ -8,8 +8,16 @@ from playwright.sync_api import Page, Route
 from tests.support.browser import Faults, OpenPage, axe, drop, paste
 from tests.support.serving import noise
 
-POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src *; worker-src 'self'"
+POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src *; worker-src 'self'; img-src data:"
 START = "<!doctype html><html lang=en><title>planted</title><link rel=icon href=data:,><main><h1>planted</h1>"
+ARRIVALS = """() => {
+    window.files = new Promise((resolve) => {
+        const told = ({ name, type, size }) => `${name} ${type} ${size}`;
+        const arrived = (transfer) => resolve([...transfer.files].map(told));
+        addEventListener("drop", (event) => arrived(event.dataTransfer));
+        addEventListener("paste", (event) => arrived(event.clipboardData));
+    });
+}"""
 SCRIPT = '<script type="module" src="/planted.js"></script>'
 
 
@@ -102,11 +110,7 @@ def test_files_arrive_as_from_a_hand(plant: Page, tmp_path: Path, way: str) -> N
     first.write_bytes(noise(1))
     second.write_text("words")
     planted(plant, script="console.log('end')")
-    plant.evaluate(
-        """window.files = new Promise((resolve) => ["drop", "paste"].forEach((way) => addEventListener(way, (event) =>
-            resolve(Array.from((event.dataTransfer ?? event.clipboardData).files, ({ name, type, size }) =>
-                `${name} ${type} ${size}`)))))"""
-    )
+    plant.evaluate(ARRIVALS)
     if way == "drop":
         drop(plant, "main", first, second)
     else:

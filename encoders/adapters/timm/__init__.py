@@ -28,9 +28,14 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
     """
     trunk = _created(encoder_id, with_weights=with_weights)
     with fitting(str(encoder_id), "its configuration"):
-        size = native_size(trunk)
-        tower = TimmTower(trunk, size)
-        spec = trunk_spec(tower, encoder_id=str(encoder_id), preprocessing=preprocessing_of(trunk), image_size=size)
+        return trunk_parts(trunk, encoder_id=str(encoder_id))
+
+
+def trunk_parts(trunk: Any, *, encoder_id: str) -> TorchParts:
+    """The parts of timm's model, which has no classifier."""
+    size = native_size(trunk)
+    tower = TimmTower(trunk, size)
+    spec = trunk_spec(tower, encoder_id=encoder_id, preprocessing=preprocessing_of(trunk), image_size=size)
     return TorchParts(spec, tower)
 
 

@@ -12,9 +12,10 @@ import torch
 from torch import Tensor
 
 from benchmarks.coverage import examined
-from encoders.adapters.registry import blueprint, load
+from encoders.adapters.registry import EncoderId, blueprint, load
+from encoders.adapters.timm import trunk_parts
 from encoders.adapters.timm.geometry import measure
-from encoders.contract.encoder import Encoder
+from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.values import Encoded, Grid, ImageSize, TokenKind
 from tests.support.closeness import close
@@ -92,6 +93,8 @@ SMALL = [
     "xcit_nano_12_p8_224",
 ]  # fmt: skip
 """A small model of each module; but for deepseek_vit, of which all have 400 million parameters."""
+SHALLOW = {"beit_base_patch16_224": 3, "gemma4_vit_167m": 2, "naflexvit_base_patch16_gap": 3, "qwen3_vit_88m_merge": 2}
+"""Of these the first blocks alone: all are alike, and a forward of all takes seconds."""
 QUICK = [
     "pit_ti_224", "cait_xxs24_224", "coat_tiny", "efficientvim_m1", "levit_128s", "xcit_nano_12_p8_224",
     "test_vit_relpos", "test_maxvit", "crossvit_tiny_240", "tiny_vit_5m_224",
@@ -110,14 +113,23 @@ def shaken(model: Any) -> None:
             weight.add_(torch.randn_like(weight) * 0.02)
 
 
-def given(name: str) -> tuple[Encoder, Any]:
-    """The encoder with shaken weights, and timm's own model with the same."""
-    encoder = load(f"timm:{name}@random")
-    trunk = encoder.tower.trunk  # type: ignore[attr-defined]  # a TorchEncoder
-    shaken(trunk)
-    model = timm.create_model(name, num_classes=0).eval()
-    model.load_state_dict(trunk.state_dict(), strict=False)
-    return encoder, model
+def timms(name: str) -> Any:
+    """timm's own model: all of it, or of a deep one the first blocks."""
+    depth = {"depth": SHALLOW[name]} if name in SHALLOW else {}
+    return timm.create_model(name, num_classes=0, **depth).eval()
+
+
+@pytest.fixture(scope="module", params=split(SMALL, quick=QUICK))
+def encoder(request: pytest.FixtureRequest) -> Encoder:
+    """With shaken weights."""
+    name: str = request.param
+    encoder_id = f"timm:{name}@random"
+    if name in SHALLOW:
+        encoder = trunk_parts(timms(name), encoder_id=encoder_id).encoder(Placement())
+    else:
+        encoder = load(encoder_id)
+    shaken(encoder.tower.trunk)  # type: ignore[attr-defined]  # a TorchEncoder
+    return encoder
 
 
 def as_tokens(final: Any, places: int, width: int) -> Tensor:
@@ -130,10 +142,11 @@ def as_tokens(final: Any, places: int, width: int) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-@pytest.mark.parametrize("name", split(SMALL, quick=QUICK))
-def test_tokens_pooled_vectors_and_layers_are_timms_own(name: str) -> None:
-    encoder, model = given(name)
+def test_tokens_pooled_vectors_and_layers_are_timms_own(encoder: Encoder) -> None:
     spec = encoder.spec
+    name = EncoderId.parse(spec.id).name
+    model = timms(name)
+    model.load_state_dict(encoder.tower.trunk.state_dict(), strict=False)  # type: ignore[attr-defined]
     pixels = random_pixels(encoder, spec.image_size)
     final_outputs = spec.outputs(tokens=TokenKind.HIDDEN, pooled=True)
     found = encoder.encode(pixels, final_outputs)
@@ -180,9 +193,7 @@ def ordered_alike(final: Encoded, layer: Encoded) -> None:
     assert ((ours @ theirs.T).argmax(axis=1) == np.arange(len(ours))).mean() > 0.5
 
 
-@pytest.mark.parametrize("name", split(SMALL, quick=QUICK))
-def test_another_size_runs_and_gives_the_grid_of_the_spec(name: str) -> None:
-    encoder = load(f"timm:{name}@random")
+def test_another_size_runs_and_gives_the_grid_of_the_spec(encoder: Encoder) -> None:
     spec = encoder.spec
     height, width = spec.image_size
     for near in (ImageSize(height * 2 // 3, height), ImageSize(width, width + 70)):

@@ -26,20 +26,17 @@ from tests.support.suites import split
 BOTH = Outputs(pooled=True, tokens=TokenKind.HIDDEN)
 SIZES = {
     "openclip:RN50@random": (224, 336, 448),
-    "openclip:RN101@random": (224, 336, 448),
     "openclip:ViT-B-32@random": (224, 320, 448),
-    "openclip:ViT-L-14-336@random": (224, 280, 336),
     "openclip:convnext_base_w@random": (224, 256, 448),
-    "openclip:ViT-B-16-SigLIP@random": (224, 336, 448),
+    "openclip:ViT-B-16-SigLIP@random": (224, 256, 320),
     "timm:vit_small_patch14_dinov2@random": (224, 336, 518),
-    "timm:vgg16@random": (224, 336, 448),
+    "timm:vgg16@random": (224, 256, 320),
     "demo:vit": (96, 192, 224),
     "demo:resnet": (96, 192, 224),
     "demo:convnext": (96, 192, 224),
 }
 REORDERED = {
     ("openclip:RN50@random", 224, 1): "the 3 x 3 convolutions of 512 channels",
-    ("openclip:RN101@random", 224, 1): "the 3 x 3 convolutions of 512 channels",
     ("openclip:ViT-B-32@random", 224, 1): "the patch embedding, 9.4 MB",
     ("openclip:ViT-B-32@random", 224, 3): "the patch embedding, 9.4 MB",
     ("openclip:ViT-B-32@random", 320, 1): "the patch embedding, 9.4 MB",
