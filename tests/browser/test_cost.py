@@ -77,7 +77,7 @@ def test_the_largest_batch_never_takes_more_than_the_room(open_page: OpenPage) -
     """Of a curve of two straight lines, and overhead that comes in steps."""
     page = open_page("/problems")
     script = """async ([rows, rooms]) => {
-        const { largestBatch } = await import(new URL("web/memory.js", document.baseURI));
+        const { largestBatch } = await import(new URL("web/api/forecast.js", document.baseURI));
         return rooms.map((room) => largestBatch(rows, room));
     }"""
 

@@ -83,11 +83,11 @@ def test_it_is_accessible_and_fits(open_page: OpenPage, theme: str, width: int) 
 
 
 PARSED = """async (text) => {
-    const { parseMetrics } = await import(new URL("web/metrics.js", document.baseURI));
+    const { parseMetrics } = await import(new URL("web/api/metrics.js", document.baseURI));
     return parseMetrics(text).map(({ name, labels, value }) => [name, labels, String(value)]);
 }"""
 BETWEEN = """async ([before, after]) => {
-    const { Interval, Metrics, parseMetrics } = await import(new URL("web/metrics.js", document.baseURI));
+    const { Interval, Metrics, parseMetrics } = await import(new URL("web/api/metrics.js", document.baseURI));
     const interval = new Interval(new Metrics(parseMetrics(before), 0), new Metrics(parseMetrics(after), 2000));
     return [
         interval.rate("seen_total"),

@@ -92,8 +92,8 @@ def test_the_patch_pointed_at_is_answered_both_ways(open_page: OpenPage, server:
 def test_the_worker_s_matches_do_not_depend_on_its_blocks(open_page: OpenPage) -> None:
     page = open_page("/#match")
     script = """async ([rows, others, width, step]) => {
-        const load = (name) => import(new URL(`web/${name}.js`, document.baseURI));
-        const { addBlock, bestMatches, mutualPairs, noMatches } = await load("matching");
+        const module = new URL("web/numbers/matching.js", document.baseURI);
+        const { addBlock, bestMatches, mutualPairs, noMatches } = await import(module);
         const [left, right] = [Float32Array.from(rows), Float32Array.from(others)];
         const all = { forth: noMatches(left.length / width), back: noMatches(right.length / width) };
         for (let at = 0; at < left.length / width; at += step) {

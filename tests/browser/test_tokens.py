@@ -52,7 +52,7 @@ def legend(page: Page, map: int = 0) -> str:
 def heat(page: Page, values: np.ndarray) -> np.ndarray:
     """These values in the page's heat colours, RGB, from their least to their greatest."""
     script = """async (values) => {
-        const { heatColours } = await import(new URL("web/colours.js", document.baseURI));
+        const { heatColours } = await import(new URL("web/numbers/colours.js", document.baseURI));
         return [...heatColours(values, [Math.min(...values), Math.max(...values)])];
     }"""
     return np.array(page.evaluate(script, [float(value) for value in values])).reshape(-1, 4)[:, :3]
@@ -207,7 +207,7 @@ def test_the_seen_part_of_a_picture_is_the_encoder_s(open_page: OpenPage) -> Non
             share = float(random.choice([1.0, 0.9, 0.875]))
             cases.append((resize, share, (height, width), (rows, rows if square else cols)))
     script = """async (cases) => {
-        const { seenBox } = await import(new URL("web/geometry.js", document.baseURI));
+        const { seenBox } = await import(new URL("web/numbers/geometry.js", document.baseURI));
         return cases.map(([resize, share, picture, target]) => {
             const box = seenBox({ height: picture[0], width: picture[1] }, { resize, crop_pct: share },
                 { height: target[0], width: target[1] });

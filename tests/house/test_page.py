@@ -1,4 +1,4 @@
-"""The rules of the page's files: no markup in strings, nothing inline, one way of imports, few bytes."""
+"""The rules of the page's files: no markup in strings, nothing inline, rooms whose imports run one way, few bytes."""
 
 import re
 from pathlib import Path
@@ -8,7 +8,14 @@ import pytest
 from service.http.web.pages import STATIC
 
 MODULES = [path for path in sorted(STATIC.rglob("*.js")) if "vendor" not in path.parts]
+FLOORS = (("numbers",), ("api",), ("parts",), ("pictures",), ("docs", "views"), ("",))
+"""Folders from the ground up; last the modules that the pages load."""
 MOST_BYTES = 300_000
+
+
+def room(module: Path) -> str:
+    """The folder under static/."""
+    return module.relative_to(STATIC).parts[0] if module.parent != STATIC else ""
 
 
 def imports(module: Path) -> set[Path]:
@@ -41,11 +48,14 @@ def test_a_page_has_nothing_inline_and_asks_no_other_host(page: Path) -> None:
 
 
 @pytest.mark.parametrize("module", MODULES, ids=lambda path: str(path.relative_to(STATIC)))
-def test_a_view_imports_no_other_and_nothing_but_the_page_imports_views(module: Path) -> None:
+def test_a_module_imports_its_own_room_and_those_below(module: Path) -> None:
+    floor = next(floor for floor, rooms in enumerate(FLOORS) if room(module) in rooms)
+    below = {each for rooms in FLOORS[:floor] for each in rooms}
     for other in imports(module):
         assert other.exists(), other
-        if other.parent.name == "views":
-            assert module.name == "index.js" or (module.name == "page.js" and other.name == "index.js")
+        assert room(other) in {room(module), *below}, other
+        if module.parent.parent.name == "views":
+            assert room(other) != "views" or other.parent in (module.parent, STATIC / "views"), other
 
 
 def test_no_module_imports_itself_through_others() -> None:
@@ -54,7 +64,8 @@ def test_no_module_imports_itself_through_others() -> None:
         for other in imports(module):
             visit(other, (*above, module))
 
-    visit(STATIC / "page.js", ())
+    for entry in STATIC.glob("*.js"):
+        visit(entry, ())
 
 
 def test_what_the_page_loads_is_small() -> None:

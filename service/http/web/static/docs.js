@@ -1,11 +1,11 @@
 /** The page /docs: a filter for its contents, and a form that runs for each operation of openapi.json. */
 
-import { onKeyNeeded, send } from "./api.js";
+import { onKeyNeeded, send } from "./api/call.js";
 import { startFilter } from "./docs/filter.js";
 import { tryOut } from "./docs/try-out.js";
-import { byId, el } from "./dom.js";
-import { keyFromUser } from "./key-dialog.js";
-import { startTheme } from "./theme.js";
+import { byId, el } from "./parts/dom.js";
+import { keyFromUser } from "./parts/key-dialog.js";
+import { startTheme } from "./parts/theme.js";
 
 const NARROW = matchMedia("(width < 60rem)");
 

@@ -1,19 +1,20 @@
 /** The page: its views, the link that restores them, and what all views share. */
 
-import { Problem, Unreachable, onKeyNeeded, send } from "./api.js";
-import { button, byId, download, el } from "./dom.js";
-import { forgetTokens } from "./embeddings.js";
-import { keyFromUser } from "./key-dialog.js";
-import { inBytes, served } from "./models.js";
-import { Pictures } from "./pictures.js";
-import { snapshot } from "./snapshot.js";
-import { showSnippets } from "./snippets-dialog.js";
-import { startTheme } from "./theme.js";
-import { forgetVectors } from "./vector-store.js";
+import { Problem, Unreachable, onKeyNeeded, send } from "./api/call.js";
+import { forgetTokens } from "./api/embed.js";
+import { served } from "./api/models.js";
+import { forgetVectors } from "./api/vector-store.js";
+import { inMB } from "./numbers/units.js";
+import { button, byId, download, el } from "./parts/dom.js";
+import { keyFromUser } from "./parts/key-dialog.js";
+import { snapshot } from "./parts/snapshot.js";
+import { showSnippets } from "./parts/snippets-dialog.js";
+import { startTheme } from "./parts/theme.js";
+import { Pictures } from "./pictures/pictures.js";
 import { VIEWS } from "./views/index.js";
 
 /**
- * @import {View, Page as PageOfViews} from "./view.js"
+ * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
 const RETRY_MS = 2000;
@@ -21,9 +22,9 @@ const RETRY_MS = 2000;
 /** @implements {PageOfViews} */
 class Page {
   constructor() {
-    /** @type {import("./models.js").Model[]} */
+    /** @type {import("./api/models.js").Model[]} */
     this.models = [];
-    /** @type {import("./models.js").Recommended[]} */
+    /** @type {import("./api/models.js").Recommended[]} */
     this.recommended = [];
     this.pictures = new Pictures(
       () => this.view?.update(),
@@ -127,13 +128,7 @@ class Page {
     if (!small) return;
     const command = el("code", {}, `visiontower serve --model ${small.id}`);
     this.advice.append(
-      el(
-        "p",
-        {},
-        "This serves one that knows photographs: ",
-        command,
-        ` (downloads ${inBytes(small.download_bytes)}).`,
-      ),
+      el("p", {}, "This serves one that knows photographs: ", command, ` (downloads ${inMB(small.download_bytes)}).`),
     );
   }
 
@@ -148,7 +143,7 @@ class Page {
     byId("status-text").textContent = sentence;
   }
 
-  /** @type {import("./view.js").Work} */
+  /** @type {import("./views/view.js").Work} */
   async work(what, job) {
     this.running?.abort();
     const running = new AbortController();

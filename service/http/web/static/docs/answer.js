@@ -1,7 +1,8 @@
 /** Shows an answer of the server: status, headers, and the body as what it is. */
 
-import { problemOf } from "../api.js";
-import { button, download, el } from "../dom.js";
+import { problemOf } from "../api/call.js";
+import { inMB } from "../numbers/units.js";
+import { button, download, el } from "../parts/dom.js";
 import { layOut } from "./json.js";
 
 const MOST = { items: 12, characters: 300 };
@@ -18,7 +19,7 @@ export async function answerOf(response, { started, name }) {
   const took = performance.now() - started;
   const media = (response.headers.get("Content-Type") ?? "").split(";")[0];
   const status = `${response.status} ${response.statusText}`.trim();
-  const facts = [`${took.toFixed(0)} ms`, media, sizeOf(blob.size)].map((fact) => el("span", {}, fact));
+  const facts = [`${took.toFixed(0)} ms`, media, inMB(blob.size)].map((fact) => el("span", {}, fact));
   return {
     facts: [
       el("p", { class: "facts" }, el("strong", { class: response.ok ? "good" : "bad" }, status), ...facts),
@@ -27,7 +28,7 @@ export async function answerOf(response, { started, name }) {
     body: [
       el("details", {}, el("summary", {}, "Headers"), table(["header", "value"], [...response.headers])),
       ...(await bodyOf(blob, media)),
-      button(`Save the whole body (${sizeOf(blob.size)})`, () => download(blob, `${name}.${endingOf(media)}`)),
+      button(`Save the whole body (${inMB(blob.size)})`, () => download(blob, `${name}.${endingOf(media)}`)),
     ],
   };
 }
@@ -74,12 +75,6 @@ function table(head, rows) {
     el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, cell)))),
     el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, el("code", {}, cell)))))),
   );
-}
-
-/** @param {number} bytes */
-function sizeOf(bytes) {
-  if (bytes < 1000) return `${bytes} bytes`;
-  return bytes < 1e6 ? `${(bytes / 1e3).toFixed(1)} kB` : `${(bytes / 1e6).toFixed(1)} MB`;
 }
 
 /** Of a file of this media type. @param {string} media */

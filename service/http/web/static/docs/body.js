@@ -1,10 +1,10 @@
 /** The body of a request as part of a form: fields, JSON to edit, or one file. */
 
-import { el, labelled } from "../dom.js";
+import { el, labelled } from "../parts/dom.js";
 import { fieldsOf, fileField } from "./fields.js";
 import { layOut } from "./json.js";
 
-/** @import {Call} from "../api.js" */
+/** @import {Call} from "../api/call.js" */
 /** @import {Schema} from "./fields.js" */
 
 /**

@@ -1,8 +1,8 @@
 /** A form's fields, made from JSON schemas. */
 
-import { el, labelled } from "../dom.js";
+import { el, labelled } from "../parts/dom.js";
 
-/** @import {Upload} from "../api.js" */
+/** @import {Upload} from "../api/call.js" */
 
 /**
  * The part of JSON Schema that openapi.json uses for options.

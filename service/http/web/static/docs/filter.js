@@ -1,6 +1,6 @@
 /** Narrows the operations, and the contents with them, to those in which all of the user's words are. */
 
-import { byId, el } from "../dom.js";
+import { byId, el } from "../parts/dom.js";
 
 export function startFilter() {
   const operations = [...document.querySelectorAll(".operation")].map((section) => {

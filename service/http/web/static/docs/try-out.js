@@ -1,13 +1,13 @@
 /** A form that sends one operation's request and shows the answer, or the request as code to copy. */
 
-import { sendAnyway } from "../api.js";
-import { button, choice, el, labelled } from "../dom.js";
-import { showSnippets } from "../snippets-dialog.js";
+import { sendAnyway } from "../api/call.js";
+import { button, choice, el, labelled } from "../parts/dom.js";
+import { showSnippets } from "../parts/snippets-dialog.js";
 import { answerOf } from "./answer.js";
 import { bodyOf, holdsOptions } from "./body.js";
 import { textField } from "./fields.js";
 
-/** @import {Call} from "../api.js" */
+/** @import {Call} from "../api/call.js" */
 /** @import {Schema} from "./fields.js" */
 
 /**

@@ -3,7 +3,7 @@
 import { el } from "./dom.js";
 
 /**
- * @import uPlotType from "./vendor/uPlot"
+ * @import uPlotType from "../vendor/uPlot"
  *
  * @typedef {Object} Line
  * @property {string} name

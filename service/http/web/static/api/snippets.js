@@ -1,8 +1,8 @@
 /** A request, written down for a user to copy: for a shell, for Python, for JavaScript. */
 
-import { hasKey, isUpload, toJson, uploadsIn, urlOf } from "./api.js";
+import { hasKey, isUpload, toJson, uploadsIn, urlOf } from "./call.js";
 
-/** @import {Call, Upload} from "./api.js" */
+/** @import {Call, Upload} from "./call.js" */
 
 /** @type {Record<string, (calls: Call[]) => string>} Language -> these requests in it. */
 export const LANGUAGES = {

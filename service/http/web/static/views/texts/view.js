@@ -3,22 +3,22 @@
  * the pointer, the cosine of that patch with every text.
  */
 
-import { send } from "../api.js";
-import { heatColours } from "../colours.js";
-import { button, choice, el, labelled } from "../dom.js";
-import { EncoderFields, askedInLink, askedOfLink } from "../encoder-fields.js";
-import { boxSeen } from "../geometry.js";
-import { colourBar } from "../legend.js";
-import { thumbnail } from "../drawing.js";
-import { SCORE_KINDS, scoreTable } from "../score-table.js";
-import { scoringSentence, similarityCall } from "../similarity.js";
-import { TokenMap } from "../token-map.js";
-import { argmax, rangeOf } from "../vectors.js";
+import { send } from "../../api/call.js";
+import { scoringSentence, similarityCall } from "../../api/similarity.js";
+import { heatColours } from "../../numbers/colours.js";
+import { boxSeen } from "../../numbers/geometry.js";
+import { argmax, rangeOf } from "../../numbers/vectors.js";
+import { button, choice, el, labelled } from "../../parts/dom.js";
+import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
+import { colourBar } from "../../parts/legend.js";
+import { TokenMap } from "../../parts/token-map.js";
+import { thumbnail } from "../../pictures/drawing.js";
 import { View } from "../view.js";
+import { SCORE_KINDS, scoreTable } from "./score-table.js";
 
 /**
- * @import {Call} from "../api.js"
- * @import {Answer, Question, ScoreKind} from "../similarity.js"
+ * @import {Call} from "../../api/call.js"
+ * @import {Answer, Question, ScoreKind} from "../../api/similarity.js"
  * @import {Page} from "../view.js"
  *
  * @typedef {{question: Question, answer: Answer}} Answered
@@ -433,7 +433,7 @@ class TextMap {
   }
 }
 
-/** @param {import("../models.js").Model} model */
+/** @param {import("../../api/models.js").Model} model */
 function readsTexts(model) {
   return model.has_text;
 }

@@ -1,4 +1,4 @@
-/** Numbers as people read them. Memory is in GiB, 2^30 bytes, as cards are sold; downloads are in MB (models.js). */
+/** Numbers as people read them. Memory is in GiB, 2^30 bytes, as cards are sold; files and downloads are in MB. */
 
 export const GIB = 2 ** 30;
 
@@ -7,6 +7,13 @@ export function inGiB(bytes) {
   const units = ["B", "KiB", "MiB", "GiB", "TiB"];
   const power = bytes < 1024 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
   return `${short(bytes / 1024 ** power)} ${units[power]}`;
+}
+
+/** @param {number} bytes of a file: "605 MB", "1.23 MB" */
+export function inMB(bytes) {
+  const units = ["bytes", "kB", "MB", "GB", "TB"];
+  const power = bytes < 1000 ? 0 : Math.min(Math.floor(Math.log10(bytes) / 3), units.length - 1);
+  return `${short(bytes / 1000 ** power)} ${units[power]}`;
 }
 
 /** @param {number} flops "382 GFLOP" */

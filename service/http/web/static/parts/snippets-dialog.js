@@ -1,9 +1,9 @@
 /** A dialog that shows requests as code to copy. */
 
+import { LANGUAGES } from "../api/snippets.js";
 import { button, el } from "./dom.js";
-import { LANGUAGES } from "./snippets.js";
 
-/** @import {Call} from "./api.js" */
+/** @import {Call} from "../api/call.js" */
 
 /** @param {Call[]} calls */
 export function showSnippets(calls) {

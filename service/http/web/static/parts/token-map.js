@@ -3,8 +3,8 @@
 import { el } from "./dom.js";
 
 /**
- * @import {Box} from "./geometry.js"
- * @import {Picture} from "./pictures.js"
+ * @import {Box} from "../numbers/geometry.js"
+ * @import {Picture} from "../pictures/pictures.js"
  *
  * @typedef {{x: number, y: number}} Point in the picture's pixels
  */

@@ -1,10 +1,10 @@
 /** The scores of a picture, a row and a bar for each text. */
 
-import { el } from "./dom.js";
-import { argmax } from "./vectors.js";
+import { argmax } from "../../numbers/vectors.js";
+import { el } from "../../parts/dom.js";
 
 /**
- * @import {ScoreKind} from "./similarity.js"
+ * @import {ScoreKind} from "../../api/similarity.js"
  *
  * @typedef {Record<ScoreKind, number[]>} Scores of each text
  */

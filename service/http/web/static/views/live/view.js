@@ -1,16 +1,17 @@
 /** Live: what the server does now, from /metrics every second: queue, batches, stages, memory, refusals. */
 
-import { Problem, Unreachable, send } from "../api.js";
-import { button, choice, el, labelled } from "../dom.js";
-import { vectorsCall } from "../embeddings.js";
-import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../metrics.js";
-import { BATCHES, FORWARDS, IMAGES, QUEUE, SHOWN_S, Strip, stagesOf } from "../strips.js";
-import { grouped, inGiB, short } from "../units.js";
-import { View, modelOf } from "../view.js";
+import { Problem, Unreachable, send } from "../../api/call.js";
+import { vectorsCall } from "../../api/embed.js";
+import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics.js";
+import { modelOf } from "../../api/models.js";
+import { grouped, inGiB, short } from "../../numbers/units.js";
+import { button, choice, el, labelled } from "../../parts/dom.js";
+import { View } from "../view.js";
+import { BATCHES, FORWARDS, IMAGES, QUEUE, SHOWN_S, Strip, stagesOf } from "./strips.js";
 
 /**
- * @import {Call} from "../api.js"
- * @import {Moment} from "../strips.js"
+ * @import {Call} from "../../api/call.js"
+ * @import {Moment} from "./strips.js"
  * @import {Page} from "../view.js"
  */
 

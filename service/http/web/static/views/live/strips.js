@@ -1,11 +1,11 @@
 /** What the server did in the last two minutes: plots over time, with the latest values in words. */
 
-import { el, swatch } from "./dom.js";
-import { Plot, lineColour } from "./plot.js";
-import { grouped, inGiB, inSeconds, short } from "./units.js";
+import { grouped, inGiB, inSeconds, short } from "../../numbers/units.js";
+import { el, swatch } from "../../parts/dom.js";
+import { Plot, lineColour } from "../../parts/plot.js";
 
 /**
- * @import {Interval, Metrics} from "./metrics.js"
+ * @import {Interval, Metrics} from "../../api/metrics.js"
  *
  * @typedef {{at: number, interval: Interval | null}} Moment at: in ms; null: the server was not asked, or did not answer
  *

@@ -1,7 +1,7 @@
 /** Which part of a picture an encoder sees, from `preprocessing` of /models; the rule is encoders/images/preprocess.py's. */
 
 /**
- * @import {Pair} from "./models.js"
+ * @import {Pair} from "../api/models.js"
  *
  * @typedef {{width: number, height: number}} Size
  * @typedef {Size & {left: number, top: number}} Box in the picture's pixels; beyond its edges lies the fill

@@ -1,12 +1,12 @@
 /** Tokens and vectors from /embed, kept while there is room, so that going back costs no request. */
 
-import { send } from "./api.js";
-import { compute } from "./compute.js";
+import { compute } from "../numbers/compute.js";
+import { send } from "./call.js";
 
 /**
- * @import {Call, Upload} from "./api.js"
+ * @import {Call, Upload} from "./call.js"
  * @import {Model} from "./models.js"
- * @import {Picture} from "./pictures.js"
+ * @import {Picture} from "../pictures/pictures.js"
  *
  * @typedef {Object} Asked
  * @property {Model} model

@@ -1,10 +1,10 @@
 /** Predicted memory: rows of /vram, and the batches that fit beside what else a card holds. */
 
-import { send } from "./api.js";
-import { resolutionOf } from "./geometry.js";
+import { resolutionOf } from "../numbers/geometry.js";
+import { send } from "./call.js";
 
 /**
- * @import {Call} from "./api.js"
+ * @import {Call} from "./call.js"
  * @import {Model, Pair} from "./models.js"
  *
  * @typedef {Object} Row a forward, as /vram predicts it

@@ -1,13 +1,13 @@
 /** Vectors of pictures and of texts, kept for each encoder: another query costs one small request, and going back none. */
 
-import { Problem, send } from "./api.js";
-import { compute } from "./compute.js";
-import { vectorsCall } from "./embeddings.js";
+import { compute } from "../numbers/compute.js";
+import { Problem, send } from "./call.js";
+import { vectorsCall } from "./embed.js";
 
 /**
  * @import {Model} from "./models.js"
- * @import {Picture} from "./pictures.js"
- * @import {Tensors} from "./tensors.js"
+ * @import {Picture} from "../pictures/pictures.js"
+ * @import {Tensors} from "../numbers/tensors.js"
  *
  * @typedef {Object} Kept of an encoder
  * @property {Map<string, Float32Array>} pictures by id

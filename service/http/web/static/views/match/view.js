@@ -3,23 +3,23 @@
  * picture with the one there; at rest, lines between the patches that are each other's best match.
  */
 
-import { heatColours } from "../colours.js";
-import { compute } from "../compute.js";
-import { button, el, labelled } from "../dom.js";
-import { patchesOf, tokensCall, tokensOf } from "../embeddings.js";
-import { EncoderFields, askedInLink, askedOfLink } from "../encoder-fields.js";
-import { boxSeen } from "../geometry.js";
-import { colourBar } from "../legend.js";
-import { addBlock, meanCosine, mutualPairs, noMatches } from "../matching.js";
-import { PairLines } from "../pair-lines.js";
-import { TokenMap } from "../token-map.js";
-import { products, rangeOf, rowOf } from "../vectors.js";
+import { patchesOf, tokensCall, tokensOf } from "../../api/embed.js";
+import { heatColours } from "../../numbers/colours.js";
+import { compute } from "../../numbers/compute.js";
+import { boxSeen } from "../../numbers/geometry.js";
+import { addBlock, meanCosine, mutualPairs, noMatches } from "../../numbers/matching.js";
+import { products, rangeOf, rowOf } from "../../numbers/vectors.js";
+import { button, el, labelled } from "../../parts/dom.js";
+import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
+import { colourBar } from "../../parts/legend.js";
+import { TokenMap } from "../../parts/token-map.js";
 import { View } from "../view.js";
+import { PairLines } from "./pair-lines.js";
 
 /**
- * @import {Asked, Tokens} from "../embeddings.js"
- * @import {Best, Pair} from "../matching.js"
- * @import {Picture} from "../pictures.js"
+ * @import {Asked, Tokens} from "../../api/embed.js"
+ * @import {Best, Pair} from "../../numbers/matching.js"
+ * @import {Picture} from "../../pictures/pictures.js"
  * @import {Page, Task} from "../view.js"
  *
  * @typedef {{tokens: [Tokens, Tokens], forth: Best, back: Best, pairs: Pair[]}} Matches

@@ -1,15 +1,16 @@
 /** Search: all pictures of the page as a gallery that a text, or one of them, ranks by the cosine of their vectors. */
 
-import { button, choice, download, el, labelled, offer } from "../dom.js";
-import { thumbnail } from "../drawing.js";
-import { vectorsCall } from "../embeddings.js";
-import { titleOf } from "../pictures.js";
-import { batchesOf, embedPictures, embedText, unknownOf, vectorsOf } from "../vector-store.js";
-import { products } from "../vectors.js";
-import { View, modelOf } from "../view.js";
+import { vectorsCall } from "../../api/embed.js";
+import { modelOf } from "../../api/models.js";
+import { batchesOf, embedPictures, embedText, unknownOf, vectorsOf } from "../../api/vector-store.js";
+import { products } from "../../numbers/vectors.js";
+import { button, choice, download, el, labelled, offer } from "../../parts/dom.js";
+import { thumbnail } from "../../pictures/drawing.js";
+import { titleOf } from "../../pictures/pictures.js";
+import { View } from "../view.js";
 
 /**
- * @import {Picture} from "../pictures.js"
+ * @import {Picture} from "../../pictures/pictures.js"
  * @import {Page} from "../view.js"
  */
 

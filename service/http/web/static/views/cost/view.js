@@ -3,18 +3,19 @@
  * beside a language model.
  */
 
-import { button, choice, el, labelled, swatch } from "../dom.js";
-import { resolutionOf, seenBox, sizesOf } from "../geometry.js";
-import { LARGEST_BATCH, forecastCall, forecastOf, largestBatch } from "../memory.js";
-import { Plot, lineColour } from "../plot.js";
-import { TokenMap } from "../token-map.js";
-import { GIB, grouped, inFlops, inGiB, short } from "../units.js";
-import { View, modelOf } from "../view.js";
+import { LARGEST_BATCH, forecastCall, forecastOf, largestBatch } from "../../api/forecast.js";
+import { modelOf } from "../../api/models.js";
+import { resolutionOf, seenBox, sizesOf } from "../../numbers/geometry.js";
+import { GIB, grouped, inFlops, inGiB, short } from "../../numbers/units.js";
+import { button, choice, el, labelled, swatch } from "../../parts/dom.js";
+import { Plot, lineColour } from "../../parts/plot.js";
+import { TokenMap } from "../../parts/token-map.js";
+import { View } from "../view.js";
 
 /**
- * @import {Forecast, Row} from "../memory.js"
- * @import {Model, Pair} from "../models.js"
- * @import {Picture} from "../pictures.js"
+ * @import {Forecast, Row} from "../../api/forecast.js"
+ * @import {Model, Pair} from "../../api/models.js"
+ * @import {Picture} from "../../pictures/pictures.js"
  * @import {Page} from "../view.js"
  *
  * @typedef {Object} Beside a language model on the same card

@@ -1,6 +1,6 @@
 /** The served encoders, as /models describes them. */
 
-import { send } from "./api.js";
+import { send } from "./call.js";
 
 /**
  * @typedef {[number, number]} Pair [height, width], or [rows, columns]
@@ -31,7 +31,7 @@ import { send } from "./api.js";
  * @typedef {{models: Model[], recommended: Recommended[]}} Served
  */
 
-/** The request for them. @type {import("./api.js").Call} */
+/** The request for them. @type {import("./call.js").Call} */
 export const MODELS_CALL = { method: "GET", path: "models" };
 
 /** @param {AbortSignal} [signal] @returns {Promise<Served>} */
@@ -40,10 +40,12 @@ export async function served(signal) {
   return { models: data, recommended: recommended ?? [] };
 }
 
-/** @param {number} bytes as people write it: "605 MB" */
-export function inBytes(bytes) {
-  const units = ["bytes", "KB", "MB", "GB", "TB"];
-  const power = bytes < 1000 ? 0 : Math.min(Math.floor(Math.log10(bytes) / 3), units.length - 1);
-  const value = bytes / 1000 ** power;
-  return `${power === 0 || value >= 100 ? Math.round(value) : value.toPrecision(2)} ${units[power]}`;
+/**
+ * The encoder with this id; the first if there is none.
+ *
+ * @param {Model[]} models
+ * @param {string | null} id
+ */
+export function modelOf(models, id) {
+  return models.find((model) => model.id === id) ?? models[0];
 }

@@ -5,7 +5,7 @@
  * @typedef {{name: string, labels: Labels, value: number}} Sample
  */
 
-/** The request for them. @type {import("./api.js").Call} */
+/** The request for them. @type {import("./call.js").Call} */
 export const METRICS_CALL = { method: "GET", path: "metrics" };
 
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?$/;

@@ -1,12 +1,12 @@
 /** The fields that say which tokens are asked for: encoder, layer, resolution. */
 
+import { modelOf } from "../api/models.js";
+import { resolutionOf, sizesOf } from "../numbers/geometry.js";
 import { button, choice, el, labelled } from "./dom.js";
-import { resolutionOf, sizesOf } from "./geometry.js";
-import { modelOf } from "./view.js";
 
 /**
- * @import {Asked} from "./embeddings.js"
- * @import {Model} from "./models.js"
+ * @import {Asked} from "../api/embed.js"
+ * @import {Model} from "../api/models.js"
  */
 
 /** Time between two layers of a slider that plays. */

@@ -3,7 +3,7 @@
  * while it is decoded, so few are kept whole, and small copies are made one at a time, of what is in view.
  */
 
-import { el } from "./dom.js";
+import { el } from "../parts/dom.js";
 
 /** @import {Picture} from "./pictures.js" */
 

@@ -1,11 +1,11 @@
 /** Lines between patches of two maps, drawn over both. */
 
-import { rampColour } from "./colours.js";
-import { el } from "./dom.js";
+import { rampColour } from "../../numbers/colours.js";
+import { el } from "../../parts/dom.js";
 
 /**
- * @import {Pair} from "./matching.js"
- * @import {TokenMap} from "./token-map.js"
+ * @import {Pair} from "../../numbers/matching.js"
+ * @import {TokenMap} from "../../parts/token-map.js"
  */
 
 export class PairLines {

@@ -1,12 +1,12 @@
 /** The pictures: chosen by the user, from the camera, or samples. And the tray that shows them. */
 
-import { button, byId, el } from "./dom.js";
+import { button, byId, el } from "../parts/dom.js";
 import { MOST_WHOLE, drawWhole, scaled, thumbnail } from "./drawing.js";
 import { PICTURES, filesOf } from "./dropped.js";
-import * as kept from "./kept.js";
+import * as kept from "./storage.js";
 
 /**
- * @import {Upload} from "./api.js"
+ * @import {Upload} from "../api/call.js"
  *
  * @typedef {{file: string, name: string, texts: string[], drawing: boolean}} Sample
  *

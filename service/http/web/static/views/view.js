@@ -1,11 +1,11 @@
 /** What every view of the page is and what it is given. */
 
-import { el } from "./dom.js";
+import { el } from "../parts/dom.js";
 
 /**
- * @import {Call} from "./api.js"
- * @import {Model, Recommended} from "./models.js"
- * @import {Picture, Pictures} from "./pictures.js"
+ * @import {Call} from "../api/call.js"
+ * @import {Model, Recommended} from "../api/models.js"
+ * @import {Picture, Pictures} from "../pictures/pictures.js"
  *
  * @typedef {Object} Page what a view is given
  * @property {Model[]} models the served encoders, never empty
@@ -64,14 +64,4 @@ export class View {
 
   /** Another view is opened: end what runs by itself. */
   leave() {}
-}
-
-/**
- * The encoder with this id; the first if there is none.
- *
- * @param {Model[]} models
- * @param {string | null} id
- */
-export function modelOf(models, id) {
-  return models.find((model) => model.id === id) ?? models[0];
 }

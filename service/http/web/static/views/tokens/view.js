@@ -4,22 +4,22 @@
  * are linked.
  */
 
-import { componentColours, heatColours } from "../colours.js";
-import { compute } from "../compute.js";
-import { button, choice, el, labelled } from "../dom.js";
-import { patchesOf, tokensCall, tokensOf } from "../embeddings.js";
-import { EncoderFields, askedInLink, askedOfLink } from "../encoder-fields.js";
-import { boxSeen } from "../geometry.js";
-import { colourBar } from "../legend.js";
-import { TokenMap } from "../token-map.js";
-import { argmax, products, rangeOf, rowOf } from "../vectors.js";
+import { patchesOf, tokensCall, tokensOf } from "../../api/embed.js";
+import { componentColours, heatColours } from "../../numbers/colours.js";
+import { compute } from "../../numbers/compute.js";
+import { boxSeen } from "../../numbers/geometry.js";
+import { argmax, products, rangeOf, rowOf } from "../../numbers/vectors.js";
+import { button, choice, el, labelled } from "../../parts/dom.js";
+import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
+import { colourBar } from "../../parts/legend.js";
+import { TokenMap } from "../../parts/token-map.js";
 import { View } from "../view.js";
 
 /**
- * @import {Asked, Tokens} from "../embeddings.js"
- * @import {Model} from "../models.js"
- * @import {Picture} from "../pictures.js"
- * @import {Point} from "../token-map.js"
+ * @import {Asked, Tokens} from "../../api/embed.js"
+ * @import {Model} from "../../api/models.js"
+ * @import {Picture} from "../../pictures/pictures.js"
+ * @import {Point} from "../../parts/token-map.js"
  * @import {Page} from "../view.js"
  *
  * @typedef {{picture: Picture, index: number, isPrefix: boolean}} Place a token of a picture; index among its kind
@@ -244,7 +244,7 @@ class Panel {
     return this.fields.asked;
   }
 
-  /** The server's encoders may be others now. @param {import("../models.js").Model[]} models */
+  /** The server's encoders may be others now. @param {import("../../api/models.js").Model[]} models */
   refresh(models) {
     this.fields.refresh(models);
     const { panels } = this.view;
@@ -463,7 +463,7 @@ function prefixName(index) {
   return index === 0 ? "class token" : `register ${index}`;
 }
 
-/** @param {Picture} picture @param {import("../geometry.js").Box} box */
+/** @param {Picture} picture @param {import("../../numbers/geometry.js").Box} box */
 function cropSentence(picture, box) {
   const { image, width, height, name } = picture;
   if (image === null) return "This browser cannot draw this picture; the server reads it.";

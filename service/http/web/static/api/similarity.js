@@ -1,9 +1,9 @@
 /** Pictures against texts: the request to /similarity, and its answer. */
 
 /**
- * @import {Call, Upload} from "./api.js"
+ * @import {Call, Upload} from "./call.js"
  * @import {Model} from "./models.js"
- * @import {Picture} from "./pictures.js"
+ * @import {Picture} from "../pictures/pictures.js"
  *
  * @typedef {Object} Question
  * @property {Model} model

@@ -1,6 +1,6 @@
 /** What colours mean. */
 
-import { heatColours } from "./colours.js";
+import { heatColours } from "../numbers/colours.js";
 import { el } from "./dom.js";
 
 const STEPS = 256;
