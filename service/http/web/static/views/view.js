@@ -5,7 +5,8 @@ import { el } from "../parts/dom.js";
 /**
  * @import {Call} from "../api/call.js"
  * @import {Model, Recommended} from "../api/models.js"
- * @import {Picture, Pictures} from "../pictures/pictures.js"
+ * @import {Picture} from "../pictures/picture.js"
+ * @import {Pictures} from "../pictures/pictures.js"
  *
  * @typedef {Object} Page what a view is given
  * @property {Model[]} models the served encoders, never empty

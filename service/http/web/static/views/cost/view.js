@@ -15,7 +15,7 @@ import { View } from "../view.js";
 /**
  * @import {Forecast, Row} from "../../api/forecast.js"
  * @import {Model, Pair} from "../../api/models.js"
- * @import {Picture} from "../../pictures/pictures.js"
+ * @import {Picture} from "../../pictures/picture.js"
  * @import {Page} from "../view.js"
  *
  * @typedef {Object} Beside a language model on the same card

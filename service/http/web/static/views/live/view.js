@@ -7,11 +7,12 @@ import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
 import { button, choice, el, labelled } from "../../parts/dom.js";
 import { View } from "../view.js";
-import { BATCHES, FORWARDS, IMAGES, QUEUE, SHOWN_S, Strip, stagesOf } from "./strips.js";
+import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
+import { SHOWN_S, Strip } from "./strip.js";
 
 /**
  * @import {Call} from "../../api/call.js"
- * @import {Moment} from "./strips.js"
+ * @import {Moment} from "./measures.js"
  * @import {Page} from "../view.js"
  */
 
