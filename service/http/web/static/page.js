@@ -5,6 +5,7 @@ import { forgetTokens } from "./api/embed.js";
 import { served } from "./api/models.js";
 import { forgetVectors } from "./api/vector-store.js";
 import { inMB } from "./numbers/units.js";
+import { copied } from "./parts/clipboard.js";
 import { button, byId, download, el } from "./parts/dom.js";
 import { keyFromUser } from "./parts/key-dialog.js";
 import { snapshot } from "./parts/snapshot.js";
@@ -211,12 +212,7 @@ class Page {
 
   async #copyLink() {
     const link = String(new URL(this.#link(), location.href));
-    try {
-      await navigator.clipboard.writeText(link);
-      this.say("The link is copied.");
-    } catch {
-      this.say(`Copy it from the address bar: ${link}`);
-    }
+    this.say((await copied(link)) ? "The link is copied." : `Copy it from the address bar: ${link}`);
   }
 
   async #save() {

@@ -6,6 +6,7 @@ import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics
 import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
 import { button, choice, el, labelled } from "../../parts/dom.js";
+import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
 import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
 import { SHOWN_S, Strip } from "./strip.js";
@@ -56,7 +57,8 @@ export class LiveView extends View {
     this.strips = [...[IMAGES, QUEUE, BATCHES].map((measure) => new Strip(measure)), this.stages, forwards];
     this.memory = el("dl", { class: "facts" });
     forwards.element.append(el("h4", {}, "The device's memory"), this.memory);
-    this.refusals = el("tbody");
+    const refusals = table([head("reason"), head("2 minutes", true), head("since the start", true)], []);
+    this.refusals = refusals.tBodies[0];
     this.place = el(
       "div",
       { class: "live", hidden: true },
@@ -65,7 +67,7 @@ export class LiveView extends View {
         "section",
         { class: "panel measures", "aria-label": "Refusals" },
         el("h3", {}, "Requests refused, by reason"),
-        el("table", {}, el("thead", {}, row("th", ["reason", "2 minutes", "since the start"])), this.refusals),
+        refusals,
       ),
     );
     this.element.append(this.controls, this.state, this.place);
@@ -230,17 +232,14 @@ export class LiveView extends View {
     const growth = (/** @type {string} */ reason) =>
       history.reduce((sum, { interval }) => sum + (interval?.growth(REFUSED, { reason }) ?? 0), 0);
     const refused = latest.samples(REFUSED).filter(({ value }) => value > 0);
-    const rows = refused.map(({ labels: { reason }, value }) =>
-      row("td", [reason, grouped(growth(reason)), grouped(value)]),
-    );
-    fill(this.refusals, rows.length > 0 ? rows : [row("td", ["none", "0", "0"])]);
+    const rows = refused.map(({ labels: { reason }, value }) => row([reason, grouped(growth(reason)), grouped(value)]));
+    fill(this.refusals, rows.length > 0 ? rows : [row(["none", "0", "0"])]);
   }
 }
 
-/** @param {"td" | "th"} tag @param {string[]} cells the first is words, the others numbers */
-function row(tag, cells) {
-  const scope = tag === "th" ? "col" : null;
-  return el("tr", {}, ...cells.map((cell, index) => el(tag, { class: index > 0 ? "number" : "", scope }, cell)));
+/** @param {string[]} cells the first is words, the others numbers */
+function row(cells) {
+  return el("tr", {}, ...cells.map((text, index) => cell(text, index > 0)));
 }
 
 /** Put these in place of the children, if they differ. @param {HTMLElement} element @param {HTMLElement[]} children */

@@ -9,6 +9,7 @@ import { products, rangeOf, rowOf } from "../../numbers/vectors.js";
 import { button, el, labelled } from "../../parts/dom.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
 import { colourBar } from "../../parts/legend.js";
+import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
 import { matchesOf } from "./matches.js";
 import { PairLines } from "./pair-lines.js";
@@ -199,16 +200,18 @@ export class MatchView extends View {
       el(
         "tr",
         { onpointerenter: () => this.#point(0, pair.left), onpointerleave: () => this.#leave() },
-        el("td", { class: "number" }, String(index + 1)),
-        el("td", {}, names[0].nameOf(pair.left)),
-        el("td", {}, names[1].nameOf(pair.right)),
-        el("td", { class: "number" }, pair.cosine.toFixed(4)),
+        cell(String(index + 1), true),
+        cell(names[0].nameOf(pair.left)),
+        cell(names[1].nameOf(pair.right)),
+        cell(pair.cosine.toFixed(4), true),
       ),
     );
-    const heads = ["pair", ...this.sides.map(({ picture }) => picture?.name ?? ""), "cosine"].map((name, column) =>
-      el("th", { scope: "col", class: column === 0 || column === 3 ? "number" : "" }, name),
-    );
-    this.table.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)));
+    const heads = [
+      head("pair", true),
+      ...this.sides.map(({ picture }) => head(picture?.name ?? "")),
+      head("cosine", true),
+    ];
+    this.table.replaceChildren(table(heads, rows));
   }
 
   /**
