@@ -40,9 +40,6 @@ const PARTS = /** @type {const} */ ([
 ]);
 
 export class CostView extends View {
-  static key = "cost";
-  static title = "Cost";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);
