@@ -26,11 +26,6 @@ import { el } from "../parts/dom.js";
 
 /** A view: a tab of the page. */
 export class View {
-  /** In the link. */
-  static key = "";
-  /** For people. */
-  static title = "";
-
   /** @param {Page} page */
   constructor(page) {
     this.page = page;

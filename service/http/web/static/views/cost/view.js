@@ -29,9 +29,6 @@ const MOST_SIZES = 12;
 /** The smallest and the largest size that are shown, in native ones. */
 const RANGE = /** @type {[number, number]} */ ([0.5, 4]);
 export class CostView extends View {
-  static key = "cost";
-  static title = "Cost";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);

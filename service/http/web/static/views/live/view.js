@@ -33,9 +33,6 @@ const KINDS = {
 const [AT_ONCE, REQUESTS, MOST_REQUESTS] = [4, 100, 10_000];
 
 export class LiveView extends View {
-  static key = "live";
-  static title = "Live";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);

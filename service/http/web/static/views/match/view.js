@@ -24,9 +24,6 @@ import { Side } from "./side.js";
 const FEW_LINES = 30;
 
 export class MatchView extends View {
-  static key = "match";
-  static title = "Match";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);

@@ -16,9 +16,6 @@ import { Card } from "./card.js";
 const FEW = 3;
 
 export class SearchView extends View {
-  static key = "search";
-  static title = "Search";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);

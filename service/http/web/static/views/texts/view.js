@@ -37,9 +37,6 @@ const TEMPLATES = [
 ];
 
 export class TextsView extends View {
-  static key = "texts";
-  static title = "Texts";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);

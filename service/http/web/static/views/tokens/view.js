@@ -30,9 +30,6 @@ const COLOURINGS = [
 ];
 
 export class TokensView extends View {
-  static key = "tokens";
-  static title = "Tokens";
-
   /** @param {Page} page */
   constructor(page) {
     super(page);
