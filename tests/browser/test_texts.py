@@ -45,7 +45,7 @@ def numbers(rows: Locator, column: int) -> list[float]:
 def bars(rows: Locator) -> list[tuple[float, float]]:
     """Where each begins and how long it is, in per cent."""
     script = "(bars) => bars.map((bar) => [parseFloat(bar.style.left), parseFloat(bar.style.width)])"
-    return [(start, length) for start, length in rows.locator(".score > span").evaluate_all(script)]
+    return [(start, length) for start, length in rows.locator(".score-bar > span").evaluate_all(script)]
 
 
 def area(page: Page) -> Locator:

@@ -174,20 +174,20 @@ class Page {
           this.say(`${what}: ${done} of ${total}`);
         },
       });
-      if (this.running !== running) return false;
+      if (this.running !== running) return "replaced";
       this.trouble(null);
       this.say("");
-      return true;
+      return "done";
     } catch (error) {
-      if (this.running !== running) return false; // another job has begun
+      if (this.running !== running) return "replaced";
       if (running.signal.aborted) {
         this.say("Stopped.");
-        return false;
+        return "ended";
       }
       this.say("");
       this.trouble(sentenceOf(error));
       if (error instanceof Unreachable) this.#recover();
-      return false;
+      return "ended";
     } finally {
       if (this.running === running) {
         this.running = null;

@@ -5,12 +5,14 @@
 
 import { LARGEST_BATCH, forecastCall, forecastOf, largestBatch } from "../../api/forecast.js";
 import { modelOf } from "../../api/models.js";
-import { resolutionOf, sizesOf } from "../../numbers/geometry.js";
+import { resolutionOf, sidesOf, sizeName, sizesOf } from "../../numbers/geometry.js";
 import { GIB, grouped, inFlops, inGiB, short } from "../../numbers/units.js";
 import { copied, select } from "../../parts/clipboard.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, el, labelled } from "../../parts/dom.js";
+import { encoderChoice } from "../../parts/encoder-fields.js";
 import { colourKey } from "../../parts/legend.js";
 import { Plot, lineColour } from "../../parts/plot.js";
+import { Slider } from "../../parts/slider.js";
 import { View } from "../view.js";
 import { batchFields, batchesOfLink } from "./batch-fields.js";
 import { cardFields } from "./card-fields.js";
@@ -43,7 +45,10 @@ export class CostView extends View {
     /** The size under the pointer, in place of the marked one. @type {number | null} */
     this.pointed = null;
     this.fields = el("div", { class: "row controls" });
-    this.slider = el("div", { class: "size" });
+    this.slider = new Slider("Resolution", {
+      say: (index) => sizeName(this.sizes()[index], this.model),
+      oninput: (index) => this.#mark(this.sizes()[index]),
+    });
     this.verdict = el("p", { class: "verdict", role: "status" });
     this.about = el("p", { class: "note" });
     this.numbers = el("div", { class: "panel measures" });
@@ -70,7 +75,7 @@ export class CostView extends View {
     });
     this.tokens = new Plot({ ...options, label: `Tokens of an image against resolution. ${alike}`, format: short });
     this.legend = el("div", { class: "keys" });
-    this.table = el("div", { class: "wide", tabindex: "0", role: "region", "aria-label": "All numbers" });
+    this.table = el("div", { class: "scroll size-table", tabindex: "0", role: "region", "aria-label": "All numbers" });
     this.place = el(
       "div",
       { class: "cost" },
@@ -91,7 +96,13 @@ export class CostView extends View {
         this.table,
       ),
     );
-    this.element.append(this.fields, this.verdict, this.about, this.slider, this.place);
+    this.element.append(
+      this.fields,
+      this.verdict,
+      this.about,
+      el("div", { class: "size" }, this.slider.element),
+      this.place,
+    );
   }
 
   /** @param {URLSearchParams} parameters */
@@ -192,16 +203,12 @@ export class CostView extends View {
 
   #drawFields() {
     const { page } = this;
-    const encoder = choice(
-      page.models.map(({ id }) => id),
-      this.model.id,
-      (id) => {
-        this.model = modelOf(page.models, id);
-        this.resolution = "";
-        this.#drawFields();
-        this.update();
-      },
-    );
+    const encoder = encoderChoice(page.models, this.model, (model) => {
+      this.model = model;
+      this.resolution = "";
+      this.#drawFields();
+      this.update();
+    });
     const batches = batchFields(this.batches, (chosen) => {
       this.batches = chosen;
       this.update();
@@ -217,29 +224,7 @@ export class CostView extends View {
   #drawSlider() {
     const sizes = this.sizes();
     const at = sizes.findIndex((size) => String(size) === String(this.#marked()));
-    const said = el("span", { class: "value" }, this.#sizeName(sizes[at]));
-    const known = /** @type {HTMLInputElement | null} */ (this.slider.querySelector("input"));
-    if (known && known.max === String(sizes.length - 1)) {
-      known.value = String(at); // it may be the one that the user holds
-      known.setAttribute("aria-valuetext", this.#sizeName(sizes[at]));
-      this.slider.querySelector(".value")?.replaceWith(said);
-      return;
-    }
-    const slider = el("input", {
-      type: "range",
-      min: 0,
-      max: sizes.length - 1,
-      value: at,
-      disabled: sizes.length === 1,
-      "aria-valuetext": this.#sizeName(sizes[at]),
-      oninput: () => this.#mark(this.sizes()[Number(slider.value)]),
-    });
-    this.slider.replaceChildren(labelled("Resolution", slider, said));
-  }
-
-  /** @param {Pair} size */
-  #sizeName(size) {
-    return `${size.join(" × ")}${String(size) === String(this.model.image_size) ? " (native)" : ""}`;
+    this.slider.show(at, sizes.length - 1);
   }
 
   #draw() {
@@ -312,7 +297,7 @@ export class CostView extends View {
     const room = this.#total() - this.#held();
     if (room <= 0) return `${capital(besideName)} alone does not fit on ${card}.`;
     const largest = this.#largest(rows);
-    const at = size.join(" × ");
+    const at = sidesOf(size);
     if (largest === 0) {
       return `${where}, not even one image at ${at} fits: it takes ${inGiB(rows[0].total_bytes)}, and ${inGiB(room)} are left.`;
     }
@@ -338,7 +323,7 @@ export class CostView extends View {
     if (this.card.billions === 0) delete (/** @type {any} */ (facts)["Largest batch beside the language model"]);
     const shown = rows.filter(({ batch }) => this.batches.includes(batch));
     this.numbers.replaceChildren(
-      el("h3", {}, this.#sizeName(size)),
+      el("h3", {}, sizeName(size, this.model)),
       el(
         "dl",
         { class: "facts" },
@@ -352,7 +337,7 @@ export class CostView extends View {
   #drawTable() {
     const sizes = this.sizes().map((size) => {
       const rows = this.#rowsAt(size);
-      return { key: String(size), name: this.#sizeName(size), rows, largest: this.#largest(rows) };
+      return { key: String(size), name: sizeName(size, this.model), rows, largest: this.#largest(rows) };
     });
     this.table.replaceChildren(sizeTable(this.batches, sizes));
   }

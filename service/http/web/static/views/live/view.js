@@ -5,7 +5,8 @@ import { vectorsCall } from "../../api/embed.js";
 import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics.js";
 import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, el, labelled } from "../../parts/dom.js";
+import { encoderChoice } from "../../parts/encoder-fields.js";
 import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
 import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
@@ -158,15 +159,11 @@ export class LiveView extends View {
     const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)), {
       class: "pause",
     });
-    const model = choice(
-      this.page.models.map(({ id }) => id),
-      this.model.id,
-      (id) => {
-        this.model = modelOf(this.page.models, id);
-        this.page.changed();
-        this.#draw();
-      },
-    );
+    const encoder = encoderChoice(this.page.models, this.model, (model) => {
+      this.model = model;
+      this.page.changed();
+      this.#draw();
+    });
     const requests = el("input", {
       type: "number",
       min: 1,
@@ -181,7 +178,7 @@ export class LiveView extends View {
     const traffic = button("Make some traffic", () => this.#makeTraffic());
     traffic.disabled = this.page.pictures.chosen.length === 0;
     traffic.title = `Embeds the chosen pictures in turn, ${AT_ONCE} requests at once.`;
-    this.controls.replaceChildren(pause, labelled("Encoder", model), labelled("Requests", requests), traffic);
+    this.controls.replaceChildren(pause, labelled("Encoder", encoder), labelled("Requests", requests), traffic);
     if (isFocused) pause.focus();
   }
 
@@ -191,7 +188,7 @@ export class LiveView extends View {
     const total = this.requests;
     let refused = 0;
     this.sent = calls;
-    const isDone = await this.page.work("Sending requests", async ({ signal, progress }) => {
+    const outcome = await this.page.work("Sending requests", async ({ signal, progress }) => {
       let [begun, done] = [0, 0];
       const sendOn = async () => {
         while (begun < total) {
@@ -207,7 +204,8 @@ export class LiveView extends View {
       };
       await Promise.all(Array.from({ length: AT_ONCE }, sendOn));
     });
-    if (isDone) this.page.say(`${grouped(total - refused)} requests were answered, ${grouped(refused)} refused.`);
+    if (outcome === "done")
+      this.page.say(`${grouped(total - refused)} requests were answered, ${grouped(refused)} refused.`);
   }
 
   #draw() {
