@@ -6,6 +6,7 @@ import { el } from "../parts/dom.js";
  * @import {Call} from "../api/call.js"
  * @import {Model, Recommended} from "../api/models.js"
  * @import {Picture, Pictures} from "../pictures/pictures.js"
+ * @import {Word} from "./words.js"
  *
  * @typedef {Object} Page what a view is given
  * @property {Model[]} models the served encoders, never empty
@@ -29,6 +30,10 @@ export class View {
   static key = "";
   /** For people. */
   static title = "";
+  /** What it shows and how to use it: a question that it answers, and two or three sentences. */
+  static intro = "";
+  /** The terms on it that a first-time visitor may not know. @type {readonly Word[]} */
+  static words = [];
 
   /** @param {Page} page */
   constructor(page) {

@@ -42,6 +42,11 @@ const PARTS = /** @type {const} */ ([
 export class CostView extends View {
   static key = "cost";
   static title = "Cost";
+  static intro =
+    "What does resolution cost, and does the encoder fit on a graphics card beside a language model? Each line is the " +
+    "predicted memory of one batch, by the picture's side in pixels; in the green area it fits. Point at a plot, or move " +
+    "the slider.";
+  static words = /** @type {const} */ (["token", "resolution", "FLOPs", "batch", "activations", "KV cache"]);
 
   /** @param {Page} page */
   constructor(page) {
@@ -91,10 +96,10 @@ export class CostView extends View {
     this.place = el(
       "div",
       { class: "cost" },
-      figure("Memory (logarithmic)", this.memory, this.legend),
+      figure("Memory by resolution (logarithmic)", this.memory, this.legend),
       this.numbers,
-      figure("FLOPs of an image (logarithmic)", this.flops),
-      figure("Tokens of an image", this.tokens),
+      figure("FLOPs of an image by resolution (logarithmic)", this.flops),
+      figure("Tokens of an image by resolution", this.tokens),
       el("section", { class: "panel", "aria-label": "The picture at this resolution" }, this.map.element),
       el(
         "section",
@@ -272,7 +277,7 @@ export class CostView extends View {
     this.fields.replaceChildren(
       labelled("Encoder", encoder),
       this.#batchFields(),
-      labelled("Card", card),
+      labelled("Graphics card", card),
       labelled("Language model beside it", size),
       labelled("Its weights in", bits),
       labelled("Its KV cache, GiB", cache),

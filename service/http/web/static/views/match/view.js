@@ -32,6 +32,10 @@ const BLOCK_PRODUCTS = 2e8;
 export class MatchView extends View {
   static key = "match";
   static title = "Match";
+  static intro =
+    "Which parts of two pictures are alike? A line joins two patches that are each other's best match: the brighter, " +
+    "the more alike. Point at a patch to see how alike each patch of the other picture is.";
+  static words = /** @type {const} */ (["encoder", "token", "layer", "resolution", "cosine"]);
 
   /** @param {Page} page */
   constructor(page) {
@@ -172,8 +176,8 @@ export class MatchView extends View {
     const means = [meanCosine(forth), meanCosine(back)];
     const total = (means[0] + means[1]) / 2;
     const sentence =
-      `: the mean, over all patches, of the cosine with the best match in the other picture; ` +
-      `${means[0].toFixed(3)} from ${left.name}, ${means[1].toFixed(3)} from ${right.name}. ` +
+      `: the cosine of a patch with its best match in the other picture, averaged over all patches ` +
+      `(${left.name} ${means[0].toFixed(3)}, ${right.name} ${means[1].toFixed(3)}). ` +
       `${pairs.length} ${pairs.length === 1 ? "pair of patches is" : "pairs of patches are"} each other's best match.`;
     this.about.replaceChildren(el("p", {}, "Best-match score ", el("strong", {}, total.toFixed(3)), sentence));
   }

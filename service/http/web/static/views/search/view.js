@@ -21,6 +21,10 @@ const MOVE_MS = 250;
 export class SearchView extends View {
   static key = "search";
   static title = "Search";
+  static intro =
+    "Which pictures fit a text, or are like another picture? The encoder turns each picture and each text into a vector; " +
+    "the nearest pictures come first. All pictures above take part, ticked or not.";
+  static words = /** @type {const} */ (["encoder", "vector", "cosine"]);
 
   /** @param {Page} page */
   constructor(page) {
@@ -252,7 +256,7 @@ class Card {
     this.rank = el("span", { class: "rank" });
     this.score = el("span", { class: "score" });
     this.note = el("p", { class: "note" });
-    this.like = button("Like this", onlike, { class: "quiet like", "aria-label": `Like this: ${title}` });
+    this.like = button("More like this", onlike, { class: "quiet like", "aria-label": `More like this: ${title}` });
     this.element = el(
       "li",
       { class: "card" },

@@ -49,6 +49,10 @@ const TEMPLATES = [
 export class TextsView extends View {
   static key = "texts";
   static title = "Texts";
+  static intro =
+    "Which text fits the picture, and where? Bars compare each text with the whole picture. Heat maps compare it with " +
+    "each patch: the brighter, the better it fits; the frame marks the best patch. Point at a patch to read its numbers.";
+  static words = /** @type {const} */ (["encoder", "resolution", "template", "cosine", "logit", "heat map"]);
 
   /** @param {Page} page */
   constructor(page) {
@@ -424,7 +428,8 @@ class TextMap {
   /** @param {number | null} patch */
   point(patch) {
     this.map.mark("cursor", patch);
-    this.said.textContent = patch === null ? `${this.#cosine(this.best)} at best` : `${this.#cosine(patch)} here`;
+    this.said.textContent =
+      patch === null ? `highest cosine ${this.#cosine(this.best)}` : `cosine here ${this.#cosine(patch)}`;
   }
 
   /** @param {number} patch */
