@@ -11,10 +11,10 @@ import { snapshot } from "./parts/snapshot.js";
 import { showSnippets } from "./parts/snippets-dialog.js";
 import { startTheme } from "./parts/theme.js";
 import { Pictures } from "./pictures/pictures.js";
-import { VIEWS } from "./views/index.js";
-import { meanings } from "./views/words.js";
+import { TABS } from "./views/index.js";
 
 /**
+ * @import {Tab} from "./views/index.js"
  * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
@@ -35,6 +35,9 @@ class Page {
     this.views = new Map();
     /** @type {View | null} */
     this.view = null;
+    this.tab = TABS[0];
+    /** The tab that is opened last. @type {Tab | null} */
+    this.opening = null;
     /** @type {AbortController | null} */
     this.running = null;
     this.isRecovering = false;
@@ -47,7 +50,7 @@ class Page {
       button("Copy link", () => this.#copyLink(), { title: "A link that shows this again" }),
       button("Save as PNG", () => this.#save(), { title: "A picture of this view" }),
     );
-    this.intro = el("div", { class: "intro" });
+    this.intro = el("div");
     this.advice = el("div", { class: "advice", hidden: true });
     this.place = el("div");
     byId("view").append(this.intro, this.advice, el("div", { class: "shown" }, this.tools, this.place));
@@ -57,9 +60,9 @@ class Page {
   async start() {
     startTheme();
     onKeyNeeded(keyFromUser);
-    byId("views").append(...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
+    byId("views").append(...TABS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
     window.addEventListener("hashchange", () => this.#open());
-    await Promise.all([this.#load(), this.pictures.start()]);
+    await Promise.all([this.#load(), this.pictures.start(), (tabOf(location.hash) ?? TABS[0]).load()]);
     await this.#open();
   }
 
@@ -80,17 +83,20 @@ class Page {
 
   /** Show what the link says. */
   async #open() {
-    const [key, query = ""] = location.hash.slice(1).split("?");
-    const kind = VIEWS.find((each) => each.key === key) ?? (this.view === null ? VIEWS[0] : null);
-    if (kind === null) return; // a link within the page
+    const [, query = ""] = location.hash.split("?");
+    const tab = tabOf(location.hash) ?? (this.view === null ? TABS[0] : null);
+    if (tab === null) return; // a link within the page
+    this.opening = tab;
     const parameters = new URLSearchParams(query);
-    const known = this.views.get(kind.key);
-    const view = known ?? new kind(this);
-    this.views.set(kind.key, view);
+    const known = this.views.get(tab.key);
+    const view = known ?? new (await tab.load())(this);
+    if (this.opening !== tab) return; // another one was opened meanwhile
+    this.tab = tab;
+    this.views.set(tab.key, view);
     if (this.view !== view) {
       this.running?.abort();
       this.view?.leave();
-      this.intro.replaceChildren(el("p", {}, kind.intro), meanings(kind.words));
+      this.intro.replaceChildren(view.intro);
       this.place.replaceChildren(view.element);
     }
     this.view = view;
@@ -98,10 +104,10 @@ class Page {
     if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
     if (query !== "" || !known) view.restore(parameters);
     for (const link of byId("views").querySelectorAll("a")) {
-      if (link.dataset.view === kind.key) link.setAttribute("aria-current", "page");
+      if (link.dataset.view === tab.key) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    document.title = `${kind.title} · visiontower`;
+    document.title = `${tab.title} · visiontower`;
     this.changed();
     view.update();
   }
@@ -111,8 +117,7 @@ class Page {
     if (this.view === null) return location.hash;
     const parameters = this.view.parameters();
     for (const name of this.pictures.links(this.view.linkedPictures())) parameters.append("picture", name);
-    const { key } = /** @type {typeof View} */ (this.view.constructor);
-    return `#${key}?${parameters}`;
+    return `#${this.tab.key}?${parameters}`;
   }
 
   changed() {
@@ -225,11 +230,16 @@ class Page {
   }
 
   async #save() {
-    const { key } = /** @type {typeof View} */ (this.view?.constructor);
     const blob = await snapshot(this.place);
-    if (blob) download(blob, `visiontower-${key}.png`);
+    if (blob) download(blob, `visiontower-${this.tab.key}.png`);
     else this.say("This view is too large for one picture.");
   }
+}
+
+/** @param {string} hash the link's part behind the address */
+function tabOf(hash) {
+  const [key] = hash.slice(1).split("?");
+  return TABS.find((each) => each.key === key);
 }
 
 /** @param {unknown} error */

@@ -6,7 +6,7 @@ import { send } from "./call.js";
 /**
  * @import {Call, Upload} from "./call.js"
  * @import {Model} from "./models.js"
- * @import {Picture} from "../pictures/pictures.js"
+ * @import {Picture} from "../pictures/picture.js"
  *
  * @typedef {Object} Asked
  * @property {Model} model

@@ -3,7 +3,7 @@
 /**
  * @import {Call, Upload} from "./call.js"
  * @import {Model} from "./models.js"
- * @import {Picture} from "../pictures/pictures.js"
+ * @import {Picture} from "../pictures/picture.js"
  *
  * @typedef {Object} Question
  * @property {Model} model

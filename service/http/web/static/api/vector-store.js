@@ -6,7 +6,7 @@ import { vectorsCall } from "./embed.js";
 
 /**
  * @import {Model} from "./models.js"
- * @import {Picture} from "../pictures/pictures.js"
+ * @import {Picture} from "../pictures/picture.js"
  * @import {Tensors} from "../numbers/tensors.js"
  *
  * @typedef {Object} Kept of an encoder

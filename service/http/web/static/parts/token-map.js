@@ -4,7 +4,7 @@ import { el } from "./dom.js";
 
 /**
  * @import {Box} from "../numbers/geometry.js"
- * @import {Picture} from "../pictures/pictures.js"
+ * @import {Picture} from "../pictures/picture.js"
  *
  * @typedef {{x: number, y: number}} Point in the picture's pixels
  */

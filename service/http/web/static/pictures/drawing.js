@@ -5,7 +5,7 @@
 
 import { el } from "../parts/dom.js";
 
-/** @import {Picture} from "./pictures.js" */
+/** @import {Picture} from "./picture.js" */
 
 /** The longest sides of what is drawn. */
 const WHOLE_SIDE = 1600;

@@ -1,29 +1,13 @@
-/** The pictures: chosen by the user, from the camera, or samples. And the tray that shows them. */
+/** The pictures of the page: chosen by the user, from the camera, or samples. */
 
-import { button, byId, el } from "../parts/dom.js";
-import { MOST_WHOLE, drawWhole, scaled, thumbnail } from "./drawing.js";
-import { PICTURES, filesOf } from "./dropped.js";
-import * as kept from "./storage.js";
+import { MOST_WHOLE, drawWhole, scaled } from "./drawing.js";
+import { idOf } from "./picture.js";
+import * as storage from "./storage.js";
+import { Tray } from "./tray.js";
 
-/**
- * @import {Upload} from "../api/call.js"
- *
- * @typedef {{file: string, name: string, texts: string[], drawing: boolean}} Sample
- *
- * @typedef {Object} Picture
- * @property {string} id "sample:FILE", or "own:" and what its bytes are
- * @property {string} name
- * @property {Upload} upload its bytes
- * @property {HTMLCanvasElement | null} image upright; null if this browser cannot draw it, or if it is not chosen
- * @property {HTMLCanvasElement | null} [small] the same for thumbnails; null if this browser cannot draw it, undefined
- *   until it is in view
- * @property {number} width of the whole picture, upright; 0 if it was not drawn
- * @property {number} height
- * @property {Sample | null} sample
- */
+/** @import {Picture, Sample} from "./picture.js" */
 
-/** Pixels over which the user is asked whether to shrink a picture, and those it is shrunk to. */
-const LARGE = 4_000_000;
+/** Pixels that a large picture is shrunk to. */
 const SHRUNK = 1_000_000;
 /** Pictures chosen by adding many, or by a link to many. */
 const MOST_CHOSEN = MOST_WHOLE;
@@ -93,7 +77,7 @@ export class Pictures {
       const sample = this.samples.find(({ file }) => `sample:${file}` === id);
       return sample ? this.#addSample(sample) : null;
     }
-    const found = await kept.find(id);
+    const found = await storage.find(id);
     return found ? this.#add(id, found.name, found.blob) : null;
   }
 
@@ -119,7 +103,7 @@ export class Pictures {
       ids.push(id);
     }
     // before they stand in the link, which a reload follows
-    await kept.keep(added.map(({ id, name, upload }) => ({ id, name, blob: upload.blob })));
+    await storage.keep(added.map(({ id, name, upload }) => ({ id, name, blob: upload.blob })));
     this.tray.tell(null);
     if (ids.length > 0) await this.choose([...new Set(ids)].slice(0, MOST_CHOSEN));
   }
@@ -153,7 +137,7 @@ export class Pictures {
   /** @param {Picture} picture */
   async remove(picture) {
     this.all = this.all.filter((each) => each !== picture);
-    await kept.forget(picture.id);
+    await storage.forget(picture.id);
     const left = this.chosenIds.filter((id) => id !== picture.id);
     await this.choose(left.length > 0 || this.all.length === 0 ? left : [this.all[0].id]);
   }
@@ -199,225 +183,5 @@ export class Pictures {
     const picture = { id, name, upload: { name, blob, url }, image: null, width: 0, height: 0, sample };
     this.all.push(picture);
     return picture;
-  }
-}
-
-/** For people. @param {Picture} picture */
-export function titleOf({ name, sample }) {
-  return sample?.name ?? name;
-}
-
-/** Equal bytes have equal ids: cyrb53, 53 bits, which only has to tell one user's pictures apart. @param {Blob} blob */
-async function idOf(blob) {
-  let [a, b] = [0xdeadbeef, 0x41c6ce57];
-  for (const byte of new Uint8Array(await blob.arrayBuffer())) {
-    a = Math.imul(a ^ byte, 2654435761);
-    b = Math.imul(b ^ byte, 1597334677);
-  }
-  a = Math.imul(a ^ (a >>> 16), 2246822507) ^ Math.imul(b ^ (b >>> 13), 3266489909);
-  b = Math.imul(b ^ (b >>> 16), 2246822507) ^ Math.imul(a ^ (a >>> 13), 3266489909);
-  return `own:${(2 ** 32 * (2097151 & b) + (a >>> 0)).toString(36)}-${blob.size.toString(36)}`;
-}
-
-/** The strip of thumbnails with the ways to add pictures. */
-class Tray {
-  /** @param {Pictures} pictures */
-  constructor(pictures) {
-    this.pictures = pictures;
-    this.list = el("ul", { class: "thumbs", "aria-label": "Pictures here" });
-    this.samples = el("div", { class: "samples" });
-    this.note = el("span", { class: "note" });
-    const file = el("input", {
-      type: "file",
-      multiple: true,
-      accept: PICTURES,
-      hidden: true,
-      onchange: () => {
-        pictures.addFiles([...(file.files ?? [])]); // a copy: the next line empties the list
-        file.value = "";
-      },
-    });
-    const camera = button("Camera", () => new Camera(pictures).open());
-    if (!navigator.mediaDevices) {
-      camera.disabled = true;
-      camera.title = "Browsers offer the camera on https and localhost only.";
-    }
-    const details = el("details", { ontoggle: () => this.#drawSamples() }, el("summary", {}, "Samples"), this.samples);
-    byId("pictures").append(
-      el(
-        "div",
-        { class: "row add" },
-        button("Add pictures", () => file.click(), { class: "primary" }),
-        camera,
-        details,
-        this.note,
-      ),
-      file,
-      this.list,
-    );
-    this.tell(null);
-    listenForDrops(pictures);
-  }
-
-  /** @param {string | null} sentence null: what users can do */
-  tell(sentence) {
-    this.note.textContent = sentence ?? "or drop them here, a folder too, or paste. They go to this server only.";
-  }
-
-  draw() {
-    const { pictures } = this;
-    this.list.replaceChildren(...pictures.all.map((picture) => this.#thumb(picture)));
-    if (pictures.missing.size > 0) this.list.append(missing([...pictures.missing.values()]));
-  }
-
-  /** When they are asked for: their pictures are sent then. */
-  #drawSamples() {
-    const { pictures } = this;
-    this.samples.replaceChildren(
-      ...pictures.samples.map((sample) => {
-        const image = el("img", { src: `web/samples/${sample.file}`, alt: "", width: 56, height: 56 });
-        return el(
-          "button",
-          {
-            type: "button",
-            class: "sample",
-            title: sample.name,
-            onclick: (event) => pictures.chooseSample(sample, event.shiftKey),
-          },
-          image,
-          el("span", {}, sample.name),
-        );
-      }),
-    );
-  }
-
-  /** @param {Picture} picture */
-  #thumb(picture) {
-    const { pictures } = this;
-    const isChosen = pictures.chosenIds.includes(picture.id);
-    const shrink = el("span");
-    const only = el(
-      "button",
-      {
-        type: "button",
-        class: "thumb",
-        title: `Show ${picture.name} alone`,
-        "aria-label": `Show ${picture.name} alone`,
-        onclick: () => pictures.choose([picture.id]),
-      },
-      thumbnail(picture, () => {
-        const pixels = picture.width * picture.height;
-        if (pixels > LARGE) shrink.replaceChildren(this.#shrink(picture, pixels));
-      }),
-    );
-    const beside = el("input", {
-      type: "checkbox",
-      checked: isChosen,
-      "aria-label": `Show ${picture.name}`,
-      title: "Show this picture too",
-      onchange: () => {
-        const others = pictures.chosenIds.filter((id) => id !== picture.id);
-        pictures.choose(beside.checked ? [...others, picture.id] : others);
-      },
-    });
-    const item = el("li", { class: isChosen ? "chosen" : "" }, only, beside);
-    item.append(
-      button("×", () => pictures.remove(picture), { class: "quiet remove", "aria-label": `Remove ${picture.name}` }),
-    );
-    item.append(el("span", { class: "name", title: picture.name }, titleOf(picture)), shrink);
-    return item;
-  }
-
-  /** @param {Picture} picture @param {number} pixels */
-  #shrink(picture, pixels) {
-    return button(`${(pixels / 1e6).toFixed(0)} MP: shrink to 1 MP`, () => this.pictures.shrink(picture), {
-      class: "quiet shrink",
-      title: "It is sent whole unless you shrink it here.",
-    });
-  }
-}
-
-/** @param {string[]} names */
-function missing(names) {
-  const sentence =
-    names.length === 1
-      ? `This link shows ${names[0]}, which is not in this browser. Add that file.`
-      : `This link shows ${names.length} pictures that are not in this browser. Add those files: ${names.join(", ")}`;
-  return el("li", { class: "missing", title: sentence }, el("span", {}, sentence));
-}
-
-/** @param {Pictures} pictures */
-function listenForDrops(pictures) {
-  document.addEventListener("dragover", (event) => {
-    if (!event.dataTransfer?.types.includes("Files")) return;
-    event.preventDefault();
-    document.body.classList.add("dropping");
-  });
-  document.addEventListener("dragleave", (event) => {
-    if (event.relatedTarget === null) document.body.classList.remove("dropping");
-  });
-  document.addEventListener("drop", async (event) => {
-    document.body.classList.remove("dropping");
-    if (!event.dataTransfer?.files.length) return;
-    event.preventDefault();
-    const files = await filesOf(event.dataTransfer);
-    if (files.length === 0) pictures.ontrouble("That folder has no pictures.");
-    await pictures.addFiles(files);
-  });
-  document.addEventListener("paste", (event) => {
-    const files = [...(event.clipboardData?.files ?? [])];
-    if (files.length === 0) return;
-    event.preventDefault();
-    pictures.addFiles(files);
-  });
-}
-
-/** The camera's picture, in a dialog. */
-class Camera {
-  /** @param {Pictures} pictures */
-  constructor(pictures) {
-    this.pictures = pictures;
-    /** @type {MediaStream | null} */
-    this.stream = null;
-    this.video = el("video", { autoplay: true, playsinline: true, muted: true, "aria-label": "The camera's picture" });
-    this.dialog = el(
-      "dialog",
-      { "aria-label": "Camera", onclose: () => this.#end() },
-      this.video,
-      el(
-        "div",
-        { class: "row" },
-        button("Take the picture", () => this.#take(), { class: "primary" }),
-        button("Cancel", () => this.dialog.close()),
-      ),
-    );
-  }
-
-  async open() {
-    try {
-      this.stream = await navigator.mediaDevices.getUserMedia({ video: true });
-    } catch (error) {
-      const refused = error instanceof DOMException && error.name === "NotAllowedError";
-      this.pictures.ontrouble(refused ? "The browser was not allowed to use the camera." : "No camera was found.");
-      return;
-    }
-    this.video.srcObject = this.stream;
-    document.body.append(this.dialog);
-    this.dialog.showModal();
-  }
-
-  #take() {
-    const canvas = el("canvas", { width: this.video.videoWidth, height: this.video.videoHeight });
-    canvas.getContext("2d")?.drawImage(this.video, 0, 0);
-    canvas.toBlob((blob) => {
-      const name = `camera-${this.pictures.all.length + 1}.jpg`;
-      if (blob) this.pictures.addFiles([new File([blob], name, { type: "image/jpeg" })]);
-      this.dialog.close();
-    }, "image/jpeg");
-  }
-
-  #end() {
-    for (const track of this.stream?.getTracks() ?? []) track.stop();
-    this.dialog.remove();
   }
 }

@@ -1,11 +1,13 @@
 /** What every view of the page is and what it is given. */
 
 import { el } from "../parts/dom.js";
+import { meanings } from "./words.js";
 
 /**
  * @import {Call} from "../api/call.js"
  * @import {Model, Recommended} from "../api/models.js"
- * @import {Picture, Pictures} from "../pictures/pictures.js"
+ * @import {Picture} from "../pictures/picture.js"
+ * @import {Pictures} from "../pictures/pictures.js"
  * @import {Word} from "./words.js"
  *
  * @typedef {Object} Page what a view is given
@@ -26,10 +28,6 @@ import { el } from "../parts/dom.js";
 
 /** A view: a tab of the page. */
 export class View {
-  /** In the link. */
-  static key = "";
-  /** For people. */
-  static title = "";
   /** What it shows and how to use it: a question that it answers, and two or three sentences. */
   static intro = "";
   /** The terms on it that a first-time visitor may not know. @type {readonly Word[]} */
@@ -38,6 +36,8 @@ export class View {
   /** @param {Page} page */
   constructor(page) {
     this.page = page;
+    const { intro, words } = /** @type {typeof View} */ (this.constructor);
+    this.intro = el("div", { class: "intro" }, el("p", {}, intro), meanings(words));
     this.element = el("section", { class: "view" });
   }
 

@@ -15,7 +15,7 @@ import { View } from "../view.js";
 /**
  * @import {Forecast, Row} from "../../api/forecast.js"
  * @import {Model, Pair} from "../../api/models.js"
- * @import {Picture} from "../../pictures/pictures.js"
+ * @import {Picture} from "../../pictures/picture.js"
  * @import {Page} from "../view.js"
  *
  * @typedef {Object} Beside a language model on the same card
@@ -40,8 +40,6 @@ const PARTS = /** @type {const} */ ([
 ]);
 
 export class CostView extends View {
-  static key = "cost";
-  static title = "Cost";
   static intro =
     "What does resolution cost, and does the encoder fit on a graphics card beside a language model? Each line is the " +
     "predicted memory of one batch, by the picture's side in pixels; in the green area it fits. Point at a plot, or move " +

@@ -7,11 +7,12 @@ import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
 import { button, choice, el, labelled } from "../../parts/dom.js";
 import { View } from "../view.js";
-import { BATCHES, FORWARDS, IMAGES, QUEUE, SHOWN_S, Strip, stagesOf } from "./strips.js";
+import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
+import { SHOWN_S, Strip } from "./strip.js";
 
 /**
  * @import {Call} from "../../api/call.js"
- * @import {Moment} from "./strips.js"
+ * @import {Moment} from "./measures.js"
  * @import {Page} from "../view.js"
  */
 
@@ -31,8 +32,6 @@ const KINDS = {
 const [AT_ONCE, REQUESTS, MOST_REQUESTS] = [4, 100, 10_000];
 
 export class LiveView extends View {
-  static key = "live";
-  static title = "Live";
   static intro =
     "What does the server do now? This view asks it every second and shows the last two minutes. To see it work, send " +
     "requests of your own, or make some traffic with the ticked pictures.";

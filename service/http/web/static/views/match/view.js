@@ -4,34 +4,25 @@
  */
 
 import { patchesOf, tokensCall, tokensOf } from "../../api/embed.js";
-import { heatColours } from "../../numbers/colours.js";
-import { compute } from "../../numbers/compute.js";
-import { boxSeen } from "../../numbers/geometry.js";
-import { addBlock, meanCosine, mutualPairs, noMatches } from "../../numbers/matching.js";
+import { meanCosine } from "../../numbers/matching.js";
 import { products, rangeOf, rowOf } from "../../numbers/vectors.js";
 import { button, el, labelled } from "../../parts/dom.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
 import { colourBar } from "../../parts/legend.js";
-import { TokenMap } from "../../parts/token-map.js";
 import { View } from "../view.js";
+import { matchesOf } from "./matches.js";
 import { PairLines } from "./pair-lines.js";
+import { Side } from "./side.js";
 
 /**
- * @import {Asked, Tokens} from "../../api/embed.js"
- * @import {Best, Pair} from "../../numbers/matching.js"
- * @import {Picture} from "../../pictures/pictures.js"
- * @import {Page, Task} from "../view.js"
- *
- * @typedef {{tokens: [Tokens, Tokens], forth: Best, back: Best, pairs: Pair[]}} Matches
+ * @import {Picture} from "../../pictures/picture.js"
+ * @import {Page} from "../view.js"
+ * @import {Matches} from "./matches.js"
  */
 
 const FEW_LINES = 30;
-/** Products of two numbers that the worker does before it is asked again: about a tenth of a second. */
-const BLOCK_PRODUCTS = 2e8;
 
 export class MatchView extends View {
-  static key = "match";
-  static title = "Match";
   static intro =
     "Which parts of two pictures are alike? A line joins two patches that are each other's best match: the brighter, " +
     "the more alike. Point at a patch to see how alike each patch of the other picture is.";
@@ -262,75 +253,4 @@ export class MatchView extends View {
     const [left, right] = which === 0 ? [patch, best] : [best, patch];
     this.lines.show([{ left, right, cosine: cosines[best] }], [0, 0]);
   }
-}
-
-/** One of the two pictures. */
-class Side {
-  /** @param {MatchView} view @param {number} which */
-  constructor(view, which) {
-    /** @type {Picture | null} */
-    this.picture = null;
-    this.map = new TokenMap({ onpoint: (patch) => view.point(which, patch) });
-    this.name = el("span", { class: "text" });
-    this.legend = el("div", { class: "legend" });
-    this.map.caption.append(this.name, this.legend);
-    this.element = this.map.element;
-  }
-
-  /** @param {Picture} picture @param {Asked} asked @param {Tokens} tokens */
-  show(picture, asked, tokens) {
-    this.picture = picture;
-    this.map.show(picture, boxSeen(picture, asked), `${picture.name} as ${asked.model.id} sees it`);
-    this.map.setGrid(tokens);
-    this.name.textContent = `${picture.name}: ${tokens.rows} × ${tokens.cols} patches`;
-  }
-
-  rest() {
-    this.map.paint(null);
-    this.map.mark("cursor", null);
-    this.map.mark("match", null);
-    this.map.tell("");
-    this.legend.replaceChildren();
-  }
-
-  /** @param {number} patch @param {string} sentence about it */
-  cursorAt(patch, sentence) {
-    this.rest();
-    this.map.mark("cursor", patch);
-    this.map.tell(sentence);
-    this.legend.replaceChildren(sentence);
-  }
-
-  /** @param {Float32Array} cosines of each patch with the one that is pointed at @param {number} best */
-  answer(cosines, best) {
-    const range = rangeOf(cosines);
-    this.map.paint(heatColours(cosines, range));
-    this.map.mark("cursor", null);
-    this.map.mark("match", best);
-    this.legend.replaceChildren(...colourBar("cosine", range));
-  }
-}
-
-/**
- * By blocks, so that it can be stopped: 1369 tokens against as many, of 1024 numbers, are 1.9 billion products.
- *
- * @param {Tokens} left
- * @param {Tokens} right
- * @param {Task} task
- * @returns {Promise<Matches>}
- */
-async function matchesOf(left, right, { signal, progress }) {
-  const [rows, others] = [patchesOf(left, "unit"), patchesOf(right, "unit")];
-  const { width } = left;
-  const count = rows.length / width;
-  const step = Math.max(1, Math.floor(BLOCK_PRODUCTS / others.length));
-  const all = { forth: noMatches(count), back: noMatches(others.length / width) };
-  for (let first = 0; first < count; first += step) {
-    signal.throwIfAborted();
-    if (count > step) progress(first, count);
-    const block = rows.slice(first * width, (first + step) * width);
-    addBlock(all, await compute("bestMatches", [block, others, width]), first);
-  }
-  signal.throwIfAborted();
-  return { tokens: [left, right], ...all, pairs: mutualPairs(all.forth, all.back) };
 }

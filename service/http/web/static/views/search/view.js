@@ -5,22 +5,17 @@ import { modelOf } from "../../api/models.js";
 import { batchesOf, embedPictures, embedText, unknownOf, vectorsOf } from "../../api/vector-store.js";
 import { products } from "../../numbers/vectors.js";
 import { button, choice, download, el, labelled, offer } from "../../parts/dom.js";
-import { thumbnail } from "../../pictures/drawing.js";
-import { titleOf } from "../../pictures/pictures.js";
+import { titleOf } from "../../pictures/picture.js";
 import { View } from "../view.js";
+import { arrange } from "./arrange.js";
+import { Card } from "./card.js";
 
-/**
- * @import {Picture} from "../../pictures/pictures.js"
- * @import {Page} from "../view.js"
- */
+/** @import {Page} from "../view.js" */
 
 /** With fewer pictures there is little to rank, and the samples are offered. */
 const FEW = 3;
-const MOVE_MS = 250;
 
 export class SearchView extends View {
-  static key = "search";
-  static title = "Search";
   static intro =
     "Which pictures fit a text, or are like another picture? The encoder turns each picture and each text into a vector; " +
     "the nearest pictures come first. All pictures above take part, ticked or not.";
@@ -243,69 +238,6 @@ export class SearchView extends View {
     const name = this.model.id.replace(/[^\w.-]+/gu, "-");
     download(new Blob([json], { type: "application/json" }), `vectors-${name}.json`);
   }
-}
-
-/** A picture of the gallery. */
-class Card {
-  /** @param {Picture} picture @param {() => void} onlike */
-  constructor(picture, onlike) {
-    this.picture = picture;
-    /** With the query. @type {number | null} */
-    this.cosine = null;
-    const title = titleOf(picture);
-    this.rank = el("span", { class: "rank" });
-    this.score = el("span", { class: "score" });
-    this.note = el("p", { class: "note" });
-    this.like = button("More like this", onlike, { class: "quiet like", "aria-label": `More like this: ${title}` });
-    this.element = el(
-      "li",
-      { class: "card" },
-      thumbnail(picture),
-      el("div", { class: "ranked" }, this.rank, this.score),
-      el("span", { class: "name", title: picture.name }, title),
-      this.note,
-      this.like,
-    );
-  }
-
-  /** @param {{problem: string | null, isKnown: boolean, isQuery: boolean}} state */
-  draw({ problem, isKnown, isQuery }) {
-    this.element.classList.toggle("bad", problem !== null);
-    this.score.textContent = this.cosine === null ? "" : this.cosine.toFixed(3);
-    this.note.textContent = problem ?? (isKnown ? "" : "Not embedded yet.");
-    this.like.hidden = problem !== null;
-    this.like.setAttribute("aria-pressed", String(isQuery));
-  }
-
-  /** @param {number | null} rank */
-  number(rank) {
-    this.rank.textContent = rank === null ? "" : String(rank);
-  }
-}
-
-/**
- * Put elements in this order. They move to their places, unless the user wants no motion. The focus stays where it is:
- * an element that is put elsewhere loses it.
- *
- * @param {HTMLElement} list
- * @param {HTMLElement[]} elements
- */
-function arrange(list, elements) {
-  if (list.children.length === elements.length && elements.every((each, at) => each === list.children[at])) return;
-  const isStill = matchMedia("(prefers-reduced-motion: reduce)").matches;
-  const moving = isStill ? [] : elements.filter(({ isConnected }) => isConnected);
-  const before = moving.map((element) => element.getBoundingClientRect());
-  const focused = /** @type {HTMLElement | null} */ (list.contains(document.activeElement) && document.activeElement);
-  list.replaceChildren(...elements);
-  if (focused?.isConnected) focused.focus({ preventScroll: true });
-  const after = moving.map((element) => element.getBoundingClientRect()); // all, before any is changed again
-  moving.forEach((element, index) => {
-    const { left, top } = before[index];
-    const now = after[index];
-    if (Math.min(top, now.top) > innerHeight || Math.max(top, now.top) < -innerHeight) return; // nobody sees it
-    const from = `translate(${left - now.left}px, ${top - now.top}px)`;
-    element.animate([{ transform: from }, { transform: "none" }], { duration: MOVE_MS, easing: "ease-out" });
-  });
 }
 
 /** @param {number} number @param {string} noun */

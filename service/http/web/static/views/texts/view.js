@@ -5,16 +5,12 @@
 
 import { send } from "../../api/call.js";
 import { scoringSentence, similarityCall } from "../../api/similarity.js";
-import { heatColours } from "../../numbers/colours.js";
-import { boxSeen } from "../../numbers/geometry.js";
-import { argmax, rangeOf } from "../../numbers/vectors.js";
+import { rangeOf } from "../../numbers/vectors.js";
 import { button, choice, el, labelled } from "../../parts/dom.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
-import { colourBar } from "../../parts/legend.js";
-import { TokenMap } from "../../parts/token-map.js";
-import { thumbnail } from "../../pictures/drawing.js";
 import { View } from "../view.js";
-import { SCORE_KINDS, scoreTable } from "./score-table.js";
+import { MOST_MAPS, Result } from "./result.js";
+import { SCORE_KINDS } from "./score-table.js";
 
 /**
  * @import {Call} from "../../api/call.js"
@@ -25,14 +21,8 @@ import { SCORE_KINDS, scoreTable } from "./score-table.js";
  */
 
 const MOST_PICTURES = 8;
-/** Of a picture. */
-const MOST_MAPS = 40;
-/** The longest side of a heat map's picture, in pixels. */
-const MAP_SIDE = 400;
 /** From the last key to the request. */
 const TYPING_MS = 500;
-/** Texts whose cosines a screen reader is told, the highest. */
-const MOST_TOLD = 3;
 /** Of the texts that were cut. */
 const MOST_NAMED = 5;
 /** Suggested for a picture that is no sample. */
@@ -47,8 +37,6 @@ const TEMPLATES = [
 ];
 
 export class TextsView extends View {
-  static key = "texts";
-  static title = "Texts";
   static intro =
     "Which text fits the picture, and where? Bars compare each text with the whole picture. Heat maps compare it with " +
     "each patch: the brighter, the better it fits; the frame marks the best patch. Point at a patch to read its numbers.";
@@ -330,111 +318,6 @@ export class TextsView extends View {
       remarks.push(`The first ${MOST_MAPS} texts have a heat map each; all have scores.`);
     }
     return remarks;
-  }
-}
-
-/** A picture with its scores and heat maps. */
-class Result {
-  /** @param {Answered} answered @param {number} index of the picture */
-  constructor({ question, answer }, index) {
-    this.question = question;
-    this.answer = answer;
-    this.index = index;
-    this.picture = question.pictures[index];
-    const rows = answer.heatmap?.[index]?.slice(0, MOST_MAPS) ?? [];
-    this.maps = rows.map((cosines, text) => new TextMap(this, question.texts[text], cosines, text === 0));
-  }
-
-  /** @param {ScoreKind} drawn @param {[number, number]} range of the bars @param {boolean} isShared */
-  draw(drawn, range, isShared) {
-    const { name } = this.picture;
-    const head = el("div", { class: "head-of-result" }, thumbnail(this.picture), el("h3", {}, name));
-    const element = el("section", { class: "panel result", "aria-label": name });
-    const { probabilities, cosine, logits } = this.answer;
-    const row = { probabilities: probabilities[this.index], cosine: cosine[this.index], logits: logits[this.index] };
-    if (row.probabilities === null || row.cosine === null || row.logits === null) {
-      const error = this.answer.errors?.find(({ index }) => index === this.index)?.error;
-      element.append(head, el("p", { class: "problem" }, error?.detail ?? "This picture has no scores."));
-      return element;
-    }
-    const scores = { probabilities: row.probabilities, cosine: row.cosine, logits: row.logits };
-    const table = scoreTable(`Scores of ${name}`, this.question.texts, scores, drawn, range);
-    element.append(el("div", { class: "side" }, head, table));
-    if (this.maps.length > 0) element.append(this.#drawMaps(isShared));
-    return element;
-  }
-
-  /** @param {boolean} isShared one colour range for all */
-  #drawMaps(isShared) {
-    const shared = rangeOf(this.maps.flatMap(({ cosines }) => rangeOf(cosines)));
-    for (const map of this.maps) map.draw(isShared ? shared : rangeOf(map.cosines), isShared);
-    const legend = el("div", { class: "legend", hidden: !isShared }, ...colourBar("cosine", shared));
-    return el(
-      "div",
-      { class: "text-maps" },
-      legend,
-      el("div", { class: "maps" }, ...this.maps.map(({ element }) => element)),
-    );
-  }
-
-  /** The pointer or the arrow keys are at this patch, in all maps. @param {number | null} patch null: they left */
-  point(patch) {
-    for (const map of this.maps) map.point(patch);
-    const [first] = this.maps;
-    if (patch === null) {
-      first.map.tell("");
-      return;
-    }
-    const order = [...this.maps].sort((a, b) => b.cosines[patch] - a.cosines[patch]).slice(0, MOST_TOLD);
-    const best = order.map(({ text, cosines }) => `${text} ${cosines[patch].toFixed(3)}`).join(", ");
-    first.map.tell(`${first.map.nameOf(patch)}: ${best}`);
-  }
-}
-
-/** A text's heat map over a picture. */
-class TextMap {
-  /** @param {Result} result @param {string} text @param {number[][]} rows of cosines @param {boolean} isFirst */
-  constructor(result, text, rows, isFirst) {
-    this.text = text;
-    this.cosines = Float32Array.from(rows.flat());
-    this.best = argmax(this.cosines);
-    this.map = new TokenMap({ onpoint: (patch) => result.point(patch) }, { hasKeys: isFirst, side: MAP_SIDE });
-    this.said = el("span", { class: "said" });
-    this.legend = el("div", { class: "legend" });
-    this.map.caption.append(el("span", { class: "text" }, text), this.said, this.legend);
-    const { picture, question } = result;
-    this.map.setGrid({ rows: rows.length, cols: rows[0].length });
-    const peak = `highest, ${this.#cosine(this.best)}, at ${this.map.nameOf(this.best)}`;
-    this.map.show(
-      picture,
-      boxSeen(picture, question),
-      `Cosine of “${text}” with each patch of ${picture.name}: ${peak}`,
-    );
-  }
-
-  get element() {
-    return this.map.element;
-  }
-
-  /** @param {[number, number]} range of the colours @param {boolean} isShared with others, whose legend is elsewhere */
-  draw(range, isShared) {
-    this.map.paint(heatColours(this.cosines, range));
-    this.map.mark("match", this.best);
-    this.legend.hidden = isShared;
-    this.legend.replaceChildren(...(isShared ? [] : colourBar("", range)));
-    this.point(null);
-  }
-
-  /** @param {number | null} patch */
-  point(patch) {
-    this.map.mark("cursor", patch);
-    this.said.textContent =
-      patch === null ? `highest cosine ${this.#cosine(this.best)}` : `cosine here ${this.#cosine(patch)}`;
-  }
-
-  /** @param {number} patch */
-  #cosine(patch) {
-    return this.cosines[patch].toFixed(3);
   }
 }
 
