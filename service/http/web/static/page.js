@@ -45,13 +45,16 @@ class Page {
     this.tools = el(
       "div",
       { class: "tools", role: "group", "aria-label": "This view" },
-      button("Copy as code", () => this.view && showSnippets(this.view.calls())),
-      button("Copy link", () => this.#copyLink()),
-      button("Save picture", () => this.#save()),
+      button("Copy as code", () => this.view && showSnippets(this.view.calls()), {
+        title: "The requests behind this view, as curl, Python or JavaScript",
+      }),
+      button("Copy link", () => this.#copyLink(), { title: "A link that shows this again" }),
+      button("Save as PNG", () => this.#save(), { title: "A picture of this view" }),
     );
+    this.intro = el("div");
     this.advice = el("div", { class: "advice", hidden: true });
     this.place = el("div");
-    byId("view").append(this.advice, el("div", { class: "shown" }, this.tools, this.place));
+    byId("view").append(this.intro, this.advice, el("div", { class: "shown" }, this.tools, this.place));
     byId("stop").addEventListener("click", () => this.running?.abort());
   }
 
@@ -94,6 +97,7 @@ class Page {
     if (this.view !== view) {
       this.running?.abort();
       this.view?.leave();
+      this.intro.replaceChildren(view.intro);
       this.place.replaceChildren(view.element);
     }
     this.view = view;

@@ -15,7 +15,7 @@ function isDark() {
 export function startTheme() {
   const button = byId("theme");
   const show = () => {
-    button.textContent = isDark() ? "Light" : "Dark";
+    button.textContent = isDark() ? "☀ Light" : "☾ Dark";
     button.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
     window.dispatchEvent(new Event("themechange"));
   };

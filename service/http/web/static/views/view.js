@@ -1,12 +1,14 @@
 /** What every view of the page is and what it is given. */
 
 import { el } from "../parts/dom.js";
+import { meanings } from "./words.js";
 
 /**
  * @import {Call} from "../api/call.js"
  * @import {Model, Recommended} from "../api/models.js"
  * @import {Picture} from "../pictures/picture.js"
  * @import {Pictures} from "../pictures/pictures.js"
+ * @import {Word} from "./words.js"
  *
  * @typedef {Object} Page what a view is given
  * @property {Model[]} models the served encoders, never empty
@@ -27,9 +29,16 @@ import { el } from "../parts/dom.js";
 
 /** A view: a tab of the page. */
 export class View {
+  /** What it shows and how to use it: a question that it answers, and two or three sentences. */
+  static intro = "";
+  /** The terms on it that a first-time visitor may not know. @type {readonly Word[]} */
+  static words = [];
+
   /** @param {Page} page */
   constructor(page) {
     this.page = page;
+    const { intro, words } = /** @type {typeof View} */ (this.constructor);
+    this.intro = el("div", { class: "intro" }, el("p", {}, intro), meanings(words));
     this.element = el("section", { class: "view" });
   }
 

@@ -52,7 +52,7 @@ export function cardFields(card, onchange) {
   };
   enable();
   return [
-    labelled("Card", sizes),
+    labelled("Graphics card", sizes),
     labelled("Language model beside it", models),
     labelled("Its weights in", bits),
     labelled("Its KV cache, GiB", cache),

@@ -31,6 +31,12 @@ const MOST_SIZES = 12;
 /** The smallest and the largest size that are shown, in native ones. */
 const RANGE = /** @type {[number, number]} */ ([0.5, 4]);
 export class CostView extends View {
+  static intro =
+    "What does resolution cost, and does the encoder fit on a graphics card beside a language model? Each line is the " +
+    "predicted memory of one batch, by the picture's side in pixels; in the green area it fits. Point at a plot, or move " +
+    "the slider.";
+  static words = /** @type {const} */ (["token", "resolution", "FLOPs", "batch", "activations", "KV cache"]);
+
   /** @param {Page} page */
   constructor(page) {
     super(page);
@@ -79,10 +85,10 @@ export class CostView extends View {
     this.place = el(
       "div",
       { class: "cost" },
-      figure("Memory (logarithmic)", this.memory, this.legend),
+      figure("Memory by resolution (logarithmic)", this.memory, this.legend),
       this.numbers,
-      figure("FLOPs of an image (logarithmic)", this.flops),
-      figure("Tokens of an image", this.tokens),
+      figure("FLOPs of an image by resolution (logarithmic)", this.flops),
+      figure("Tokens of an image by resolution", this.tokens),
       this.picture.element,
       el(
         "section",

@@ -34,6 +34,11 @@ const KINDS = {
 const [AT_ONCE, REQUESTS, MOST_REQUESTS] = [4, 100, 10_000];
 
 export class LiveView extends View {
+  static intro =
+    "What does the server do now? This view asks it every second and shows the last two minutes. To see it work, send " +
+    "requests of your own, or make some traffic with the ticked pictures.";
+  static words = /** @type {const} */ (["encoder", "batch", "forward", "queue"]);
+
   /** @param {Page} page */
   constructor(page) {
     super(page);
@@ -178,7 +183,12 @@ export class LiveView extends View {
     const traffic = button("Make some traffic", () => this.#makeTraffic());
     traffic.disabled = this.page.pictures.chosen.length === 0;
     traffic.title = `Embeds the chosen pictures in turn, ${AT_ONCE} requests at once.`;
-    this.controls.replaceChildren(pause, labelled("Encoder", encoder), labelled("Requests", requests), traffic);
+    this.controls.replaceChildren(
+      pause,
+      labelled("Encoder of stages and traffic", encoder),
+      labelled("Requests to send", requests),
+      traffic,
+    );
     if (isFocused) pause.focus();
   }
 

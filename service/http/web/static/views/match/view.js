@@ -26,6 +26,11 @@ import { Side } from "./side.js";
 const FEW_LINES = 30;
 
 export class MatchView extends View {
+  static intro =
+    "Which parts of two pictures are alike? A line joins two patches that are each other's best match: the brighter, " +
+    "the more alike. Point at a patch to see how alike each patch of the other picture is.";
+  static words = /** @type {const} */ (["encoder", "token", "layer", "resolution", "cosine"]);
+
   /** @param {Page} page */
   constructor(page) {
     super(page);
@@ -153,8 +158,8 @@ export class MatchView extends View {
     const means = [meanCosine(forth), meanCosine(back)];
     const total = (means[0] + means[1]) / 2;
     const sentence =
-      `: the mean, over all patches, of the cosine with the best match in the other picture; ` +
-      `${asCosine(means[0])} from ${left.name}, ${asCosine(means[1])} from ${right.name}. ` +
+      `: the cosine of a patch with its best match in the other picture, averaged over all patches ` +
+      `(${left.name} ${asCosine(means[0])}, ${right.name} ${asCosine(means[1])}). ` +
       `${pairs.length === 1 ? "1 pair of patches is" : `${grouped(pairs.length)} pairs of patches are`} each other's best match.`;
     this.about.replaceChildren(el("p", {}, "Best-match score ", el("strong", {}, asCosine(total)), sentence));
   }

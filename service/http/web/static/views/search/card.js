@@ -17,7 +17,7 @@ export class Card {
     this.rank = el("span", { class: "rank" });
     this.score = el("span", { class: "score" });
     this.note = el("p", { class: "note" });
-    this.like = button("Like this", onlike, { class: "quiet like", "aria-label": `Like this: ${title}` });
+    this.like = button("More like this", onlike, { class: "quiet like", "aria-label": `More like this: ${title}` });
     this.element = el(
       "li",
       { class: "card" },

@@ -17,6 +17,11 @@ import { Card } from "./card.js";
 const FEW = 3;
 
 export class SearchView extends View {
+  static intro =
+    "Which pictures fit a text, or are like another picture? The encoder turns each picture and each text into a vector; " +
+    "the nearest pictures come first. All pictures above take part, ticked or not.";
+  static words = /** @type {const} */ (["encoder", "vector", "cosine"]);
+
   /** @param {Page} page */
   constructor(page) {
     super(page);

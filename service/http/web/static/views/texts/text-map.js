@@ -49,7 +49,8 @@ export class TextMap {
   /** @param {number | null} patch */
   point(patch) {
     this.map.mark("cursor", patch);
-    this.said.textContent = patch === null ? `${this.#cosine(this.best)} at best` : `${this.#cosine(patch)} here`;
+    this.said.textContent =
+      patch === null ? `highest cosine ${this.#cosine(this.best)}` : `cosine here ${this.#cosine(patch)}`;
   }
 
   /** @param {number} patch */

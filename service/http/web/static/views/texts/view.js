@@ -38,6 +38,11 @@ const TEMPLATES = [
 ];
 
 export class TextsView extends View {
+  static intro =
+    "Which text fits the picture, and where? Bars compare each text with the whole picture. Heat maps compare it with " +
+    "each patch: the brighter, the better it fits; the frame marks the best patch. Point at a patch to read its numbers.";
+  static words = /** @type {const} */ (["encoder", "resolution", "template", "cosine", "logit", "heat map"]);
+
   /** @param {Page} page */
   constructor(page) {
     super(page);

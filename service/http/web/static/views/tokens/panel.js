@@ -92,7 +92,7 @@ export class Panel {
     const [{ tokens }] = this.shown;
     if (tokens) {
       const { rows, cols, width, prefix, dtype } = tokens;
-      const ahead = prefix > 0 ? ` and ${prefix} prefix` : "";
+      const ahead = prefix > 0 ? ` and ${prefix} prefix ${prefix === 1 ? "token" : "tokens"}` : "";
       this.about.textContent = `${rows} × ${cols} = ${rows * cols} tokens${ahead}, each ${width} numbers (${dtype})`;
     }
     await this.recolour();

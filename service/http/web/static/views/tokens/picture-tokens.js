@@ -67,6 +67,8 @@ export class PictureTokens {
           {
             type: "button",
             class: "token",
+            title:
+              "It belongs to no patch. Point: the patches take the colour of their cosine with it. Click: its numbers.",
             onpointerenter: compare,
             onfocus: compare,
             onpointerleave: leave,

@@ -25,12 +25,31 @@ import { prefixName } from "./picture-tokens.js";
 const MOST_PANELS = 3;
 const MOST_PICTURES = 6;
 const COLOURINGS = [
-  { value: "components", text: "principal components" },
-  { value: "lengths", text: "lengths (norms)" },
-  { value: "none", text: "none: the picture" },
+  {
+    value: "components",
+    text: "principal components",
+    meaning:
+      "Colours: the three directions in which the tokens differ most (principal components), as red, green and blue. " +
+      "Patches of one colour are alike to the encoder.",
+  },
+  { value: "lengths", text: "lengths (norms)", meaning: "Colours: how long each token is, as a vector." },
+  { value: "none", text: "none: the picture", meaning: "" },
 ];
 
 export class TokensView extends View {
+  static intro =
+    "What does an encoder see? It divides a picture into patches and describes each by a token, a list of numbers. Point at " +
+    "a patch: the others take the colour of their likeness to it. Click it to read its numbers.";
+  static words = /** @type {const} */ ([
+    "encoder",
+    "token",
+    "prefix token",
+    "layer",
+    "resolution",
+    "principal components",
+    "cosine",
+  ]);
+
   /** @param {Page} page */
   constructor(page) {
     super(page);
@@ -40,9 +59,10 @@ export class TokensView extends View {
     /** @type {Panel[]} */
     this.panels = [];
     this.controls = el("div", { class: "row controls" });
+    this.meaning = el("p", { class: "note meaning" });
     this.place = el("div", { class: "panels" });
     this.numbers = el("div", { class: "numbers", "aria-live": "polite" });
-    this.element.append(this.controls, this.place, this.numbers);
+    this.element.append(this.controls, this.meaning, this.place, this.numbers);
   }
 
   /** @param {URLSearchParams} parameters */
@@ -111,7 +131,11 @@ export class TokensView extends View {
   }
 
   #drawControls() {
+    const explain = () => {
+      this.meaning.textContent = COLOURINGS.find(({ value }) => value === this.colouring)?.meaning ?? "";
+    };
     const recolour = () => {
+      explain();
       this.page.changed();
       for (const panel of this.panels) panel.recolour();
     };
@@ -140,7 +164,8 @@ export class TokensView extends View {
       onchange: () => this.page.changed(),
     });
     this.place.style.setProperty("--opacity", String(this.opacity));
-    const beside = button("Compare", () => {
+    explain();
+    const beside = button("Compare with another", () => {
       const last = this.panels[this.panels.length - 1].asked;
       const others = this.page.models.filter((model) => !this.models().includes(model));
       this.panels.push(new Panel(this, others.length > 0 ? { model: others[0] } : { ...last }));
@@ -151,7 +176,7 @@ export class TokensView extends View {
     beside.disabled = this.panels.length >= MOST_PANELS;
     this.controls.replaceChildren(
       labelled("Colours", colouring),
-      labelled("Picture to colours", opacity),
+      labelled("Colours over the picture", opacity),
       el("label", { class: "check" }, joint, " one set of colours for all pictures"),
       beside,
     );
