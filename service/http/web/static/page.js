@@ -18,6 +18,7 @@ import { VIEWS } from "./views/index.js";
  */
 
 const RETRY_MS = 2000;
+const MOST_UNANSWERED = 2;
 
 /** @implements {PageOfViews} */
 class Page {
@@ -26,10 +27,7 @@ class Page {
     this.models = [];
     /** @type {import("./api/models.js").Recommended[]} */
     this.recommended = [];
-    this.pictures = new Pictures(
-      () => this.view?.update(),
-      (sentence) => this.trouble(sentence),
-    );
+    this.pictures = new Pictures(() => this.view?.update());
     /** Key -> view, made when it is opened first. @type {Map<string, View>} */
     this.views = new Map();
     /** @type {View | null} */
@@ -37,6 +35,10 @@ class Page {
     /** @type {AbortController | null} */
     this.running = null;
     this.isRecovering = false;
+    /** Requests in a row whose connection ended without an answer. */
+    this.unanswered = 0;
+    /** Counts the links that were followed, so that only the last is shown. */
+    this.turn = 0;
     this.tools = el(
       "div",
       { class: "tools", role: "group", "aria-label": "This view" },
@@ -48,34 +50,50 @@ class Page {
     this.place = el("div");
     byId("view").append(this.advice, el("div", { class: "shown" }, this.tools, this.place));
     byId("stop").addEventListener("click", () => this.running?.abort());
+    byId("again").addEventListener("click", () => {
+      byId("view").focus({ preventScroll: true }); // this button hides
+      this.#begin();
+    });
   }
 
   async start() {
     startTheme();
     onKeyNeeded(keyFromUser);
     byId("views").append(...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
-    window.addEventListener("hashchange", () => this.#open());
-    await Promise.all([this.#load(), this.pictures.start()]);
-    await this.#open();
+    window.addEventListener("hashchange", () => this.view && this.#open());
+    await this.#begin();
   }
 
-  /** Ask for the served encoders, until the server answers. */
-  async #load() {
-    for (;;) {
+  /** Ask for the served encoders, until the server answers; then show them. They may be others than before. */
+  async #begin() {
+    byId("again").hidden = true;
+    for (let isKnown = false; !isKnown;) {
       try {
         const { models, recommended } = await served();
         Object.assign(this, { models, recommended });
-        this.trouble(null);
-        return;
+        isKnown = true;
       } catch (error) {
         this.trouble(sentenceOf(error));
+        if (error instanceof Problem && error.status === 401) {
+          byId("again").hidden = false; // the user has no key: asking goes on when the user says so
+          return;
+        }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
+    }
+    this.trouble(null);
+    forgetTokens();
+    forgetVectors();
+    if (this.view) this.view.update();
+    else {
+      await this.pictures.start();
+      await this.#open();
     }
   }
 
   /** Show what the link says. */
   async #open() {
+    const turn = ++this.turn;
     const [key, query = ""] = location.hash.slice(1).split("?");
     const kind = VIEWS.find((each) => each.key === key) ?? (this.view === null ? VIEWS[0] : null);
     if (kind === null) return; // a link within the page
@@ -89,14 +107,15 @@ class Page {
       this.place.replaceChildren(view.element);
     }
     this.view = view;
-    const pictures = parameters.getAll("picture");
-    if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
     if (query !== "" || !known) view.restore(parameters);
     for (const link of byId("views").querySelectorAll("a")) {
       if (link.dataset.view === kind.key) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
     document.title = `${kind.title} · visiontower`;
+    const pictures = parameters.getAll("picture");
+    if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
+    if (turn !== this.turn) return;
     this.changed();
     view.update();
   }
@@ -150,6 +169,11 @@ class Page {
     this.running = running;
     const bar = /** @type {HTMLProgressElement} */ (byId("progress"));
     const show = (/** @type {boolean} */ isBusy) => {
+      const again = byId("again");
+      if (isBusy) again.hidden = true;
+      else if (document.activeElement === byId("stop")) {
+        (again.hidden ? byId("view") : again).focus({ preventScroll: true });
+      }
       bar.hidden = byId("stop").hidden = !isBusy;
       byId("status").classList.toggle("busy", isBusy);
       bar.removeAttribute("value");
@@ -168,11 +192,13 @@ class Page {
         },
       });
       if (this.running !== running) return false;
+      this.unanswered = 0;
       this.trouble(null);
       this.say("");
       return true;
     } catch (error) {
       if (this.running !== running) return false; // another job has begun
+      byId("again").hidden = error instanceof Unreachable; // that is tried again without being asked
       if (running.signal.aborted) {
         this.say("Stopped.");
         return false;
@@ -189,7 +215,10 @@ class Page {
     }
   }
 
-  /** Wait for the server, then show again: it may be another one. */
+  /**
+   * Wait for the server, then show again. Not for ever if the server is there: the request itself may be what ends the
+   * connection.
+   */
   async #recover() {
     if (this.isRecovering) return;
     this.isRecovering = true;
@@ -203,10 +232,11 @@ class Page {
       }
     }
     this.isRecovering = false;
-    forgetTokens();
-    forgetVectors();
-    await this.#load();
-    this.view?.update();
+    if (++this.unanswered <= MOST_UNANSWERED) await this.#begin();
+    else {
+      this.trouble("The server is there, but the connection ended before it answered this request.");
+      byId("again").hidden = false;
+    }
   }
 
   async #copyLink() {

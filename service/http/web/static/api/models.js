@@ -1,6 +1,6 @@
 /** The served encoders, as /models describes them. */
 
-import { send } from "./call.js";
+import { jsonOf, send } from "./call.js";
 
 /**
  * @typedef {[number, number]} Pair [height, width], or [rows, columns]
@@ -36,7 +36,7 @@ export const MODELS_CALL = { method: "GET", path: "models" };
 
 /** @param {AbortSignal} [signal] @returns {Promise<Served>} */
 export async function served(signal) {
-  const { data, recommended } = await (await send(MODELS_CALL, { signal })).json();
+  const { data, recommended } = await jsonOf(await send(MODELS_CALL, { signal }));
   return { models: data, recommended: recommended ?? [] };
 }
 

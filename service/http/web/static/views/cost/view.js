@@ -7,7 +7,7 @@ import { LARGEST_BATCH, forecastCall, forecastOf, largestBatch } from "../../api
 import { modelOf } from "../../api/models.js";
 import { resolutionOf, seenBox, sizesOf } from "../../numbers/geometry.js";
 import { GIB, grouped, inFlops, inGiB, short } from "../../numbers/units.js";
-import { button, choice, el, labelled, swatch } from "../../parts/dom.js";
+import { button, choice, el, labelled, put, swatch } from "../../parts/dom.js";
 import { Plot, lineColour } from "../../parts/plot.js";
 import { TokenMap } from "../../parts/token-map.js";
 import { View } from "../view.js";
@@ -269,7 +269,8 @@ export class CostView extends View {
       },
     });
     for (const field of [bits, cache]) field.disabled = this.beside.billions === 0;
-    this.fields.replaceChildren(
+    put(
+      this.fields,
       labelled("Encoder", encoder),
       this.#batchFields(),
       labelled("Card", card),

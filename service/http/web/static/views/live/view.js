@@ -5,7 +5,7 @@ import { vectorsCall } from "../../api/embed.js";
 import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics.js";
 import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, choice, el, labelled, put } from "../../parts/dom.js";
 import { View } from "../view.js";
 import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
 import { SHOWN_S, Strip } from "./strip.js";
@@ -155,10 +155,7 @@ export class LiveView extends View {
   }
 
   #drawControls() {
-    const isFocused = this.controls.contains(document.activeElement) && document.activeElement?.matches(".pause");
-    const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)), {
-      class: "pause",
-    });
+    const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)));
     const model = choice(
       this.page.models.map(({ id }) => id),
       this.model.id,
@@ -182,8 +179,7 @@ export class LiveView extends View {
     const traffic = button("Make some traffic", () => this.#makeTraffic());
     traffic.disabled = this.page.pictures.chosen.length === 0;
     traffic.title = `Embeds the chosen pictures in turn, ${AT_ONCE} requests at once.`;
-    this.controls.replaceChildren(pause, labelled("Encoder", model), labelled("Requests", requests), traffic);
-    if (isFocused) pause.focus();
+    put(this.controls, pause, labelled("Encoder", model), labelled("Requests", requests), traffic);
   }
 
   /** Embed the chosen pictures in turn, some at once. */

@@ -6,7 +6,7 @@
 
 import { tokensCall } from "../../api/embed.js";
 import { rangeOf, rowOf } from "../../numbers/vectors.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, choice, el, labelled, put } from "../../parts/dom.js";
 import { askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
 import { View } from "../view.js";
 import { Panel } from "./panel.js";
@@ -39,6 +39,8 @@ export class TokensView extends View {
     this.colouring = "components";
     this.isJoint = false;
     this.opacity = 0.75;
+    /** Counts the updates, so that a late one hides nothing. */
+    this.turn = 0;
     /** @type {Panel[]} */
     this.panels = [];
     this.controls = el("div", { class: "row controls" });
@@ -53,7 +55,8 @@ export class TokensView extends View {
     const colouring = parameters.get("colours");
     this.colouring = COLOURINGS.find(({ value }) => value === colouring)?.value ?? "components";
     this.isJoint = parameters.has("joint");
-    this.opacity = Number(parameters.get("opacity") ?? 0.75) || 0;
+    const opacity = Number(parameters.get("opacity") ?? NaN);
+    this.opacity = opacity >= 0 && opacity <= 1 ? opacity : 0.75;
     const links = parameters.getAll("panel").slice(0, MOST_PANELS);
     for (const panel of this.panels) panel.fields.stop();
     this.panels = (links.length > 0 ? links : oneOfEach(models)).map(
@@ -91,7 +94,8 @@ export class TokensView extends View {
   /** @returns {Promise<boolean>} whether all is shown */
   async update() {
     for (const panel of this.panels) panel.refresh(this.page.models);
-    this.place.replaceChildren(...this.panels.map((panel) => panel.element));
+    put(this.place, ...this.panels.map((panel) => panel.element));
+    this.numbers.replaceChildren(); // they are of other tokens
     this.place.style.setProperty("--panels", String(this.panels.length));
     this.page.changed();
     const pictures = this.pictures();
@@ -102,6 +106,7 @@ export class TokensView extends View {
     }
     const left = this.page.pictures.chosen.length - pictures.length;
     const total = pictures.length * this.panels.length;
+    const turn = ++this.turn;
     const what = `Embedding ${total} ${total === 1 ? "picture" : "pictures"}`;
     const isDone = await this.page.work(what, async ({ signal, progress }) => {
       let done = 0;
@@ -109,6 +114,8 @@ export class TokensView extends View {
         await panel.load(pictures, signal, () => progress(++done, total));
       }
     });
+    if (turn !== this.turn) return false;
+    if (!isDone) for (const panel of this.panels) panel.hideOld();
     if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
     return isDone;
   }
@@ -152,7 +159,8 @@ export class TokensView extends View {
     });
     beside.title = "Another encoder, layer or resolution beside it";
     beside.disabled = this.panels.length >= MOST_PANELS;
-    this.controls.replaceChildren(
+    put(
+      this.controls,
       labelled("Colours", colouring),
       labelled("Picture to colours", opacity),
       el("label", { class: "check" }, joint, " one set of colours for all pictures"),
@@ -199,8 +207,11 @@ export class TokensView extends View {
         `shape [${tokens.width}], ${tokens.dtype}; row ${row} of [${tokens.prefix + tokens.rows * tokens.cols}, ${tokens.width}]` +
           `; length ${tokens.lengths[row].toPrecision(4)}, from ${low.toPrecision(4)} to ${high.toPrecision(4)}`,
       ),
-      el("pre", { tabindex: "0" }, text),
-      button("Close", () => this.numbers.replaceChildren()),
+      el("pre", { tabindex: "0", "aria-live": "off" }, text),
+      button("Close", () => {
+        this.numbers.replaceChildren();
+        map.stage.focus();
+      }),
     );
     this.numbers.scrollIntoView({ block: "nearest" });
   }
