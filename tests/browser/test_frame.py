@@ -130,7 +130,7 @@ def test_the_view_is_saved_as_a_picture(open_page: OpenPage, tmp_path: Path) -> 
     page = open_page("/#tokens?panel=demo:vit&opacity=1")
     shown(page)
     with page.expect_download() as saved:
-        page.get_by_role("button", name="Save picture").click()
+        page.get_by_role("button", name="Save as PNG").click()
     path = tmp_path / saved.value.suggested_filename
     saved.value.save_as(path)
     assert path.name == "visiontower-tokens.png"
@@ -217,6 +217,15 @@ def test_the_tab_key_goes_through_the_page_in_its_order(open_page: OpenPage) -> 
     order = ["Skip to the view", "visiontower", "Tokens", "API", "Add pictures", "Copy as code", "Colours", "Encoder"]
     assert [name for name in names if name in order] == order
     assert names.index("Encoder") < names.index("Layer") < names.index("Resolution")
+
+
+@pytest.mark.parametrize("view", ["tokens", "texts", "match", "search", "cost", "live"])
+def test_a_view_says_what_it_shows_and_what_its_words_mean_on_a_phone_too(open_page: OpenPage, view: str) -> None:
+    page = open_page(f"/#{view}", width=390)
+    expect(page.locator(".intro p")).to_contain_text("?")
+    page.get_by_text("What the words mean").click()
+    expect(page.locator(".words dd").first).to_be_visible()
+    assert page.evaluate("document.documentElement.scrollWidth") == 390
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

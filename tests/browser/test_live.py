@@ -90,7 +90,7 @@ BETWEEN = """async ([before, after]) => {
     const { Interval, Metrics, parseMetrics } = await import(new URL("web/api/metrics.js", document.baseURI));
     const interval = new Interval(new Metrics(parseMetrics(before), 0), new Metrics(parseMetrics(after), 2000));
     return [
-        interval.rate("seen_total"),
+        interval.growth("seen_total") / interval.seconds,
         interval.mean("size", { model: "a" }),
         interval.largest("size", { model: "a" }),
         interval.mean("size", { model: "b" }),

@@ -45,7 +45,7 @@ def numbers(rows: Locator, column: int) -> list[float]:
 def bars(rows: Locator) -> list[tuple[float, float]]:
     """Where each begins and how long it is, in per cent."""
     script = "(bars) => bars.map((bar) => [parseFloat(bar.style.left), parseFloat(bar.style.width)])"
-    return [(start, length) for start, length in rows.locator(".score > span").evaluate_all(script)]
+    return [(start, length) for start, length in rows.locator(".score-bar > span").evaluate_all(script)]
 
 
 def area(page: Page) -> Locator:
@@ -80,7 +80,7 @@ def test_a_heat_map_points_at_what_the_text_names(open_page: OpenPage, server: s
     frame = page.locator(".text-maps .match").first
     shares = frame.evaluate("({ style }) => [style.top, style.left].map(parseFloat)")
     np.testing.assert_allclose(shares, 100 * np.array(best) / 6, atol=0.001)
-    expect(page.locator(".text-maps .said")).to_have_text([f"{each.max():.3f} at best" for each in heat])
+    expect(page.locator(".text-maps .said")).to_have_text([f"highest cosine {each.max():.3f}" for each in heat])
     # the frame is on the circle
     red, green, blue = np.moveaxis(np.asarray(Image.open(PICTURE).convert("RGB"), dtype=int), 2, 0)
     is_circle = (red > 180) & (green < 90) & (blue < 90)
@@ -105,14 +105,14 @@ def test_all_maps_follow_the_pointer_and_the_keys(open_page: OpenPage, server: s
     assert box is not None
     maps.nth(1).hover(position={"x": box["width"] * 0.75, "y": box["height"] * 0.6})  # row 3, column 4 of 6
     said = page.locator(".text-maps .said")
-    expect(said).to_have_text([f"{each[3, 4]:.3f} here" for each in heat])
+    expect(said).to_have_text([f"cosine here {each[3, 4]:.3f}" for each in heat])
     expect(page.locator(".text-maps .cursor:visible")).to_have_count(3)
     page.mouse.move(2, 2)
-    expect(said.first).to_have_text(re.compile("at best$"))
+    expect(said.first).to_have_text(re.compile("^highest"))
     maps.first.focus()  # the one stop for all
     page.keyboard.press("ArrowUp")
     page.keyboard.press("ArrowUp")
-    expect(said).to_have_text([f"{each[2, 3]:.3f} here" for each in heat])
+    expect(said).to_have_text([f"cosine here {each[2, 3]:.3f}" for each in heat])
     order = sorted(range(3), key=lambda text: -heat[text][2, 3])
     told = ", ".join(f"{TEXTS[text]} {heat[text][2, 3]:.3f}" for text in order)
     expect(page.locator(".text-maps [role=status]").first).to_have_text(f"row 3, column 4: {told}")

@@ -67,7 +67,7 @@ def test_a_dropped_picture_shows_its_tokens_in_the_colours_of_a_pca(open_page: O
     expect(stages(page)).to_have_count(1)
     tokens, grid = tokens_of(server, picture)
     expect(page.locator(".about")).to_have_text(
-        f"{grid[0]} × {grid[1]} = {len(tokens)} tokens and 1 prefix, each {tokens.shape[1]} numbers (bfloat16)"
+        f"{grid[0]} × {grid[1]} = {len(tokens)} tokens and 1 prefix token, each {tokens.shape[1]} numbers (bfloat16)"
     )
     difference = np.abs(colours(page).astype(int) - component_colours(tokens))
     assert difference.max() <= 1

@@ -5,15 +5,17 @@ import { forgetTokens } from "./api/embed.js";
 import { served } from "./api/models.js";
 import { forgetVectors } from "./api/vector-store.js";
 import { inMB } from "./numbers/units.js";
+import { copied } from "./parts/clipboard.js";
 import { button, byId, download, el } from "./parts/dom.js";
 import { keyFromUser } from "./parts/key-dialog.js";
 import { snapshot } from "./parts/snapshot.js";
 import { showSnippets } from "./parts/snippets-dialog.js";
 import { startTheme } from "./parts/theme.js";
 import { Pictures } from "./pictures/pictures.js";
-import { VIEWS } from "./views/index.js";
+import { TABS } from "./views/index.js";
 
 /**
+ * @import {Tab} from "./views/index.js"
  * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
@@ -32,6 +34,7 @@ class Page {
     this.views = new Map();
     /** @type {View | null} */
     this.view = null;
+    this.tab = TABS[0];
     /** @type {AbortController | null} */
     this.running = null;
     this.isRecovering = false;
@@ -42,13 +45,16 @@ class Page {
     this.tools = el(
       "div",
       { class: "tools", role: "group", "aria-label": "This view" },
-      button("Copy as code", () => this.view && showSnippets(this.view.calls())),
-      button("Copy link", () => this.#copyLink()),
-      button("Save picture", () => this.#save()),
+      button("Copy as code", () => this.view && showSnippets(this.view.calls()), {
+        title: "The requests behind this view, as curl, Python or JavaScript",
+      }),
+      button("Copy link", () => this.#copyLink(), { title: "A link that shows this again" }),
+      button("Save as PNG", () => this.#save(), { title: "A picture of this view" }),
     );
+    this.intro = el("div");
     this.advice = el("div", { class: "advice", hidden: true });
     this.place = el("div");
-    byId("view").append(this.advice, el("div", { class: "shown" }, this.tools, this.place));
+    byId("view").append(this.intro, this.advice, el("div", { class: "shown" }, this.tools, this.place));
     byId("stop").addEventListener("click", () => this.running?.abort());
     byId("again").addEventListener("click", () => {
       byId("view").focus({ preventScroll: true }); // this button hides
@@ -59,7 +65,7 @@ class Page {
   async start() {
     startTheme();
     onKeyNeeded(keyFromUser);
-    byId("views").append(...VIEWS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
+    byId("views").append(...TABS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
     window.addEventListener("hashchange", () => this.view && this.#open());
     await this.#begin();
   }
@@ -67,6 +73,9 @@ class Page {
   /** Ask for the served encoders, until the server answers; then show them. They may be others than before. */
   async #begin() {
     byId("again").hidden = true;
+    const isFirst = this.view === null;
+    const others =
+      isFirst && Promise.all([this.pictures.start(), (tabOf(location.hash) ?? TABS[0]).load()]).catch(() => {}); // said below
     for (let isKnown = false; !isKnown;) {
       try {
         const { models, recommended } = await served();
@@ -84,35 +93,41 @@ class Page {
     this.trouble(null);
     forgetTokens();
     forgetVectors();
-    if (this.view) this.view.update();
-    else {
-      await this.pictures.start();
-      await this.#open();
-    }
+    await others;
+    if (isFirst) await this.#open();
+    else this.view?.update();
   }
 
   /** Show what the link says. */
   async #open() {
+    const [, query = ""] = location.hash.split("?");
+    const tab = tabOf(location.hash) ?? (this.view === null ? TABS[0] : null);
+    if (tab === null) return; // a link within the page
     const turn = ++this.turn;
-    const [key, query = ""] = location.hash.slice(1).split("?");
-    const kind = VIEWS.find((each) => each.key === key) ?? (this.view === null ? VIEWS[0] : null);
-    if (kind === null) return; // a link within the page
     const parameters = new URLSearchParams(query);
-    const known = this.views.get(kind.key);
+    const kind = await tab.load().catch(() => null);
+    if (turn !== this.turn) return; // another link was followed meanwhile
+    if (kind === null) {
+      this.trouble(`The server does not answer: the view ${tab.title} cannot be opened. Reload the page to try again.`);
+      return;
+    }
+    const known = this.views.get(tab.key);
     const view = known ?? new kind(this);
-    this.views.set(kind.key, view);
+    this.tab = tab;
+    this.views.set(tab.key, view);
     if (this.view !== view) {
       this.running?.abort();
       this.view?.leave();
+      this.intro.replaceChildren(view.intro);
       this.place.replaceChildren(view.element);
     }
     this.view = view;
     if (query !== "" || !known) view.restore(parameters);
     for (const link of byId("views").querySelectorAll("a")) {
-      if (link.dataset.view === kind.key) link.setAttribute("aria-current", "page");
+      if (link.dataset.view === tab.key) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
-    document.title = `${kind.title} · visiontower`;
+    document.title = `${tab.title} · visiontower`;
     const pictures = parameters.getAll("picture");
     if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
     if (turn !== this.turn) return;
@@ -125,8 +140,7 @@ class Page {
     if (this.view === null) return location.hash;
     const parameters = this.view.parameters();
     for (const name of this.pictures.links(this.view.linkedPictures())) parameters.append("picture", name);
-    const { key } = /** @type {typeof View} */ (this.view.constructor);
-    return `#${key}?${parameters}`;
+    return `#${this.tab.key}?${parameters}`;
   }
 
   changed() {
@@ -191,22 +205,22 @@ class Page {
           this.say(`${what}: ${done} of ${total}`);
         },
       });
-      if (this.running !== running) return false;
+      if (this.running !== running) return "replaced";
       this.unanswered = 0;
       this.trouble(null);
       this.say("");
-      return true;
+      return "done";
     } catch (error) {
-      if (this.running !== running) return false; // another job has begun
+      if (this.running !== running) return "replaced";
       byId("again").hidden = error instanceof Unreachable; // that is tried again without being asked
       if (running.signal.aborted) {
         this.say("Stopped.");
-        return false;
+        return "ended";
       }
       this.say("");
       this.trouble(sentenceOf(error));
       if (error instanceof Unreachable) this.#recover();
-      return false;
+      return "ended";
     } finally {
       if (this.running === running) {
         this.running = null;
@@ -241,20 +255,20 @@ class Page {
 
   async #copyLink() {
     const link = String(new URL(this.#link(), location.href));
-    try {
-      await navigator.clipboard.writeText(link);
-      this.say("The link is copied.");
-    } catch {
-      this.say(`Copy it from the address bar: ${link}`);
-    }
+    this.say((await copied(link)) ? "The link is copied." : `Copy it from the address bar: ${link}`);
   }
 
   async #save() {
-    const { key } = /** @type {typeof View} */ (this.view?.constructor);
     const blob = await snapshot(this.place);
-    if (blob) download(blob, `visiontower-${key}.png`);
+    if (blob) download(blob, `visiontower-${this.tab.key}.png`);
     else this.say("This view is too large for one picture.");
   }
+}
+
+/** @param {string} hash the link's part behind the address */
+function tabOf(hash) {
+  const [key] = hash.slice(1).split("?");
+  return TABS.find((each) => each.key === key);
 }
 
 /** @param {unknown} error */

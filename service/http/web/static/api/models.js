@@ -31,12 +31,9 @@ import { jsonOf, send } from "./call.js";
  * @typedef {{models: Model[], recommended: Recommended[]}} Served
  */
 
-/** The request for them. @type {import("./call.js").Call} */
-export const MODELS_CALL = { method: "GET", path: "models" };
-
-/** @param {AbortSignal} [signal] @returns {Promise<Served>} */
-export async function served(signal) {
-  const { data, recommended } = await jsonOf(await send(MODELS_CALL, { signal }));
+/** @returns {Promise<Served>} the default first */
+export async function served() {
+  const { data, recommended } = await jsonOf(await send({ method: "GET", path: "models" }));
   return { models: data, recommended: recommended ?? [] };
 }
 

@@ -47,6 +47,6 @@ export function scoringSentence({ activation, logit_scale: scale, logit_bias: bi
   const sum = bias === 0 ? "" : bias < 0 ? ` − ${-bias}` : ` + ${bias}`;
   const logit = `logit = ${Number(scale.toPrecision(5))} × cosine${sum}`;
   return activation === "softmax"
-    ? `softmax: the picture shows one of these texts, and their probabilities are 100 % together. ${logit}.`
-    : `sigmoid: the probability of each text stands alone. ${logit}.`;
+    ? `softmax: the probabilities add up to 100 %, as if exactly one of these texts were right. ${logit}.`
+    : `sigmoid: each text has a probability of its own, and several texts may be right. ${logit}.`;
 }

@@ -37,6 +37,12 @@ const MOST_TICKS = 6;
 const POWERS_OF_2 = Array.from({ length: 50 }, (_, power) => 2 ** power);
 const FONT = "12px system-ui, sans-serif";
 
+/** uPlot's script makes a global; only the views that plot load it. */
+await new Promise((resolve, reject) => {
+  const src = String(new URL("../vendor/uPlot.iife.min.js", import.meta.url));
+  document.head.append(el("script", { src, onload: resolve, onerror: reject }));
+});
+
 /** The colours of the lines of a plot, in turn. @param {number} index */
 export function lineColour(index) {
   return `--plot-${(index % 6) + 1}`;
@@ -92,7 +98,7 @@ export class Plot {
     const size = this.#size();
     if (size.width === 0) return;
     const { base = 10, isLog = false, onpoint = () => {}, onpick = () => {} } = this.options;
-    const { uPlot } = /** @type {{uPlot: typeof uPlotType}} */ (/** @type {unknown} */ (window)); // index.html loads it
+    const { uPlot } = /** @type {{uPlot: typeof uPlotType}} */ (/** @type {unknown} */ (window));
     const axis = {
       stroke: this.#colour("--muted"),
       grid: { stroke: this.#colour("--line"), width: 1 },

@@ -6,7 +6,7 @@ const KEY = "visiontower-theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 
 /** Whether the page is dark now. */
-export function isDark() {
+function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : system.matches;
 }
@@ -15,7 +15,7 @@ export function isDark() {
 export function startTheme() {
   const button = byId("theme");
   const show = () => {
-    button.textContent = isDark() ? "Light" : "Dark";
+    button.textContent = isDark() ? "☀ Light" : "☾ Dark";
     button.setAttribute("aria-label", `Switch to ${isDark() ? "light" : "dark"} colours`);
     window.dispatchEvent(new Event("themechange"));
   };

@@ -63,7 +63,7 @@ export class Tray {
 
   /** @param {string | null} sentence null: what users can do */
   tell(sentence) {
-    this.note.textContent = sentence ?? "or drop them here, a folder too, or paste";
+    this.note.textContent = sentence ?? "or drop them here, a folder too, or paste. They go to this server only.";
   }
 
   draw() {

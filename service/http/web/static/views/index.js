@@ -1,10 +1,20 @@
-/** The views, in the order of their tabs. */
+/** The views, in the order of their tabs. Each is loaded when it is opened first. */
 
-import { CostView } from "./cost/view.js";
-import { LiveView } from "./live/view.js";
-import { MatchView } from "./match/view.js";
-import { SearchView } from "./search/view.js";
-import { TextsView } from "./texts/view.js";
-import { TokensView } from "./tokens/view.js";
+/**
+ * @import {Page, View} from "./view.js"
+ *
+ * @typedef {Object} Tab
+ * @property {string} key in the link
+ * @property {string} title for people
+ * @property {() => Promise<new (page: Page) => View>} load
+ */
 
-export const VIEWS = [TokensView, TextsView, MatchView, SearchView, CostView, LiveView];
+/** @type {Tab[]} */
+export const TABS = [
+  { key: "tokens", title: "Tokens", load: async () => (await import("./tokens/view.js")).TokensView },
+  { key: "texts", title: "Texts", load: async () => (await import("./texts/view.js")).TextsView },
+  { key: "match", title: "Match", load: async () => (await import("./match/view.js")).MatchView },
+  { key: "search", title: "Search", load: async () => (await import("./search/view.js")).SearchView },
+  { key: "cost", title: "Cost", load: async () => (await import("./cost/view.js")).CostView },
+  { key: "live", title: "Live", load: async () => (await import("./live/view.js")).LiveView },
+];

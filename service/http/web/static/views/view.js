@@ -1,12 +1,14 @@
 /** What every view of the page is and what it is given. */
 
 import { el } from "../parts/dom.js";
+import { meanings } from "./words.js";
 
 /**
  * @import {Call} from "../api/call.js"
  * @import {Model, Recommended} from "../api/models.js"
  * @import {Picture} from "../pictures/picture.js"
  * @import {Pictures} from "../pictures/pictures.js"
+ * @import {Word} from "./words.js"
  *
  * @typedef {Object} Page what a view is given
  * @property {Model[]} models the served encoders, never empty
@@ -19,21 +21,24 @@ import { el } from "../parts/dom.js";
  * @callback Work does a job in place of the one before, which is stopped. Its errors are shown.
  * @param {string} what is done, for people: "Embedding 3 pictures"
  * @param {(task: Task) => Promise<void>} job
- * @returns {Promise<boolean>} whether it was done to its end
+ * @returns {Promise<Outcome>}
  *
+ * @typedef {"done" | "ended" | "replaced"} Outcome ended: by an error or by the user; replaced: by another job
  * @typedef {{signal: AbortSignal, progress: (done: number, total: number) => void}} Task
  */
 
 /** A view: a tab of the page. */
 export class View {
-  /** In the link. */
-  static key = "";
-  /** For people. */
-  static title = "";
+  /** What it shows and how to use it: a question that it answers, and two or three sentences. */
+  static intro = "";
+  /** The terms on it that a first-time visitor may not know. @type {readonly Word[]} */
+  static words = [];
 
   /** @param {Page} page */
   constructor(page) {
     this.page = page;
+    const { intro, words } = /** @type {typeof View} */ (this.constructor);
+    this.intro = el("div", { class: "intro" }, el("p", {}, intro), meanings(words));
     this.element = el("section", { class: "view" });
   }
 
@@ -65,4 +70,15 @@ export class View {
 
   /** Another view is opened: end what runs by itself. */
   leave() {}
+}
+
+/**
+ * What to say of chosen pictures that a view does not show; nothing if it shows all.
+ *
+ * @param {Picture[]} chosen
+ * @param {number} most
+ */
+export function leftOut(chosen, most) {
+  const left = chosen.length - most;
+  return left > 0 ? `The first ${most} pictures are shown; ${left} more are chosen.` : "";
 }

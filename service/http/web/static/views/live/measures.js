@@ -1,6 +1,6 @@
 /** What is shown of the server's last two minutes: lines, their values, and the latest of them in words. */
 
-import { grouped, inGiB, inSeconds, short } from "../../numbers/units.js";
+import { counted, grouped, inGiB, inSeconds, short } from "../../numbers/units.js";
 
 /**
  * @import {Interval, Metrics} from "../../api/metrics.js"
@@ -28,8 +28,8 @@ export const IMAGES = {
   value: (interval, name) => growthOf(interval, name) / interval.seconds,
   text: (interval, name, history) => {
     const grown = history.reduce((sum, moment) => sum + (moment.interval ? growthOf(moment.interval, name) : 0), 0);
-    const [one, many] = name === REQUESTS ? ["request", "requests"] : ["image", "images"];
-    return `${short(growthOf(interval, name) / interval.seconds)}; ${grouped(grown)} ${grown === 1 ? one : many} in 2 min`;
+    const noun = name === REQUESTS ? "request" : "image";
+    return `${short(growthOf(interval, name) / interval.seconds)}; ${counted(grown, noun)} in 2 min`;
   },
 };
 

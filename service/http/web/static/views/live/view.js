@@ -5,7 +5,9 @@ import { vectorsCall } from "../../api/embed.js";
 import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics.js";
 import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
-import { button, choice, el, labelled, put } from "../../parts/dom.js";
+import { button, el, labelled, put } from "../../parts/dom.js";
+import { encoderChoice } from "../../parts/encoder-fields.js";
+import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
 import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
 import { SHOWN_S, Strip } from "./strip.js";
@@ -32,8 +34,10 @@ const KINDS = {
 const [AT_ONCE, REQUESTS, MOST_REQUESTS] = [4, 100, 10_000];
 
 export class LiveView extends View {
-  static key = "live";
-  static title = "Live";
+  static intro =
+    "What does the server do now? This view asks it every second and shows the last two minutes. To see it work, send " +
+    "requests of your own, or make some traffic with the ticked pictures.";
+  static words = /** @type {const} */ (["encoder", "batch", "forward", "queue"]);
 
   /** @param {Page} page */
   constructor(page) {
@@ -56,7 +60,8 @@ export class LiveView extends View {
     this.strips = [...[IMAGES, QUEUE, BATCHES].map((measure) => new Strip(measure)), this.stages, forwards];
     this.memory = el("dl", { class: "facts" });
     forwards.element.append(el("h4", {}, "The device's memory"), this.memory);
-    this.refusals = el("tbody");
+    const refusals = table([head("reason"), head("2 minutes", true), head("since the start", true)], []);
+    this.refusals = refusals.tBodies[0];
     this.place = el(
       "div",
       { class: "live", hidden: true },
@@ -65,7 +70,7 @@ export class LiveView extends View {
         "section",
         { class: "panel measures", "aria-label": "Refusals" },
         el("h3", {}, "Requests refused, by reason"),
-        el("table", {}, el("thead", {}, row("th", ["reason", "2 minutes", "since the start"])), this.refusals),
+        refusals,
       ),
     );
     this.element.append(this.controls, this.state, this.place);
@@ -156,15 +161,11 @@ export class LiveView extends View {
 
   #drawControls() {
     const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)));
-    const model = choice(
-      this.page.models.map(({ id }) => id),
-      this.model.id,
-      (id) => {
-        this.model = modelOf(this.page.models, id);
-        this.page.changed();
-        this.#draw();
-      },
-    );
+    const encoder = encoderChoice(this.page.models, this.model, (model) => {
+      this.model = model;
+      this.page.changed();
+      this.#draw();
+    });
     const requests = el("input", {
       type: "number",
       min: 1,
@@ -179,7 +180,13 @@ export class LiveView extends View {
     const traffic = button("Make some traffic", () => this.#makeTraffic());
     traffic.disabled = this.page.pictures.chosen.length === 0;
     traffic.title = `Embeds the chosen pictures in turn, ${AT_ONCE} requests at once.`;
-    put(this.controls, pause, labelled("Encoder", model), labelled("Requests", requests), traffic);
+    put(
+      this.controls,
+      pause,
+      labelled("Encoder of stages and traffic", encoder),
+      labelled("Requests to send", requests),
+      traffic,
+    );
   }
 
   /** Embed the chosen pictures in turn, some at once. */
@@ -188,7 +195,7 @@ export class LiveView extends View {
     const total = this.requests;
     let refused = 0;
     this.sent = calls;
-    const isDone = await this.page.work("Sending requests", async ({ signal, progress }) => {
+    const outcome = await this.page.work("Sending requests", async ({ signal, progress }) => {
       let [begun, done] = [0, 0];
       const sendOn = async () => {
         while (begun < total) {
@@ -204,7 +211,8 @@ export class LiveView extends View {
       };
       await Promise.all(Array.from({ length: AT_ONCE }, sendOn));
     });
-    if (isDone) this.page.say(`${grouped(total - refused)} requests were answered, ${grouped(refused)} refused.`);
+    if (outcome === "done")
+      this.page.say(`${grouped(total - refused)} requests were answered, ${grouped(refused)} refused.`);
   }
 
   #draw() {
@@ -226,17 +234,14 @@ export class LiveView extends View {
     const growth = (/** @type {string} */ reason) =>
       history.reduce((sum, { interval }) => sum + (interval?.growth(REFUSED, { reason }) ?? 0), 0);
     const refused = latest.samples(REFUSED).filter(({ value }) => value > 0);
-    const rows = refused.map(({ labels: { reason }, value }) =>
-      row("td", [reason, grouped(growth(reason)), grouped(value)]),
-    );
-    fill(this.refusals, rows.length > 0 ? rows : [row("td", ["none", "0", "0"])]);
+    const rows = refused.map(({ labels: { reason }, value }) => row([reason, grouped(growth(reason)), grouped(value)]));
+    fill(this.refusals, rows.length > 0 ? rows : [row(["none", "0", "0"])]);
   }
 }
 
-/** @param {"td" | "th"} tag @param {string[]} cells the first is words, the others numbers */
-function row(tag, cells) {
-  const scope = tag === "th" ? "col" : null;
-  return el("tr", {}, ...cells.map((cell, index) => el(tag, { class: index > 0 ? "number" : "", scope }, cell)));
+/** @param {string[]} cells the first is words, the others numbers */
+function row(cells) {
+  return el("tr", {}, ...cells.map((text, index) => cell(text, index > 0)));
 }
 
 /** Put these in place of the children, if they differ. @param {HTMLElement} element @param {HTMLElement[]} children */

@@ -2,6 +2,7 @@
 
 import { heatColours } from "../../numbers/colours.js";
 import { boxSeen } from "../../numbers/geometry.js";
+import { asCosine } from "../../numbers/units.js";
 import { argmax } from "../../numbers/vectors.js";
 import { el } from "../../parts/dom.js";
 import { colourBar } from "../../parts/legend.js";
@@ -48,11 +49,12 @@ export class TextMap {
   /** @param {number | null} patch */
   point(patch) {
     this.map.mark("cursor", patch);
-    this.said.textContent = patch === null ? `${this.#cosine(this.best)} at best` : `${this.#cosine(patch)} here`;
+    this.said.textContent =
+      patch === null ? `highest cosine ${this.#cosine(this.best)}` : `cosine here ${this.#cosine(patch)}`;
   }
 
   /** @param {number} patch */
   #cosine(patch) {
-    return this.cosines[patch].toFixed(3);
+    return asCosine(this.cosines[patch]);
   }
 }

@@ -86,7 +86,7 @@ export class Panel {
     });
     put(this.place, ...this.shown.map((shown) => shown.element));
     const { rows, cols, width, prefix, dtype } = tokens;
-    const ahead = prefix > 0 ? ` and ${prefix} prefix` : "";
+    const ahead = prefix > 0 ? ` and ${prefix} prefix ${prefix === 1 ? "token" : "tokens"}` : "";
     this.about.textContent = `${rows} × ${cols} = ${rows * cols} tokens${ahead}, each ${width} numbers (${dtype})`;
     await this.recolour();
   }

@@ -3,6 +3,7 @@
 import { patchesOf } from "../../api/embed.js";
 import { heatColours } from "../../numbers/colours.js";
 import { boxSeen } from "../../numbers/geometry.js";
+import { asCosine } from "../../numbers/units.js";
 import { argmax, products, rangeOf, rowOf } from "../../numbers/vectors.js";
 import { el, put } from "../../parts/dom.js";
 import { colourBar } from "../../parts/legend.js";
@@ -77,6 +78,8 @@ export class PictureTokens {
           {
             type: "button",
             class: "token",
+            title:
+              "It belongs to no patch. Point: the patches take the colour of their cosine with it. Click: its numbers.",
             onpointerenter: compare,
             onfocus: compare,
             onpointerleave: leave,
@@ -120,7 +123,7 @@ export class PictureTokens {
     if (cursor === null) return;
     cosines[cursor] = -Infinity;
     const nearest = argmax(cosines);
-    const other = nearest < 0 ? "" : `; most alike ${this.map.nameOf(nearest)}, cosine ${cosines[nearest].toFixed(2)}`;
+    const other = nearest < 0 ? "" : `; most alike ${this.map.nameOf(nearest)}, cosine ${asCosine(cosines[nearest])}`;
     this.map.tell(`${this.map.nameOf(cursor)}${other}`);
   }
 }

@@ -5,10 +5,11 @@
  */
 
 import { tokensCall } from "../../api/embed.js";
+import { counted } from "../../numbers/units.js";
 import { rangeOf, rowOf } from "../../numbers/vectors.js";
 import { button, choice, el, labelled, put } from "../../parts/dom.js";
 import { askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
-import { View } from "../view.js";
+import { View, leftOut } from "../view.js";
 import { Panel } from "./panel.js";
 import { prefixName } from "./picture-tokens.js";
 
@@ -24,14 +25,30 @@ import { prefixName } from "./picture-tokens.js";
 const MOST_PANELS = 3;
 const MOST_PICTURES = 6;
 const COLOURINGS = [
-  { value: "components", text: "principal components" },
-  { value: "lengths", text: "lengths (norms)" },
-  { value: "none", text: "none: the picture" },
+  {
+    value: "components",
+    text: "principal components",
+    meaning:
+      "Colours: the three directions in which the tokens differ most (principal components), as red, green and blue. " +
+      "Patches of one colour are alike to the encoder.",
+  },
+  { value: "lengths", text: "lengths (norms)", meaning: "Colours: how long each token is, as a vector." },
+  { value: "none", text: "none: the picture", meaning: "" },
 ];
 
 export class TokensView extends View {
-  static key = "tokens";
-  static title = "Tokens";
+  static intro =
+    "What does an encoder see? It divides a picture into patches and describes each by a token, a list of numbers. Point at " +
+    "a patch: the others take the colour of their likeness to it. Click it to read its numbers.";
+  static words = /** @type {const} */ ([
+    "encoder",
+    "token",
+    "prefix token",
+    "layer",
+    "resolution",
+    "principal components",
+    "cosine",
+  ]);
 
   /** @param {Page} page */
   constructor(page) {
@@ -39,14 +56,13 @@ export class TokensView extends View {
     this.colouring = "components";
     this.isJoint = false;
     this.opacity = 0.75;
-    /** Counts the updates, so that a late one hides nothing. */
-    this.turn = 0;
     /** @type {Panel[]} */
     this.panels = [];
     this.controls = el("div", { class: "row controls" });
+    this.meaning = el("p", { class: "note meaning" });
     this.place = el("div", { class: "panels" });
     this.numbers = el("div", { class: "numbers", "aria-live": "polite" });
-    this.element.append(this.controls, this.place, this.numbers);
+    this.element.append(this.controls, this.meaning, this.place, this.numbers);
   }
 
   /** @param {URLSearchParams} parameters */
@@ -104,24 +120,25 @@ export class TokensView extends View {
       this.page.say("Choose a picture.");
       return false;
     }
-    const left = this.page.pictures.chosen.length - pictures.length;
     const total = pictures.length * this.panels.length;
-    const turn = ++this.turn;
-    const what = `Embedding ${total} ${total === 1 ? "picture" : "pictures"}`;
-    const isDone = await this.page.work(what, async ({ signal, progress }) => {
+    const what = `Embedding ${counted(total, "picture")}`;
+    const outcome = await this.page.work(what, async ({ signal, progress }) => {
       let done = 0;
       for (const panel of this.panels) {
         await panel.load(pictures, signal, () => progress(++done, total));
       }
     });
-    if (turn !== this.turn) return false;
-    if (!isDone) for (const panel of this.panels) panel.hideOld();
-    if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
-    return isDone;
+    if (outcome === "ended") for (const panel of this.panels) panel.hideOld();
+    if (outcome === "done") this.page.say(leftOut(this.page.pictures.chosen, MOST_PICTURES));
+    return outcome === "done";
   }
 
   #drawControls() {
+    const explain = () => {
+      this.meaning.textContent = COLOURINGS.find(({ value }) => value === this.colouring)?.meaning ?? "";
+    };
     const recolour = () => {
+      explain();
       this.page.changed();
       for (const panel of this.panels) panel.recolour();
     };
@@ -150,7 +167,8 @@ export class TokensView extends View {
       onchange: () => this.page.changed(),
     });
     this.place.style.setProperty("--opacity", String(this.opacity));
-    const beside = button("Compare", () => {
+    explain();
+    const beside = button("Compare with another", () => {
       const last = this.panels[this.panels.length - 1].asked;
       const others = this.page.models.filter((model) => !this.models().includes(model));
       this.panels.push(new Panel(this, others.length > 0 ? { model: others[0] } : { ...last }));
@@ -162,7 +180,7 @@ export class TokensView extends View {
     put(
       this.controls,
       labelled("Colours", colouring),
-      labelled("Picture to colours", opacity),
+      labelled("Colours over the picture", opacity),
       el("label", { class: "check" }, joint, " one set of colours for all pictures"),
       beside,
     );
@@ -183,10 +201,7 @@ export class TokensView extends View {
    * @param {Point | null} point null: it left
    */
   point(picture, point) {
-    cancelAnimationFrame(this.frame ?? 0);
-    this.frame = requestAnimationFrame(() => {
-      for (const panel of this.panels) panel.point(picture, point);
-    });
+    for (const panel of this.panels) panel.point(picture, point);
   }
 
   /** @param {Panel} panel @param {Place} place */
