@@ -1,6 +1,7 @@
 /** The page /docs: a filter for its contents, and a form that runs for each operation of openapi.json. */
 
 import { onKeyNeeded, send } from "./api/call.js";
+import { served } from "./api/models.js";
 import { startFilter } from "./docs/filter.js";
 import { tryOut } from "./docs/try-out.js";
 import { byId, el } from "./parts/dom.js";
@@ -26,20 +27,14 @@ function startContents() {
 }
 
 async function addForms() {
-  const [schema, served] = await Promise.all([
+  const [schema, { models }] = await Promise.all([
     send({ method: "GET", path: "openapi.json" }).then((response) => response.json()),
-    servedIds().catch(() => []), // the forms work without: the ids are suggested
+    served().catch(() => ({ models: [] })), // the forms work without: the ids are suggested
   ]);
-  document.body.append(el("datalist", { id: "served" }, ...served.map((value) => el("option", { value }))));
+  document.body.append(el("datalist", { id: "served" }, ...models.map(({ id: value }) => el("option", { value }))));
   for (const section of /** @type {NodeListOf<HTMLElement>} */ (document.querySelectorAll(".operation"))) {
     const { method = "", path = "" } = section.dataset;
-    const form = tryOut({ method, path, ...schema.paths[path][method] }, served[0] ?? "");
+    const form = tryOut({ method, path, ...schema.paths[path][method] }, models[0]?.id ?? "");
     section.querySelector(".about")?.after(form);
   }
-}
-
-/** @returns {Promise<string[]>} ids of encoders, the default first */
-async function servedIds() {
-  const { data } = await (await send({ method: "GET", path: "models" })).json();
-  return data.map((/** @type {{id: string}} */ model) => model.id);
 }

@@ -5,6 +5,7 @@ import { forgetTokens } from "./api/embed.js";
 import { served } from "./api/models.js";
 import { forgetVectors } from "./api/vector-store.js";
 import { inMB } from "./numbers/units.js";
+import { copied } from "./parts/clipboard.js";
 import { button, byId, download, el } from "./parts/dom.js";
 import { keyFromUser } from "./parts/key-dialog.js";
 import { snapshot } from "./parts/snapshot.js";
@@ -177,20 +178,20 @@ class Page {
           this.say(`${what}: ${done} of ${total}`);
         },
       });
-      if (this.running !== running) return false;
+      if (this.running !== running) return "replaced";
       this.trouble(null);
       this.say("");
-      return true;
+      return "done";
     } catch (error) {
-      if (this.running !== running) return false; // another job has begun
+      if (this.running !== running) return "replaced";
       if (running.signal.aborted) {
         this.say("Stopped.");
-        return false;
+        return "ended";
       }
       this.say("");
       this.trouble(sentenceOf(error));
       if (error instanceof Unreachable) this.#recover();
-      return false;
+      return "ended";
     } finally {
       if (this.running === running) {
         this.running = null;
@@ -221,12 +222,7 @@ class Page {
 
   async #copyLink() {
     const link = String(new URL(this.#link(), location.href));
-    try {
-      await navigator.clipboard.writeText(link);
-      this.say("The link is copied.");
-    } catch {
-      this.say(`Copy it from the address bar: ${link}`);
-    }
+    this.say((await copied(link)) ? "The link is copied." : `Copy it from the address bar: ${link}`);
   }
 
   async #save() {

@@ -37,7 +37,7 @@ export function forgetTokens() {
 }
 
 /** 16 bits a number on the wire: in the type that the model computes in nothing is lost. @param {Model} model */
-export function wireType(model) {
+function wireType(model) {
   return model.dtype === "bfloat16" ? "bfloat16" : "float16";
 }
 

@@ -85,11 +85,6 @@ export class Interval {
     return this.after.sum(name, labels) - this.before.sum(name, labels);
   }
 
-  /** How much a counter grew in a second. @param {string} name @param {Labels} [labels] */
-  rate(name, labels) {
-    return this.growth(name, labels) / this.seconds;
-  }
-
   /** The mean of what a histogram observed; null if that is nothing. @param {string} name @param {Labels} [labels] */
   mean(name, labels) {
     const count = this.growth(`${name}_count`, labels);

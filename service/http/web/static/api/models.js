@@ -31,12 +31,9 @@ import { send } from "./call.js";
  * @typedef {{models: Model[], recommended: Recommended[]}} Served
  */
 
-/** The request for them. @type {import("./call.js").Call} */
-export const MODELS_CALL = { method: "GET", path: "models" };
-
-/** @param {AbortSignal} [signal] @returns {Promise<Served>} */
-export async function served(signal) {
-  const { data, recommended } = await (await send(MODELS_CALL, { signal })).json();
+/** @returns {Promise<Served>} the default first */
+export async function served() {
+  const { data, recommended } = await (await send({ method: "GET", path: "models" })).json();
   return { models: data, recommended: recommended ?? [] };
 }
 

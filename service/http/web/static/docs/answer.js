@@ -3,6 +3,7 @@
 import { problemOf } from "../api/call.js";
 import { inMB } from "../numbers/units.js";
 import { button, download, el } from "../parts/dom.js";
+import { cell, head, table } from "../parts/table.js";
 import { layOut } from "./json.js";
 
 const MOST = { items: 12, characters: 300 };
@@ -26,7 +27,7 @@ export async function answerOf(response, { started, name }) {
       ...(refused ? [el("p", { class: "problem" }, (await problemOf(refused)).message)] : []),
     ],
     body: [
-      el("details", {}, el("summary", {}, "Headers"), table(["header", "value"], [...response.headers])),
+      el("details", {}, el("summary", {}, "Headers"), codeTable(["header", "value"], [...response.headers])),
       ...(await bodyOf(blob, media)),
       button(`Save the whole body (${inMB(blob.size)})`, () => download(blob, `${name}.${endingOf(media)}`)),
     ],
@@ -61,19 +62,15 @@ async function tensors(blob) {
   const length = Number(new DataView(await blob.slice(0, 8).arrayBuffer()).getBigUint64(0, true));
   const { __metadata__: metadata = {}, ...found } = JSON.parse(await blob.slice(8, 8 + length).text());
   const rows = Object.entries(found).map(([name, { shape, dtype }]) => [name, shape.join(" × "), dtype]);
-  return [table(["tensor", "shape", "dtype"], rows), table(["metadata", "value"], Object.entries(metadata))];
+  return [codeTable(["tensor", "shape", "dtype"], rows), codeTable(["metadata", "value"], Object.entries(metadata))];
 }
 
-/**
- * @param {string[]} head
- * @param {string[][]} rows
- */
-function table(head, rows) {
-  return el(
-    "table",
-    {},
-    el("thead", {}, el("tr", {}, ...head.map((cell) => el("th", { scope: "col" }, cell)))),
-    el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => el("td", {}, el("code", {}, cell)))))),
+/** @param {string[]} heads @param {string[][]} rows */
+function codeTable(heads, rows) {
+  const cells = (/** @type {string[]} */ row) => row.map((text) => cell(el("code", {}, text)));
+  return table(
+    heads.map((name) => head(name)),
+    rows.map((row) => el("tr", {}, ...cells(row))),
   );
 }
 

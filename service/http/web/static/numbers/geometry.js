@@ -89,6 +89,16 @@ export function resolutionOf([height, width]) {
   return height === width ? String(height) : `${height}x${width}`;
 }
 
+/** A size for people: "336 × 336", "384 high × 128 wide". @param {[number, number]} size [height, width] */
+export function sidesOf([height, width]) {
+  return height === width ? `${height} × ${width}` : `${height} high × ${width} wide`;
+}
+
+/** The same, "336 × 336 (native)" for the encoder's own. @param {[number, number]} size @param {{image_size: Pair}} model */
+export function sizeName(size, { image_size: native }) {
+  return `${sidesOf(size)}${String(size) === String(native) ? " (native)" : ""}`;
+}
+
 /** [height, width] of the API's `resolution`. @param {string} resolution @returns {[number, number]} */
 function sizeOf(resolution) {
   const [height, width = height] = resolution.split("x").map(Number);

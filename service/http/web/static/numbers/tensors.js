@@ -42,7 +42,7 @@ function toFloat32(bytes, dtype) {
 let halves = null;
 
 /** @param {Uint16Array} words IEEE 754 binary16 @returns {Float32Array} */
-export function halfToFloat(words) {
+function halfToFloat(words) {
   halves ??= Float32Array.from({ length: 65536 }, (_, word) => half(word));
   const table = halves;
   const floats = new Float32Array(words.length);

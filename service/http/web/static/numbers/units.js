@@ -2,25 +2,29 @@
 
 export const GIB = 2 ** 30;
 
-/** @param {number} bytes of memory: "13.0 GiB", "24 GiB", "3.43 MiB" */
+/** @param {number} bytes of memory: "13 GiB", "3.43 MiB" */
 export function inGiB(bytes) {
-  const units = ["B", "KiB", "MiB", "GiB", "TiB"];
-  const power = bytes < 1024 ? 0 : Math.min(Math.floor(Math.log2(bytes) / 10), units.length - 1);
-  return `${short(bytes / 1024 ** power)} ${units[power]}`;
+  return scaled(bytes, 1024, ["B", "KiB", "MiB", "GiB", "TiB"]);
 }
 
-/** @param {number} bytes of a file: "605 MB", "1.23 MB" */
+/** @param {number} bytes of a file: "605 MB" */
 export function inMB(bytes) {
-  const units = ["bytes", "kB", "MB", "GB", "TB"];
-  const power = bytes < 1000 ? 0 : Math.min(Math.floor(Math.log10(bytes) / 3), units.length - 1);
-  return `${short(bytes / 1000 ** power)} ${units[power]}`;
+  return scaled(bytes, 1000, ["bytes", "kB", "MB", "GB", "TB"]);
 }
 
 /** @param {number} flops "382 GFLOP" */
 export function inFlops(flops) {
-  const units = ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"];
-  const power = flops < 1000 ? 0 : Math.min(Math.floor(Math.log10(flops) / 3), units.length - 1);
-  return `${short(flops / 1000 ** power)} ${units[power]}`;
+  return scaled(flops, 1000, ["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP"]);
+}
+
+/** In the largest unit of which there is one. @param {number} value @param {number} step @param {string[]} units */
+function scaled(value, step, units) {
+  let power = 0;
+  while (value >= step && power < units.length - 1) {
+    value /= step;
+    power++;
+  }
+  return `${short(value)} ${units[power]}`;
 }
 
 /** @param {number} seconds "1.2 s", "3.4 ms", "80 µs" */
@@ -40,4 +44,14 @@ export function short(value) {
   if (value === 0) return "0";
   const digits = Math.max(0, Math.min(20, 2 - Math.floor(Math.log10(Math.abs(value)))));
   return grouped(Number(value.toFixed(digits)));
+}
+
+/** "1 picture", "1,200 pictures" @param {number} count whole @param {string} noun */
+export function counted(count, noun) {
+  return `${grouped(count)} ${noun}${count === 1 ? "" : "s"}`;
+}
+
+/** Three digits: the tokens are of 16 bits. @param {number} cosine */
+export function asCosine(cosine) {
+  return cosine.toFixed(3);
 }

@@ -79,13 +79,6 @@ export function button(text, onclick, properties = {}) {
   return el("button", { type: "button", onclick, ...properties }, text);
 }
 
-/** A spot of a colour, beside what it stands for. @param {string} variable of the CSS: "--plot-1" */
-export function swatch(variable) {
-  const spot = el("span", { class: "swatch", "aria-hidden": "true" });
-  spot.style.background = `var(${variable})`;
-  return spot;
-}
-
 /**
  * The element of the page with this id, which index.html has.
  *

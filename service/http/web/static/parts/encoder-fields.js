@@ -1,8 +1,9 @@
 /** The fields that say which tokens are asked for: encoder, layer, resolution. */
 
 import { modelOf } from "../api/models.js";
-import { resolutionOf, sizesOf } from "../numbers/geometry.js";
+import { resolutionOf, sizeName, sizesOf } from "../numbers/geometry.js";
 import { button, choice, el, labelled } from "./dom.js";
+import { Slider } from "./slider.js";
 
 /**
  * @import {Asked} from "../api/embed.js"
@@ -28,7 +29,8 @@ export class EncoderFields {
     this.fits = fits;
     this.hasLayer = hasLayer;
     this.element = el("div", { class: "row encoder" });
-    this.isPlaying = false;
+    /** Of the slider that plays. @type {symbol | null} */
+    this.playing = null;
     this.draw();
   }
 
@@ -41,18 +43,12 @@ export class EncoderFields {
   }
 
   draw() {
-    const { model } = this.asked;
-    const models = this.served.filter(this.fits);
-    const encoder = choice(
-      models.map(({ id }) => id),
-      model.id,
-      (id) => {
-        this.asked = { model: modelOf(models, id), layer: null, resolution: null };
-        this.stop();
-        this.draw();
-        this.onchange();
-      },
-    );
+    const encoder = encoderChoice(this.served.filter(this.fits), this.asked.model, (model) => {
+      this.asked = { model, layer: null, resolution: null };
+      this.stop();
+      this.draw();
+      this.onchange();
+    });
     this.element.replaceChildren(labelled("Encoder", encoder));
     if (this.hasLayer) this.element.append(this.#layers());
     this.element.append(this.#sizes());
@@ -60,43 +56,43 @@ export class EncoderFields {
 
   /** End a slider that plays. */
   stop() {
-    this.isPlaying = false;
+    this.playing = null;
   }
 
   #layers() {
     const { model, layer } = this.asked;
-    const slider = el("input", { type: "range", min: 0, max: model.layers, step: 1, value: layer ?? model.layers });
-    const said = el("span", { class: "value" }, layerName(model, layer ?? null));
-    const show = async () => {
-      const value = Number(slider.value);
+    const show = (/** @type {number} */ value) => {
       this.asked = { ...this.asked, layer: value === model.layers ? null : value };
-      said.textContent = layerName(model, this.asked.layer ?? null);
-      slider.setAttribute("aria-valuetext", said.textContent);
       return this.onchange();
     };
-    slider.setAttribute("aria-valuetext", said.textContent ?? "");
-    slider.addEventListener("input", () => {
-      this.stop();
-      show();
+    const slider = new Slider("Layer", {
+      say: (value) => (value === model.layers ? "final tokens" : `${value} of 0–${model.layers - 1}`),
+      oninput: (value) => {
+        this.stop();
+        show(value);
+      },
     });
-    const play = button(
+    slider.show(layer ?? model.layers, model.layers);
+    const play = async () => {
+      const playing = (this.playing = Symbol("play"));
+      for (let layer = (slider.value + 1) % (model.layers + 1); layer <= model.layers; layer++) {
+        slider.show(layer, model.layers);
+        const [isShown] = await Promise.all([show(layer), new Promise((resolve) => setTimeout(resolve, STEP_MS))]);
+        if (this.playing !== playing) return;
+        if (!isShown || !slider.element.isConnected) break;
+      }
+      this.stop();
+    };
+    const toggle = button(
       "▶",
       async () => {
-        this.isPlaying = !this.isPlaying;
-        play.textContent = this.isPlaying ? "⏸" : "▶";
-        const now = Number(slider.value);
-        for (let layer = now === model.layers ? 0 : now + 1; layer <= model.layers && this.isPlaying; layer++) {
-          slider.value = String(layer);
-          const [isShown] = await Promise.all([show(), new Promise((resolve) => setTimeout(resolve, STEP_MS))]);
-          if (!isShown || !slider.isConnected) break;
-        }
-        this.stop();
-        play.textContent = "▶";
+        toggle.textContent = "⏸";
+        await (this.playing === null ? play() : this.stop());
+        if (this.playing === null) toggle.textContent = "▶";
       },
       { class: "quiet", "aria-label": "Play through the layers", title: "Play through the layers" },
     );
-    const field = labelled("Layer", slider, said);
-    return el("div", { class: "row tight" }, field, play);
+    return el("div", { class: "row tight" }, slider.element, toggle);
   }
 
   #sizes() {
@@ -104,40 +100,27 @@ export class EncoderFields {
     const sizes = sizesOf(model);
     const native = sizes.findIndex((size) => String(size) === String(model.image_size));
     const at = sizes.findIndex((size) => resolutionOf(size) === resolution);
-    const slider = el("input", {
-      type: "range",
-      min: 0,
-      max: sizes.length - 1,
-      value: at < 0 ? native : at,
-      disabled: sizes.length === 1,
+    const slider = new Slider("Resolution", {
+      say: (index) => sizeName(sizes[index], model),
+      // asked for when it is let go: a large size takes long
+      onchange: (index) => {
+        this.asked = { ...this.asked, resolution: index === native ? null : resolutionOf(sizes[index]) };
+        this.onchange();
+      },
     });
-    const said = el("span", { class: "value" }, sizeName(sizes[at < 0 ? native : at], at < 0 || at === native));
-    slider.setAttribute("aria-valuetext", said.textContent ?? "");
-    const follow = () => {
-      const index = Number(slider.value);
-      said.textContent = sizeName(sizes[index], index === native);
-      slider.setAttribute("aria-valuetext", said.textContent);
-      return index;
-    };
-    slider.addEventListener("input", follow);
-    // asked for when it is let go: a large size takes long
-    slider.addEventListener("change", () => {
-      const index = follow();
-      this.asked = { ...this.asked, resolution: index === native ? null : resolutionOf(sizes[index]) };
-      this.onchange();
-    });
-    return labelled("Resolution", slider, said);
+    slider.show(at < 0 ? native : at, sizes.length - 1);
+    return slider.element;
   }
 }
 
-/** @param {Model} model @param {number | null} layer */
-function layerName(model, layer) {
-  return layer === null ? "final tokens" : `${layer} of 0–${model.layers - 1}`;
-}
-
-/** @param {[number, number]} size @param {boolean} isNative */
-function sizeName(size, isNative) {
-  return `${resolutionOf(size)}${isNative ? " (native)" : ""}`;
+/**
+ * @param {Model[]} models
+ * @param {Model} chosen
+ * @param {(model: Model) => void} onchange
+ */
+export function encoderChoice(models, chosen, onchange) {
+  const ids = models.map(({ id }) => id);
+  return choice(ids, chosen.id, (id) => onchange(modelOf(models, id)));
 }
 
 /**

@@ -13,3 +13,15 @@ export function colourBar(name, [low, high]) {
   const ends = [low, high].map((value) => el("span", {}, value.toPrecision(3)));
   return [...(name ? [el("span", {}, name)] : []), ends[0], bar, ends[1]];
 }
+
+/** A spot of a colour, beside what it stands for. @param {string} variable of the CSS: "--plot-1" */
+export function swatch(variable) {
+  const spot = el("span", { class: "swatch", "aria-hidden": "true" });
+  spot.style.background = `var(${variable})`;
+  return spot;
+}
+
+/** A colour and what it stands for. @param {string} name @param {string} variable of the CSS @param {boolean} [hidden] */
+export function colourKey(name, variable, hidden = false) {
+  return el("span", { class: "key", hidden }, swatch(variable), name);
+}

@@ -1,6 +1,7 @@
 /** A dialog that shows requests as code to copy. */
 
 import { LANGUAGES } from "../api/snippets.js";
+import { copied, select } from "./clipboard.js";
 import { button, el } from "./dom.js";
 
 /** @import {Call} from "../api/call.js" */
@@ -18,11 +19,10 @@ export function showSnippets(calls) {
     said.textContent = "";
   };
   const copy = async () => {
-    try {
-      await navigator.clipboard.writeText(code.textContent ?? "");
+    if (await copied(code.textContent ?? "")) {
       said.textContent = "Copied.";
-    } catch {
-      getSelection()?.selectAllChildren(code);
+    } else {
+      select(code);
       said.textContent = "Selected: copy it with the keyboard.";
     }
   };

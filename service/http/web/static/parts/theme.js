@@ -6,7 +6,7 @@ const KEY = "visiontower-theme";
 const system = matchMedia("(prefers-color-scheme: dark)");
 
 /** Whether the page is dark now. */
-export function isDark() {
+function isDark() {
   const chosen = document.documentElement.dataset.theme;
   return chosen ? chosen === "dark" : system.matches;
 }

@@ -16,7 +16,7 @@ export class TokenMap {
   /**
    * @param {Object} handlers
    * @param {(index: number | null, point: Point | null) => void} [handlers.onpoint] the pointer, a finger or the arrow
-   *   keys are at this patch; null: they left
+   *   keys are at this patch; null: they left. At most once a frame
    * @param {(index: number) => void} [handlers.onpick] a patch was clicked, or Enter pressed on it
    * @param {Object} [options]
    * @param {boolean} [options.hasKeys] whether the keyboard stops here; not if another map moves this one's cursor
@@ -174,7 +174,8 @@ export class TokenMap {
   /** @param {number | null} index */
   #moveTo(index) {
     this.at = index;
-    this.onpoint(index, index === null ? null : this.pointOf(index));
+    cancelAnimationFrame(this.frame ?? 0);
+    this.frame = requestAnimationFrame(() => this.onpoint(index, index === null ? null : this.pointOf(index)));
   }
 
   #leave() {

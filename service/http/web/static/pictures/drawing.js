@@ -49,14 +49,24 @@ async function draw(picture, side) {
  * @param {ImageBitmap | HTMLCanvasElement} image
  * @param {number} side
  */
-export function scaled(image, side) {
+function scaled(image, side) {
   const scale = Math.min(1, side / Math.max(image.width, image.height));
-  const [width, height] = [image.width, image.height].map((each) => Math.max(1, Math.round(each * scale)));
-  const canvas = el("canvas", { width, height });
+  return resized(image, image.width * scale, image.height * scale);
+}
+
+/**
+ * A copy of this size, rounded to whole pixels.
+ *
+ * @param {ImageBitmap | HTMLCanvasElement} image
+ * @param {number} width
+ * @param {number} height
+ */
+export function resized(image, width, height) {
+  const canvas = el("canvas", { width: Math.max(1, Math.round(width)), height: Math.max(1, Math.round(height)) });
   const context = canvas.getContext("2d");
   if (context) {
     context.imageSmoothingQuality = "high";
-    context.drawImage(image, 0, 0, width, height);
+    context.drawImage(image, 0, 0, canvas.width, canvas.height);
   }
   return canvas;
 }

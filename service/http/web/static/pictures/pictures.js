@@ -1,6 +1,6 @@
 /** The pictures of the page: chosen by the user, from the camera, or samples. */
 
-import { MOST_WHOLE, drawWhole, scaled } from "./drawing.js";
+import { MOST_WHOLE, drawWhole, resized } from "./drawing.js";
 import { idOf } from "./picture.js";
 import * as storage from "./storage.js";
 import { Tray } from "./tray.js";
@@ -151,7 +151,7 @@ export class Pictures {
       resizeHeight: height,
       resizeQuality: "high",
     });
-    const canvas = scaled(bitmap, Math.max(width, height));
+    const canvas = resized(bitmap, width, height);
     const blob = await new Promise((resolve) => canvas.toBlob(resolve, "image/jpeg", 0.92));
     if (blob === null) return;
     const name = picture.name.replace(/\.\w+$/, "") + `-${width}x${height}.jpg`;

@@ -21,8 +21,9 @@ import { meanings } from "./words.js";
  * @callback Work does a job in place of the one before, which is stopped. Its errors are shown.
  * @param {string} what is done, for people: "Embedding 3 pictures"
  * @param {(task: Task) => Promise<void>} job
- * @returns {Promise<boolean>} whether it was done to its end
+ * @returns {Promise<Outcome>}
  *
+ * @typedef {"done" | "ended" | "replaced"} Outcome ended: by an error or by the user; replaced: by another job
  * @typedef {{signal: AbortSignal, progress: (done: number, total: number) => void}} Task
  */
 
@@ -69,4 +70,15 @@ export class View {
 
   /** Another view is opened: end what runs by itself. */
   leave() {}
+}
+
+/**
+ * What to say of chosen pictures that a view does not show; nothing if it shows all.
+ *
+ * @param {Picture[]} chosen
+ * @param {number} most
+ */
+export function leftOut(chosen, most) {
+  const left = chosen.length - most;
+  return left > 0 ? `The first ${most} pictures are shown; ${left} more are chosen.` : "";
 }

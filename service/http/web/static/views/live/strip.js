@@ -1,6 +1,7 @@
 /** A measure over the last two minutes: its plot, and its latest values in words. */
 
-import { el, swatch } from "../../parts/dom.js";
+import { el } from "../../parts/dom.js";
+import { swatch } from "../../parts/legend.js";
 import { Plot, lineColour } from "../../parts/plot.js";
 
 /**

@@ -5,9 +5,11 @@ import { vectorsCall } from "../../api/embed.js";
 import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics.js";
 import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, el, labelled } from "../../parts/dom.js";
+import { encoderChoice } from "../../parts/encoder-fields.js";
+import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
-import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
+import { BATCHES, FORWARDS, QUEUE, TRAFFIC, stagesOf } from "./measures.js";
 import { SHOWN_S, Strip } from "./strip.js";
 
 /**
@@ -55,10 +57,11 @@ export class LiveView extends View {
     this.state = el("p", { class: "problem", role: "status", hidden: true });
     this.stages = new Strip(stagesOf(this.model.id));
     const forwards = new Strip(FORWARDS);
-    this.strips = [...[IMAGES, QUEUE, BATCHES].map((measure) => new Strip(measure)), this.stages, forwards];
+    this.strips = [...[TRAFFIC, QUEUE, BATCHES].map((measure) => new Strip(measure)), this.stages, forwards];
     this.memory = el("dl", { class: "facts" });
     forwards.element.append(el("h4", {}, "The device's memory"), this.memory);
-    this.refusals = el("tbody");
+    const refusals = table([head("reason"), head("2 minutes", true), head("since the start", true)], []);
+    this.refusals = refusals.tBodies[0];
     this.place = el(
       "div",
       { class: "live", hidden: true },
@@ -67,7 +70,7 @@ export class LiveView extends View {
         "section",
         { class: "panel measures", "aria-label": "Refusals" },
         el("h3", {}, "Requests refused, by reason"),
-        el("table", {}, el("thead", {}, row("th", ["reason", "2 minutes", "since the start"])), this.refusals),
+        refusals,
       ),
     );
     this.element.append(this.controls, this.state, this.place);
@@ -161,15 +164,11 @@ export class LiveView extends View {
     const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)), {
       class: "pause",
     });
-    const model = choice(
-      this.page.models.map(({ id }) => id),
-      this.model.id,
-      (id) => {
-        this.model = modelOf(this.page.models, id);
-        this.page.changed();
-        this.#draw();
-      },
-    );
+    const encoder = encoderChoice(this.page.models, this.model, (model) => {
+      this.model = model;
+      this.page.changed();
+      this.#draw();
+    });
     const requests = el("input", {
       type: "number",
       min: 1,
@@ -186,7 +185,7 @@ export class LiveView extends View {
     traffic.title = `Embeds the chosen pictures in turn, ${AT_ONCE} requests at once.`;
     this.controls.replaceChildren(
       pause,
-      labelled("Encoder of stages and traffic", model),
+      labelled("Encoder of stages and traffic", encoder),
       labelled("Requests to send", requests),
       traffic,
     );
@@ -199,7 +198,7 @@ export class LiveView extends View {
     const total = this.requests;
     let refused = 0;
     this.sent = calls;
-    const isDone = await this.page.work("Sending requests", async ({ signal, progress }) => {
+    const outcome = await this.page.work("Sending requests", async ({ signal, progress }) => {
       let [begun, done] = [0, 0];
       const sendOn = async () => {
         while (begun < total) {
@@ -215,7 +214,8 @@ export class LiveView extends View {
       };
       await Promise.all(Array.from({ length: AT_ONCE }, sendOn));
     });
-    if (isDone) this.page.say(`${grouped(total - refused)} requests were answered, ${grouped(refused)} refused.`);
+    if (outcome === "done")
+      this.page.say(`${grouped(total - refused)} requests were answered, ${grouped(refused)} refused.`);
   }
 
   #draw() {
@@ -237,17 +237,14 @@ export class LiveView extends View {
     const growth = (/** @type {string} */ reason) =>
       history.reduce((sum, { interval }) => sum + (interval?.growth(REFUSED, { reason }) ?? 0), 0);
     const refused = latest.samples(REFUSED).filter(({ value }) => value > 0);
-    const rows = refused.map(({ labels: { reason }, value }) =>
-      row("td", [reason, grouped(growth(reason)), grouped(value)]),
-    );
-    fill(this.refusals, rows.length > 0 ? rows : [row("td", ["none", "0", "0"])]);
+    const rows = refused.map(({ labels: { reason }, value }) => row([reason, grouped(growth(reason)), grouped(value)]));
+    fill(this.refusals, rows.length > 0 ? rows : [row(["none", "0", "0"])]);
   }
 }
 
-/** @param {"td" | "th"} tag @param {string[]} cells the first is words, the others numbers */
-function row(tag, cells) {
-  const scope = tag === "th" ? "col" : null;
-  return el("tr", {}, ...cells.map((cell, index) => el(tag, { class: index > 0 ? "number" : "", scope }, cell)));
+/** @param {string[]} cells the first is words, the others numbers */
+function row(cells) {
+  return el("tr", {}, ...cells.map((text, index) => cell(text, index > 0)));
 }
 
 /** Put these in place of the children, if they differ. @param {HTMLElement} element @param {HTMLElement[]} children */

@@ -5,10 +5,13 @@
 
 import { patchesOf, tokensCall, tokensOf } from "../../api/embed.js";
 import { meanCosine } from "../../numbers/matching.js";
+import { asCosine, counted, grouped } from "../../numbers/units.js";
 import { products, rangeOf, rowOf } from "../../numbers/vectors.js";
-import { button, el, labelled } from "../../parts/dom.js";
+import { button, el } from "../../parts/dom.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
 import { colourBar } from "../../parts/legend.js";
+import { Slider } from "../../parts/slider.js";
+import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
 import { matchesOf } from "./matches.js";
 import { PairLines } from "./pair-lines.js";
@@ -32,8 +35,6 @@ export class MatchView extends View {
   constructor(page) {
     super(page);
     this.most = FEW_LINES;
-    /** Counts the updates, so that a late one hides nothing. */
-    this.turn = 0;
     /** @type {Matches | null} */
     this.matches = null;
     this.fields = this.#fieldsOf("");
@@ -42,24 +43,15 @@ export class MatchView extends View {
       const [first, second, ...others] = this.page.pictures.chosenIds;
       this.page.pictures.choose([second, first, ...others]);
     });
-    this.slider = el("input", {
-      type: "range",
-      min: 0,
-      max: FEW_LINES,
-      oninput: () => {
-        this.most = Number(this.slider.value);
+    this.slider = new Slider("Lines", {
+      say: (value) => `${value} of ${counted(this.matches?.pairs.length ?? 0, "pair")}`,
+      oninput: (value) => {
+        this.most = value;
         this.#rest();
       },
       onchange: () => this.page.changed(),
     });
-    this.count = el("output");
-    this.controls = el(
-      "div",
-      { class: "row controls" },
-      this.encoder,
-      labelled("Lines", this.slider, this.count),
-      this.swap,
-    );
+    this.controls = el("div", { class: "row controls" }, this.encoder, this.slider.element, this.swap);
     this.missing = el("div", { class: "panel" });
     this.about = el("div", { class: "about" });
     this.legend = el("div", { class: "legend" });
@@ -115,7 +107,7 @@ export class MatchView extends View {
     this.fields.refresh(this.page.models);
     this.page.changed();
     const pictures = this.#pictures();
-    this.swap.disabled = this.slider.disabled = pictures.length < 2;
+    this.swap.disabled = this.slider.input.disabled = pictures.length < 2;
     this.missing.hidden = pictures.length === 2;
     this.shown.hidden = this.shown.hidden || pictures.length < 2;
     if (pictures.length < 2) {
@@ -123,8 +115,7 @@ export class MatchView extends View {
       return false;
     }
     const { asked } = this.fields;
-    const turn = ++this.turn;
-    const isDone = await this.page.work("Matching 2 pictures", async (task) => {
+    const outcome = await this.page.work("Matching 2 pictures", async (task) => {
       const left = await tokensOf(pictures[0], asked, task.signal);
       const right = await tokensOf(pictures[1], asked, task.signal);
       const isKnown = this.matches?.tokens[0] === left && this.matches.tokens[1] === right;
@@ -135,8 +126,8 @@ export class MatchView extends View {
       this.#say(pictures);
       this.#rest();
     });
-    if (!isDone && turn === this.turn) this.shown.hidden = true;
-    return isDone;
+    if (outcome === "ended") this.shown.hidden = true;
+    return outcome === "done";
   }
 
   /** @param {string} link @returns {EncoderFields} */
@@ -168,9 +159,9 @@ export class MatchView extends View {
     const total = (means[0] + means[1]) / 2;
     const sentence =
       `: the cosine of a patch with its best match in the other picture, averaged over all patches ` +
-      `(${left.name} ${means[0].toFixed(3)}, ${right.name} ${means[1].toFixed(3)}). ` +
-      `${pairs.length} ${pairs.length === 1 ? "pair of patches is" : "pairs of patches are"} each other's best match.`;
-    this.about.replaceChildren(el("p", {}, "Best-match score ", el("strong", {}, total.toFixed(3)), sentence));
+      `(${left.name} ${asCosine(means[0])}, ${right.name} ${asCosine(means[1])}). ` +
+      `${pairs.length === 1 ? "1 pair of patches is" : `${grouped(pairs.length)} pairs of patches are`} each other's best match.`;
+    this.about.replaceChildren(el("p", {}, "Best-match score ", el("strong", {}, asCosine(total)), sentence));
   }
 
   /** Nobody points: the lines. */
@@ -178,10 +169,7 @@ export class MatchView extends View {
     if (this.matches === null) return;
     const { pairs } = this.matches;
     const drawn = Math.min(this.most, pairs.length);
-    this.slider.max = String(pairs.length);
-    this.slider.value = String(drawn);
-    this.count.textContent = `${drawn} of ${pairs.length} pairs`;
-    this.slider.setAttribute("aria-valuetext", this.count.textContent);
+    this.slider.show(drawn, pairs.length);
     for (const side of this.sides) side.rest();
     this.lines.show(pairs.slice(0, drawn), this.#lineRange());
     this.legend.replaceChildren(...colourBar("lines: cosine", this.#lineRange()));
@@ -201,16 +189,18 @@ export class MatchView extends View {
       el(
         "tr",
         { onpointerenter: () => this.#point(0, pair.left), onpointerleave: () => this.#leave() },
-        el("td", { class: "number" }, String(index + 1)),
-        el("td", {}, names[0].nameOf(pair.left)),
-        el("td", {}, names[1].nameOf(pair.right)),
-        el("td", { class: "number" }, pair.cosine.toFixed(4)),
+        cell(String(index + 1), true),
+        cell(names[0].nameOf(pair.left)),
+        cell(names[1].nameOf(pair.right)),
+        cell(asCosine(pair.cosine), true),
       ),
     );
-    const heads = ["pair", ...this.sides.map(({ picture }) => picture?.name ?? ""), "cosine"].map((name, column) =>
-      el("th", { scope: "col", class: column === 0 || column === 3 ? "number" : "" }, name),
-    );
-    this.table.replaceChildren(el("table", {}, el("thead", {}, el("tr", {}, ...heads)), el("tbody", {}, ...rows)));
+    const heads = [
+      head("pair", true),
+      ...this.sides.map(({ picture }) => head(picture?.name ?? "")),
+      head("cosine", true),
+    ];
+    this.table.replaceChildren(table(heads, rows));
   }
 
   /**
@@ -220,11 +210,8 @@ export class MatchView extends View {
    * @param {number | null} patch null: it left
    */
   point(which, patch) {
-    cancelAnimationFrame(this.frame ?? 0);
-    this.frame = requestAnimationFrame(() => {
-      if (patch === null) this.#leave();
-      else this.#point(which, patch);
-    });
+    if (patch === null) this.#leave();
+    else this.#point(which, patch);
   }
 
   #leave() {
@@ -246,7 +233,7 @@ export class MatchView extends View {
     const isMutual = again.index[best] === patch;
     own.cursorAt(
       patch,
-      `${own.map.nameOf(patch)}: best match ${other.map.nameOf(best)}, cosine ${cosines[best].toFixed(3)}, ` +
+      `${own.map.nameOf(patch)}: best match ${other.map.nameOf(best)}, cosine ${asCosine(cosines[best])}, ` +
         (isMutual ? "mutual" : "not mutual"),
     );
     other.answer(cosines, best);

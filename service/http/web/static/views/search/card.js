@@ -1,5 +1,6 @@
 /** A picture of the gallery. */
 
+import { asCosine } from "../../numbers/units.js";
 import { button, el } from "../../parts/dom.js";
 import { thumbnail } from "../../pictures/drawing.js";
 import { titleOf } from "../../pictures/picture.js";
@@ -31,7 +32,7 @@ export class Card {
   /** @param {{problem: string | null, isKnown: boolean, isQuery: boolean}} state */
   draw({ problem, isKnown, isQuery }) {
     this.element.classList.toggle("bad", problem !== null);
-    this.score.textContent = this.cosine === null ? "" : this.cosine.toFixed(3);
+    this.score.textContent = this.cosine === null ? "" : asCosine(this.cosine);
     this.note.textContent = problem ?? (isKnown ? "" : "Not embedded yet.");
     this.like.hidden = problem !== null;
     this.like.setAttribute("aria-pressed", String(isQuery));

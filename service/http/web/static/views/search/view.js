@@ -3,6 +3,7 @@
 import { vectorsCall } from "../../api/embed.js";
 import { modelOf } from "../../api/models.js";
 import { batchesOf, embedPictures, embedText, unknownOf, vectorsOf } from "../../api/vector-store.js";
+import { asCosine, counted } from "../../numbers/units.js";
 import { products } from "../../numbers/vectors.js";
 import { button, choice, download, el, labelled, offer } from "../../parts/dom.js";
 import { titleOf } from "../../pictures/picture.js";
@@ -56,8 +57,6 @@ export class SearchView extends View {
       el("div", { class: "row standing" }, this.about, this.more, this.samples, this.save),
       this.list,
     );
-    /** Counts what was asked for: the last one ends the work. */
-    this.turn = 0;
     this.isEmbedding = false;
   }
 
@@ -96,24 +95,23 @@ export class SearchView extends View {
     this.model = modelOf(page.models, this.model.id);
     const { model } = this;
     const unknown = unknownOf(model, pictures);
-    const turn = ++this.turn;
     this.isEmbedding = true;
     this.#drawControls();
     this.#drawCards();
     this.#rank();
     page.changed();
-    const what = unknown.length === 0 ? "Ranking" : `Embedding ${count(unknown.length, "picture")}`;
-    const isDone = await page.work(what, async ({ signal, progress }) => {
+    const what = unknown.length === 0 ? "Ranking" : `Embedding ${counted(unknown.length, "picture")}`;
+    const outcome = await page.work(what, async ({ signal, progress }) => {
       if (this.#hasTextQuery()) await embedText(model, this.text, signal);
       await embedPictures(model, unknown, signal, (done) => {
         this.#rank();
         progress(done, unknown.length);
       });
     });
-    if (turn !== this.turn) return;
+    if (outcome === "replaced") return;
     this.isEmbedding = false;
     this.#rank();
-    if (isDone) page.say(this.#outcome());
+    if (outcome === "done") page.say(this.#outcome());
   }
 
   #hasTextQuery() {
@@ -202,7 +200,7 @@ export class SearchView extends View {
     const sentences = [];
     if (all.length === 0) sentences.push("Drop pictures or a folder on this page.");
     if (vectors.length > 0) {
-      sentences.push(`${count(vectors.length, "picture")}, each a vector of ${vectors[0].length} numbers.`);
+      sentences.push(`${counted(vectors.length, "picture")}, each a vector of ${vectors[0].length} numbers.`);
     }
     if (!model.has_text) sentences.push(`${model.id} has no text encoder: rank by a picture.`);
     if (this.like !== null && !this.#likePicture()) sentences.push("The picture to rank by is not here.");
@@ -224,7 +222,7 @@ export class SearchView extends View {
   #outcome() {
     const first = this.#ranked().find(({ picture }) => picture.id !== this.like);
     if (!first || first.cosine === null) return "";
-    return `Ranked by ${this.#queryName()}. First: ${titleOf(first.picture)}, ${first.cosine.toFixed(3)}.`;
+    return `Ranked by ${this.#queryName()}. First: ${titleOf(first.picture)}, ${asCosine(first.cosine)}.`;
   }
 
   #save() {
@@ -238,9 +236,4 @@ export class SearchView extends View {
     const name = this.model.id.replace(/[^\w.-]+/gu, "-");
     download(new Blob([json], { type: "application/json" }), `vectors-${name}.json`);
   }
-}
-
-/** @param {number} number @param {string} noun */
-function count(number, noun) {
-  return `${number} ${noun}${number === 1 ? "" : "s"}`;
 }

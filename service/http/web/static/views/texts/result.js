@@ -1,5 +1,6 @@
 /** A picture with its scores and heat maps. */
 
+import { asCosine } from "../../numbers/units.js";
 import { rangeOf } from "../../numbers/vectors.js";
 import { el } from "../../parts/dom.js";
 import { colourBar } from "../../parts/legend.js";
@@ -69,7 +70,7 @@ export class Result {
       return;
     }
     const order = [...this.maps].sort((a, b) => b.cosines[patch] - a.cosines[patch]).slice(0, MOST_TOLD);
-    const best = order.map(({ text, cosines }) => `${text} ${cosines[patch].toFixed(3)}`).join(", ");
+    const best = order.map(({ text, cosines }) => `${text} ${asCosine(cosines[patch])}`).join(", ");
     first.map.tell(`${first.map.nameOf(patch)}: ${best}`);
   }
 }

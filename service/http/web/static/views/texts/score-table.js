@@ -1,5 +1,6 @@
 /** The scores of a picture, a row and a bar for each text. */
 
+import { asCosine } from "../../numbers/units.js";
 import { argmax } from "../../numbers/vectors.js";
 import { el } from "../../parts/dom.js";
 
@@ -12,7 +13,7 @@ import { el } from "../../parts/dom.js";
 /** In the order of the columns. @type {Array<{kind: ScoreKind, name: string, write: (value: number) => string}>} */
 export const SCORE_KINDS = [
   { kind: "probabilities", name: "probability", write: percent },
-  { kind: "cosine", name: "cosine", write: (value) => value.toFixed(3) },
+  { kind: "cosine", name: "cosine", write: asCosine },
   { kind: "logits", name: "logit", write: (value) => value.toFixed(2) },
 ];
 
@@ -50,7 +51,7 @@ function bar(value, [low, high]) {
   const filled = el("span");
   filled.style.left = `${(Math.min(value, 0) - low) * share}%`;
   filled.style.width = `${Math.abs(value) * share}%`;
-  return el("span", { class: "score", "aria-hidden": "true" }, filled);
+  return el("span", { class: "score-bar", "aria-hidden": "true" }, filled);
 }
 
 /** @param {number} probability */

@@ -2,6 +2,7 @@
 
 import { heatColours } from "../../numbers/colours.js";
 import { boxSeen } from "../../numbers/geometry.js";
+import { asCosine } from "../../numbers/units.js";
 import { argmax } from "../../numbers/vectors.js";
 import { el } from "../../parts/dom.js";
 import { colourBar } from "../../parts/legend.js";
@@ -54,6 +55,6 @@ export class TextMap {
 
   /** @param {number} patch */
   #cosine(patch) {
-    return this.cosines[patch].toFixed(3);
+    return asCosine(this.cosines[patch]);
   }
 }

@@ -5,10 +5,11 @@
 
 import { send } from "../../api/call.js";
 import { scoringSentence, similarityCall } from "../../api/similarity.js";
+import { counted } from "../../numbers/units.js";
 import { rangeOf } from "../../numbers/vectors.js";
 import { button, choice, el, labelled } from "../../parts/dom.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
-import { View } from "../view.js";
+import { View, leftOut } from "../view.js";
 import { MOST_MAPS, Result } from "./result.js";
 import { SCORE_KINDS } from "./score-table.js";
 
@@ -56,8 +57,6 @@ export class TextsView extends View {
     this.fields = null;
     /** What is shown. @type {Answered | null} */
     this.answered = null;
-    /** Counts the updates, so that a late one clears nothing. */
-    this.turn = 0;
 
     this.area = el("textarea", {
       rows: 5,
@@ -142,7 +141,6 @@ export class TextsView extends View {
 
   async update() {
     clearTimeout(this.timer);
-    const turn = ++this.turn;
     this.#refresh();
     this.page.changed();
     const question = this.#question();
@@ -153,19 +151,17 @@ export class TextsView extends View {
     }
     const [pictures, texts] = [question.pictures.length, question.texts.length];
     const what = `Comparing ${counted(pictures, "picture")} with ${counted(texts, "text")}`;
-    const isDone = await this.page.work(what, async ({ signal }) => {
+    const outcome = await this.page.work(what, async ({ signal }) => {
       const answer = await (await send(similarityCall(question), { signal })).json();
       this.answered = { question, answer };
       this.#draw();
     });
-    if (turn !== this.turn) return false;
-    const left = this.page.pictures.chosen.length - pictures;
-    if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
-    if (!isDone) {
+    if (outcome === "done") this.page.say(leftOut(this.page.pictures.chosen, MOST_PICTURES));
+    if (outcome === "ended") {
       this.answered = null;
       this.#draw();
     }
-    return isDone;
+    return outcome === "done";
   }
 
   /** Take over other encoders of the server, and suggest texts if the user wrote none. */
@@ -338,9 +334,4 @@ function lines(text) {
 function linesOr(text) {
   const all = lines(text);
   return all.length > 0 ? all : [""];
-}
-
-/** @param {number} count @param {string} noun */
-function counted(count, noun) {
-  return `${count} ${noun}${count === 1 ? "" : "s"}`;
 }

@@ -3,6 +3,7 @@
 import { patchesOf } from "../../api/embed.js";
 import { heatColours } from "../../numbers/colours.js";
 import { boxSeen } from "../../numbers/geometry.js";
+import { asCosine } from "../../numbers/units.js";
 import { argmax, products, rangeOf, rowOf } from "../../numbers/vectors.js";
 import { el } from "../../parts/dom.js";
 import { colourBar } from "../../parts/legend.js";
@@ -111,7 +112,7 @@ export class PictureTokens {
     if (cursor === null) return;
     cosines[cursor] = -Infinity;
     const nearest = argmax(cosines);
-    const other = nearest < 0 ? "" : `; most alike ${this.map.nameOf(nearest)}, cosine ${cosines[nearest].toFixed(2)}`;
+    const other = nearest < 0 ? "" : `; most alike ${this.map.nameOf(nearest)}, cosine ${asCosine(cosines[nearest])}`;
     this.map.tell(`${this.map.nameOf(cursor)}${other}`);
   }
 }

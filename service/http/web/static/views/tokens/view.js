@@ -5,10 +5,11 @@
  */
 
 import { tokensCall } from "../../api/embed.js";
+import { counted } from "../../numbers/units.js";
 import { rangeOf, rowOf } from "../../numbers/vectors.js";
 import { button, choice, el, labelled } from "../../parts/dom.js";
 import { askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
-import { View } from "../view.js";
+import { View, leftOut } from "../view.js";
 import { Panel } from "./panel.js";
 import { prefixName } from "./picture-tokens.js";
 
@@ -117,17 +118,16 @@ export class TokensView extends View {
       this.page.say("Choose a picture.");
       return false;
     }
-    const left = this.page.pictures.chosen.length - pictures.length;
     const total = pictures.length * this.panels.length;
-    const what = `Embedding ${total} ${total === 1 ? "picture" : "pictures"}`;
-    const isDone = await this.page.work(what, async ({ signal, progress }) => {
+    const what = `Embedding ${counted(total, "picture")}`;
+    const outcome = await this.page.work(what, async ({ signal, progress }) => {
       let done = 0;
       for (const panel of this.panels) {
         await panel.load(pictures, signal, () => progress(++done, total));
       }
     });
-    if (isDone && left > 0) this.page.say(`The first ${MOST_PICTURES} pictures are shown; ${left} more are chosen.`);
-    return isDone;
+    if (outcome === "done") this.page.say(leftOut(this.page.pictures.chosen, MOST_PICTURES));
+    return outcome === "done";
   }
 
   #drawControls() {
@@ -197,10 +197,7 @@ export class TokensView extends View {
    * @param {Point | null} point null: it left
    */
   point(picture, point) {
-    cancelAnimationFrame(this.frame ?? 0);
-    this.frame = requestAnimationFrame(() => {
-      for (const panel of this.panels) panel.point(picture, point);
-    });
+    for (const panel of this.panels) panel.point(picture, point);
   }
 
   /** @param {Panel} panel @param {Place} place */
