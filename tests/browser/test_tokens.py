@@ -146,8 +146,8 @@ def test_the_numbers_of_a_token_are_the_api_s(open_page: OpenPage, server: str) 
     expect(page.locator(".numbers .note")).to_contain_text("shape [128], bfloat16; row 1 of [37, 128]")
     shown = [float(number) for number in page.locator(".numbers pre").inner_text().split(", ")]
     np.testing.assert_allclose(shown, tokens[0], rtol=1e-4)
-    page.get_by_role("button", name="class token").click()
-    expect(page.locator(".numbers h3")).to_contain_text("class token")
+    page.get_by_role("button", name="prefix token 1").click()
+    expect(page.locator(".numbers h3")).to_contain_text("prefix token 1")
     with_prefix, _ = tokens_of(server, SAMPLES / "circle-house.png", prefix=True)
     shown = [float(number) for number in page.locator(".numbers pre").inner_text().split(", ")]
     np.testing.assert_allclose(shown, with_prefix[0], rtol=1e-4)
