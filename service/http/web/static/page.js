@@ -20,6 +20,7 @@ import { TABS } from "./views/index.js";
  */
 
 const RETRY_MS = 2000;
+const MOST_UNANSWERED = 2;
 
 /** @implements {PageOfViews} */
 class Page {
@@ -28,20 +29,19 @@ class Page {
     this.models = [];
     /** @type {import("./api/models.js").Recommended[]} */
     this.recommended = [];
-    this.pictures = new Pictures(
-      () => this.view?.update(),
-      (sentence) => this.trouble(sentence),
-    );
+    this.pictures = new Pictures(() => this.view?.update());
     /** Key -> view, made when it is opened first. @type {Map<string, View>} */
     this.views = new Map();
     /** @type {View | null} */
     this.view = null;
     this.tab = TABS[0];
-    /** The tab that is opened last. @type {Tab | null} */
-    this.opening = null;
     /** @type {AbortController | null} */
     this.running = null;
     this.isRecovering = false;
+    /** Requests in a row whose connection ended without an answer. */
+    this.unanswered = 0;
+    /** Counts the links that were followed, so that only the last is shown. */
+    this.turn = 0;
     this.tools = el(
       "div",
       { class: "tools", role: "group", "aria-label": "This view" },
@@ -56,30 +56,46 @@ class Page {
     this.place = el("div");
     byId("view").append(this.intro, this.advice, el("div", { class: "shown" }, this.tools, this.place));
     byId("stop").addEventListener("click", () => this.running?.abort());
+    byId("again").addEventListener("click", () => {
+      byId("view").focus({ preventScroll: true }); // this button hides
+      this.#begin();
+    });
   }
 
   async start() {
     startTheme();
     onKeyNeeded(keyFromUser);
     byId("views").append(...TABS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
-    window.addEventListener("hashchange", () => this.#open());
-    await Promise.all([this.#load(), this.pictures.start(), (tabOf(location.hash) ?? TABS[0]).load()]);
-    await this.#open();
+    window.addEventListener("hashchange", () => this.view && this.#open());
+    await this.#begin();
   }
 
-  /** Ask for the served encoders, until the server answers. */
-  async #load() {
-    for (;;) {
+  /** Ask for the served encoders, until the server answers; then show them. They may be others than before. */
+  async #begin() {
+    byId("again").hidden = true;
+    const isFirst = this.view === null;
+    const others =
+      isFirst && Promise.all([this.pictures.start(), (tabOf(location.hash) ?? TABS[0]).load()]).catch(() => {}); // said below
+    for (let isKnown = false; !isKnown;) {
       try {
         const { models, recommended } = await served();
         Object.assign(this, { models, recommended });
-        this.trouble(null);
-        return;
+        isKnown = true;
       } catch (error) {
         this.trouble(sentenceOf(error));
+        if (error instanceof Problem && error.status === 401) {
+          byId("again").hidden = false; // the user has no key: asking goes on when the user says so
+          return;
+        }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       }
     }
+    this.trouble(null);
+    forgetTokens();
+    forgetVectors();
+    await others;
+    if (isFirst) await this.#open();
+    else this.view?.update();
   }
 
   /** Show what the link says. */
@@ -87,11 +103,16 @@ class Page {
     const [, query = ""] = location.hash.split("?");
     const tab = tabOf(location.hash) ?? (this.view === null ? TABS[0] : null);
     if (tab === null) return; // a link within the page
-    this.opening = tab;
+    const turn = ++this.turn;
     const parameters = new URLSearchParams(query);
+    const kind = await tab.load().catch(() => null);
+    if (turn !== this.turn) return; // another link was followed meanwhile
+    if (kind === null) {
+      this.trouble(`The server does not answer: the view ${tab.title} cannot be opened. Reload the page to try again.`);
+      return;
+    }
     const known = this.views.get(tab.key);
-    const view = known ?? new (await tab.load())(this);
-    if (this.opening !== tab) return; // another one was opened meanwhile
+    const view = known ?? new kind(this);
     this.tab = tab;
     this.views.set(tab.key, view);
     if (this.view !== view) {
@@ -101,14 +122,15 @@ class Page {
       this.place.replaceChildren(view.element);
     }
     this.view = view;
-    const pictures = parameters.getAll("picture");
-    if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
     if (query !== "" || !known) view.restore(parameters);
     for (const link of byId("views").querySelectorAll("a")) {
       if (link.dataset.view === tab.key) link.setAttribute("aria-current", "page");
       else link.removeAttribute("aria-current");
     }
     document.title = `${tab.title} · visiontower`;
+    const pictures = parameters.getAll("picture");
+    if (pictures.length > 0 || this.pictures.all.length === 0) await this.pictures.restore(pictures);
+    if (turn !== this.turn) return;
     this.changed();
     view.update();
   }
@@ -161,6 +183,11 @@ class Page {
     this.running = running;
     const bar = /** @type {HTMLProgressElement} */ (byId("progress"));
     const show = (/** @type {boolean} */ isBusy) => {
+      const again = byId("again");
+      if (isBusy) again.hidden = true;
+      else if (document.activeElement === byId("stop")) {
+        (again.hidden ? byId("view") : again).focus({ preventScroll: true });
+      }
       bar.hidden = byId("stop").hidden = !isBusy;
       byId("status").classList.toggle("busy", isBusy);
       bar.removeAttribute("value");
@@ -179,11 +206,13 @@ class Page {
         },
       });
       if (this.running !== running) return "replaced";
+      this.unanswered = 0;
       this.trouble(null);
       this.say("");
       return "done";
     } catch (error) {
       if (this.running !== running) return "replaced";
+      byId("again").hidden = error instanceof Unreachable; // that is tried again without being asked
       if (running.signal.aborted) {
         this.say("Stopped.");
         return "ended";
@@ -200,7 +229,10 @@ class Page {
     }
   }
 
-  /** Wait for the server, then show again: it may be another one. */
+  /**
+   * Wait for the server, then show again. Not for ever if the server is there: the request itself may be what ends the
+   * connection.
+   */
   async #recover() {
     if (this.isRecovering) return;
     this.isRecovering = true;
@@ -214,10 +246,11 @@ class Page {
       }
     }
     this.isRecovering = false;
-    forgetTokens();
-    forgetVectors();
-    await this.#load();
-    this.view?.update();
+    if (++this.unanswered <= MOST_UNANSWERED) await this.#begin();
+    else {
+      this.trouble("The server is there, but the connection ended before it answered this request.");
+      byId("again").hidden = false;
+    }
   }
 
   async #copyLink() {

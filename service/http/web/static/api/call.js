@@ -30,6 +30,11 @@ export class Problem extends Error {
     this.status = status;
     this.facts = facts;
   }
+
+  /** Whether it may be about the picture: over a limit, no image, a broken one. */
+  get isOfPicture() {
+    return [413, 415, 422].includes(this.status);
+  }
 }
 
 /** The server does not answer at all. */
@@ -94,17 +99,44 @@ export async function sendAnyway(call, { signal } = {}) {
     if (call.accept) headers["Accept"] = call.accept;
     if (accessKey !== null) headers["Authorization"] = `Bearer ${accessKey}`;
     const body = await bodyOf(call, headers);
-    let response;
-    try {
-      response = await fetch(urlOf(call), { method: call.method, headers, body, signal });
-    } catch (error) {
-      if (signal?.aborted) throw error;
-      throw new Unreachable();
-    }
+    const sent = accessKey;
+    const response = await whole(() => fetch(urlOf(call), { method: call.method, headers, body, signal }), signal);
     if (response.status !== 401) return response;
+    if (accessKey !== sent) continue; // the user gave one while this was under way
     const key = await askForKey((await problemOf(response.clone())).message);
     if (key === null) return response;
     accessKey = key;
+  }
+}
+
+/**
+ * An answer with all of its body: a connection that ends within it is no answer either.
+ *
+ * @param {() => Promise<Response>} ask
+ * @param {AbortSignal} [signal]
+ */
+async function whole(ask, signal) {
+  try {
+    const response = await ask();
+    const { status, statusText, headers } = response;
+    const body = await response.arrayBuffer();
+    return new Response(body.byteLength > 0 ? body : null, { status, statusText, headers });
+  } catch (error) {
+    if (signal?.aborted) throw error;
+    throw new Unreachable();
+  }
+}
+
+/**
+ * What an answer of JSON says. Throws Problem for what is none, such as a page that a proxy puts in its place.
+ *
+ * @param {Response} response
+ */
+export async function jsonOf(response) {
+  try {
+    return await response.json();
+  } catch {
+    throw new Problem(response.status, "The answer is not JSON: something between this page and the server wrote it.");
   }
 }
 

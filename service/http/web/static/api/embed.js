@@ -1,7 +1,7 @@
 /** Tokens and vectors from /embed, kept while there is room, so that going back costs no request. */
 
 import { compute } from "../numbers/compute.js";
-import { send } from "./call.js";
+import { Problem, send } from "./call.js";
 
 /**
  * @import {Call, Upload} from "./call.js"
@@ -63,7 +63,7 @@ export function tokensCall(picture, { model, layer = null, resolution = null }) 
 }
 
 /**
- * A picture's tokens.
+ * A picture's tokens. Throws a Problem that names the picture if it may be about it.
  *
  * @param {Picture} picture
  * @param {Asked} asked
@@ -78,7 +78,10 @@ export async function tokensOf(picture, asked, signal) {
     kept.set(key, known);
     return known;
   }
-  const response = await send(tokensCall(picture, asked), { signal });
+  const response = await send(tokensCall(picture, asked), { signal }).catch((error) => {
+    if (!(error instanceof Problem && error.isOfPicture)) throw error;
+    throw new Problem(error.status, `${picture.name}: ${error.message}`, error.facts);
+  });
   const buffer = await response.arrayBuffer();
   const { tensors, metadata } = await compute("parse", [buffer], [buffer]);
   const { shape, values } = tensors.tokens;

@@ -1,7 +1,7 @@
 /** Predicted memory: rows of /vram, and the batches that fit beside what else a card holds. */
 
 import { resolutionOf } from "../numbers/geometry.js";
-import { send } from "./call.js";
+import { jsonOf, send } from "./call.js";
 
 /**
  * @import {Call} from "./call.js"
@@ -44,7 +44,7 @@ export function forecastCall(model, sizes, batches) {
 
 /** @param {Call} call @param {AbortSignal} signal @returns {Promise<Forecast>} */
 export async function forecastOf(call, signal) {
-  const { device, budget_bytes, data } = await (await send(call, { signal })).json();
+  const { device, budget_bytes, data } = await jsonOf(await send(call, { signal }));
   return { device, budget_bytes, rows: data };
 }
 

@@ -1,6 +1,6 @@
 /** The served encoders, as /models describes them. */
 
-import { send } from "./call.js";
+import { jsonOf, send } from "./call.js";
 
 /**
  * @typedef {[number, number]} Pair [height, width], or [rows, columns]
@@ -33,7 +33,7 @@ import { send } from "./call.js";
 
 /** @returns {Promise<Served>} the default first */
 export async function served() {
-  const { data, recommended } = await (await send({ method: "GET", path: "models" })).json();
+  const { data, recommended } = await jsonOf(await send({ method: "GET", path: "models" }));
   return { models: data, recommended: recommended ?? [] };
 }
 

@@ -1,7 +1,7 @@
 /** Vectors of pictures and of texts, kept for each encoder: another query costs one small request, and going back none. */
 
 import { compute } from "../numbers/compute.js";
-import { Problem, send } from "./call.js";
+import { Problem, jsonOf, send } from "./call.js";
 import { vectorsCall } from "./embed.js";
 
 /**
@@ -18,8 +18,6 @@ import { vectorsCall } from "./embed.js";
 /** Of a request: few enough that progress is seen, many enough that the server has batches. */
 const MOST_PICTURES = 8;
 const MOST_BYTES = 16 * 2 ** 20;
-/** An answer about the picture itself: over a limit, no image, a broken one. */
-const OF_PICTURE = [413, 415, 422];
 
 /** @type {Map<string, Kept>} */
 const kept = new Map();
@@ -91,7 +89,7 @@ async function embedBatch(model, batch, signal) {
   try {
     response = await send(vectorsCall(model, { pictures: batch }), { signal });
   } catch (error) {
-    if (!(error instanceof Problem) || !OF_PICTURE.includes(error.status)) throw error;
+    if (!(error instanceof Problem) || !error.isOfPicture) throw error;
     if (batch.length === 1) {
       fail(0, error.message);
     } else if (error.status === 413) {
@@ -104,7 +102,7 @@ async function embedBatch(model, batch, signal) {
     return;
   }
   if (response.headers.get("content-type")?.startsWith("application/json")) {
-    for (const { index, error } of (await response.json()).data) fail(index, error.detail); // none was read
+    for (const { index, error } of (await jsonOf(response)).data) fail(index, error.detail); // none was read
     return;
   }
   const { tensors, metadata } = await parsed(response);

@@ -11,13 +11,14 @@
  */
 export function parseSafetensors(buffer) {
   const headerBytes = buffer.byteLength < 8 ? NaN : Number(new DataView(buffer).getBigUint64(0, true));
-  if (!(8 + headerBytes <= buffer.byteLength)) throw new Error("The answer is cut short.");
+  if (!(8 + headerBytes <= buffer.byteLength)) throw new Error("the answer is no safetensors file, or cut short.");
   const { __metadata__: metadata = {}, ...entries } = JSON.parse(
     new TextDecoder().decode(new Uint8Array(buffer, 8, headerBytes)),
   );
   /** @type {Record<string, Tensor>} */
   const tensors = {};
   for (const [name, { dtype, shape, data_offsets: offsets }] of Object.entries(entries)) {
+    if (!(8 + headerBytes + offsets[1] <= buffer.byteLength)) throw new Error("the answer is cut short.");
     const bytes = buffer.slice(8 + headerBytes + offsets[0], 8 + headerBytes + offsets[1]); // aligned, as the original may not be
     tensors[name] = { shape, dtype, values: toFloat32(bytes, dtype) };
   }

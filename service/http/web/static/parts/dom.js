@@ -35,6 +35,34 @@ export function labelled(label, field, value) {
   return el("label", { class: "field" }, el("span", {}, label, value && " ", value), field);
 }
 
+const FOCUSABLE = ":is(button, select, textarea, input, summary, [tabindex]):not(:disabled, [hidden], [tabindex='-1'])";
+
+/**
+ * Put these in place of an element's children. The focus goes from an element that is gone to the one of its name, or
+ * else to the one in its place. If they stand there already, nothing moves: a slider is still held.
+ *
+ * @param {Element} element
+ * @param {...Node} children
+ */
+export function put(element, ...children) {
+  const known = element.childNodes;
+  if (known.length === children.length && children.every((child, index) => child === known[index])) return;
+  const before = [...element.querySelectorAll(FOCUSABLE)];
+  const at = before.findIndex((each) => each === document.activeElement);
+  element.replaceChildren(...children);
+  if (at < 0 || before[at] === document.activeElement) return;
+  const now = /** @type {HTMLElement[]} */ ([...element.querySelectorAll(FOCUSABLE)]);
+  const name = nameOf(before[at]);
+  const alike = now.filter((each) => nameOf(each) === name);
+  const turn = before.slice(0, at).filter((each) => nameOf(each) === name).length;
+  (alike[Math.min(turn, alike.length - 1)] ?? now[Math.min(at, now.length - 1)])?.focus({ preventScroll: true });
+}
+
+/** @param {Element} control */
+function nameOf(control) {
+  return `${control.tagName} ${control.getAttribute("aria-label") ?? control.closest("label")?.textContent ?? control.textContent}`;
+}
+
 /**
  * @typedef {string | {value: string, text: string}} Option
  */

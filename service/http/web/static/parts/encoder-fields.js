@@ -2,7 +2,7 @@
 
 import { modelOf } from "../api/models.js";
 import { resolutionOf, sizeName, sizesOf } from "../numbers/geometry.js";
-import { button, choice, el, labelled } from "./dom.js";
+import { button, choice, el, labelled, put } from "./dom.js";
 import { Slider } from "./slider.js";
 
 /**
@@ -49,9 +49,8 @@ export class EncoderFields {
       this.draw();
       this.onchange();
     });
-    this.element.replaceChildren(labelled("Encoder", encoder));
-    if (this.hasLayer) this.element.append(this.#layers());
-    this.element.append(this.#sizes());
+    const layers = this.hasLayer ? [this.#layers()] : [];
+    put(this.element, labelled("Encoder", encoder), ...layers, this.#sizes());
   }
 
   /** End a slider that plays. */
@@ -140,15 +139,12 @@ export function askedInLink({ model, layer = null, resolution = null }) {
  * @returns {Asked}
  */
 export function askedOfLink(models, link) {
-  const [id, ...options] = link.split(";");
+  // from the end: an id may have a semicolon
+  const [, id, layer, resolution] = /^(.*?)(?:;layer=(\d+))?(?:;resolution=([^;]*))?$/s.exec(link) ?? ["", link];
   const model = modelOf(models, id);
-  const value = (/** @type {string} */ name) =>
-    options.find((option) => option.startsWith(`${name}=`))?.slice(name.length + 1) ?? null;
-  const layer = value("layer") === null ? null : Number(value("layer"));
-  const resolution = value("resolution");
   return {
     model,
-    layer: layer !== null && Number.isInteger(layer) && layer >= 0 && layer < model.layers ? layer : null,
+    layer: layer !== undefined && Number(layer) < model.layers ? Number(layer) : null,
     resolution: sizesOf(model).some((size) => resolutionOf(size) === resolution) ? resolution : null,
   };
 }

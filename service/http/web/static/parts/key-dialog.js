@@ -17,7 +17,14 @@ let asking = null;
 /** @param {string} refusal @returns {Promise<string | null>} */
 function ask(refusal) {
   return new Promise((resolve) => {
-    const field = el("input", { type: "password", autocomplete: "off", id: "access-key" });
+    const field = el("input", {
+      type: "password",
+      autocomplete: "off",
+      id: "access-key",
+      required: true,
+      pattern: "[\\x21-\\x7e]+", // others cannot stand in a header
+      title: "Latin letters, digits and signs, without spaces",
+    });
     const dialog = el(
       "dialog",
       {

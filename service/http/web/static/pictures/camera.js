@@ -29,7 +29,7 @@ export class Camera {
       this.stream = await navigator.mediaDevices.getUserMedia({ video: true });
     } catch (error) {
       const refused = error instanceof DOMException && error.name === "NotAllowedError";
-      this.pictures.ontrouble(refused ? "The browser was not allowed to use the camera." : "No camera was found.");
+      this.pictures.tray.trouble(refused ? "The browser was not allowed to use the camera." : "No camera was found.");
       return;
     }
     this.video.srcObject = this.stream;

@@ -15,11 +15,9 @@ const MOST_CHOSEN = MOST_WHOLE;
 export class Pictures {
   /**
    * @param {() => void} onchange other pictures are chosen
-   * @param {(sentence: string) => void} ontrouble
    */
-  constructor(onchange, ontrouble) {
+  constructor(onchange) {
     this.onchange = onchange;
-    this.ontrouble = ontrouble;
     /** @type {Picture[]} */
     this.all = [];
     /** @type {Sample[]} */
@@ -40,8 +38,8 @@ export class Pictures {
 
   /** Load the list of samples. */
   async start() {
-    const response = await fetch(new URL("web/samples/samples.json", document.baseURI));
-    this.samples = response.ok ? await response.json() : [];
+    const response = await fetch(new URL("web/samples/samples.json", document.baseURI)).catch(() => null);
+    this.samples = response?.ok ? await response.json() : []; // own pictures need none
     this.tray.draw();
   }
 
@@ -53,16 +51,17 @@ export class Pictures {
    */
   async restore(names) {
     if (names.length === 0 && this.samples.length > 0) names = [`sample:${this.samples[0].file}`];
+    const turn = ++this.turn;
     this.missing.clear();
     /** @type {string[]} */
     const ids = [];
-    for (const each of names) {
+    for (const each of new Set(names)) {
       const [id, name = id] = each.split("~");
       const found = this.all.find((picture) => picture.id === id) ?? (await this.#fromLink(id));
       if (found) ids.push(id);
       else this.missing.set(id, name);
     }
-    await this.#take(ids.slice(0, MOST_CHOSEN));
+    if (turn === this.turn) await this.#take(ids.slice(0, MOST_CHOSEN));
   }
 
   /** These and the missing ones, as `restore` takes them. @param {Picture[]} pictures @returns {string[]} */
@@ -75,7 +74,7 @@ export class Pictures {
   async #fromLink(id) {
     if (id.startsWith("sample:")) {
       const sample = this.samples.find(({ file }) => `sample:${file}` === id);
-      return sample ? this.#addSample(sample) : null;
+      return sample ? this.#addSample(sample).catch(() => null) : null;
     }
     const found = await storage.find(id);
     return found ? this.#add(id, found.name, found.blob) : null;
@@ -91,13 +90,15 @@ export class Pictures {
     const ids = [];
     /** @type {Picture[]} */
     const added = [];
+    /** @type {string[]} */
+    const refused = [];
     for (const [index, file] of files.entries()) {
-      if (file.size === 0) {
-        this.ontrouble(`${file.name} is empty.`);
+      if (files.length > MOST_CHOSEN) this.tray.tell(`Reading ${index + 1} of ${files.length} files`);
+      const id = await idOf(file).catch(() => null);
+      if (id === null || file.size === 0) {
+        refused.push(id === null ? `${file.name} cannot be read: it is a folder, or gone.` : `${file.name} is empty.`);
         continue;
       }
-      if (files.length > MOST_CHOSEN) this.tray.tell(`Reading ${index + 1} of ${files.length} files`);
-      const id = await idOf(file);
       if (!this.all.some((picture) => picture.id === id)) added.push(this.#add(id, file.name, file));
       this.missing.delete(id);
       ids.push(id);
@@ -105,19 +106,32 @@ export class Pictures {
     // before they stand in the link, which a reload follows
     await storage.keep(added.map(({ id, name, upload }) => ({ id, name, blob: upload.blob })));
     this.tray.tell(null);
+    this.tray.trouble(refused.join(" "));
     if (ids.length > 0) await this.choose([...new Set(ids)].slice(0, MOST_CHOSEN));
   }
 
   /** Add all samples, and leave chosen what is. */
   async addSamples() {
-    for (const sample of this.samples) await this.#addSample(sample);
-    await this.choose(this.chosenIds);
+    await this.#withSamples(this.samples, () => this.chosenIds);
   }
 
   /** Show a sample beside none, or beside what is chosen. @param {Sample} sample @param {boolean} [beside] */
   async chooseSample(sample, beside = false) {
-    const { id } = await this.#addSample(sample);
-    await this.choose(beside ? [...this.chosenIds, id] : [id]);
+    await this.#withSamples([sample], ([{ id }]) => (beside ? [...this.chosenIds, id] : [id]));
+  }
+
+  /** @param {Sample[]} samples @param {(added: Picture[]) => string[]} chosen ids, when they are here */
+  async #withSamples(samples, chosen) {
+    /** @type {Picture[]} */
+    const added = [];
+    try {
+      for (const sample of samples) added.push(await this.#addSample(sample));
+    } catch {
+      this.tray.trouble("The server does not give this sample.");
+      return;
+    }
+    this.tray.trouble("");
+    await this.choose(chosen(added));
   }
 
   /** @param {string[]} ids */
@@ -167,8 +181,11 @@ export class Pictures {
     const known = this.all.find((picture) => picture.id === id);
     if (known) return known;
     const url = String(new URL(`web/samples/${sample.file}`, document.baseURI));
-    const blob = await (await fetch(url)).blob();
-    return this.#add(id, sample.file, blob, sample, url);
+    const response = await fetch(url);
+    if (!response.ok) throw new Error(`${sample.file}: ${response.status}`);
+    const blob = await response.blob();
+    // another click may have brought it meanwhile
+    return this.all.find((picture) => picture.id === id) ?? this.#add(id, sample.file, blob, sample, url);
   }
 
   /**
@@ -180,8 +197,17 @@ export class Pictures {
    * @returns {Picture}
    */
   #add(id, name, blob, sample = null, url) {
-    const picture = { id, name, upload: { name, blob, url }, image: null, width: 0, height: 0, sample };
+    const free = this.#freeName(name);
+    const picture = { id, name: free, upload: { name: free, blob, url }, image: null, width: 0, height: 0, sample };
     this.all.push(picture);
     return picture;
+  }
+
+  /** The name, or "cat-2.jpg" for another "cat.jpg": code to copy must tell them apart. @param {string} name */
+  #freeName(name) {
+    const [, stem, ending] = /^(.*?)(\.\w+)?$/s.exec(name) ?? [];
+    let free = name;
+    for (let count = 2; this.all.some((each) => each.name === free); count++) free = `${stem}-${count}${ending ?? ""}`;
+    return free;
   }
 }

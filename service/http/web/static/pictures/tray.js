@@ -1,6 +1,6 @@
 /** The strip of thumbnails, with the ways to add pictures. */
 
-import { button, byId, el } from "../parts/dom.js";
+import { button, byId, el, put } from "../parts/dom.js";
 import { Camera } from "./camera.js";
 import { thumbnail } from "./drawing.js";
 import { PICTURES, filesOf } from "./dropped.js";
@@ -20,6 +20,7 @@ export class Tray {
     this.pictures = pictures;
     this.list = el("ul", { class: "thumbs", "aria-label": "Pictures here" });
     this.samples = el("div", { class: "samples" });
+    this.problem = el("p", { class: "problem", role: "alert", hidden: true });
     this.note = el("span", { class: "note" });
     const file = el("input", {
       type: "file",
@@ -47,10 +48,17 @@ export class Tray {
         this.note,
       ),
       file,
+      this.problem,
       this.list,
     );
     this.tell(null);
     listenForDrops(pictures);
+  }
+
+  /** @param {string} sentence empty: none any more */
+  trouble(sentence) {
+    this.problem.hidden = sentence === "";
+    this.problem.textContent = sentence;
   }
 
   /** @param {string | null} sentence null: what users can do */
@@ -60,8 +68,8 @@ export class Tray {
 
   draw() {
     const { pictures } = this;
-    this.list.replaceChildren(...pictures.all.map((picture) => this.#thumb(picture)));
-    if (pictures.missing.size > 0) this.list.append(missing([...pictures.missing.values()]));
+    const absent = pictures.missing.size > 0 ? [missing([...pictures.missing.values()])] : [];
+    put(this.list, ...pictures.all.map((picture) => this.#thumb(picture)), ...absent);
   }
 
   /** When they are asked for: their pictures are sent then. */
@@ -154,9 +162,10 @@ function listenForDrops(pictures) {
     document.body.classList.remove("dropping");
     if (!event.dataTransfer?.files.length) return;
     event.preventDefault();
-    const files = await filesOf(event.dataTransfer);
-    if (files.length === 0) pictures.ontrouble("That folder has no pictures.");
-    await pictures.addFiles(files);
+    const files = await filesOf(event.dataTransfer).catch(() => null);
+    if (files === null) pictures.tray.trouble("That folder cannot be read.");
+    else if (files.length === 0) pictures.tray.trouble("That folder has no pictures.");
+    else await pictures.addFiles(files);
   });
   document.addEventListener("paste", (event) => {
     const files = [...(event.clipboardData?.files ?? [])];

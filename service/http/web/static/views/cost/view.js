@@ -8,7 +8,7 @@ import { modelOf } from "../../api/models.js";
 import { resolutionOf, sidesOf, sizeName, sizesOf } from "../../numbers/geometry.js";
 import { GIB, grouped, inFlops, inGiB, short } from "../../numbers/units.js";
 import { copied, select } from "../../parts/clipboard.js";
-import { button, el, labelled } from "../../parts/dom.js";
+import { button, el, labelled, put } from "../../parts/dom.js";
 import { encoderChoice } from "../../parts/encoder-fields.js";
 import { colourKey } from "../../parts/legend.js";
 import { Plot, lineColour } from "../../parts/plot.js";
@@ -223,7 +223,7 @@ export class CostView extends View {
       page.changed();
       this.#draw();
     });
-    this.fields.replaceChildren(labelled("Encoder", encoder), batches, ...card);
+    put(this.fields, labelled("Encoder", encoder), batches, ...card);
     this.#drawSlider();
   }
 

@@ -5,7 +5,7 @@ import { vectorsCall } from "../../api/embed.js";
 import { Interval, METRICS_CALL, Metrics, parseMetrics } from "../../api/metrics.js";
 import { modelOf } from "../../api/models.js";
 import { grouped, inGiB, short } from "../../numbers/units.js";
-import { button, el, labelled } from "../../parts/dom.js";
+import { button, el, labelled, put } from "../../parts/dom.js";
 import { encoderChoice } from "../../parts/encoder-fields.js";
 import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
@@ -160,10 +160,7 @@ export class LiveView extends View {
   }
 
   #drawControls() {
-    const isFocused = this.controls.contains(document.activeElement) && document.activeElement?.matches(".pause");
-    const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)), {
-      class: "pause",
-    });
+    const pause = button(this.isPaused ? "Go on" : "Pause", () => (this.isPaused ? this.#goOn() : this.#pause(null)));
     const encoder = encoderChoice(this.page.models, this.model, (model) => {
       this.model = model;
       this.page.changed();
@@ -183,13 +180,13 @@ export class LiveView extends View {
     const traffic = button("Make some traffic", () => this.#makeTraffic());
     traffic.disabled = this.page.pictures.chosen.length === 0;
     traffic.title = `Embeds the chosen pictures in turn, ${AT_ONCE} requests at once.`;
-    this.controls.replaceChildren(
+    put(
+      this.controls,
       pause,
       labelled("Encoder of stages and traffic", encoder),
       labelled("Requests to send", requests),
       traffic,
     );
-    if (isFocused) pause.focus();
   }
 
   /** Embed the chosen pictures in turn, some at once. */

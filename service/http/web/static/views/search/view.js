@@ -41,8 +41,14 @@ export class SearchView extends View {
     const text = labelled("Rank by a text", this.field);
     text.classList.add("wide");
     this.about = el("p", { class: "note" });
-    this.more = button("Embed the rest", () => this.update());
-    this.samples = button("Add all samples", () => page.pictures.addSamples());
+    this.more = button("Embed the rest", () => {
+      this.picture.focus(); // this button hides
+      this.update();
+    });
+    this.samples = button("Add all samples", () => {
+      this.picture.focus(); // this button hides
+      page.pictures.addSamples();
+    });
     this.save = button("Save vectors", () => this.#save());
     this.list = el("ol", { class: "cards", "aria-label": "Pictures" });
     this.element.append(

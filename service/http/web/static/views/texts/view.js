@@ -3,11 +3,11 @@
  * the pointer, the cosine of that patch with every text.
  */
 
-import { send } from "../../api/call.js";
+import { jsonOf, send } from "../../api/call.js";
 import { scoringSentence, similarityCall } from "../../api/similarity.js";
 import { counted } from "../../numbers/units.js";
 import { rangeOf } from "../../numbers/vectors.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, choice, el, labelled, put } from "../../parts/dom.js";
 import { EncoderFields, askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
 import { View, leftOut } from "../view.js";
 import { MOST_MAPS, Result } from "./result.js";
@@ -70,6 +70,7 @@ export class TextsView extends View {
     });
     this.suggest = button("Suggested texts", () => {
       this.written = null;
+      this.area.focus(); // this button hides
       this.update();
     });
     this.templateArea = el("textarea", {
@@ -152,7 +153,7 @@ export class TextsView extends View {
     const [pictures, texts] = [question.pictures.length, question.texts.length];
     const what = `Comparing ${counted(pictures, "picture")} with ${counted(texts, "text")}`;
     const outcome = await this.page.work(what, async ({ signal }) => {
-      const answer = await (await send(similarityCall(question), { signal })).json();
+      const answer = await jsonOf(await send(similarityCall(question), { signal }));
       this.answered = { question, answer };
       this.#draw();
     });
@@ -282,7 +283,8 @@ export class TextsView extends View {
     );
     const values = answer[this.drawn].flatMap((row) => row ?? []);
     const [low, high] = this.drawn === "probabilities" ? [0, 1] : rangeOf(values);
-    this.results.replaceChildren(
+    put(
+      this.results,
       ...question.pictures.map((_, index) => {
         const result = new Result({ question, answer }, index);
         return result.draw(this.drawn, [Math.min(low, 0), Math.max(high, 0)], this.isShared);

@@ -1,10 +1,11 @@
 /** An encoder, a layer and a resolution, with the pictures as they see them. */
 
+import { Problem } from "../../api/call.js";
 import { patchesOf, tokensOf } from "../../api/embed.js";
 import { componentColours, heatColours } from "../../numbers/colours.js";
 import { compute } from "../../numbers/compute.js";
 import { rangeOf, rowOf } from "../../numbers/vectors.js";
-import { button, el } from "../../parts/dom.js";
+import { button, el, put } from "../../parts/dom.js";
 import { EncoderFields } from "../../parts/encoder-fields.js";
 import { PictureTokens } from "./picture-tokens.js";
 
@@ -25,15 +26,11 @@ export class Panel {
     this.shown = [];
     /** Counts what was asked for, so that late colours are dropped. */
     this.turn = 0;
+    this.isLoaded = false;
     this.about = el("p", { class: "note about" });
     this.place = el("div", { class: "maps" });
-    this.element = el(
-      "section",
-      { class: "panel", "aria-label": asked.model.id },
-      this.fields.element,
-      this.about,
-      this.place,
-    );
+    this.close = button("×", () => view.remove(this), { class: "quiet close", "aria-label": "Remove this panel" });
+    this.element = el("section", { class: "panel" }, this.fields.element, this.about, this.place, this.close);
   }
 
   get asked() {
@@ -43,21 +40,14 @@ export class Panel {
   /** The server's encoders may be others now. @param {Model[]} models */
   refresh(models) {
     this.fields.refresh(models);
-    const { panels } = this.view;
     this.element.setAttribute("aria-label", this.asked.model.id);
-    this.element.querySelector(".close")?.remove();
-    if (panels.length > 1) {
-      const close = button("×", () => this.view.remove(this), {
-        class: "quiet close",
-        "aria-label": "Remove this panel",
-      });
-      this.element.append(close);
-    }
+    this.close.hidden = this.view.panels.length === 1;
   }
 
   empty() {
     this.shown = [];
     this.about.textContent = "";
+    this.place.hidden = false;
     this.place.replaceChildren(el("p", { class: "note" }, "Drop a picture on this page, or take a sample."));
   }
 
@@ -73,29 +63,39 @@ export class Panel {
    */
   async load(pictures, signal, onone) {
     this.turn++;
+    this.isLoaded = false;
     const { asked } = this;
-    /** @type {Tokens[]} */
+    /** @type {Array<Tokens | Problem>} */
     const loaded = [];
     for (const picture of pictures) {
-      loaded.push(await tokensOf(picture, asked, signal));
+      loaded.push(await tokensOf(picture, asked, signal).catch(onlyOfPicture));
       signal.throwIfAborted();
       onone();
     }
+    const [tokens] = loaded.flatMap((each) => (each instanceof Problem ? [] : [each]));
+    if (tokens === undefined) throw loaded[0];
+    this.isLoaded = true;
+    this.place.hidden = false;
     const old = this.shown;
     this.shown = pictures.map((picture, index) => {
       const shown = old.find((each) => each.picture === picture) ?? new PictureTokens(this, picture);
-      shown.show(asked, loaded[index]);
+      const one = loaded[index];
+      if (one instanceof Problem) shown.refuse(one.message);
+      else shown.show(asked, one);
       return shown;
     });
-    const elements = this.shown.map((shown) => shown.element);
-    if (!same(elements, [...this.place.children])) this.place.replaceChildren(...elements);
-    const [{ tokens }] = this.shown;
-    if (tokens) {
-      const { rows, cols, width, prefix, dtype } = tokens;
-      const ahead = prefix > 0 ? ` and ${prefix} prefix ${prefix === 1 ? "token" : "tokens"}` : "";
-      this.about.textContent = `${rows} × ${cols} = ${rows * cols} tokens${ahead}, each ${width} numbers (${dtype})`;
-    }
+    put(this.place, ...this.shown.map((shown) => shown.element));
+    const { rows, cols, width, prefix, dtype } = tokens;
+    const ahead = prefix > 0 ? ` and ${prefix} prefix ${prefix === 1 ? "token" : "tokens"}` : "";
+    this.about.textContent = `${rows} × ${cols} = ${rows * cols} tokens${ahead}, each ${width} numbers (${dtype})`;
     await this.recolour();
+  }
+
+  /** What was asked for did not come: tokens that were asked for before must not be taken for it. */
+  hideOld() {
+    if (this.isLoaded) return;
+    this.place.hidden = true;
+    this.about.textContent = "";
   }
 
   /** The colours at rest. */
@@ -165,7 +165,8 @@ function joined(arrays) {
   return all;
 }
 
-/** @param {Element[]} a @param {Element[]} b */
-function same(a, b) {
-  return a.length === b.length && a.every((each, index) => each === b[index]);
+/** A problem of one picture, for its place; others are thrown. @param {unknown} error @returns {Problem} */
+function onlyOfPicture(error) {
+  if (error instanceof Problem && error.isOfPicture) return error;
+  throw error;
 }

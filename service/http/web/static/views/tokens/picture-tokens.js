@@ -5,7 +5,7 @@ import { heatColours } from "../../numbers/colours.js";
 import { boxSeen } from "../../numbers/geometry.js";
 import { asCosine } from "../../numbers/units.js";
 import { argmax, products, rangeOf, rowOf } from "../../numbers/vectors.js";
-import { el } from "../../parts/dom.js";
+import { el, put } from "../../parts/dom.js";
 import { colourBar } from "../../parts/legend.js";
 import { TokenMap } from "../../parts/token-map.js";
 
@@ -47,16 +47,27 @@ export class PictureTokens {
     return this.tokens ? this.tokens.lengths.subarray(this.tokens.prefix) : new Float32Array(0);
   }
 
+  /** The server does not read it. @param {string} sentence */
+  refuse(sentence) {
+    this.tokens = null;
+    this.map.stage.hidden = true;
+    this.about.textContent = sentence;
+    this.prefix.replaceChildren();
+    this.rest(null, null);
+  }
+
   /** @param {Asked} asked @param {Tokens} tokens */
   show(asked, tokens) {
     const { picture } = this;
     const box = boxSeen(picture, asked);
     this.map.show(picture, box, `${picture.name} as ${asked.model.id} sees it`);
+    this.map.stage.hidden = false;
     this.map.setGrid(tokens);
     this.about.textContent = cropSentence(picture, box);
     if (this.tokens !== tokens) this.map.paint(null);
     this.tokens = tokens;
-    this.prefix.replaceChildren(
+    put(
+      this.prefix,
       ...Array.from({ length: tokens.prefix }, (_, index) => {
         const { view } = this.panel;
         const token = () => rowOf(tokens.unit, tokens.width, index);

@@ -7,7 +7,7 @@
 import { tokensCall } from "../../api/embed.js";
 import { counted } from "../../numbers/units.js";
 import { rangeOf, rowOf } from "../../numbers/vectors.js";
-import { button, choice, el, labelled } from "../../parts/dom.js";
+import { button, choice, el, labelled, put } from "../../parts/dom.js";
 import { askedInLink, askedOfLink } from "../../parts/encoder-fields.js";
 import { View, leftOut } from "../view.js";
 import { Panel } from "./panel.js";
@@ -71,7 +71,8 @@ export class TokensView extends View {
     const colouring = parameters.get("colours");
     this.colouring = COLOURINGS.find(({ value }) => value === colouring)?.value ?? "components";
     this.isJoint = parameters.has("joint");
-    this.opacity = Number(parameters.get("opacity") ?? 0.75) || 0;
+    const opacity = Number(parameters.get("opacity") ?? NaN);
+    this.opacity = opacity >= 0 && opacity <= 1 ? opacity : 0.75;
     const links = parameters.getAll("panel").slice(0, MOST_PANELS);
     for (const panel of this.panels) panel.fields.stop();
     this.panels = (links.length > 0 ? links : oneOfEach(models)).map(
@@ -109,7 +110,8 @@ export class TokensView extends View {
   /** @returns {Promise<boolean>} whether all is shown */
   async update() {
     for (const panel of this.panels) panel.refresh(this.page.models);
-    this.place.replaceChildren(...this.panels.map((panel) => panel.element));
+    put(this.place, ...this.panels.map((panel) => panel.element));
+    this.numbers.replaceChildren(); // they are of other tokens
     this.place.style.setProperty("--panels", String(this.panels.length));
     this.page.changed();
     const pictures = this.pictures();
@@ -126,6 +128,7 @@ export class TokensView extends View {
         await panel.load(pictures, signal, () => progress(++done, total));
       }
     });
+    if (outcome === "ended") for (const panel of this.panels) panel.hideOld();
     if (outcome === "done") this.page.say(leftOut(this.page.pictures.chosen, MOST_PICTURES));
     return outcome === "done";
   }
@@ -174,7 +177,8 @@ export class TokensView extends View {
     });
     beside.title = "Another encoder, layer or resolution beside it";
     beside.disabled = this.panels.length >= MOST_PANELS;
-    this.controls.replaceChildren(
+    put(
+      this.controls,
       labelled("Colours", colouring),
       labelled("Colours over the picture", opacity),
       el("label", { class: "check" }, joint, " one set of colours for all pictures"),
@@ -218,8 +222,11 @@ export class TokensView extends View {
         `shape [${tokens.width}], ${tokens.dtype}; row ${row} of [${tokens.prefix + tokens.rows * tokens.cols}, ${tokens.width}]` +
           `; length ${tokens.lengths[row].toPrecision(4)}, from ${low.toPrecision(4)} to ${high.toPrecision(4)}`,
       ),
-      el("pre", { tabindex: "0" }, text),
-      button("Close", () => this.numbers.replaceChildren()),
+      el("pre", { tabindex: "0", "aria-live": "off" }, text),
+      button("Close", () => {
+        this.numbers.replaceChildren();
+        map.stage.focus();
+      }),
     );
     this.numbers.scrollIntoView({ block: "nearest" });
   }
