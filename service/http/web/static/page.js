@@ -15,7 +15,6 @@ import { Pictures } from "./pictures/pictures.js";
 import { TABS } from "./views/index.js";
 
 /**
- * @import {Tab} from "./views/index.js"
  * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
