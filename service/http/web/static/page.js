@@ -16,12 +16,15 @@ import { Pictures } from "./pictures/pictures.js";
 import { TABS } from "./views/index.js";
 
 /**
+<<<<<<< HEAD
  * @import {Model, Recommended} from "./api/models.js"
+=======
+>>>>>>> r2
  * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
 const RETRY_MS = 2000;
-const MOST_UNANSWERED = 2;
+const MOST_UNANSWERED = 1;
 
 /** @implements {PageOfViews} */
 class Page {

@@ -6,7 +6,7 @@ const WORDS = /** @type {const} */ ({
   encoder: "A network that turns a picture into numbers, such as CLIP or DINO. Some turn texts into such numbers too.",
   token:
     "What an encoder says of one patch of the picture: a list of numbers. Similar patches have similar tokens. A ViT cuts " +
-    "the picture into patches; of a CNN it is a cell of its last feature map.",
+    "the picture into patches; of a CNN it is a cell of a feature map.",
   "prefix token":
     "A token that belongs to no patch: the class token stands for the whole picture, registers hold what the encoder " +
     "notes for itself.",
