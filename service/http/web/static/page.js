@@ -16,10 +16,7 @@ import { Pictures } from "./pictures/pictures.js";
 import { TABS } from "./views/index.js";
 
 /**
-<<<<<<< HEAD
  * @import {Model, Recommended} from "./api/models.js"
-=======
->>>>>>> r2
  * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
