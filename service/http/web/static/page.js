@@ -21,7 +21,7 @@ import { TABS } from "./views/index.js";
  */
 
 const RETRY_MS = 2000;
-const MOST_UNANSWERED = 2;
+const MOST_UNANSWERED = 1;
 
 /** @implements {PageOfViews} */
 class Page {
