@@ -11,10 +11,8 @@ import pytest
 from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
-from tests.support.browser import Faults, OpenPage, axe, drop, paste
-from tests.support.paths import ROOT
+from tests.support.browser import SAMPLES, Faults, OpenPage, axe, drop, paste
 
-SAMPLES = ROOT / "service/http/web/static/samples"
 TILES = "#pictures li"
 
 

@@ -5,15 +5,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pytest
 from numpy.typing import NDArray
 from playwright.sync_api import Page, expect
 
-from tests.support.browser import Faults, OpenPage, axe, drop, screenshot
-from tests.support.paths import ROOT
+from tests.support.browser import SAMPLES, Faults, OpenPage, drop
 from tests.support.tokens import tokens_of
 
-SAMPLES = ROOT / "service/http/web/static/samples"
 LEFT, RIGHT = "circle-house.png", "star-triangle.png"
 SIDE = 24
 TWO = f"/#match?encoder=demo:vit;resolution={16 * SIDE}&picture=sample:{LEFT}&picture=sample:{RIGHT}"
@@ -148,13 +145,3 @@ def test_a_broken_picture_is_a_sentence(open_page: OpenPage, faults: Faults, tmp
     page.get_by_role("checkbox", name=f"Show {RIGHT}").check()
     matched(page)
     expect(page.get_by_role("alert")).to_be_hidden()
-
-
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 390)])
-def test_it_is_accessible_and_fits(open_page: OpenPage, theme: str, width: int) -> None:
-    page = open_page(TWO, theme=theme, width=width)
-    matched(page)
-    page.get_by_text("The pairs as a table").click()
-    assert axe(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    screenshot(page, "match")

@@ -14,11 +14,9 @@ from PIL import Image
 from playwright.sync_api import Page, Route, expect
 from safetensors.numpy import load
 
-from service.http.web.pages import STATIC
-from tests.support.browser import OpenPage, axe, screenshot
+from tests.support.browser import SAMPLES, OpenPage, axe, fits, screenshot, settle
 from tests.support.serving import noise
 
-SAMPLES = STATIC / "samples"
 ROUNDING = 5e-3
 """Scores have three digits, and bfloat16 gives a picture other ones in another batch."""
 
@@ -36,7 +34,7 @@ def vectors(server: str, files: Sequence[Path] = (), texts: Sequence[str] = ()) 
 
 def ranked(page: Page) -> dict[str, float]:
     """The gallery from first to last: file name -> number; NaN if it has none."""
-    expect(page.locator("#view")).to_have_attribute("aria-busy", "false")
+    settle(page)
     return {
         card.locator(".name").get_attribute("title") or "": float(score or "nan")
         for card in page.locator(".card").all()
@@ -120,7 +118,7 @@ def test_bad_pictures_are_named_and_the_others_rank(open_page: OpenPage, odd: li
     expect(bad.nth(0)).to_contain_text("truncated")
     expect(bad.nth(1)).to_contain_text("This is text")
     assert axe(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= 390
+    assert fits(page)
     screenshot(page, "search-odd")
 
 

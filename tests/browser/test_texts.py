@@ -9,14 +9,12 @@ from typing import Any
 
 import httpx
 import numpy as np
-import pytest
 from PIL import Image
 from playwright.sync_api import Locator, Page, expect
 
-from tests.support.browser import Faults, OpenPage, axe, drop, screenshot
+from tests.support.browser import SAMPLES, Faults, OpenPage, drop, settle
 from tests.support.paths import ROOT
 
-SAMPLES = ROOT / "service/http/web/static/samples"
 PICTURE = SAMPLES / "circle-house.png"
 TEXTS = ["a red circle", "a house", "a blue star"]
 """Suggested for that picture."""
@@ -147,7 +145,7 @@ def test_a_link_restores_texts_templates_and_encoder(open_page: OpenPage) -> Non
     page.get_by_label("Template", exact=True).select_option("own")
     page.get_by_label("Own templates").fill("a drawing of {}\n{}")
     page.get_by_label("Own templates").press("Control+Enter")
-    expect(page.locator("#view")).to_have_attribute("aria-busy", "false")
+    settle(page)
     page.get_by_label("Bars show").select_option("logits")
     page.get_by_label("Heat maps").select_option("apart")
     expect(page).to_have_url(re.compile("template=a.drawing.of.*bars=logits.*maps=apart"))
@@ -205,14 +203,3 @@ def test_a_picture_that_fails_stands_beside_those_that_do_not(open_page: OpenPag
     expect(page.locator(".result .problem")).to_have_count(1)
     expect(page.locator(".result").first.get_by_role("heading")).to_have_text("broken.png")
     expect(page.locator("table.scores")).to_have_count(1)
-
-
-@pytest.mark.parametrize(("theme", "width"), [("light", 1440), ("dark", 390)])
-def test_it_is_accessible_and_fits(open_page: OpenPage, theme: str, width: int) -> None:
-    long = "&text=" + "incomprehensibilities" * 5
-    path = f"/#texts?picture=sample:circle-house.png&picture=sample:cat.jpg&text=a+sun&maps=apart{long}"
-    page = open_page(path, theme=theme, width=width)
-    expect(page.locator(".text-maps .stage")).to_have_count(4)
-    assert axe(page) == []
-    assert page.evaluate("document.documentElement.scrollWidth") <= width
-    screenshot(page, "texts")

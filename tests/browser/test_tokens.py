@@ -9,12 +9,10 @@ from playwright.sync_api import Locator, Page, expect
 
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
-from tests.support.browser import OpenPage, drop, screenshot
-from tests.support.paths import ROOT
+from tests.support.browser import SAMPLES, OpenPage, drop, screenshot, settle
 from tests.support.seen import seen_box
 from tests.support.tokens import component_colours, cosines, tokens_of
 
-SAMPLES = ROOT / "service/http/web/static/samples"
 ONE = "/#tokens?panel=demo:vit"
 """One panel, so that there is one map of each picture."""
 
@@ -148,8 +146,8 @@ def test_the_numbers_of_a_token_are_the_api_s(open_page: OpenPage, server: str) 
     expect(page.locator(".numbers .note")).to_contain_text("shape [128], bfloat16; row 1 of [37, 128]")
     shown = [float(number) for number in page.locator(".numbers pre").inner_text().split(", ")]
     np.testing.assert_allclose(shown, tokens[0], rtol=1e-4)
-    page.get_by_role("button", name="class token").click()
-    expect(page.locator(".numbers h3")).to_contain_text("class token")
+    page.get_by_role("button", name="prefix token 1").click()
+    expect(page.locator(".numbers h3")).to_contain_text("prefix token 1")
     with_prefix, _ = tokens_of(server, SAMPLES / "circle-house.png", prefix=True)
     shown = [float(number) for number in page.locator(".numbers pre").inner_text().split(", ")]
     np.testing.assert_allclose(shown, with_prefix[0], rtol=1e-4)
@@ -188,9 +186,11 @@ def test_a_link_restores_the_view(open_page: OpenPage) -> None:
     page.get_by_role("slider", name="Layer").first.press("Home")
     expect(page.locator(".legend").first).to_contain_text("length")
     expect(page).to_have_url(re.compile("layer%3D0.*colours=lengths"))
+    settle(page)
     seen = colours(page, 0)
     again = open_page(page.url)
     expect(again.locator(".legend").first).to_contain_text("length")
+    settle(again)
     assert (colours(again, 0) == seen).all()
     assert again.url == page.url
 

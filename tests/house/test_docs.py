@@ -8,7 +8,6 @@ import shlex
 import subprocess
 import sys
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -221,7 +220,7 @@ def test_every_variable_named_is_a_setting() -> None:
 
 
 def test_every_route_named_is_served(served: Served) -> None:
-    routes = {("GET", "/docs"), ("GET", "/openapi.json")}
+    routes = {("GET", "/"), ("GET", "/docs"), ("GET", "/openapi.json")}
     for path, verbs in served.schema["paths"].items():
         routes |= {(verb.upper(), path.partition("{")[0]) for verb in verbs}
     named = set(re.findall(r"`(GET|POST) (/[a-z0-9/.]*)", EVERYTHING))
@@ -269,7 +268,7 @@ def anchors(text: str) -> set[str]:
 
 @each_page
 def test_links_lead_somewhere(page: str) -> None:
-    for target in re.findall(r"\]\(([^)\s]+)\)", prose(PAGES[page])):
+    for target in re.findall(r"(?:\]\(|(?:src|srcset)=\")([^)\s\"]+)", prose(PAGES[page])):
         if target.startswith(("http://", "https://")):
             continue
         path, _, anchor = target.partition("#")
@@ -286,9 +285,10 @@ def test_every_page_is_in_the_index() -> None:
         assert {path.name for path in index.parent.glob("*.md")} - {"README.md"} <= linked
 
 
-def test_the_picture_is_small_enough_for_a_page() -> None:
-    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", README)
-    assert Path(ROOT / picture).stat().st_size < 150_000
+def test_the_pictures_are_small_enough_for_a_page() -> None:
+    assert len(re.findall(r"<(?:img|source) ", README)) == 2  # one for each theme
+    for picture in (ROOT / "docs").rglob("*.png"):
+        assert picture.stat().st_size < 150_000, picture
 
 
 def test_the_eight_steps_of_an_image_name_every_file_that_it_meets() -> None:

@@ -69,6 +69,20 @@ def test_no_module_imports_itself_through_others() -> None:
         visit(entry, ())
 
 
+def test_no_class_of_the_styles_and_no_export_is_left_over() -> None:
+    scripts = {module: re.sub(r"/\*.*?\*/", "", module.read_text(), flags=re.S) for module in MODULES}
+    pages = [(STATIC.parent / name).read_text() for name in ("docs.html", "docs.py", "static/index.html")]
+    written = "\n".join([*scripts.values(), *pages])
+    for sheet in STATIC.glob("*.css"):
+        selectors = re.findall(r"([^{}]+)\{", re.sub(r"/\*.*?\*/", "", sheet.read_text(), flags=re.S))
+        for name in set(re.findall(r"\.([a-z][\w-]*)", " ".join(selectors))):
+            assert re.search(rf"""["'`\s.]{name}["'`\s]""", written), f"{sheet.name}: .{name}"
+    for module, text in scripts.items():
+        others = "\n".join(other for path, other in scripts.items() if path != module)
+        for name in re.findall(r"^export (?:async )?(?:function|class|const) (\w+)", text, flags=re.M):
+            assert re.search(rf"\b{name}\b", others), f"{module.name}: {name}"
+
+
 def test_what_the_first_view_loads_is_small() -> None:
     """The page, the view that is opened first, and all that they import."""
     page = STATIC / "index.html"

@@ -28,6 +28,7 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no page of a test reaches another host
     "--use-fake-device-for-media-stream",  # a camera
 )
+SAMPLES = ROOT / "service/http/web/static/samples"
 BUILD = ROOT / "build" / "browser"
 PATIENCE_MS = 30_000
 """How long a locator or an expectation waits on a busy machine."""
@@ -165,6 +166,16 @@ def screenshot(page: Page, name: str, *, full_page: bool = True) -> Path:
     path = BUILD / "screenshots" / f"{name}-{theme}-{page.evaluate('innerWidth')}.png"
     page.screenshot(path=path, full_page=full_page)
     return path
+
+
+def fits(page: Page) -> bool:
+    """Whether nothing stands beyond the window's right edge."""
+    return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def settle(page: Page) -> None:
+    """Wait until the page has nothing left to do."""
+    expect(page.locator("#view")).to_have_attribute("aria-busy", "false")
 
 
 def drop(page: Page, selector: str, *files: Path) -> None:

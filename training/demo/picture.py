@@ -1,4 +1,4 @@
-"""Draws docs/heatmaps.png, the README's picture: a drawing, and where two demo encoders see three texts in it.
+"""Draws docs/heatmaps.png of docs/demo-encoders.md: a drawing, and where two demo encoders see three texts in it.
 
 Knows matplotlib and the encoders' contract. A cell is one patch token; its colour is the cosine of that token and the
 text. The number below a map is the cosine of the whole image and the text.

@@ -69,7 +69,7 @@ def _operation(method: str, path: str, operation: dict[str, Any]) -> str:
     anchor = _anchor(method, path)
     names = f'data-method="{_text(method)}" data-path="{_text(path)}" aria-labelledby="{anchor}"'
     parts = [
-        f'<section class="operation" {names}>'
+        f'<section class="operation panel" {names}>'
         f'<h3 id="{anchor}">{_request(method, path)}</h3>'
         f'<div class="about"><p><strong>{_inline(operation.get("summary", ""))}</strong></p>'
         f"{_prose(operation.get('description', ''))}</div>"

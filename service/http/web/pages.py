@@ -15,10 +15,9 @@ _POLICY = {
     "default-src": "'none'",
     "script-src": "'self'",
     "style-src": "'self'",
-    "img-src": "'self' blob: data:",  # data: the icon; blob: pictures that the user chose
+    "img-src": "'self'",  # the samples and the icon; users' own pictures are drawn on canvases
     "connect-src": "'self'",
     "worker-src": "'self'",
-    "media-src": "'self' blob:",
     "base-uri": "'none'",
     "form-action": "'none'",
     "frame-ancestors": "'none'",

@@ -11,10 +11,12 @@ import { keyFromUser } from "./parts/key-dialog.js";
 import { snapshot } from "./parts/snapshot.js";
 import { showSnippets } from "./parts/snippets-dialog.js";
 import { startTheme } from "./parts/theme.js";
+import { Work } from "./parts/work.js";
 import { Pictures } from "./pictures/pictures.js";
 import { TABS } from "./views/index.js";
 
 /**
+ * @import {Model, Recommended} from "./api/models.js"
  * @import {View, Page as PageOfViews} from "./views/view.js"
  */
 
@@ -24,9 +26,9 @@ const MOST_UNANSWERED = 1;
 /** @implements {PageOfViews} */
 class Page {
   constructor() {
-    /** @type {import("./api/models.js").Model[]} */
+    /** @type {Model[]} */
     this.models = [];
-    /** @type {import("./api/models.js").Recommended[]} */
+    /** @type {Recommended[]} */
     this.recommended = [];
     this.pictures = new Pictures(() => this.view?.update());
     /** Key -> view, made when it is opened first. @type {Map<string, View>} */
@@ -34,8 +36,14 @@ class Page {
     /** @type {View | null} */
     this.view = null;
     this.tab = TABS[0];
-    /** @type {AbortController | null} */
-    this.running = null;
+    this.status = new Work({
+      ondone: () => {
+        this.unanswered = 0;
+        this.trouble(null);
+      },
+      onerror: (error) => this.#fail(error),
+      onagain: () => this.#begin(),
+    });
     this.isRecovering = false;
     /** Requests in a row whose connection ended without an answer. */
     this.unanswered = 0;
@@ -54,11 +62,6 @@ class Page {
     this.advice = el("div", { class: "advice", hidden: true });
     this.place = el("div");
     byId("view").append(this.intro, this.advice, el("div", { class: "shown" }, this.tools, this.place));
-    byId("stop").addEventListener("click", () => this.running?.abort());
-    byId("again").addEventListener("click", () => {
-      byId("view").focus({ preventScroll: true }); // this button hides
-      this.#begin();
-    });
   }
 
   async start() {
@@ -72,7 +75,7 @@ class Page {
 
   /** Ask for the served encoders, until the server answers; then show them. They may be others than before. */
   async #begin() {
-    byId("again").hidden = true;
+    this.status.offerAgain(false);
     const isFirst = this.view === null;
     const others =
       isFirst && Promise.all([this.pictures.start(), (tabOf(location.hash) ?? TABS[0]).load()]).catch(() => {}); // said below
@@ -84,7 +87,7 @@ class Page {
       } catch (error) {
         this.trouble(sentenceOf(error));
         if (error instanceof Problem && error.status === 401) {
-          byId("again").hidden = false; // the user has no key: asking goes on when the user says so
+          this.status.offerAgain(true); // the user has no key: asking goes on when the user says so
           return;
         }
         await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
@@ -116,7 +119,7 @@ class Page {
     this.tab = tab;
     this.views.set(tab.key, view);
     if (this.view !== view) {
-      this.running?.abort();
+      this.status.stop();
       this.view?.leave();
       this.intro.replaceChildren(view.intro);
       this.place.replaceChildren(view.element);
@@ -173,60 +176,20 @@ class Page {
 
   /** @param {string} sentence */
   say(sentence) {
-    byId("status-text").textContent = sentence;
+    this.status.say(sentence);
   }
 
-  /** @type {import("./views/view.js").Work} */
-  async work(what, job) {
-    this.running?.abort();
-    const running = new AbortController();
-    this.running = running;
-    const bar = /** @type {HTMLProgressElement} */ (byId("progress"));
-    const show = (/** @type {boolean} */ isBusy) => {
-      const again = byId("again");
-      if (isBusy) again.hidden = true;
-      else if (document.activeElement === byId("stop")) {
-        (again.hidden ? byId("view") : again).focus({ preventScroll: true });
-      }
-      bar.hidden = byId("stop").hidden = !isBusy;
-      byId("status").classList.toggle("busy", isBusy);
-      bar.removeAttribute("value");
-      byId("view").setAttribute("aria-busy", String(isBusy));
-    };
-    show(true);
-    this.say(what);
-    try {
-      await job({
-        signal: running.signal,
-        progress: (done, total) => {
-          if (this.running !== running) return;
-          bar.max = total;
-          bar.value = done;
-          this.say(`${what}: ${done} of ${total}`);
-        },
-      });
-      if (this.running !== running) return "replaced";
-      this.unanswered = 0;
-      this.trouble(null);
-      this.say("");
-      return "done";
-    } catch (error) {
-      if (this.running !== running) return "replaced";
-      byId("again").hidden = error instanceof Unreachable; // that is tried again without being asked
-      if (running.signal.aborted) {
-        this.say("Stopped.");
-        return "ended";
-      }
-      this.say("");
-      this.trouble(sentenceOf(error));
-      if (error instanceof Unreachable) this.#recover();
-      return "ended";
-    } finally {
-      if (this.running === running) {
-        this.running = null;
-        show(false);
-      }
-    }
+  /** @type {Work["run"]} */
+  work(what, job) {
+    return this.status.run(what, job);
+  }
+
+  /** @param {unknown} error of a job @returns {boolean} whether the user is offered to try again */
+  #fail(error) {
+    this.trouble(sentenceOf(error));
+    const isGone = error instanceof Unreachable;
+    if (isGone) this.#recover(); // without being asked
+    return !isGone;
   }
 
   /**
@@ -249,7 +212,7 @@ class Page {
     if (++this.unanswered <= MOST_UNANSWERED) await this.#begin();
     else {
       this.trouble("The server is there, but the connection ended before it answered this request.");
-      byId("again").hidden = false;
+      this.status.offerAgain(true);
     }
   }
 

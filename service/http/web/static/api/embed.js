@@ -1,6 +1,6 @@
 /** Tokens and vectors from /embed, kept while there is room, so that going back costs no request. */
 
-import { compute } from "../numbers/compute.js";
+import { compute, tensorsOf } from "../numbers/compute.js";
 import { Problem, send } from "./call.js";
 
 /**
@@ -82,8 +82,7 @@ export async function tokensOf(picture, asked, signal) {
     if (!(error instanceof Problem && error.isOfPicture)) throw error;
     throw new Problem(error.status, `${picture.name}: ${error.message}`, error.facts);
   });
-  const buffer = await response.arrayBuffer();
-  const { tensors, metadata } = await compute("parse", [buffer], [buffer]);
+  const { tensors, metadata } = await tensorsOf(response);
   const { shape, values } = tensors.tokens;
   const width = shape[2];
   const [rows, cols] = metadata.grid.split(",").map(Number);

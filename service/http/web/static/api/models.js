@@ -12,6 +12,7 @@ import { jsonOf, send } from "./call.js";
  * @property {Pair} patch_size
  * @property {Pair} grid
  * @property {number} prefix_tokens
+ * @property {string} pooling "class": by the class token, the first of the prefix
  * @property {number} hidden_size
  * @property {number | null} embed_dim
  * @property {number} layers

@@ -1,13 +1,12 @@
 /** Vectors of pictures and of texts, kept for each encoder: another query costs one small request, and going back none. */
 
-import { compute } from "../numbers/compute.js";
+import { tensorsOf } from "../numbers/compute.js";
 import { Problem, jsonOf, send } from "./call.js";
 import { vectorsCall } from "./embed.js";
 
 /**
  * @import {Model} from "./models.js"
  * @import {Picture} from "../pictures/picture.js"
- * @import {Tensors} from "../numbers/tensors.js"
  *
  * @typedef {Object} Kept of an encoder
  * @property {Map<string, Float32Array>} pictures by id
@@ -105,7 +104,7 @@ async function embedBatch(model, batch, signal) {
     for (const { index, error } of (await jsonOf(response)).data) fail(index, error.detail); // none was read
     return;
   }
-  const { tensors, metadata } = await parsed(response);
+  const { tensors, metadata } = await tensorsOf(response);
   const indices = metadata.index.split(",").map(Number);
   const { values, shape } = tensors.pooled;
   const width = shape[1];
@@ -124,12 +123,6 @@ async function embedBatch(model, batch, signal) {
 export async function embedText(model, text, signal) {
   const { texts } = vectorsOf(model);
   if (texts.has(text)) return;
-  const { tensors } = await parsed(await send(vectorsCall(model, { texts: [text] }), { signal }));
+  const { tensors } = await tensorsOf(await send(vectorsCall(model, { texts: [text] }), { signal }));
   texts.set(text, tensors.texts.values);
-}
-
-/** @param {Response} response @returns {Promise<Tensors>} */
-async function parsed(response) {
-  const buffer = await response.arrayBuffer();
-  return compute("parse", [buffer], [buffer]);
 }

@@ -1,6 +1,9 @@
 /** The worker's jobs as functions that answer later. */
 
-/** @import {Jobs} from "./worker.js" */
+/**
+ * @import {Tensors} from "./tensors.js"
+ * @import {Jobs} from "./worker.js"
+ */
 
 /** @type {Worker | null} */
 let worker = null;
@@ -32,4 +35,10 @@ function started() {
     else waiter?.reject(new Error(error));
   };
   return worker;
+}
+
+/** The tensors of an answer. @param {Response} response @returns {Promise<Tensors>} */
+export async function tensorsOf(response) {
+  const buffer = await response.arrayBuffer();
+  return compute("parse", [buffer], [buffer]);
 }

@@ -8,6 +8,7 @@ import { meanings } from "./words.js";
  * @import {Model, Recommended} from "../api/models.js"
  * @import {Picture} from "../pictures/picture.js"
  * @import {Pictures} from "../pictures/pictures.js"
+ * @import {Work} from "../parts/work.js"
  * @import {Word} from "./words.js"
  *
  * @typedef {Object} Page what a view is given
@@ -15,16 +16,8 @@ import { meanings } from "./words.js";
  * @property {Recommended[]} recommended
  * @property {Pictures} pictures
  * @property {() => void} changed the view's parameters or requests are others now: the link and the advice follow
- * @property {Work} work
+ * @property {Work["run"]} work does a job in place of the one before, and shows its errors
  * @property {(sentence: string) => void} say tells it to people, and to screen readers
- *
- * @callback Work does a job in place of the one before, which is stopped. Its errors are shown.
- * @param {string} what is done, for people: "Embedding 3 pictures"
- * @param {(task: Task) => Promise<void>} job
- * @returns {Promise<Outcome>}
- *
- * @typedef {"done" | "ended" | "replaced"} Outcome ended: by an error or by the user; replaced: by another job
- * @typedef {{signal: AbortSignal, progress: (done: number, total: number) => void}} Task
  */
 
 /** A view: a tab of the page. */

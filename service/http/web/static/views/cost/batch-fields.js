@@ -37,7 +37,7 @@ export function batchFields(batches, onchange) {
   return el(
     "fieldset",
     { class: "choices" },
-    el("legend", {}, "Images in a batch"),
+    el("legend", {}, "Pictures in a batch"),
     ...boxes.map((box) => el("label", { class: "check" }, box, box.value)),
     own,
   );

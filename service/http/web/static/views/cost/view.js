@@ -75,11 +75,11 @@ export class CostView extends View {
     });
     this.flops = new Plot({
       ...options,
-      label: `FLOPs of an image against resolution. ${alike}`,
+      label: `FLOPs of a picture against resolution. ${alike}`,
       format: inFlops,
       isLog: true,
     });
-    this.tokens = new Plot({ ...options, label: `Tokens of an image against resolution. ${alike}`, format: short });
+    this.tokens = new Plot({ ...options, label: `Tokens of a picture against resolution. ${alike}`, format: short });
     this.legend = el("div", { class: "keys" });
     this.table = el("div", { class: "scroll size-table", tabindex: "0", role: "region", "aria-label": "All numbers" });
     this.place = el(
@@ -87,8 +87,8 @@ export class CostView extends View {
       { class: "cost" },
       figure("Memory by resolution (logarithmic)", this.memory, this.legend),
       this.numbers,
-      figure("FLOPs of an image by resolution (logarithmic)", this.flops),
-      figure("Tokens of an image by resolution", this.tokens),
+      figure("FLOPs of a picture by resolution (logarithmic)", this.flops),
+      figure("Tokens of a picture by resolution", this.tokens),
       this.picture.element,
       el(
         "section",
@@ -305,9 +305,9 @@ export class CostView extends View {
     const largest = this.#largest(rows);
     const at = sidesOf(size);
     if (largest === 0) {
-      return `${where}, not even one image at ${at} fits: it takes ${inGiB(rows[0].total_bytes)}, and ${inGiB(room)} are left.`;
+      return `${where}, not even one picture at ${at} fits: it takes ${inGiB(rows[0].total_bytes)}, and ${inGiB(room)} are left.`;
     }
-    if (largest === 1) return `${where}, one image at a time at ${at} fits.`;
+    if (largest === 1) return `${where}, one picture at a time at ${at} fits.`;
     const more = largest === LARGEST_BATCH && this.card.gib + billions > 0 ? " and more" : "";
     return `${where}, batches of up to ${grouped(largest)}${more} at ${at} fit.`;
   }
@@ -322,7 +322,7 @@ export class CostView extends View {
     const facts = {
       Grid: `${gridRows} × ${gridCols}`,
       Tokens: grouped(one.tokens),
-      "FLOPs of an image": inFlops(one.flops),
+      "FLOPs of a picture": inFlops(one.flops),
       "Largest batch beside the language model": grouped(this.#largest(rows)),
       "Largest batch in this server's budget": grouped(one.max_batch),
     };

@@ -21,21 +21,21 @@ const REQUESTS = "requests";
 const [PREDICTED, MEASURED] = ["predicted", "measured"];
 
 /** @type {Measure} */
-export const IMAGES = {
-  title: "Images and requests a second",
+export const TRAFFIC = {
+  title: "Pictures and requests a second",
   format: short,
   names: (latest) => [...modelsOf(latest), REQUESTS],
   value: (interval, name) => growthOf(interval, name) / interval.seconds,
   text: (interval, name, history) => {
     const grown = history.reduce((sum, moment) => sum + (moment.interval ? growthOf(moment.interval, name) : 0), 0);
-    const noun = name === REQUESTS ? "request" : "image";
+    const noun = name === REQUESTS ? "request" : "picture";
     return `${short(growthOf(interval, name) / interval.seconds)}; ${counted(grown, noun)} in 2 min`;
   },
 };
 
 /** @type {Measure} */
 export const QUEUE = {
-  title: "Images in the queue",
+  title: "Pictures in the queue",
   format: short,
   names: modelsOf,
   value: ({ after }, model) => after.sum("visiontower_queue_images", { model }),
@@ -47,7 +47,7 @@ export const QUEUE = {
 
 /** @type {Measure} */
 export const BATCHES = {
-  title: "Images in a forward",
+  title: "Pictures in a batch",
   format: short,
   names: modelsOf,
   value: (interval, model) => interval.mean("visiontower_batch_images", { model }),
@@ -82,7 +82,7 @@ function modelsOf(latest) {
   return latest.valuesOf("visiontower_model_ready", "model");
 }
 
-/** @param {Interval} interval @param {string} name a model, whose images are counted, or REQUESTS */
+/** @param {Interval} interval @param {string} name a model, whose pictures are counted, or REQUESTS */
 function growthOf(interval, name) {
   if (name !== REQUESTS) return interval.growth("visiontower_images_total", { model: name });
   const requests = "visiontower_requests_total";

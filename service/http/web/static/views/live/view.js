@@ -9,7 +9,7 @@ import { button, el, labelled, put } from "../../parts/dom.js";
 import { encoderChoice } from "../../parts/encoder-fields.js";
 import { cell, head, table } from "../../parts/table.js";
 import { View } from "../view.js";
-import { BATCHES, FORWARDS, IMAGES, QUEUE, stagesOf } from "./measures.js";
+import { BATCHES, FORWARDS, QUEUE, TRAFFIC, stagesOf } from "./measures.js";
 import { SHOWN_S, Strip } from "./strip.js";
 
 /**
@@ -57,7 +57,7 @@ export class LiveView extends View {
     this.state = el("p", { class: "problem", role: "status", hidden: true });
     this.stages = new Strip(stagesOf(this.model.id));
     const forwards = new Strip(FORWARDS);
-    this.strips = [...[IMAGES, QUEUE, BATCHES].map((measure) => new Strip(measure)), this.stages, forwards];
+    this.strips = [...[TRAFFIC, QUEUE, BATCHES].map((measure) => new Strip(measure)), this.stages, forwards];
     this.memory = el("dl", { class: "facts" });
     forwards.element.append(el("h4", {}, "The device's memory"), this.memory);
     const refusals = table([head("reason"), head("2 minutes", true), head("since the start", true)], []);

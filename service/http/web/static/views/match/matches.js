@@ -7,7 +7,7 @@ import { addBlock, mutualPairs, noMatches } from "../../numbers/matching.js";
 /**
  * @import {Tokens} from "../../api/embed.js"
  * @import {Best, Pair} from "../../numbers/matching.js"
- * @import {Task} from "../view.js"
+ * @import {Task} from "../../parts/work.js"
  *
  * @typedef {{tokens: [Tokens, Tokens], forth: Best, back: Best, pairs: Pair[]}} Matches
  */

@@ -11,6 +11,7 @@ import { TokenMap } from "../../parts/token-map.js";
 
 /**
  * @import {Asked, Tokens} from "../../api/embed.js"
+ * @import {Model} from "../../api/models.js"
  * @import {Box} from "../../numbers/geometry.js"
  * @import {Picture} from "../../pictures/picture.js"
  * @import {Panel} from "./panel.js"
@@ -86,7 +87,7 @@ export class PictureTokens {
             onblur: leave,
             onclick: () => view.pick(this.panel, { picture, index, isPrefix: true }),
           },
-          prefixName(index),
+          prefixName(index, asked.model),
         );
       }),
     );
@@ -128,8 +129,9 @@ export class PictureTokens {
   }
 }
 
-/** @param {number} index among the prefix tokens */
-export function prefixName(index) {
+/** Its kind, if that is known: pooling by the class token says that there is one. @param {number} index @param {Model} model */
+export function prefixName(index, { pooling }) {
+  if (pooling !== "class") return `prefix token ${index + 1}`;
   return index === 0 ? "class token" : `register ${index}`;
 }
 

@@ -24,6 +24,8 @@ import { prefixName } from "./picture-tokens.js";
 
 const MOST_PANELS = 3;
 const MOST_PICTURES = 6;
+/** Of the colours over the picture. */
+const OPACITY = 0.75;
 const COLOURINGS = [
   {
     value: "components",
@@ -55,7 +57,7 @@ export class TokensView extends View {
     super(page);
     this.colouring = "components";
     this.isJoint = false;
-    this.opacity = 0.75;
+    this.opacity = OPACITY;
     /** @type {Panel[]} */
     this.panels = [];
     this.controls = el("div", { class: "row controls" });
@@ -72,7 +74,7 @@ export class TokensView extends View {
     this.colouring = COLOURINGS.find(({ value }) => value === colouring)?.value ?? "components";
     this.isJoint = parameters.has("joint");
     const opacity = Number(parameters.get("opacity") ?? NaN);
-    this.opacity = opacity >= 0 && opacity <= 1 ? opacity : 0.75;
+    this.opacity = opacity >= 0 && opacity <= 1 ? opacity : OPACITY;
     const links = parameters.getAll("panel").slice(0, MOST_PANELS);
     for (const panel of this.panels) panel.fields.stop();
     this.panels = (links.length > 0 ? links : oneOfEach(models)).map(
@@ -86,7 +88,7 @@ export class TokensView extends View {
     for (const panel of this.panels) parameters.append("panel", askedInLink(panel.asked));
     if (this.colouring !== "components") parameters.set("colours", this.colouring);
     if (this.isJoint) parameters.set("joint", "");
-    if (this.opacity !== 0.75) parameters.set("opacity", String(this.opacity));
+    if (this.opacity !== OPACITY) parameters.set("opacity", String(this.opacity));
     return parameters;
   }
 
@@ -213,7 +215,7 @@ export class TokensView extends View {
     const numbers = rowOf(tokens.values, tokens.width, row);
     const [low, high] = rangeOf(numbers);
     const text = Array.from(numbers, (value) => value.toPrecision(5)).join(", ");
-    const name = isPrefix ? prefixName(index) : `token at ${map.nameOf(index)}`;
+    const name = isPrefix ? prefixName(index, panel.asked.model) : `token at ${map.nameOf(index)}`;
     this.numbers.replaceChildren(
       el("h3", {}, `${panel.asked.model.id}, ${picture.name}: ${name}`),
       el(
