@@ -1,12 +1,12 @@
 """What goes wrong around the page: answers that do not come or are no answers, links in haste, a focus that is lost."""
 
+import re
 from pathlib import Path
 
 import pytest
 from playwright.sync_api import Page, Route, expect
 
-from tests.browser.test_frame import SAMPLES, TILES, shown
-from tests.support.browser import Faults, OpenPage, drop
+from tests.support.browser import SAMPLES, TILES, Faults, OpenPage, drop, shown
 
 TWO = "picture=sample:cat.jpg&picture=sample:coffee.jpg"
 
@@ -167,14 +167,12 @@ def test_a_long_id_fits_on_a_phone(open_page: OpenPage) -> None:
 
     page.route("**/models", renamed)
     page.route(
-        "**/embed?*",
-        lambda route: route.continue_(
-            url=route.request.url.replace(f"{long}".replace(":", "%3A").replace("/", "%2F"), "demo:vit")
-        ),
+        "**/*?*model=hf*", lambda route: route.continue_(url=re.sub("hf%3A[^&]*", "demo:vit", route.request.url))
     )
     page.goto(address)
     shown(page)
     for view in ("match", "search", "cost", "live", "tokens"):
         page.evaluate("(view) => { location.hash = view }", f"{view}?{TWO}")
         expect(page.locator("nav [aria-current]")).to_have_attribute("data-view", view)
+        expect(page.locator("select option", has_text=long).first).to_be_attached()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390

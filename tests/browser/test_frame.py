@@ -9,17 +9,9 @@ from pathlib import Path
 import httpx
 import pytest
 from PIL import Image
-from playwright.sync_api import Page, Route, expect
+from playwright.sync_api import Route, expect
 
-from tests.support.browser import SAMPLES, Faults, OpenPage, axe, drop, paste
-
-TILES = "#pictures li"
-
-
-def shown(page: Page) -> None:
-    """Wait until the page has nothing left to do."""
-    expect(page.locator(".stage:has(.colours:not([hidden]))").first).to_be_visible()
-    expect(page.locator("#stop")).to_be_hidden()
+from tests.support.browser import SAMPLES, TILES, Faults, OpenPage, axe, drop, paste, shown
 
 
 def test_pictures_come_by_picking_pasting_and_from_samples(open_page: OpenPage) -> None:

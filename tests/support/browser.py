@@ -28,6 +28,8 @@ FLAGS = (
     "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1",  # no page of a test reaches another host
     "--use-fake-device-for-media-stream",  # a camera
 )
+TILES = "#pictures li"
+"""The pictures' places in the tray."""
 SAMPLES = ROOT / "service/http/web/static/samples"
 BUILD = ROOT / "build" / "browser"
 PATIENCE_MS = 30_000
@@ -171,6 +173,12 @@ def screenshot(page: Page, name: str, *, full_page: bool = True) -> Path:
 def fits(page: Page) -> bool:
     """Whether nothing stands beyond the window's right edge."""
     return bool(page.evaluate("document.documentElement.scrollWidth <= innerWidth"))
+
+
+def shown(page: Page) -> None:
+    """Wait until the view Tokens shows tokens, and the page has nothing left to do."""
+    expect(page.locator(".stage:has(.colours:not([hidden]))").first).to_be_visible()
+    expect(page.locator("#stop")).to_be_hidden()
 
 
 def settle(page: Page) -> None:

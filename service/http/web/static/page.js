@@ -68,7 +68,8 @@ class Page {
     startTheme();
     onKeyNeeded(keyFromUser);
     byId("views").append(...TABS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
-    window.addEventListener("hashchange", () => this.view && this.#open());
+    // the event's link, not the page's: what is shown may have written its own over it
+    window.addEventListener("hashchange", ({ newURL }) => this.view && this.#open(new URL(newURL).hash));
     await this.#begin();
   }
 
@@ -96,14 +97,14 @@ class Page {
     forgetTokens();
     forgetVectors();
     await others;
-    if (isFirst) await this.#open();
+    if (isFirst) await this.#open(location.hash);
     else this.view?.update();
   }
 
-  /** Show what the link says. */
-  async #open() {
-    const [, query = ""] = location.hash.split("?");
-    const tab = tabOf(location.hash) ?? (this.view === null ? TABS[0] : null);
+  /** Show what the link says. @param {string} hash */
+  async #open(hash) {
+    const [, query = ""] = hash.split("?");
+    const tab = tabOf(hash) ?? (this.view === null ? TABS[0] : null);
     if (tab === null) return; // a link within the page
     const turn = ++this.turn;
     const parameters = new URLSearchParams(query);

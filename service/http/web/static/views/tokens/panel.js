@@ -27,6 +27,8 @@ export class Panel {
     /** Counts what was asked for, so that late colours are dropped. */
     this.turn = 0;
     this.isLoaded = false;
+    /** The components that are being found. @type {Promise<Float32Array> | null} */
+    this.computing = null;
     this.about = el("p", { class: "note about" });
     this.place = el("div", { class: "maps" });
     this.close = button("×", () => view.remove(this), { class: "quiet close", "aria-label": "Remove this panel" });
@@ -107,9 +109,12 @@ export class Panel {
       const groups = isJoint ? [shown] : shown.map((each) => [each]);
       for (const group of groups) {
         if (group.length === 0) continue;
+        await this.computing?.catch(() => {}); // one at a time: a slider asks faster than they are found, and only the last counts
+        if (turn !== this.turn) return;
         const rows = joined(group.map(({ tokens }) => patchesOf(/** @type {Tokens} */ (tokens))));
         const width = /** @type {Tokens} */ (group[0].tokens).width;
-        const colours = componentColours(await compute("components", [rows, width]));
+        this.computing = compute("components", [rows, width]);
+        const colours = componentColours(await this.computing);
         if (turn !== this.turn) return;
         let at = 0;
         for (const each of group) {
