@@ -21,8 +21,8 @@ SHARDS = "part-*.parquet"
 POOLED = "pooled"
 
 _BLOCK_NUMBERS = 2**19
-"""Of a block: 2 MiB in float32, which a core's cache holds."""
-_STRETCH_BYTES = 32 * 1024 * 1024
+"""2 MiB in float32, which a core's cache holds."""
+_STRETCH_BLOCKS = 16
 _READ_AHEAD_BYTES = 1024 * 1024
 _NAMES = ("path", "id")
 """Columns that say what a row is, the first that is there."""
@@ -81,8 +81,8 @@ class Result:
         return sum(stretch.rows for stretch in self.stretches)
 
 
-def opened(path: Path, *, column: str = POOLED) -> Result:
-    """What `embed` wrote. column: of a table, where the vectors are.
+def opened(path: Path, *, column: str = POOLED, block_numbers: int = _BLOCK_NUMBERS) -> Result:
+    """What `embed` wrote. column: of a table, where the vectors are. block_numbers: at most in a block, or one vector.
 
     Raises BulkError if it is not there, cannot be read, or has no such vectors.
     """
@@ -93,24 +93,24 @@ def opened(path: Path, *, column: str = POOLED) -> Result:
                 f"{path} has no {SHARDS}. A folder of images is embedded first: "
                 f"visiontower embed {path} -o photos.parquet."
             )
-        return _of_tables(path, shards, column=column)
+        return _of_tables(path, shards, column=column, block_numbers=block_numbers)
     if not path.exists():
         if beside(path, ".parts").exists():
             raise BulkError(f"{path} is not finished: the `visiontower embed` that began it continues it.")
         raise BulkError(f"{path} is not there.")
     match path.suffix:
         case ".parquet":
-            return _of_tables(path, [path], column=column)
+            return _of_tables(path, [path], column=column, block_numbers=block_numbers)
         case ".npy":
-            return _of_npy(path)
+            return _of_npy(path, block_numbers)
         case ".safetensors":
-            return _of_safetensors(path)
+            return _of_safetensors(path, block_numbers)
     raise BulkError(
         f"{path} is nothing that `visiontower embed` writes: {', '.join(WRITERS)}, or a folder of {SHARDS}."
     )
 
 
-def _of_npy(path: Path) -> Result:
+def _of_npy(path: Path, block_numbers: int) -> Result:
     neighbour = beside(path, ".json")
     try:
         about = json.loads(neighbour.read_text())
@@ -125,10 +125,10 @@ def _of_npy(path: Path) -> Result:
         raise _unreadable(path, error) from error
     if about.get("output") == "tokens":
         raise _tokens_only(path)
-    return _of_array(path, vectors, paths, Origin.of(about))
+    return _of_array(path, vectors, paths, Origin.of(about), block_numbers)
 
 
-def _of_safetensors(path: Path) -> Result:
+def _of_safetensors(path: Path, block_numbers: int) -> Result:
     try:
         with path.open("rb") as file:
             (length,) = struct.unpack("<Q", file.read(8))
@@ -149,10 +149,10 @@ def _of_safetensors(path: Path) -> Result:
         vectors = np.memmap(path, _TENSORS[tensor["dtype"]], "r", offset=begin, shape=shape)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise _unreadable(path, error) from error
-    return _of_array(path, vectors, paths, Origin.of(about))
+    return _of_array(path, vectors, paths, Origin.of(about), block_numbers)
 
 
-def _of_array(path: Path, vectors: Array, paths: Sequence[str], origin: Origin | None) -> Result:
+def _of_array(path: Path, vectors: Array, paths: Sequence[str], origin: Origin | None, block_numbers: int) -> Result:
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise BulkError(
             f"{path} holds {vectors.dtype} {list(vectors.shape)}; vectors are float16 or float32 [N, width]."
@@ -162,15 +162,15 @@ def _of_array(path: Path, vectors: Array, paths: Sequence[str], origin: Origin |
     rows, width = vectors.shape
     if not vectors.size:
         raise BulkError(f"{path} has no vectors.")
-    size = max(1, _STRETCH_BYTES // (width * vectors.dtype.itemsize))
-    parts = [vectors[start : start + size] for start in range(0, rows, size)]
-    stretches = [Stretch(len(part), partial(_slices, part)) for part in parts]
+    block = max(1, block_numbers // width)
+    stretch = _STRETCH_BLOCKS * block
+    parts = [vectors[start : start + stretch] for start in range(0, rows, stretch)]
+    stretches = [Stretch(len(part), partial(_slices, part, block)) for part in parts]
     return Result(path, origin, width, stretches, lambda places: [paths[place] for place in places])
 
 
-def _slices(part: Array) -> Iterator[Array]:
-    size = _block_rows(part.shape[1])
-    return (part[start : start + size] for start in range(0, len(part), size))
+def _slices(part: Array, rows: int) -> Iterator[Array]:
+    return (part[start : start + rows] for start in range(0, len(part), rows))
 
 
 @dataclass(frozen=True)
@@ -182,6 +182,7 @@ class _Group:
     number: int
     column: str
     width: int
+    block_numbers: int
 
     @property
     def rows(self) -> int:
@@ -191,7 +192,8 @@ class _Group:
     def blocks(self) -> Iterator[Array]:
         """Raises BulkError."""
         with self._open() as file:
-            batches = file.iter_batches(_block_rows(self.width), row_groups=[self.number], columns=[self.column])
+            block = max(1, self.block_numbers // self.width)
+            batches = file.iter_batches(block, row_groups=[self.number], columns=[self.column])
             try:
                 for batch in batches:
                     yield _vectors(batch.column(0), self.width)
@@ -213,7 +215,7 @@ class _Group:
         return pq.ParquetFile(self.path, metadata=self.metadata, buffer_size=_READ_AHEAD_BYTES, pre_buffer=False)
 
 
-def _of_tables(path: Path, files: Sequence[Path], *, column: str) -> Result:
+def _of_tables(path: Path, files: Sequence[Path], *, column: str, block_numbers: int) -> Result:
     groups: list[_Group] = []
     origins: dict[Origin | None, Path] = {}
     widths: dict[int, Path] = {}
@@ -228,8 +230,9 @@ def _of_tables(path: Path, files: Sequence[Path], *, column: str) -> Result:
         origins.setdefault(Origin.of(about), file)
         if width is not None:
             widths.setdefault(width, file)
-            groups += [_Group(file, metadata, number, column, width) for number in range(metadata.num_row_groups)]
-    if not widths:
+            numbers = range(metadata.num_row_groups)
+            groups += [_Group(file, metadata, number, column, width, block_numbers) for number in numbers]
+    if not sum(group.rows for group in groups):
         raise BulkError(f"{path} has no vectors.")
     if len(origins) > 1 or len(widths) > 1:
         one, other = list(origins.values() if len(origins) > 1 else widths.values())[:2]
@@ -276,10 +279,6 @@ def _names(groups: Sequence[_Group], places: Sequence[int]) -> list[str]:
         group = held[number]
         names.append(f"row {place}" if group is None else group[place - int(ends[number]) + groups[number].rows])
     return names
-
-
-def _block_rows(width: int) -> int:
-    return max(1, _BLOCK_NUMBERS // width)
 
 
 def _differences(origins: Sequence[Origin | None], widths: Sequence[int]) -> str:

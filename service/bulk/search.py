@@ -1,6 +1,5 @@
 """The nearest of many vectors by cosine: exact, block by block, on all cores. Knows rows and numbers, no encoder."""
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -9,10 +8,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from encoders.contract.values import Floats
-from service.bulk.resume import Array
+from encoders.memory.machine import available_cores
 from service.bulk.results import Result, Stretch
+from service.bulk.resume import Array
 
-_THREADS = min(16, len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1)
+_MOST_THREADS = 16
+"""Each holds a block and what its file reads ahead."""
 _TINY = np.finfo(np.float32).tiny
 
 
@@ -43,7 +44,7 @@ def nearest(result: Result, query: Floats, k: int, *, progress: Callable[[int], 
     """
     unit = query.astype(np.float32) / max(np.linalg.norm(query), _TINY)
     found, first = _NONE, 0
-    pool = ThreadPoolExecutor(_THREADS, thread_name_prefix="search")
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, available_cores()), thread_name_prefix="search")
     try:
         for stretch, best in zip(
             result.stretches, pool.map(lambda stretch: _best(stretch, unit, k), result.stretches), strict=True

@@ -5,7 +5,6 @@ import sys
 
 from rich.console import Console, RenderableType
 
-
 _SHOWN = 60
 """Characters of a text that a note shows."""
 

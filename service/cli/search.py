@@ -78,11 +78,7 @@ def add(commands: Any) -> None:
     kind.add_argument("--text", action="store_true", help="QUERY is a text, whatever files there are")
     kind.add_argument("--image", action="store_true", help="QUERY is an image file")
     search.add_argument("-k", metavar="N", type=_matches, default=5, help=f"matches, 1 to {_MOST} [5]")
-    search.add_argument(
-        "--thumbnails",
-        action=argparse.BooleanOptionalAction,
-        help="show the images, in coloured characters [on a terminal with colours]",
-    )
+    search.add_argument("--no-thumbnails", action="store_true", help="no pictures in a terminal with colours")
     search.add_argument("--json", action="store_true", help="for machines")
     search.add_argument("--model", metavar="ID", help="encoder id, if RESULT does not say it")
     search.add_argument("--column", metavar="NAME", default="pooled", help="of a table, where vectors are [pooled]")
@@ -110,7 +106,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.json:
         show_json(_json(answer))
     else:
-        _show_table(answer, thumbnails=arguments.thumbnails)
+        _show_table(answer, has_pictures=not arguments.no_thumbnails)
     return 0
 
 
@@ -156,11 +152,12 @@ async def _embed(query: _Query, origin: "Origin", arguments: argparse.Namespace)
     from service.engine.values import EmbedRequest
     from service.settings import Settings
 
+    runtime: Any = arguments.runtime or origin.runtime  # Settings checks it
     settings = Settings(
         model=(origin.model,),
         device=arguments.device,
         dtype=arguments.compute_dtype,
-        runtime=arguments.runtime or origin.runtime,
+        runtime=runtime,
         exact_pixels=origin.exact_pixels,
     )
     started = time.perf_counter()
@@ -225,21 +222,20 @@ def _json(answer: _Answer) -> dict[str, object]:
     }
 
 
-def _show_table(answer: _Answer, *, thumbnails: bool | None) -> None:
+def _show_table(answer: _Answer, *, has_pictures: bool) -> None:
     from rich.console import Console
 
     from service.cli.tables import Match, matches_table
     from service.cli.thumbnails import can_show, thumbnail
 
     result, query, embedded, found = answer.result, answer.query, answer.embedded, answer.found
-    if thumbnails is None:
-        thumbnails = can_show(Console())
+    has_pictures = has_pictures and can_show(Console())
     matches = [
-        Match(float(score), name, thumbnail(Path(name)) if thumbnails else None)
+        Match(float(score), name, thumbnail(Path(name)) if has_pictures else None)
         for score, name in zip(found.cosines, answer.names, strict=True)
     ]
     shown = beginning(query.word) if query.image is not None else f'"{beginning(query.word)}"'
-    show(matches_table(matches, title=f"{result.path}  {embedded.model}  {shown}", has_pictures=thumbnails))
+    show(matches_table(matches, title=f"{result.path}  {embedded.model}  {shown}", has_pictures=has_pictures))
     without = result.rows - found.vectors
     show(
         f"{found.vectors:,} vectors compared in {answer.scan_s:.2f} s"
