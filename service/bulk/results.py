@@ -228,7 +228,7 @@ def _of_tables(path: Path, files: Sequence[Path], *, column: str, block_numbers:
             raise _unreadable(file, error) from error
         about = {key.decode(): value.decode(errors="replace") for key, value in (schema.metadata or {}).items()}
         origins.setdefault(Origin.of(about), file)
-        if width is not None:
+        if width:
             widths.setdefault(width, file)
             numbers = range(metadata.num_row_groups)
             groups += [_Group(file, metadata, number, column, width, block_numbers) for number in numbers]

@@ -193,7 +193,7 @@ def _scan(result: "Result", vector: "Floats", k: int) -> "Nearest":
 
     with tqdm(
         total=result.rows,
-        unit="vector",
+        unit=" vectors",
         unit_scale=True,
         file=sys.stderr,
         dynamic_ncols=True,
@@ -235,12 +235,13 @@ def _show_table(answer: _Answer, *, has_pictures: bool) -> None:
         for score, name in zip(found.cosines, answer.names, strict=True)
     ]
     shown = beginning(query.word) if query.image is not None else f'"{beginning(query.word)}"'
-    show(matches_table(matches, title=f"{result.path}  {embedded.model}  {shown}", has_pictures=has_pictures))
     without = result.rows - found.vectors
     show(
+        f"{result.path}  {embedded.model}  {shown}",
+        matches_table(matches, has_pictures=has_pictures),
         f"{found.vectors:,} vectors compared in {answer.scan_s:.2f} s"
         f"{f'; {without:,} rows have none' if without else ''}. "
-        f"Loading the encoder took {embedded.load_s:.1f} s, the query {embedded.query_s:.2f} s."
+        f"Loading the encoder took {embedded.load_s:.1f} s, the query {embedded.query_s:.2f} s.",
     )
     if embedded.is_cut:
         show("The query was cut at the model's context length: its end does not count.")

@@ -112,9 +112,9 @@ def scores_table(scores: Sequence[Score], *, title: str) -> Table:
     return table
 
 
-def matches_table(matches: Sequence[Match], *, title: str, has_pictures: bool) -> Table:
+def matches_table(matches: Sequence[Match], *, has_pictures: bool) -> Table:
     """Best first; a picture that cannot be shown is a dash."""
-    table = Table(title=title, title_justify="left", show_lines=has_pictures)
+    table = Table(show_lines=has_pictures)
     table.add_column("rank", justify="right")
     table.add_column("score", justify="right", no_wrap=True)
     table.add_column("path", overflow="fold")

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save_file
 
+from encoders.contract.values import ImageSize
 from service.bulk.results import Origin, Result, opened
 from service.bulk.resume import BulkError
 from service.bulk.search import cosines, nearest, widened
@@ -97,7 +98,7 @@ def test_the_nearest_are_those_that_numpy_finds(form: Form, dtype: str, tmp_path
     values, paths = vectors(211, dtype), names(211)
     result = in_blocks(form(tmp_path / "out", values, paths))
     assert (result.rows, result.width, len(result.stretches) > 1) == (211, WIDTH, True)
-    assert result.origin == Origin("fake:vit", "fake", (32, 32), "torch", False)
+    assert result.origin == Origin("fake:vit", "fake", ImageSize(32, 32), "torch", False)
     for seed, k in ((1, 1), (2, 5), (3, 40), (4, 1000)):
         query = 3 * vectors(1, seed=seed)[0]
         rows, scores = reference(values, query, k)
@@ -190,10 +191,10 @@ def test_rows_without_a_name_are_numbers(tmp_path: Path) -> None:
     assert in_blocks(tmp_path / "out.parquet").names([3, 0]) == ["row 3", "row 0"]
 
 
-def refusal(path: Path, **options: str) -> str:
+def refusal(path: Path, *, column: str = "pooled") -> str:
     """What is said when it is opened and read."""
     with pytest.raises(BulkError) as refused:
-        read(opened(path, **options))
+        read(opened(path, column=column))
     return str(refused.value)
 
 
