@@ -130,6 +130,14 @@ def test_equal_vectors_score_the_same_and_come_in_the_order_of_the_rows(form: Fo
     assert len(set(found.cosines.tolist())) == 1
 
 
+@pytest.mark.parametrize("width", [24, 512, 768])
+def test_a_vector_scores_the_same_in_a_block_of_any_size(width: int) -> None:
+    """To the bit: BLAS's product of a matrix and a vector does not give that."""
+    query, vector = np.random.default_rng(0).standard_normal((2, width), np.float32)
+    scores = [cosines(np.tile(vector, (rows, 1)), query) for rows in (1, 2, 3, 5, 8, 100, 1023)]
+    assert len(set(np.concatenate(scores).tolist())) == 1
+
+
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_rows_without_a_vector_are_passed_over(dtype: str, tmp_path: Path) -> None:
     values = vectors(60, dtype)
