@@ -1,1 +1,1 @@
-"""Many image files through the engine into one file, resumable."""
+"""Many image files through the engine into one file, resumable; and search in it."""

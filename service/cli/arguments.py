@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 from encoders.contract.values import ImageSize
@@ -52,8 +53,8 @@ def add_pixels(command: argparse.ArgumentParser) -> None:
     )
 
 
-def add_placement(command: argparse.ArgumentParser) -> None:
-    """--device, --compute-dtype and --runtime."""
+def add_placement(command: argparse.ArgumentParser, *, runtime: str | None = "torch") -> None:
+    """--device, --compute-dtype and --runtime; its default is None where something else has it."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     command.add_argument(
         "--compute-dtype",
@@ -64,8 +65,8 @@ def add_placement(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--runtime",
         choices=("torch", "openvino"),
-        default="torch",
-        help="what runs it; openvino: faster on CPUs, needs the extra of that name [torch]",
+        default=runtime,
+        help=f"what runs it; openvino: faster on CPUs, needs the extra of that name [{runtime or 'as embed did'}]",
     )
 
 
@@ -75,6 +76,14 @@ def positive(text: str) -> int:
     if number < 1:
         raise ValueError
     return number
+
+
+def read_image(path: Path) -> bytes:
+    """Before an encoder is loaded, which takes seconds. Raises ArgumentError."""
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ArgumentError(f"{path}: {error.strerror}.") from error
 
 
 def settings_of(arguments: argparse.Namespace, **more: Any) -> Settings:

@@ -15,7 +15,7 @@ from pydantic_settings import SettingsError
 
 from encoders.contract.errors import VisiontowerError
 from service.bulk.resume import BulkError
-from service.cli import embed, models, serve, similarity, verify, vram
+from service.cli import embed, models, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
 from service.settings import PREFIX
 
@@ -24,12 +24,13 @@ Images and texts in; patch tokens, embeddings, scores and labels out.
 
   visiontower serve                               # demo encoders, port 8000
   visiontower embed photos/ -o photos.parquet     # a folder to a table
+  visiontower search photos.parquet "a red car"   # find in it
   visiontower similarity cat.jpg "a cat" "a dog"  # which text fits
   visiontower models                              # what can be served
   visiontower vram demo:vit                       # what it takes of a GPU
   visiontower verify demo:vit photos/             # are the numbers right"""
 
-_COMMANDS = (serve, embed, similarity, models, vram, verify)
+_COMMANDS = (serve, embed, search, similarity, models, vram, verify)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

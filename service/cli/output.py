@@ -5,6 +5,14 @@ import sys
 
 from rich.console import Console, RenderableType
 
+_SHOWN = 60
+"""Characters of a text that a note shows."""
+
+
+def beginning(text: str) -> str:
+    """Of a caller's text."""
+    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+
 
 def say(text: str) -> None:
     """A line for the person at the terminal."""

@@ -6,22 +6,20 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.cli.arguments import (
-    ArgumentError,
     add_command,
     add_model,
     add_pixels,
     add_placement,
+    read_image,
     resolution_of,
     settings_of,
 )
-from service.cli.output import show, show_json
+from service.cli.output import beginning, show, show_json
 
 if TYPE_CHECKING:
     from service.engine.values import SimilarityRequest, SimilarityResult
     from service.settings import Settings
 
-_SHOWN = 60
-"""Characters of a text that a note shows."""
 _HELP = """\
 Score an image against texts: cosine, and probability as the model was trained
 (over all texts for CLIP, each text alone for SigLIP).
@@ -59,7 +57,7 @@ def run(arguments: argparse.Namespace) -> int:
     from service.engine.values import SimilarityRequest
 
     request = SimilarityRequest(
-        [_read(arguments.image)],
+        [read_image(arguments.image)],
         arguments.texts,
         templates=arguments.templates or ("{}",),
         resolution=resolution_of(arguments),
@@ -81,12 +79,8 @@ def run(arguments: argparse.Namespace) -> int:
     else:
         show(scores_table(rows, title=f"{arguments.image}  {result.model}  {result.scoring.activation}"))
         for index in result.truncated:
-            show(f"Cut at the model's context length, its end does not count: {_beginning(request.texts[index])}")
+            show(f"Cut at the model's context length, its end does not count: {beginning(request.texts[index])}")
     return 0
-
-
-def _beginning(text: str) -> str:
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
 
 
 async def _score(request: "SimilarityRequest", settings: "Settings") -> "SimilarityResult":
@@ -94,11 +88,3 @@ async def _score(request: "SimilarityRequest", settings: "Settings") -> "Similar
 
     async with Engine(settings) as engine:
         return await engine.similarity(request)
-
-
-def _read(path: Path) -> bytes:
-    """Before the encoder is loaded, which takes seconds."""
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise ArgumentError(f"{path}: {error.strerror}.") from error

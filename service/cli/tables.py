@@ -7,6 +7,7 @@ from typing import Literal
 
 from rich import box
 from rich.table import Table
+from rich.text import Text
 
 from encoders import EncoderSpec, Grid, ImageSize
 from encoders.adapters.catalog import DEMO, Recommended, Scheme
@@ -32,6 +33,15 @@ class Score:
     cosine: float
     logit: float
     probability: float
+
+
+@dataclass(frozen=True)
+class Match:
+    """An image that was found. picture: None if it cannot be shown."""
+
+    score: float
+    path: str
+    picture: Text | None
 
 
 @dataclass(frozen=True)
@@ -100,6 +110,25 @@ def scores_table(scores: Sequence[Score], *, title: str) -> Table:
         bar = "█" * round(score.probability * _BAR)
         table.add_row(score.text, f"{score.cosine:+.4f}", f"{score.probability:.4f}", bar)
     return table
+
+
+def matches_table(matches: Sequence[Match], *, has_pictures: bool) -> Table:
+    """Best first; a picture that cannot be shown is a dash."""
+    table = Table(show_lines=has_pictures)
+    table.add_column("rank", justify="right")
+    table.add_column("score", justify="right", no_wrap=True)
+    table.add_column("path", overflow="fold")
+    if has_pictures:
+        table.add_column("", no_wrap=True)
+    for rank, match in enumerate(matches, start=1):
+        picture = [match.picture or "-"] if has_pictures else []
+        table.add_row(f"{rank}", f"{match.score:+.4f}", Text(_printable(match.path)), *picture)
+    return table
+
+
+def _printable(text: str) -> str:
+    """Characters that would move a terminal's cursor or colour it are escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def fidelity_table(agreements: Sequence[Agreement], *, bound: float) -> Table:

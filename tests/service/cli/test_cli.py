@@ -22,7 +22,7 @@ from service.run import server
 from service.settings import PREFIX, Settings
 from service.sizes import show_bytes
 
-COMMANDS = ("serve", "embed", "similarity", "models", "vram")
+COMMANDS = ("serve", "embed", "search", "similarity", "models", "vram")
 
 
 @pytest.fixture(autouse=True)
