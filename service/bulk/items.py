@@ -35,7 +35,7 @@ class Inputs(Protocol):
         """How many items there are; None if that is not known before they are read."""
 
     def parameters(self) -> Mapping[str, object]:
-        """What must be equal for a run to go on, as JSON has it: kinds, names, and, where known, ids and their number."""
+        """What must be equal for a run to go on, as JSON has it: kinds, names; the ids and their number where known."""
 
     def items(self, start: int) -> Iterator[Item]:
         """The items from the start-th on, always in the same order. It may block: a run calls it on a thread.
