@@ -21,8 +21,8 @@ from PIL import Image
 
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, RequestError, VisiontowerError
 from encoders.contract.values import Grid
+from service.bulk.errors import BulkError
 from service.bulk.items import Inputs, Item
-from service.bulk.resume import BulkError
 from service.bulk.rows import Columns, Good, Outcome
 from service.engine.engine import Engine
 from service.engine.values import Embedding, EmbedRequest, Source
@@ -76,29 +76,35 @@ async def batches(
 
     Where the inputs end before their time, what came before is given first. Raises BulkError then, and as `embedded`.
     """
-    items = inputs.items(start)
+    items = _items(inputs, start)
     running: deque[asyncio.Task[Batch]] = deque()
-    reading: asyncio.Future[list[Item]] | None = on_a_thread(partial(_read, items, batch_size))
+    reading: asyncio.Future[list[Item]] | None = on_a_thread(partial(read, items, batch_size))
     were_there = False
+
+    async def first() -> Batch:
+        nonlocal were_there
+        batch = await running[0]
+        if were_there and batch.failed == len(batch.items):
+            await asyncio.to_thread(_require_sources, batch)
+        were_there = were_there or batch.failed < len(batch.items)
+        running.popleft()
+        return batch
+
     try:
         while reading or running:
             can_read = reading is not None and len(running) < _AHEAD
             awaited: list[asyncio.Future[Any]] = [*([reading] if reading and can_read else []), *islice(running, 1)]
             await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
             if running and running[0].done():
-                batch = await running.popleft()
-                if were_there:
-                    await asyncio.to_thread(_require_sources, batch)
-                were_there = were_there or batch.failed < len(batch.items)
-                yield batch
+                yield await first()
             elif reading is not None and reading.done():
                 error = reading.exception()
-                if error is None and (read := reading.result()):
-                    running.append(asyncio.create_task(embedded(read, request, engine)))
-                    reading = on_a_thread(partial(_read, items, batch_size))
+                if error is None and (ahead := reading.result()):
+                    running.append(asyncio.create_task(embedded(ahead, request, engine)))
+                    reading = on_a_thread(partial(read, items, batch_size))
                     continue
                 while error is not None and running:
-                    yield await running.popleft()
+                    yield await first()
                 if isinstance(error, OSError):
                     raise BulkError(
                         f"The inputs broke off: {error}. What is done is kept; the same command continues."
@@ -171,14 +177,20 @@ def _sentence(error: VisiontowerError) -> str:
 def _require_sources(batch: Batch) -> None:
     """Raises BulkError if the folder, or the disk, has gone on which these files were."""
     paths = [item.source for item in batch.items if isinstance(item.source, Path)]
-    if 1 < len(paths) == batch.failed == len(batch.items) and not any(path.exists() for path in paths):
+    if 1 < len(paths) == len(batch.items) and not any(path.exists() for path in paths):
         raise BulkError(
             f"{paths[0]} and the {len(paths) - 1} files after it are not there any more. What is done is kept: once "
             "they are back, the same command continues."
         )
 
 
-def _read(items: Iterator[Item], count: int) -> list[Item]:
+def _items(inputs: Inputs, start: int) -> Iterator[Item]:
+    """All that `items` does is done on the thread that reads."""
+    yield from inputs.items(start)
+
+
+def read(items: Iterator[Item], count: int) -> list[Item]:
+    """The next items, fewer at the end."""
     return list(islice(items, count))
 
 

@@ -19,13 +19,11 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from service.bulk.errors import BulkError
+
 _VERSION = 2
 _LONGEST = 60
 """Characters of a parameter that a refusal shows."""
-
-
-class BulkError(Exception):
-    """A bulk run that cannot start or go on, in words for who started it."""
 
 
 @dataclass(frozen=True)

@@ -11,9 +11,9 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.bulk.embedding import embedded, on_a_thread
+from service.bulk.embedding import embedded, on_a_thread, read
+from service.bulk.errors import BulkError
 from service.bulk.items import Inputs, Item
-from service.bulk.resume import BulkError
 from service.bulk.rows import Rows
 from service.bulk.sinks import ParquetFile, ParquetFolder, counts, read_rows, write
 from service.bulk.writing import Writing
@@ -39,7 +39,7 @@ async def retry(
             once_more: list[tuple[str, str]] = []
             fresh: list[pa.RecordBatch] = []
             wanted = _wanted(places, inputs, start=start)
-            while items := await on_a_thread(lambda: list(islice(wanted, batch_size))):
+            while items := await on_a_thread(partial(read, wanted, batch_size)):
                 batch = await embedded(items, request, engine)
                 fresh.append(writing.columns.batch(batch.items, batch.outcomes))
                 once_more += batch.failures
@@ -48,9 +48,7 @@ async def retry(
                 total=shard.rows,
                 failed=len(once_more),
                 about=writing.about,
-                tables=partial(
-                    _replaced, path, list(places), pa.Table.from_batches(fresh), group_rows=writing.columns.group_rows
-                ),
+                tables=partial(_replaced, path, list(places), pa.Table.from_batches(fresh)),
             )
             await asyncio.to_thread(write, sink, number, rows, writing.manifest)
             failures += once_more
@@ -81,11 +79,11 @@ def _wanted(places: Mapping[int, str], inputs: Inputs, *, start: int) -> Iterato
         raise BulkError(f"The inputs end before item {start + last}: they are others now.")
 
 
-def _replaced(path: Path, places: Sequence[int], fresh: pa.Table, *, group_rows: int) -> Iterator[pa.Table]:
+def _replaced(path: Path, places: Sequence[int], fresh: pa.Table) -> Iterator[pa.Table]:
     """The shard's rows, those at these places by fresh ones."""
     begin = 0
-    for read in read_rows(path, group_rows=group_rows):
-        table = read.replace_schema_metadata(None).cast(fresh.schema)
+    for before in read_rows(path):
+        table = before.replace_schema_metadata(None).cast(fresh.schema)
         one, other = bisect_left(places, begin), bisect_left(places, begin + len(table))
         if other > one:
             order = np.arange(len(table))

@@ -10,8 +10,8 @@ import pyarrow as pa
 from numpy.typing import NDArray
 
 from encoders.contract.values import Grid
+from service.bulk.errors import BulkError
 from service.bulk.items import Item
-from service.bulk.resume import BulkError
 
 Array: TypeAlias = NDArray[Any]
 _OWN = ("id", "error", "grid_rows", "grid_cols")
@@ -96,9 +96,8 @@ class Columns:
             if row is None:
                 continue
             if row.shape != block.shape[1:]:
-                raise BulkError(
-                    f"One has {name} {list(row.shape)}, the others {list(block.shape[1:])}: embed them apart."
-                )
+                found, known = list(row.shape), list(block.shape[1:])
+                raise BulkError(f"One item's {name} is {found}, the others' {known}: embed images and texts apart.")
             block[index] = row
         array = pa.array(block.reshape(-1))
         for width in reversed(block.shape[2:]):

@@ -8,9 +8,11 @@ from pathlib import Path
 
 from encoders.contract.spec import EncoderSpec
 from service.bulk.embedding import batches, columns_of
+from service.bulk.errors import BulkError
 from service.bulk.items import Inputs
-from service.bulk.resume import BulkError, Manifest, forget, held
+from service.bulk.resume import Manifest, forget, held
 from service.bulk.retry import retry
+from service.bulk.room import Room
 from service.bulk.rows import Columns
 from service.bulk.sinks import Layout, ParquetFile, ParquetFolder, Sink, shard_rows, sink_of
 from service.bulk.writing import Writing
@@ -25,8 +27,8 @@ SHOWN_FAILURES = 20
 class Job:
     """The inputs, how to encode them and where to write.
 
-    request: its sources and texts are left out. is_folder: `out` is one whatever its name. shard_rows: of a folder; None
-    for about 256 MiB. restart: drop what an earlier run left. retry_errors: at the end, embed what failed once more.
+    request: its sources and texts are left out. is_folder: `out` is one whatever its name. shard_rows: of a folder;
+    None for about 256 MiB. restart: drop what an earlier run left. retry_errors: then embed what failed once more.
     """
 
     out: Path
@@ -89,12 +91,13 @@ async def run(
     engine: Engine,
     *,
     progress: Callable[[Progress], None] = lambda progress: None,
+    warn: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Finished:
     """Embed the items that no earlier run has done, and put the result in place.
 
-    progress: called first with what was there already. Whatever ends it early, a cancellation included, the finished
-    batches are on disk.
+    progress: called first with what was there already. warn: told, before the work begins, of a result that is large or
+    has no room on the disk. Whatever ends the run early, a cancellation included, the finished batches are on disk.
 
     Raises BulkError, RequestError if the encoder does not offer what the request asks for, or EncoderFailed if it fails
     on a batch and on each of its items.
@@ -112,9 +115,11 @@ async def run(
         if manifest is None:
             sink.clear()
             sink.record(begun)
-        writing = Writing(
-            sink, columns, {**parameters, **of_arrays}, manifest or begun, expected=job.inputs.total, clock=clock
-        )
+            room = Room.of(job.out, job.inputs.total, columns.row_bytes, is_sharded=sink.is_sharded)
+            if room.warning:
+                warn(room.warning)
+        about, expected = {**parameters, **of_arrays}, job.inputs.total
+        writing = Writing(sink, columns, about, manifest or begun, expected=expected, clock=clock)
         finished = await _embed_rest(job, engine, writing, progress)
         if job.retry_errors and finished.failed:
             failures = await retry(writing, job.inputs, job.request, engine, batch_size=job.batch_size)

@@ -16,7 +16,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.bulk.resume import BulkError, Manifest, beside, write_whole
+from service.bulk.errors import BulkError
+from service.bulk.resume import Manifest, beside, write_whole
 from service.bulk.rows import Array, Rows
 
 Layout: TypeAlias = Literal["auto", "clip-retrieval"]
@@ -97,7 +98,7 @@ def write(sink: Sink, number: int, rows: Rows, manifest: Manifest) -> None:
 class _OneFile:
     """A single file; its unfinished run is in OUT.parts."""
 
-    is_sharded: ClassVar = False
+    is_sharded: ClassVar[bool] = False
     most_ids: ClassVar[int | None] = None
 
     def __init__(self, out: Path) -> None:
@@ -196,7 +197,7 @@ class NpyFile(_OneFile):
 class SafetensorsFile(_OneFile):
     """Tensors `tokens` [N, T, D] and `pooled` [N, D]; metadata `ids` is a JSON list, the rest the run's parameters."""
 
-    most_ids: ClassVar = MAX_HEADER_BYTES
+    most_ids: ClassVar[int | None] = MAX_HEADER_BYTES
 
     def files(self, number: int, rows: Rows, manifest: Manifest) -> Iterator[File]:
         """As Sink.files."""
@@ -207,7 +208,7 @@ class SafetensorsFile(_OneFile):
 class _Folder:
     """A folder of shards; its unfinished ones are in OUT/_unfinished. Readers skip names that begin with `_`."""
 
-    is_sharded: ClassVar = True
+    is_sharded: ClassVar[bool] = True
     most_ids: ClassVar[int | None] = None
     _pattern: ClassVar[str]
 
@@ -331,7 +332,7 @@ def sink_of(out: Path, *, layout: Layout = "auto", arrays: Sequence[str], is_fol
 
     Raises BulkError if it has no place for the arrays.
     """
-    sink: Sink
+    sink: ClipRetrieval | ParquetFolder | ParquetFile | NpyFile | SafetensorsFile
     if layout == "clip-retrieval":
         sink = ClipRetrieval(out)
     elif is_folder or out.is_dir() or not out.suffix:
@@ -352,11 +353,11 @@ def shard_rows(row_bytes: int, *, batch_size: int) -> int:
     return max(1, rows // batch_size) * batch_size
 
 
-def read_rows(path: Path, *, group_rows: int) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of ours, some at a time."""
+def read_rows(path: Path) -> Iterator[pa.Table]:
+    """The rows of a Parquet file of ours, a group at a time."""
     with pq.ParquetFile(path) as file:
-        for batch in file.iter_batches(group_rows):
-            yield pa.Table.from_batches([batch])
+        for group in range(file.num_row_groups):
+            yield file.read_row_group(group)
 
 
 def counts(path: Path) -> Counts:

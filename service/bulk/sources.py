@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pyarrow as pa
 
+from service.bulk.errors import BulkError
 from service.bulk.items import Item
-from service.bulk.resume import BulkError
 
 SUFFIXES = frozenset(
     {

@@ -10,7 +10,8 @@ from itertools import chain, count
 import pyarrow as pa
 
 from service.bulk.embedding import Batch
-from service.bulk.resume import BulkError, Manifest, Parts
+from service.bulk.errors import BulkError
+from service.bulk.resume import Manifest, Parts
 from service.bulk.rows import Columns, Rows
 from service.bulk.sinks import Counts, ParquetFile, Sink, counts, write
 
@@ -88,7 +89,7 @@ class Writing:
         self.sink.record(self.manifest)
 
     def close(self) -> None:
-        """End the thread; what is in memory goes to a part, for the run that continues. Raises BulkError if it cannot."""
+        """End the thread. What is in memory goes to a part, for the run that continues. Raises BulkError."""
         self._thread.shutdown(wait=True)
         if self._held and (self._last is None or self._last.exception() is None):
             self._write_part(self._taken())
