@@ -46,6 +46,13 @@ class Batch:
         return len(self.failures)
 
     @property
+    def read_last(self) -> Path | None:
+        """The last of the files that gave something."""
+        outcomes = zip(reversed(self.items), reversed(self.outcomes), strict=True)
+        good = (item.source for item, outcome in outcomes if isinstance(outcome, Good))
+        return next((source for source in good if isinstance(source, Path)), None)
+
+    @property
     def failures(self) -> list[tuple[str, str]]:
         """Their ids and errors."""
         outcomes = zip(self.items, self.outcomes, strict=True)
@@ -79,14 +86,14 @@ async def batches(
     items = _items(inputs, start)
     running: deque[asyncio.Task[Batch]] = deque()
     reading: asyncio.Future[list[Item]] | None = on_a_thread(partial(read, items, batch_size))
-    were_there = False
+    was_read: Path | None = None
 
     async def first() -> Batch:
-        nonlocal were_there
+        nonlocal was_read
         batch = await running[0]
-        if were_there and batch.failed == len(batch.items):
-            await asyncio.to_thread(_require_sources, batch)
-        were_there = were_there or batch.failed < len(batch.items)
+        was_read = batch.read_last or was_read
+        if was_read and batch.failed:
+            await asyncio.to_thread(_require_sources, batch, was_read)
         running.popleft()
         return batch
 
@@ -174,13 +181,19 @@ def _sentence(error: VisiontowerError) -> str:
     return error.reason if isinstance(error, ImageUnreadable) else str(error)
 
 
-def _require_sources(batch: Batch) -> None:
-    """Raises BulkError if the folder, or the disk, has gone on which these files were."""
-    paths = [item.source for item in batch.items if isinstance(item.source, Path)]
-    if 1 < len(paths) == len(batch.items) and not any(path.exists() for path in paths):
+def _require_sources(batch: Batch, was_read: Path) -> None:
+    """A file that is not there is a failure. If one that has been read is not there either, a disk has gone.
+
+    Raises BulkError then, so that the files on it do not become failures.
+    """
+    failed = (
+        item.source for item, outcome in zip(batch.items, batch.outcomes, strict=True) if isinstance(outcome, str)
+    )
+    missing = next((path for path in failed if isinstance(path, Path) and not path.exists()), None)
+    if missing and not was_read.exists():
         raise BulkError(
-            f"{paths[0]} and the {len(paths) - 1} files after it are not there any more. What is done is kept: once "
-            "they are back, the same command continues."
+            f"{missing} is not there any more, nor is {was_read}, which has been read before. What is done is kept: "
+            "once they are back, the same command continues."
         )
 
 

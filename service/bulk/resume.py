@@ -11,7 +11,6 @@ import errno
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +20,7 @@ import pyarrow as pa
 
 from service.bulk.errors import BulkError
 
+MANIFEST = "manifest.json"
 _VERSION = 2
 _LONGEST = 60
 """Characters of a parameter that a refusal shows."""
@@ -161,8 +161,10 @@ def held(folder: Path) -> Iterator[None]:
 
 
 def forget(folder: Path) -> None:
-    """Remove the folder of a run."""
-    shutil.rmtree(folder)
+    """Remove the folder of a run that has ended; what says that it has, last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+        path.unlink()
+    folder.rmdir()
 
 
 def beside(path: Path, suffix: str) -> Path:

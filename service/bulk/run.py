@@ -130,7 +130,10 @@ async def run(
 
 def _before(job: Job, sink: Sink, begun: Manifest) -> Manifest | None:
     """The run that this one continues, or None if it begins. Raises BulkError if it can do neither."""
-    before = None if job.restart else sink.recorded()
+    if job.restart:
+        sink.require_ours()
+        return None
+    before = sink.recorded()
     if before is None:
         return None
     if job.shard_rows is None:
@@ -141,7 +144,7 @@ def _before(job: Job, sink: Sink, begun: Manifest) -> Manifest | None:
             f"{job.out} belongs to a run with other parameters: {'; '.join(changes)}. "
             "Give the same ones to continue it, or use --restart to begin anew."
         )
-    if before.rows is not None and not sink.is_sharded and not job.retry_errors:
+    if before.rows is not None and not sink.is_sharded and not sink.work.exists() and not job.retry_errors:
         raise BulkError(f"{job.out} exists already: --restart writes it anew.")
     return before
 

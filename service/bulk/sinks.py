@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.bulk.errors import BulkError
-from service.bulk.resume import Manifest, beside, write_whole
+from service.bulk.resume import MANIFEST, Manifest, beside, write_whole
 from service.bulk.rows import Array, Rows
 
 Layout: TypeAlias = Literal["auto", "clip-retrieval"]
@@ -28,7 +28,7 @@ MAX_HEADER_BYTES = 95_000_000
 """safetensors readers refuse a header over 100 MB, and all ids are in it."""
 _SHARD_BYTES = 256 * 1024 * 1024
 _MOST_SHARD_ROWS = 262_144
-_MANIFEST = "visiontower"
+_KEY = "visiontower"
 """The key of Parquet metadata that has the manifest."""
 _SAFETENSORS_DTYPES = {"float32": "F32", "float16": "F16"}
 
@@ -70,6 +70,9 @@ class Sink(Protocol):
         Raises BulkError if something else is here.
         """
 
+    def require_ours(self) -> None:
+        """Raises BulkError if something is here that `clear` would have to remove, and no run of ours wrote."""
+
     def record(self, manifest: Manifest) -> None:
         """Write down whose result it is."""
 
@@ -80,10 +83,7 @@ class Sink(Protocol):
         """What the shard is made of, the last file last."""
 
     def clear(self) -> None:
-        """Remove all that earlier runs wrote, the last shard first, so that a run killed here still knows its own.
-
-        Raises BulkError if something else is here.
-        """
+        """Remove all that earlier runs wrote, the last shard first, so that a run killed here still knows its own."""
 
 
 def write(sink: Sink, number: int, rows: Rows, manifest: Manifest) -> None:
@@ -95,7 +95,7 @@ def write(sink: Sink, number: int, rows: Rows, manifest: Manifest) -> None:
             write_whole(path, fill, folder=sink.work)
 
 
-class _OneFile:
+class OneFile:
     """A single file; its unfinished run is in OUT.parts."""
 
     is_sharded: ClassVar[bool] = False
@@ -120,8 +120,11 @@ class _OneFile:
 
     def recorded(self) -> Manifest | None:
         """As Sink.recorded."""
-        manifest = self.work / "manifest.json"
-        return Manifest.of_json(manifest.read_bytes()) if manifest.exists() else self._of_result()
+        return Manifest.of_json(self._manifest.read_bytes()) if self._manifest.exists() else self._of_result()
+
+    @property
+    def _manifest(self) -> Path:
+        return self.work / MANIFEST
 
     def _of_result(self) -> Manifest | None:
         if self.out.exists():
@@ -131,8 +134,14 @@ class _OneFile:
     def record(self, manifest: Manifest) -> None:
         """As Sink.record."""
         text = manifest.to_json()
-        if manifest.rows is None:  # else it is in the result, or nowhere
-            write_whole(self.work / "manifest.json", lambda path: path.write_text(text), folder=self.work)
+        write_whole(self._manifest, lambda path: path.write_text(text), folder=self.work)
+
+    def require_ours(self) -> None:
+        """As Sink.require_ours. The result stays until the new one takes its place."""
+
+    def whole(self, rows: int) -> Counts:
+        """Of the result, which is there whole and has so many rows."""
+        return Counts(rows, len(self.ledger.read_text().splitlines()) if self.ledger and self.ledger.exists() else 0)
 
     def finished(self, number: int) -> Counts | None:
         """As Sink.finished."""
@@ -140,12 +149,12 @@ class _OneFile:
 
     def clear(self) -> None:
         """The result stays until the new one takes its place."""
-        (self.work / "manifest.json").unlink(missing_ok=True)
+        self._manifest.unlink(missing_ok=True)
         for part in self.work.glob("*.arrow"):
             part.unlink()
 
 
-class ParquetFile(_OneFile):
+class ParquetFile(OneFile):
     """Columns id, error, grid_rows, grid_cols, the carried ones, tokens (list of lists), pooled (list)."""
 
     @property
@@ -157,9 +166,13 @@ class ParquetFile(_OneFile):
         if not self.out.exists():
             return None
         about = _metadata(self.out)
-        if _MANIFEST.encode() not in about:
+        if _KEY.encode() not in about:
             raise BulkError(f"{self.out} exists already: --restart writes it anew.")
-        return Manifest.of_json(about[_MANIFEST.encode()])
+        return Manifest.of_json(about[_KEY.encode()])
+
+    def whole(self, rows: int) -> Counts:
+        """Of the result."""
+        return counts(self.out)
 
     def shards(self) -> list[Path]:
         """The files that are there."""
@@ -170,7 +183,7 @@ class ParquetFile(_OneFile):
         yield self.out, partial(_write_parquet, rows=rows, manifest=manifest.ended(rows=rows.total))
 
 
-class NpyFile(_OneFile):
+class NpyFile(OneFile):
     """One array [N, ...]; OUT.json has the ids of its rows and the run's parameters."""
 
     def require(self, arrays: Sequence[str]) -> None:
@@ -194,7 +207,7 @@ class NpyFile(_OneFile):
             yield self.out, partial(_write_npy, name=name, rows=rows)
 
 
-class SafetensorsFile(_OneFile):
+class SafetensorsFile(OneFile):
     """Tensors `tokens` [N, T, D] and `pooled` [N, D]; metadata `ids` is a JSON list, the rest the run's parameters."""
 
     most_ids: ClassVar[int | None] = MAX_HEADER_BYTES
@@ -236,12 +249,16 @@ class _Folder:
 
     def recorded(self) -> Manifest | None:
         """As Sink.recorded."""
+        self.require_ours()
+        return Manifest.of_json(self._manifest.read_bytes()) if self._manifest.exists() else None
+
+    def require_ours(self) -> None:
+        """As Sink.require_ours."""
         if self._manifest.exists():
-            return Manifest.of_json(self._manifest.read_bytes())
+            return
         others = [path.name for path in self.out.glob("*") if not path.name.startswith("_")]
         if others:
             raise BulkError(f"{self.out} holds {sorted(others)[0]}, and no run: choose an empty folder or a new one.")
-        return None
 
     def record(self, manifest: Manifest) -> None:
         """As Sink.record."""
@@ -250,7 +267,6 @@ class _Folder:
 
     def clear(self) -> None:
         """As Sink.clear."""
-        self.recorded()  # else these are somebody else's
         for path in sorted(self.out.glob(self._pattern), reverse=True):
             path.unlink()
         for part in self.work.glob("*.arrow"):
@@ -388,7 +404,7 @@ def _errors(path: Path, rows: Rows) -> File:
 def _write_parquet(path: Path, *, rows: Rows, manifest: Manifest | None) -> None:
     about = {key: value if isinstance(value, str) else json.dumps(value) for key, value in rows.about.items()}
     if manifest is not None:
-        about[_MANIFEST] = manifest.to_json()
+        about[_KEY] = manifest.to_json()
     schema = rows.columns.schema.with_metadata(about)
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=rows.columns.plain) as writer:
         for group in rows.groups():

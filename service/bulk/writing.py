@@ -13,7 +13,7 @@ from service.bulk.embedding import Batch
 from service.bulk.errors import BulkError
 from service.bulk.resume import Manifest, Parts
 from service.bulk.rows import Columns, Rows
-from service.bulk.sinks import Counts, ParquetFile, Sink, counts, write
+from service.bulk.sinks import Counts, OneFile, Sink, write
 
 _PART_BYTES = 64 * 1024 * 1024
 _PART_SECONDS = 30.0
@@ -71,11 +71,13 @@ class Writing:
         self._require_ids(batch)
         if self._last is not None and self._last.done():
             self._last.result()
+        if self._is_full:  # the parts of a shard were there, the shard was not
+            await self._end_shard()
         self._held.append(rows)
         self._held_bytes += rows.nbytes
         self.stop += len(rows)
         self.failed += batch.failed
-        if self.manifest.shard_rows and self.stop == self._start + self.manifest.shard_rows:
+        if self._is_full:
             await self._end_shard()
         elif self._held_bytes >= _PART_BYTES or self._clock() - self._began >= _PART_SECONDS:
             await self._then(self._write_part)
@@ -93,6 +95,10 @@ class Writing:
         self._thread.shutdown(wait=True)
         if self._held and (self._last is None or self._last.exception() is None):
             self._write_part(self._taken())
+
+    @property
+    def _is_full(self) -> bool:
+        return self.stop == self._start + self.manifest.shard_rows and self.sink.is_sharded
 
     def _require_ids(self, batch: Batch) -> None:
         """Raises BulkError as soon as it can be told that all ids will have no place."""
@@ -148,8 +154,8 @@ class Writing:
 
 def _finished(sink: Sink, manifest: Manifest) -> Iterator[Counts]:
     """The shards that are there whole."""
-    if isinstance(sink, ParquetFile) and manifest.rows is not None:
-        yield counts(sink.out)
+    if isinstance(sink, OneFile) and manifest.rows is not None:
+        yield sink.whole(manifest.rows)
         return
     for number in count():
         shard = sink.finished(number)

@@ -306,4 +306,4 @@ def test_the_module_runs_as_a_process_and_its_help_imports_no_torch() -> None:
     code += "assert not {'torch', 'pyarrow', 'fastapi', 'transformers'} & set(sys.modules), 'heavy imports'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Its suffix chooses" in done.stdout
+    assert "The suffix of OUT chooses" in done.stdout
