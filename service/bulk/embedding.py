@@ -186,9 +186,8 @@ def _require_sources(batch: Batch, was_read: Path) -> None:
 
     Raises BulkError then, so that the files on it do not become failures.
     """
-    failed = (
-        item.source for item, outcome in zip(batch.items, batch.outcomes, strict=True) if isinstance(outcome, str)
-    )
+    outcomes = zip(batch.items, batch.outcomes, strict=True)
+    failed = (item.source for item, outcome in outcomes if isinstance(outcome, str))
     missing = next((path for path in failed if isinstance(path, Path) and not path.exists()), None)
     if missing and not was_read.exists():
         raise BulkError(

@@ -260,7 +260,7 @@ def test_files_that_vanish_midway_end_the_run_and_are_no_failures(folder: Path) 
         if folder.exists():
             folder.rename(away)
 
-    with pytest.raises(BulkError, match="not there any more, nor is .* What is done is kept"):
+    with pytest.raises(BulkError, match=r"not there any more, nor is .* What is done is kept"):
         encode(job, before=unmount)
     away.rename(folder)
     finished = encode(job)
