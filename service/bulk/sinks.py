@@ -336,7 +336,7 @@ class ClipRetrieval(_Folder):
         yield self._vectors(number), partial(_write_npy, name="pooled", rows=rows)
 
 
-_FILES: dict[str, type[ParquetFile | NpyFile | SafetensorsFile]] = {
+FILES: dict[str, type[ParquetFile | NpyFile | SafetensorsFile]] = {
     ".parquet": ParquetFile,
     ".npy": NpyFile,
     ".safetensors": SafetensorsFile,
@@ -353,11 +353,11 @@ def sink_of(out: Path, *, layout: Layout = "auto", arrays: Sequence[str], is_fol
         sink = ClipRetrieval(out)
     elif is_folder or out.is_dir() or not out.suffix:
         sink = ParquetFolder(out)
-    elif out.suffix in _FILES:
-        sink = _FILES[out.suffix](out)
+    elif out.suffix in FILES:
+        sink = FILES[out.suffix](out)
     else:
         raise BulkError(
-            f"{out} must end in {', '.join(_FILES)}, or in / for a folder of .parquet: the suffix chooses the format."
+            f"{out} must end in {', '.join(FILES)}, or in / for a folder of .parquet: the suffix chooses the format."
         )
     sink.require(arrays)
     return sink
