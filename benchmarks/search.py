@@ -10,21 +10,24 @@ is loaded. --cold drops a file from the system's memory before each round.
 import argparse
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+import pyarrow as pa
 from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
-from encoders.contract.values import Floats
-from service.bulk import results, resume, sinks
-from service.bulk.resume import Part
+from encoders.contract.values import Floats, Grid
+from service.bulk import results
+from service.bulk.items import Item
+from service.bulk.resume import Manifest
+from service.bulk.rows import Columns, Good, Rows
 from service.bulk.search import nearest
-from service.bulk.sinks import GRID, WRITERS, Rows
+from service.bulk.sinks import FILES, sink_of, write
 
 _PART = 50_000
 _K = 5
@@ -42,19 +45,23 @@ class Timed:
 
 def written(folder: Path, *, rows: int, width: int, dtype: str) -> list[Path]:
     """A file of each format."""
-    rng = np.random.default_rng(0)
-    names = [f"photos/{row // 1000:04}/{row:08}.jpg" for row in range(rows)]
+    columns = Columns({"pooled": (width,)}, dtype, pa.schema([]))
     about = {"model": "random", "revision": "", "resolution": "224x224", "runtime": "torch", "exact_pixels": False}
-    with resume.opened(folder / "search.npy", run={}, files=names, restart=True) as parts:
+
+    def tables() -> Iterator[pa.Table]:
+        rng = np.random.default_rng(0)
         for start in range(0, rows, _PART):
-            size = min(_PART, rows - start)
-            block = rng.standard_normal((size, width), np.float32)
-            arrays = {"pooled": [block.astype(dtype)], GRID: [np.full((size, 2), 7, np.int32)]}
-            parts.append(Part(start, start + size, range(start, start + size), (), arrays))
-        for suffix in WRITERS:
-            sinks.export(folder / f"search{suffix}", Rows(parts, dtype, {"pooled": (width,)}, about))
-        parts.remove()
-    return [folder / f"search{suffix}" for suffix in WRITERS]
+            items = [Item(f"photos/{row // 1000:04}/{row:08}.jpg") for row in range(start, min(start + _PART, rows))]
+            block = rng.standard_normal((len(items), width), np.float32).astype(dtype)
+            batch = columns.batch(items, [Good(Grid(7, 7), {"pooled": vector}) for vector in block])
+            yield pa.Table.from_batches([batch])
+
+    for suffix in FILES:
+        sink = sink_of(folder / f"search{suffix}", arrays=["pooled"])
+        sink.work.mkdir()
+        write(sink, 0, Rows(columns, rows, 0, about, tables), Manifest({}, 0))
+        sink.work.rmdir()
+    return [folder / f"search{suffix}" for suffix in FILES]
 
 
 def all_at_once(path: Path, query: Floats) -> Places:

@@ -13,8 +13,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from encoders.contract.values import ImageSize
-from service.bulk.resume import Array, BulkError, beside
-from service.bulk.sinks import WRITERS
+from service.bulk.errors import BulkError
+from service.bulk.resume import beside
+from service.bulk.rows import Array
+from service.bulk.sinks import FILES
 from service.sizes import parse_image_size
 
 SHARDS = "part-*.parquet"
@@ -24,7 +26,7 @@ _BLOCK_NUMBERS = 2**19
 """2 MiB in float32, which a core's cache holds."""
 _STRETCH_BLOCKS = 16
 _READ_AHEAD_BYTES = 1024 * 1024
-_NAMES = ("path", "id")
+_NAMES = ("id", "path")
 """Columns that say what a row is, the first that is there."""
 _TENSORS = {"F16": np.float16, "F32": np.float32}
 
@@ -105,18 +107,16 @@ def opened(path: Path, *, column: str = POOLED, block_numbers: int = _BLOCK_NUMB
             return _of_npy(path, block_numbers)
         case ".safetensors":
             return _of_safetensors(path, block_numbers)
-    raise BulkError(
-        f"{path} is nothing that `visiontower embed` writes: {', '.join(WRITERS)}, or a folder of {SHARDS}."
-    )
+    raise BulkError(f"{path} is nothing that `visiontower embed` writes: {', '.join(FILES)}, or a folder of {SHARDS}.")
 
 
 def _of_npy(path: Path, block_numbers: int) -> Result:
     neighbour = beside(path, ".json")
     try:
         about = json.loads(neighbour.read_text())
-        paths = about["paths"]
+        ids = about["ids"]
     except FileNotFoundError as error:
-        raise BulkError(f"{neighbour} is not there. It says which file each row of {path.name} is.") from error
+        raise BulkError(f"{neighbour} is not there. It says which item each row of {path.name} is.") from error
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise _unreadable(neighbour, error) from error
     try:
@@ -125,7 +125,7 @@ def _of_npy(path: Path, block_numbers: int) -> Result:
         raise _unreadable(path, error) from error
     if about.get("output") == "tokens":
         raise _tokens_only(path)
-    return _of_array(path, vectors, paths, Origin.of(about), block_numbers)
+    return _of_array(path, vectors, ids, Origin.of(about), block_numbers)
 
 
 def _of_safetensors(path: Path, block_numbers: int) -> Result:
@@ -139,26 +139,26 @@ def _of_safetensors(path: Path, block_numbers: int) -> Result:
         tensor = header.get(POOLED)
         if tensor is None and "tokens" in header:
             raise _tokens_only(path)
-        if tensor is None or tensor["dtype"] not in _TENSORS or "paths" not in about:
+        if tensor is None or tensor["dtype"] not in _TENSORS or "ids" not in about:
             raise BulkError(
                 f"{path} is of another program: what `visiontower embed` writes has a tensor '{POOLED}' in "
-                "F16 or F32, and the metadata 'paths'."
+                "F16 or F32, and the metadata 'ids'."
             )
-        paths, shape = json.loads(about["paths"]), tuple(tensor["shape"])
+        ids, shape = json.loads(about["ids"]), tuple(tensor["shape"])
         begin = 8 + length + tensor["data_offsets"][0]
         vectors = np.memmap(path, _TENSORS[tensor["dtype"]], "r", offset=begin, shape=shape)
     except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error) as error:
         raise _unreadable(path, error) from error
-    return _of_array(path, vectors, paths, Origin.of(about), block_numbers)
+    return _of_array(path, vectors, ids, Origin.of(about), block_numbers)
 
 
-def _of_array(path: Path, vectors: Array, paths: Sequence[str], origin: Origin | None, block_numbers: int) -> Result:
+def _of_array(path: Path, vectors: Array, ids: Sequence[str], origin: Origin | None, block_numbers: int) -> Result:
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise BulkError(
             f"{path} holds {vectors.dtype} {list(vectors.shape)}; vectors are float16 or float32 [N, width]."
         )
-    if len(paths) != len(vectors):
-        raise BulkError(f"{path} has {len(vectors):,} rows and {len(paths):,} paths: they are not of the same run.")
+    if len(ids) != len(vectors):
+        raise BulkError(f"{path} has {len(vectors):,} rows and {len(ids):,} ids: they are not of the same run.")
     rows, width = vectors.shape
     if not vectors.size:
         raise BulkError(f"{path} has no vectors.")
@@ -166,7 +166,7 @@ def _of_array(path: Path, vectors: Array, paths: Sequence[str], origin: Origin |
     stretch = _STRETCH_BLOCKS * block
     parts = [vectors[start : start + stretch] for start in range(0, rows, stretch)]
     stretches = [Stretch(len(part), partial(_slices, part, block)) for part in parts]
-    return Result(path, origin, width, stretches, lambda places: [paths[place] for place in places])
+    return Result(path, origin, width, stretches, lambda places: [ids[place] for place in places])
 
 
 def _slices(part: Array, rows: int) -> Iterator[Array]:

@@ -1,177 +1,170 @@
-"""An unfinished bulk run on disk: numbered parts and the run that they belong to. Knows files, no encoder.
+"""An unfinished bulk run on disk: whose it is, and the parts of it that are done. Knows files, no encoder.
 
-    OUT.parts/manifest.json     the run's parameters; a run with others refuses to continue it
-    OUT.parts/files.json        the list of files, in order
-    OUT.parts/000000.safetensors, 000001.safetensors, ...
+    manifest         the run's parameters; a run with others refuses to continue it
+    WORK/000000000000-000000004096.arrow, ...    parts: the rows of items [start, stop), as Arrow IPC has them
+    WORK/lock        held by the process that writes
 
-A part covers files [start, stop) and holds a row for each that could be encoded, a reason for each that could not.
 Everything is written beside its name and renamed, so what is there is whole, whenever the run was killed.
 """
 
+import errno
 import fcntl
 import json
 import os
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-from safetensors import safe_open
-from safetensors.numpy import save_file
+import pyarrow as pa
 
-Array = NDArray[Any]
+from service.bulk.errors import BulkError
 
-_VERSION = 1
-
-
-class BulkError(Exception):
-    """A bulk run that cannot start or go on, in words for who started it."""
+MANIFEST = "manifest.json"
+_VERSION = 2
+_LONGEST = 60
+"""Characters of a parameter that a refusal shows."""
 
 
 @dataclass(frozen=True)
-class Failure:
-    """A file without a row: its path, the error's class and its message."""
+class Manifest:
+    """Whose result it is. shard_rows: 0 for one file. rows: how many it has; None until the run has ended."""
 
-    path: str
-    error: str
-    reason: str
+    parameters: Mapping[str, object]
+    shard_rows: int
+    rows: int | None = None
+
+    def to_json(self) -> str:
+        """For a file, or for the metadata of one."""
+        about = {"version": _VERSION, "rows": self.rows, "shard_rows": self.shard_rows, "parameters": self.parameters}
+        return json.dumps(about, indent=2)
+
+    @classmethod
+    def of_json(cls, text: str | bytes) -> "Manifest":
+        """What `to_json` wrote. Raises BulkError for another version's."""
+        about = json.loads(text)
+        if about.get("version") != _VERSION:
+            raise BulkError("Another version of visiontower has begun to write here: --restart begins anew.")
+        return cls(about["parameters"], about["shard_rows"], about["rows"])
+
+    def changes(self, now: "Manifest") -> list[str]:
+        """How another run differs from this one, by name."""
+        then, these = json.loads(self.to_json()), json.loads(now.to_json())
+        was, now_is = then["parameters"], these["parameters"]
+        changed = [
+            f"{key} was {_shown(was.get(key))}, is {_shown(now_is.get(key))}"
+            for key in dict.fromkeys([*now_is, *was])
+            if was.get(key) != now_is.get(key)
+        ]
+        if then["shard_rows"] != these["shard_rows"]:
+            changed.append(f"shard_rows was {then['shard_rows']}, is {these['shard_rows']}")
+        return changed
+
+    def ended(self, *, rows: int) -> "Manifest":
+        """The manifest of the whole result."""
+        return replace(self, rows=rows)
+
+
+def _shown(value: object) -> str:
+    text = str(value)
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
 
 
 @dataclass(frozen=True)
 class Part:
-    """Consecutive files' results. arrays: name -> blocks [n, ...] whose rows belong to files `rows`, in order."""
+    """The rows of the items [start, stop), in order, on disk or not yet. failed: how many of them have no arrays."""
 
     start: int
     stop: int
-    rows: Sequence[int] = ()
-    failures: Sequence[Failure] = ()
-    arrays: Mapping[str, Sequence[Array]] = field(default_factory=dict)
+    failed: int
+    path: Path
 
-    def and_then(
-        self, *, stop: int, rows: Sequence[int], arrays: Mapping[str, Array], failures: Sequence[Failure]
-    ) -> "Part":
-        """This part with the files up to `stop`. A new value: whoever is interrupted has the one or the other."""
-        blocks = {name: [*self.arrays.get(name, ()), block] for name, block in arrays.items()} if rows else self.arrays
-        return Part(self.start, stop, [*self.rows, *rows], [*self.failures, *failures], blocks)
-
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the rows held."""
-        return sum(block.nbytes for blocks in self.arrays.values() for block in blocks)
+    def tables(self) -> Iterator[pa.Table]:
+        """Its rows; the file is mapped, so that only what is used of it is read."""
+        with pa.memory_map(str(self.path)) as file:
+            yield pa.ipc.open_file(file).read_all()
 
 
 class Parts:
-    """The folder of one run, held by one process at a time.
+    """The parts of what is not in the result yet; those of it that `covered` items are in are dropped.
 
-    stop: the first file not covered yet. rows, failures: of all parts; rows are indices into `files`.
+    stop: the first item that is neither in the result nor in a part. Raises BulkError if a part is missing.
     """
 
-    def __init__(self, folder: Path, files: Sequence[str]) -> None:
+    def __init__(self, folder: Path, *, covered: int) -> None:
         self.folder = folder
-        self.files = files
-        self._names = sorted(path.name for path in folder.glob("[0-9]*.safetensors"))
-        self.stop = 0
-        self.rows: list[int] = []
-        self.failures: list[Failure] = []
-        for name in self._names:
-            part = self._read(name, arrays=False)
-            if part.start != self.stop:
-                raise BulkError(
-                    f"{folder / name} does not follow the part before it: delete {folder} or use --restart."
-                )
-            self._count(part)
+        self.stop = covered
+        self._parts: list[Part] = []
+        for path in sorted(folder.glob("[0-9]*-[0-9]*.arrow")):
+            start, stop = map(int, path.stem.split("-"))
+            if stop <= covered:  # the run ended between the result's last step and this one
+                path.unlink()
+                continue
+            if start != self.stop:
+                raise BulkError(f"{path} does not follow the part before it: use --restart to begin anew.")
+            self._append(Part(start, stop, _failed(path), path))
 
-    def append(self, part: Part) -> None:
-        """Write the next part; one that covers nothing more than is written already is ignored."""
-        if part.stop <= self.stop:
-            return
-        name = f"{len(self._names):06d}.safetensors"
-        tensors = {key: np.concatenate(blocks) for key, blocks in part.arrays.items()}
-        about = {
-            "start": str(part.start),
-            "stop": str(part.stop),
-            "failures": json.dumps([asdict(failure) for failure in part.failures]),
-        }
-        write_whole(
-            self.folder / name, lambda path: save_file({**tensors, "rows": np.array(part.rows, np.int64)}, path, about)
-        )
-        self._names.append(name)
-        self._count(part)
+    def write(self, batches: Sequence[pa.RecordBatch]) -> None:
+        """Write the next part. Raises BulkError if there is no room for it."""
+        stop = self.stop + sum(map(len, batches))
+        path = self.folder / f"{self.stop:012d}-{stop:012d}.arrow"
 
-    def __iter__(self) -> Iterator[Part]:
-        """The parts in order, one in memory at a time; each array is one block."""
-        return (self._read(name) for name in self._names)
+        def write(new: Path) -> None:
+            with pa.OSFile(str(new), "wb") as file, pa.ipc.new_file(file, batches[0].schema) as writer:
+                for batch in batches:
+                    writer.write_batch(batch)
 
-    def remove(self) -> None:
-        """Forget the run."""
-        shutil.rmtree(self.folder)
+        write_whole(path, write, folder=self.folder)
+        self._append(Part(self.stop, stop, sum(batch["error"].is_valid().sum().as_py() for batch in batches), path))
 
-    def _count(self, part: Part) -> None:
-        self.rows += part.rows
-        self.failures += part.failures
+    def drop(self, *, stop: int) -> None:
+        """The items before `stop` are in the result: remove their parts."""
+        while self._parts and self._parts[0].stop <= stop:
+            self._parts.pop(0).path.unlink()
+
+    def between(self, start: int, stop: int) -> list[Part]:
+        """The parts of these items."""
+        return [part for part in self._parts if start <= part.start and part.stop <= stop]
+
+    @property
+    def failed(self) -> int:
+        """Rows without arrays in the parts."""
+        return sum(part.failed for part in self._parts)
+
+    def _append(self, part: Part) -> None:
+        self._parts.append(part)
         self.stop = part.stop
 
-    def _read(self, name: str, *, arrays: bool = True) -> Part:
-        with safe_open(self.folder / name, framework="numpy") as file:
-            about = file.metadata()
-            return Part(
-                start=int(about["start"]),
-                stop=int(about["stop"]),
-                rows=file.get_tensor("rows").tolist(),
-                failures=[Failure(**failure) for failure in json.loads(about["failures"])],
-                arrays={key: [file.get_tensor(key)] for key in file.keys() if key != "rows"} if arrays else {},  # noqa: SIM118  # not a dict
-            )
+
+def _failed(path: Path) -> int:
+    with pa.memory_map(str(path)) as file:
+        errors = pa.ipc.open_file(file).read_all()["error"]
+        return len(errors) - int(errors.null_count)
 
 
 @contextmanager
-def opened(out: Path, *, run: Mapping[str, object], files: Sequence[str], restart: bool) -> Iterator[Parts]:
-    """The parts of the run that writes `out`: those an earlier, equal run left, or none.
+def held(folder: Path) -> Iterator[None]:
+    """The folder of a run, for this process alone; what a killed one left half written is removed.
 
-    Raises BulkError if `out` is there already, the parts are another run's, or another process is writing them.
+    Raises BulkError if another process has it.
     """
-    folder = beside(out, ".parts")
-    if out.exists() and not folder.exists() and not restart:
-        raise BulkError(f"{out} exists already: --restart writes it anew.")
-    folder.mkdir(parents=True, exist_ok=True)
+    with told(folder):
+        folder.mkdir(parents=True, exist_ok=True)
     with (folder / "lock").open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError as error:
             raise BulkError(f"Another process is writing {folder}.") from error
-        manifest = folder / "manifest.json"
-        if restart:
-            manifest.unlink(missing_ok=True)
-        if manifest.exists():
-            _check(folder, run=run, files=files)
-        else:
-            for old in folder.glob("[0-9]*.safetensors"):
-                old.unlink()
-            write_whole(folder / "files.json", lambda path: path.write_text(json.dumps(list(files))))
-            text = json.dumps({"version": _VERSION, "run": run}, indent=2)
-            write_whole(manifest, lambda path: path.write_text(text))
-        yield Parts(folder, files)
+        for half in folder.glob("*.new"):
+            half.unlink()
+        yield
 
 
-def _check(folder: Path, *, run: Mapping[str, object], files: Sequence[str]) -> None:
-    manifest = json.loads((folder / "manifest.json").read_text())
-    before = manifest["run"] if manifest["version"] == _VERSION else {}
-    now = json.loads(json.dumps(run))
-    changes = [f"{key} was {before.get(key)}, is {now.get(key)}" for key in now if before.get(key) != now.get(key)]
-    recorded = json.loads((folder / "files.json").read_text())
-    if recorded != list(files):
-        old, new = set(recorded), set(files)
-        changes.append(
-            f"the files changed ({len(new - old)} new, {len(old - new)} gone)" if old != new else "the files' order"
-        )
-    if changes:
-        raise BulkError(
-            f"{folder} holds an unfinished run with other parameters: {'; '.join(changes)}. "
-            f"Give the same ones to continue it, or delete {folder} or use --restart to begin anew."
-        )
+def forget(folder: Path) -> None:
+    """Remove the folder of a run that has ended; what says that it has, last."""
+    for path in sorted(folder.iterdir(), key=lambda path: path.name == MANIFEST):
+        path.unlink()
+    folder.rmdir()
 
 
 def beside(path: Path, suffix: str) -> Path:
@@ -179,10 +172,37 @@ def beside(path: Path, suffix: str) -> Path:
     return path.with_name(path.name + suffix)
 
 
-def write_whole(path: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a file beside `path`, then put it in place in one step; flushed to the disk before."""
-    new = beside(path, ".new")
-    write(new)
-    with new.open("rb+") as file:
-        os.fsync(file.fileno())
-    new.replace(path)
+def write_whole(path: Path, write: Callable[[Path], object], *, folder: Path) -> None:
+    """Let `write` fill a file in `folder`, then put it in place in one step; flushed to the disk before.
+
+    Raises BulkError if it cannot be written; then `path` is as before.
+    """
+    new = folder / f"{path.name}.new"
+    with told(path):
+        try:
+            write(new)
+            with new.open("rb+") as file:
+                os.fsync(file.fileno())
+            path.parent.mkdir(parents=True, exist_ok=True)
+            new.replace(path)
+        except BaseException:
+            new.unlink(missing_ok=True)  # it may be what fills the disk
+            raise
+        entry = os.open(path.parent, os.O_RDONLY)
+        try:
+            os.fsync(entry)
+        finally:
+            os.close(entry)
+
+
+@contextmanager
+def told(path: Path) -> Iterator[None]:
+    """An error of the disk in the block, as a BulkError that says what to do."""
+    try:
+        yield
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else str(error)
+        advice = "Make room" if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG) else "Mend it"
+        raise BulkError(
+            f"{path} could not be written: {reason}. What is done is kept. {advice}; then the same command continues."
+        ) from error

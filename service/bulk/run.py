@@ -1,175 +1,191 @@
-"""Many image files through the engine, in order, resumable.
+"""A bulk run: items through the engine, in order, into parts, shards and the whole result; resumable."""
 
-Batches are of consecutive files and run by themselves. So a run that was interrupted and continued computes the very
-numbers of one that was not, wherever it stopped.
-"""
-
-import asyncio
-import json
-import math
 import time
-from collections import deque
-from collections.abc import AsyncGenerator, Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
-
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Grid
-from service.bulk import sinks
-from service.bulk.resume import Failure, Part, Parts, beside, opened, write_whole
-from service.bulk.sinks import GRID, Rows
-from service.bulk.sources import shown
+from service.bulk.embedding import batches, columns_of
+from service.bulk.errors import BulkError
+from service.bulk.items import Inputs
+from service.bulk.resume import Manifest, forget, held
+from service.bulk.retry import retry
+from service.bulk.room import Room
+from service.bulk.rows import Columns
+from service.bulk.sinks import Layout, ParquetFile, ParquetFolder, Sink, shard_rows, sink_of
+from service.bulk.writing import Writing
 from service.engine.engine import Engine
-from service.engine.values import Embedding, EmbedRequest, EmbedResult
-from service.errors import ImageUnreadable
+from service.engine.values import EmbedRequest
 
-_AHEAD = 4
-"""Batches in work at once: two on the device, or in its lanes, and two being decoded."""
-_PART_BYTES = 64 * 1024 * 1024
-_PART_SECONDS = 30.0
-"""A part is written at the first of these, so a kill costs half a minute and a merge holds one part in memory."""
+SHOWN_FAILURES = 20
+"""Of the items that failed, so many are named; the result has all."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """The files, how to encode them and where to write. request: its sources are left out."""
+    """The inputs, how to encode them and where to write.
+
+    request: its sources and texts are left out. is_folder: `out` is one whatever its name. shard_rows: of a folder;
+    None for about 256 MiB. restart: drop what an earlier run left. retry_errors: then embed what failed once more.
+    """
 
     out: Path
-    files: Sequence[Path]
+    inputs: Inputs
     request: EmbedRequest
     batch_size: int = 32
+    layout: Layout = "auto"
+    is_folder: bool = False
+    shard_rows: int | None = None
     restart: bool = False
+    retry_errors: bool = False
 
     @property
     def arrays(self) -> list[str]:
         """The arrays that are written."""
         return ["tokens", "pooled"] if self.request.output == "both" else [self.request.output]
 
+    def sink(self) -> Sink:
+        """Where it goes. Raises BulkError if that cannot be."""
+        sink = sink_of(self.out, layout=self.layout, arrays=self.arrays, is_folder=self.is_folder)
+        if self.retry_errors and not isinstance(sink, ParquetFile | ParquetFolder):
+            raise BulkError("--retry-errors is for results with a row for each failure: .parquet, or a folder of them.")
+        if self.shard_rows and not sink.is_sharded:
+            raise BulkError(f"{self.out} is one file: --shard-rows is for a folder.")
+        return sink
+
+
+@dataclass(frozen=True)
+class Progress:
+    """done: items that are in the result or in a part; failed: those of them that gave nothing."""
+
+    done: int
+    failed: int
+
 
 @dataclass(frozen=True)
 class Finished:
-    """A run's end. images: rows written; resumed: files that earlier runs covered; ledger: None without failures."""
+    """A run's end.
 
-    images: int
+    rows: items. failed: those of them that gave nothing. resumed: those that earlier runs had done. failures: ids and
+    errors of the first that failed in this run. ledger: the file of all failures, if the result has no place for them.
+    shapes: of each array of a row.
+    """
+
+    rows: int
+    failed: int
     resumed: int
-    failures: Sequence[Failure]
+    failures: Sequence[tuple[str, str]]
     ledger: Path | None
-    shapes: dict[str, tuple[int, ...]]
+    shapes: Mapping[str, tuple[int, ...]]
+
+    @property
+    def good(self) -> int:
+        """Items that gave something."""
+        return self.rows - self.failed
 
 
 async def run(
     job: Job,
     engine: Engine,
     *,
-    progress: Callable[[int, int], None] = lambda done, failed: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
+    warn: Callable[[str], None] = lambda text: None,
     clock: Callable[[], float] = time.monotonic,
 ) -> Finished:
-    """Encode the files that no earlier part covers, then write `job.out` and remove the parts.
+    """Embed the items that no earlier run has done, and put the result in place.
 
-    progress: called with (files covered, files failed), first with those that were there already.
-    Whatever ends it early, a cancellation included, the finished batches are on disk.
+    progress: called first with what was there already. warn: told, before the work begins, of a result that is large or
+    has no room on the disk. Whatever ends the run early, a cancellation included, the finished batches are on disk.
 
     Raises BulkError, RequestError if the encoder does not offer what the request asks for, or EncoderFailed if it fails
-    on a batch and on each of its images.
+    on a batch and on each of its items.
     """
+    sink = job.sink()
     spec = engine.models.specs[engine.models.id_of(job.request.model)]
     job.request.outputs(spec)
-    names = [shown(path) for path in job.files]
-    sinks.check(job.out, names=job.arrays, files=names)
-    with opened(job.out, run=_parameters(job, spec, engine), files=names, restart=job.restart) as parts:
-        resumed = parts.stop
-        await _encode_rest(job, engine, parts, progress=progress, clock=clock)
-        rows = _rows(job, spec, engine, parts)
-        if rows is not None:
-            sinks.export(job.out, rows)
-        ledger = _write_ledger(job.out, parts.failures)
-        parts.remove()
-        return Finished(len(parts.rows), resumed, parts.failures, ledger, dict(rows.shapes) if rows else {})
+    columns, of_arrays = await columns_of(job.request, job.inputs, engine)
+    parameters = _parameters(job, spec, engine)
+    of_inputs = {f"inputs {name}": value for name, value in job.inputs.parameters().items()}
+    begun = Manifest({**parameters, "layout": job.layout, **of_inputs}, shard_rows=_shard_rows(job, sink, columns))
+    _before(job, sink, begun)  # refuses before a folder is made
+    with held(sink.work):
+        manifest = _before(job, sink, begun)
+        if manifest is None:
+            sink.clear()
+            sink.record(begun)
+            room = Room.of(job.out, job.inputs.total, columns.row_bytes, is_sharded=sink.is_sharded)
+            if room.warning:
+                warn(room.warning)
+        about, expected = {**parameters, **of_arrays}, job.inputs.total
+        writing = Writing(sink, columns, about, manifest or begun, expected=expected, clock=clock)
+        finished = await _embed_rest(job, engine, writing, progress)
+        if job.retry_errors and finished.failed:
+            failures = await retry(writing, job.inputs, job.request, engine, batch_size=job.batch_size)
+            finished = replace(finished, failed=len(failures), failures=failures[:SHOWN_FAILURES])
+        forget(sink.work)
+    return finished
 
 
-async def _encode_rest(
-    job: Job, engine: Engine, parts: Parts, *, progress: Callable[[int, int], None], clock: Callable[[], float]
-) -> None:
-    progress(parts.stop, len(parts.failures))
-    part, began = Part(parts.stop, parts.stop), clock()
-    try:
-        async with aclosing(_batches(job, engine, start=parts.stop)) as batches:
-            async for first, result in batches:
-                part = _with_batch(job, part, parts.files, first, result)
-                progress(part.stop, len(parts.failures) + len(part.failures))
-                if part.nbytes >= _PART_BYTES or clock() - began >= _PART_SECONDS:
-                    parts.append(part)
-                    part, began = Part(part.stop, part.stop), clock()
-    finally:
-        parts.append(part)
-
-
-async def _batches(job: Job, engine: Engine, *, start: int) -> AsyncGenerator[tuple[int, EmbedResult]]:
-    """The first file of each batch, and its result; in order, some ahead in work."""
-    running: deque[tuple[int, asyncio.Task[EmbedResult]]] = deque()
-    try:
-        for first in range(start, len(job.files), job.batch_size):
-            files = job.files[first : first + job.batch_size]
-            request = replace(job.request, sources=files, is_set=True, timeout_s=math.inf)
-            running.append((first, asyncio.create_task(engine.embed(request))))
-            if len(running) == _AHEAD:
-                yield await _next(running)
-        while running:
-            yield await _next(running)
-    finally:
-        for _, task in running:
-            task.cancel()
-        await asyncio.gather(*(task for _, task in running), return_exceptions=True)
-
-
-async def _next(running: deque[tuple[int, asyncio.Task[EmbedResult]]]) -> tuple[int, EmbedResult]:
-    first, task = running[0]
-    result = await task
-    running.popleft()
-    return first, result
-
-
-def _with_batch(job: Job, part: Part, files: Sequence[str], first: int, result: EmbedResult) -> Part:
-    """Raises EncoderFailed if the encoder failed on all of several images: then it is no file's fault."""
-    rows: list[int] = []
-    failures: list[Failure] = []
-    good: list[Embedding] = []
-    broken: list[EncoderFailed] = []
-    for index, item in enumerate(result.items, start=first):
-        if isinstance(item, VisiontowerError):
-            failures.append(_failure(files[index], item))
-            if isinstance(item, EncoderFailed) and not isinstance(item, NonFiniteOutput):
-                broken.append(item)
-        else:
-            rows.append(index)
-            good.append(item)
-    if len(broken) > 1 and not good:
-        raise broken[0]
-    arrays = {}
-    if good:
-        arrays = {name: np.stack([getattr(item, name) for item in good]) for name in job.arrays}
-        arrays[GRID] = np.array([item.grid for item in good], np.int32)  # a CNN's stage has a grid of its own
-    return part.and_then(stop=first + len(result.items), rows=rows, arrays=arrays, failures=failures)
-
-
-def _rows(job: Job, spec: EncoderSpec, engine: Engine, parts: Parts) -> Rows | None:
-    """The rows to export; None if no file could be encoded."""
-    first = next((part for part in parts if part.rows), None)
-    if first is None:
+def _before(job: Job, sink: Sink, begun: Manifest) -> Manifest | None:
+    """The run that this one continues, or None if it begins. Raises BulkError if it can do neither."""
+    if job.restart:
+        sink.require_ours()
         return None
-    shapes = {name: first.arrays[name][0].shape[1:] for name in job.arrays}
-    grid = Grid(*first.arrays[GRID][0][0].tolist())
-    prefix_tokens = shapes["tokens"][0] - grid.rows * grid.cols if "tokens" in shapes else 0
-    about = {**_parameters(job, spec, engine), "grid": grid, "prefix_tokens": prefix_tokens}
-    return Rows(parts=parts, dtype=job.request.dtype, shapes=shapes, about=about)
+    before = sink.recorded()
+    if before is None:
+        return None
+    if job.shard_rows is None:
+        begun = replace(begun, shard_rows=before.shard_rows)
+    changes = before.changes(begun)
+    if changes:
+        raise BulkError(
+            f"{job.out} belongs to a run with other parameters: {'; '.join(changes)}. "
+            "Give the same ones to continue it, or use --restart to begin anew."
+        )
+    if before.rows is not None and not sink.is_sharded and not sink.work.exists() and not job.retry_errors:
+        raise BulkError(f"{job.out} exists already: --restart writes it anew.")
+    return before
+
+
+async def _embed_rest(job: Job, engine: Engine, writing: Writing, progress: Callable[[Progress], None]) -> Finished:
+    resumed = writing.stop
+    failures: list[tuple[str, str]] = []
+    progress(Progress(writing.stop, writing.failed))
+    if not writing.has_ended:
+        try:
+            ready = batches(job.request, job.inputs, engine, batch_size=job.batch_size, start=writing.stop)
+            async with aclosing(ready):
+                async for batch in ready:
+                    failures += batch.failures[: SHOWN_FAILURES - len(failures)]
+                    await writing.add(batch)
+                    progress(Progress(writing.stop, writing.failed))
+            await writing.end()
+        finally:
+            writing.close()
+    ledger = writing.sink.ledger
+    return Finished(
+        rows=writing.stop,
+        failed=writing.failed,
+        resumed=resumed,
+        failures=failures,
+        ledger=ledger if ledger is not None and ledger.exists() else None,
+        shapes=writing.columns.shapes,
+    )
+
+
+def _shard_rows(job: Job, sink: Sink, columns: Columns) -> int:
+    """0 for one file."""
+    if not sink.is_sharded:
+        return 0
+    if job.shard_rows is None:
+        return shard_rows(columns.row_bytes, batch_size=job.batch_size)
+    return -(-job.shard_rows // job.batch_size) * job.batch_size
 
 
 def _parameters(job: Job, spec: EncoderSpec, engine: Engine) -> dict[str, object]:
-    """All that the numbers depend on, apart from the files; the batch size too, in the last digits."""
+    """All that the numbers depend on, apart from the inputs; the batch size too, in the last digits."""
     request = job.request
     asked = {name: getattr(request, name) for name in ("output", "layer", "prefix", "project", "normalize", "dtype")}
     return {
@@ -183,19 +199,3 @@ def _parameters(job: Job, spec: EncoderSpec, engine: Engine) -> dict[str, object
         **asked,
         "batch_size": job.batch_size,
     }
-
-
-def _write_ledger(out: Path, failures: Sequence[Failure]) -> Path | None:
-    """OUT.errors.jsonl, one object a file that failed; an older ledger goes when there is none."""
-    ledger = beside(out, ".errors.jsonl")
-    if not failures:
-        ledger.unlink(missing_ok=True)
-        return None
-    lines = "".join(json.dumps(asdict(failure)) + "\n" for failure in failures)
-    write_whole(ledger, lambda path: path.write_text(lines))
-    return ledger
-
-
-def _failure(path: str, error: VisiontowerError) -> Failure:
-    reason = error.reason if isinstance(error, ImageUnreadable) else str(error)
-    return Failure(path, type(error).__name__, reason)

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 from encoders.contract.values import Floats
 from encoders.memory.machine import available_cores
 from service.bulk.results import Result, Stretch
-from service.bulk.resume import Array
+from service.bulk.rows import Array
 
 _MOST_THREADS = 16
 """Each holds a block and what its file reads ahead."""

@@ -1,10 +1,15 @@
 """The image files of a bulk run."""
 
+import hashlib
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
-from service.bulk.resume import BulkError
+import pyarrow as pa
+
+from service.bulk.errors import BulkError
+from service.bulk.items import Item
 
 SUFFIXES = frozenset(
     {
@@ -42,3 +47,31 @@ def find_images(paths: Iterable[Path]) -> list[Path]:
 def shown(path: Path) -> str:
     """The path as text that every format can hold; bytes that are no UTF-8 are escaped."""
     return str(path).encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
+@dataclass(frozen=True)
+class Files:
+    """Files on this machine, as Inputs."""
+
+    paths: Sequence[Path]
+
+    @property
+    def columns(self) -> pa.Schema:
+        """None."""
+        return pa.schema([])
+
+    @property
+    def total(self) -> int:
+        """How many they are."""
+        return len(self.paths)
+
+    def parameters(self) -> Mapping[str, object]:
+        """Their number and a digest of their names in order."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(shown(path).encode() + b"\0")
+        return {"count": len(self.paths), "digest": digest.hexdigest()[:16]}
+
+    def items(self, start: int) -> Iterator[Item]:
+        """Each named by its path."""
+        return (Item(shown(path), path) for path in self.paths[start:])

@@ -1,4 +1,4 @@
-"""`visiontower embed`: files or folders to a file of embeddings."""
+"""`visiontower embed`: many images to a file, or a folder, of embeddings."""
 
 import argparse
 import asyncio
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.cli.arguments import (
+    ArgumentError,
     add_command,
     add_model,
     add_pixels,
@@ -18,29 +19,38 @@ from service.cli.arguments import (
     settings_of,
 )
 from service.cli.output import say
+from service.sizes import show_bytes
 
 if TYPE_CHECKING:
-    from service.bulk.run import Finished, Job
+    from service.bulk.forecast import Forecast
+    from service.bulk.run import Finished, Job, Progress
     from service.settings import Settings
 
-_SHOWN_FAILURES = 20
+_QUIET_S = 10.0
+"""Between two lines of progress where nobody watches."""
 
 _HELP = """\
-Encode files, or all images below folders, into one file. Its suffix chooses:
+Embed files, or all images below folders. The suffix of OUT chooses the format:
 
-  .parquet      columns path, grid_rows, grid_cols, tokens, pooled
-  .safetensors  tensors tokens, pooled; metadata paths, a JSON list
-  .npy          one array; OUT.json says which file each row is
+  OUT/          part-00000.parquet, ...: shards of about 256 MiB
+  .parquet      one file: id, error, grid_rows, grid_cols, tokens, pooled
+  .safetensors  tensors tokens, pooled; metadata ids, a JSON list
+  .npy          one array; OUT.json says which item each row is
 
   visiontower embed photos/ -o photos.parquet
+  visiontower embed photos/ -o vectors/ --dtype float16 --normalize --dry-run
   visiontower embed a.png b.png -o tokens.npy --output tokens --dtype float16
-  visiontower embed photos/ -o llava.safetensors --output tokens --layer -2 \\
+  visiontower embed photos/ -o llava/ --output tokens --layer -2 \\
       --model openclip:ViT-L-14-336@openai --resolution 336
+  visiontower embed photos/ -o index/ --layout clip-retrieval
 
-Rows are in the order of the files: as given, folders sorted. A file that
-cannot be encoded has no row; it is listed at the end and in OUT.errors.jsonl.
-Interrupted or killed, the same command continues from OUT.parts and gives what
-an uninterrupted run gives; files that failed before are not tried again."""
+Rows are in the order of the files: as given, folders sorted. In .parquet every
+file has a row; one that could not be embedded has an error there and no
+vectors. The other formats leave it out and list it in OUT.errors.jsonl.
+
+Interrupted or killed, the same command continues and gives what an
+uninterrupted run gives. Items that failed before are not tried again, unless
+--retry-errors is given."""
 
 
 def add(commands: Any) -> None:
@@ -48,7 +58,7 @@ def add(commands: Any) -> None:
     embed = add_command(commands, "embed", "files or folders to a file of embeddings", _HELP, run=run)
     embed.set_defaults(gathers=("paths", Path))
     embed.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="image files, or folders of them")
-    embed.add_argument("-o", "--out", metavar="OUT", type=Path, required=True, help="file to write")
+    embed.add_argument("-o", "--out", metavar="OUT", required=True, help="file to write, or a folder of shards")
     add_model(embed)
     embed.add_argument("--output", choices=("pooled", "tokens", "both"), default="pooled", help="[pooled]")
     embed.add_argument("--layer", metavar="K", type=int, help="tokens of block or stage K; -1 is the last")
@@ -56,20 +66,32 @@ def add(commands: Any) -> None:
     embed.add_argument("--prefix", action="store_true", help="keep class and register tokens")
     embed.add_argument("--project", action="store_true", help="tokens through the model's own projection")
     embed.add_argument("--normalize", action="store_true", help="L2-normalise each vector")
-    embed.add_argument("--dtype", choices=("float32", "float16"), default="float32", help="of the file [float32]")
-    embed.add_argument("--batch-size", metavar="N", type=positive, default=32, help="images in one forward [32]")
+    embed.add_argument("--dtype", choices=("float32", "float16"), help="of the numbers written [float32]")
+    embed.add_argument(
+        "--layout",
+        choices=("auto", "clip-retrieval"),
+        default="auto",
+        help="clip-retrieval: img_emb/ and metadata/ for autofaiss and its kin, float16 of length 1 [auto]",
+    )
+    embed.add_argument("--shard-rows", metavar="N", type=positive, help="rows of a shard, to a whole batch [256 MiB]")
+    embed.add_argument("--batch-size", metavar="N", type=positive, default=32, help="items in one forward [32]")
     embed.add_argument("--workers", metavar="N", type=positive, help="decoding threads [all cores but one]")
+    embed.add_argument("--dry-run", action="store_true", help="say rows, bytes, memory and time; write nothing")
     embed.add_argument("--restart", action="store_true", help="drop what an earlier run left, write OUT anew")
+    embed.add_argument("--retry-errors", action="store_true", help="at the end, embed the items that failed once more")
+    embed.add_argument("--metrics-port", metavar="N", type=int, help="GET /metrics on 127.0.0.1:N while it runs")
     add_placement(embed)
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Files to one file. 1 if some of them could not be encoded, 130 if interrupted."""
-    from service.bulk import sinks
+    """Embed it. 1 if some items could not be embedded, 130 if interrupted."""
     from service.bulk.run import Job
-    from service.bulk.sources import find_images
+    from service.bulk.sources import Files, find_images
     from service.engine.values import EmbedRequest
 
+    is_clip = arguments.layout == "clip-retrieval"
+    if is_clip and arguments.dtype == "float32":
+        raise ArgumentError("--layout clip-retrieval is of float16.")
     request = EmbedRequest(
         (),
         model=arguments.model,
@@ -78,62 +100,137 @@ def run(arguments: argparse.Namespace) -> int:
         project=arguments.project,
         resolution=resolution_of(arguments),
         prefix=arguments.prefix,
-        normalize=arguments.normalize,
-        dtype=arguments.dtype,
+        normalize=arguments.normalize or is_clip,
+        dtype="float16" if is_clip else arguments.dtype or "float32",
     )
-    files = find_images(arguments.paths)
-    job = Job(arguments.out, files, request, batch_size=arguments.batch_size, restart=arguments.restart)
-    sinks.check(job.out, names=job.arrays, files=[])
+    job = Job(
+        Path(arguments.out),
+        Files(find_images(arguments.paths)),
+        request,
+        batch_size=arguments.batch_size,
+        layout=arguments.layout,
+        is_folder=arguments.out.endswith("/"),
+        shard_rows=arguments.shard_rows,
+        restart=arguments.restart,
+        retry_errors=arguments.retry_errors,
+    )
+    job.sink()
+    images = max(256, 8 * job.batch_size)
     settings = settings_of(
         arguments,
         max_batch=job.batch_size,
         max_forward_s=math.inf,  # the batch is the operator's choice here, and nobody waits for a single answer
-        queue_images=max(256, 8 * job.batch_size),
+        queue_images=images,
+        max_texts=images,
+        max_prompt_chars=images * 4096,
         preprocess_threads=arguments.workers or "auto",
     )
     started = time.monotonic()
     try:
-        finished = asyncio.run(_encode(job, settings))
+        if arguments.dry_run:
+            _show_forecast(job, asyncio.run(_forecast(job, settings)))
+            return 0
+        finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
     except KeyboardInterrupt:
-        say(f"Interrupted. What is done is kept in {job.out}.parts: the same command continues from there.")
+        say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
         return 130
-    _report(job.out, finished, seconds=time.monotonic() - started)
-    return 1 if finished.failures else 0
+    _report(job, finished, seconds=time.monotonic() - started)
+    return 1 if finished.failed else 0
 
 
-async def _encode(job: "Job", settings: "Settings") -> "Finished":
-    from service.bulk.run import run
+async def _forecast(job: "Job", settings: "Settings") -> "Forecast":
+    from service.bulk.forecast import forecast
     from service.engine.engine import Engine
 
     async with Engine(settings) as engine:
-        with _progress(len(job.files)) as bar:
-            return await run(job, engine, progress=lambda done, failed: _show(bar, done, failed))
+        return await forecast(job, engine)
 
 
-def _progress(files: int) -> Any:
-    from tqdm import tqdm
+async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) -> "Finished":
+    from contextlib import ExitStack
 
-    terminal = sys.stderr.isatty()
-    return tqdm(total=files, unit="image", file=sys.stderr, dynamic_ncols=True, mininterval=0.1 if terminal else 10)
+    from service.bulk.run import run
+    from service.cli.metrics_port import metrics_served
+    from service.engine.engine import Engine
+
+    async with Engine(settings) as engine:
+        with ExitStack() as stack:
+            if metrics_port is not None:
+                port = stack.enter_context(metrics_served(engine, metrics_port))
+                say(f"Metrics: http://127.0.0.1:{port}/metrics")
+            return await run(job, engine, progress=stack.enter_context(_Bar(job.inputs.total)).show, warn=say)
 
 
-def _show(bar: Any, done: int, failed: int) -> None:
-    if bar.n == 0 and bar.initial == 0 and done:  # the first report: what earlier runs had done is not this one's speed
-        bar.initial = bar.n = bar.last_print_n = done
-    if failed:
-        bar.set_postfix(failed=failed, refresh=False)
-    bar.update(done - bar.n)
+class _Bar:
+    """Progress on standard error, from the first report on. What was done before is not this run's speed."""
+
+    def __init__(self, total: int | None) -> None:
+        self._total = total
+        self._bar: Any = None
+
+    def __enter__(self) -> "_Bar":
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._bar is not None:
+            self._bar.close()
+
+    def show(self, progress: "Progress") -> None:
+        if self._bar is None:
+            from tqdm import tqdm
+
+            self._bar = tqdm(
+                total=self._total,
+                initial=progress.done,
+                unit="image",
+                file=sys.stderr,
+                dynamic_ncols=True,
+                mininterval=0.1 if sys.stderr.isatty() else _QUIET_S,
+            )
+        if progress.failed:
+            self._bar.set_postfix(failed=progress.failed, refresh=False)
+        self._bar.update(progress.done - self._bar.n)
 
 
-def _report(out: Path, finished: "Finished", *, seconds: float) -> None:
-    for failure in finished.failures[:_SHOWN_FAILURES]:
-        say(f"{failure.path}: {failure.reason}")
-    if finished.ledger:
-        more = len(finished.failures) - _SHOWN_FAILURES
-        say(f"{f'... and {more:,} more. ' if more > 0 else ''}{len(finished.failures):,} failed: {finished.ledger}")
-    if not finished.images:
-        say(f"No image could be encoded: {out} was not written.")
+def _show_forecast(job: "Job", found: "Forecast") -> None:
+    room = found.room
+    rows = "not known before" if found.rows is None else f"{found.rows:,}"
+    of_all = "" if room.result is None else f"{show_bytes(room.result)}, "
+    size = f"{of_all}{show_bytes(room.row)} a row"
+    pace = f"{found.items_s:,.1f} a second, of {found.measured:,}"
+    print(f"rows    {rows}")
+    print(f"disk    {size}, without compression; {show_bytes(room.free)} are free")
+    print(f"memory  {show_bytes(found.memory)} of the device, by the plan, for batches of {job.batch_size}")
+    if found.rows is None or not found.items_s:
+        print(f"time    {pace}")
+    else:
+        print(f"time    {_duration(found.rows / found.items_s)} at {pace}")
+    if room.warning:
+        say(room.warning)
+
+
+def _duration(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours:,} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
+
+
+def _report(job: "Job", finished: "Finished", *, seconds: float) -> None:
+    for item, error in finished.failures:
+        say(f"{item}: {error}")
+    if finished.failed:
+        more = finished.failed - len(finished.failures)
+        where = finished.ledger or f"the column error of {job.out}; --retry-errors tries them again"
+        say(
+            f"{f'... and {more:,} more. ' if more > 0 and finished.failures else ''}{finished.failed:,} failed: {where}"
+        )
+    if not finished.good:
+        said = "was not written" if finished.ledger else "has no vectors"
+        say(f"No image could be encoded: {job.out} {said}.")
         return
-    arrays = ", ".join(f"{name} {[finished.images, *shape]}" for name, shape in finished.shapes.items())
-    resumed = f", continued after {finished.resumed:,} files" if finished.resumed else ""
-    print(f"{out}: {arrays} in {seconds:.1f} s{resumed}")
+    if finished.resumed == finished.rows:
+        print(f"{job.out} is complete: {finished.rows:,} rows.")
+        return
+    arrays = ", ".join(f"{name} {[finished.good, *shape]}" for name, shape in finished.shapes.items())
+    resumed = f", continued after {finished.resumed:,}" if finished.resumed else ""
+    print(f"{job.out}: {arrays} in {seconds:.1f} s{resumed}")

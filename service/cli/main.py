@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
 from encoders.contract.errors import VisiontowerError
-from service.bulk.resume import BulkError
+from service.bulk.errors import BulkError
 from service.cli import embed, models, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
 from service.settings import PREFIX

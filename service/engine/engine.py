@@ -335,7 +335,7 @@ class Engine:
 
     async def _embed_with_texts(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
         model = self.models.id_of(request.model)
-        wanted = self._texts.wanted(request.texts, PLAIN, self.models.specs[model])
+        wanted = self._texts.wanted(request.texts, PLAIN, self.models.specs[model], is_set=request.is_set)
         of_images: asyncio.Task[EmbedResult] | None = None
         with self.admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
             if request.sources:

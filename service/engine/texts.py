@@ -33,7 +33,8 @@ _INLINE_CHARS = 65_536
 class WantedTexts:
     """Texts within the limits, and what is known of them. missing: the others, each once; None if there are none.
 
-    known: by text. origin: of the vectors: the weights that it was looked up for, and the templates.
+    known: by text. origin: of the vectors: the weights that it was looked up for, and the templates. is_set: none was
+    looked up, and their forwards are shared with nobody else.
     """
 
     texts: Sequence[str]
@@ -42,6 +43,7 @@ class WantedTexts:
     missing: Unfilled | None
     origin: Origin
     context_length: int
+    is_set: bool = False
 
     @property
     def prompts(self) -> int:
@@ -84,9 +86,15 @@ class Texts:
         self._line = Line("tokenize")
 
     def wanted(
-        self, texts: Sequence[str], templates: Sequence[str], spec: EncoderSpec, *, limits: PromptLimits | None = None
+        self,
+        texts: Sequence[str],
+        templates: Sequence[str],
+        spec: EncoderSpec,
+        *,
+        limits: PromptLimits | None = None,
+        is_set: bool = False,
     ) -> WantedTexts:
-        """Check the texts, and look up which are known. limits: other than a request's.
+        """Check the texts, and look up which are known. limits: other than a request's. is_set: of EmbedRequest.
 
         Raises OutputNotOffered without a text tower, NoTexts, TooManyTexts, InvalidOption, PromptTooLong or
         TooMuchText.
@@ -100,14 +108,15 @@ class Texts:
         for text in texts:
             if text in known or text in missing:
                 continue
-            found = self._cache.get(origin, text)
+            found = None if is_set else self._cache.get(origin, text)
             if found is None:
                 missing[text] = None
             else:
                 known[text] = found
         if missing and len(missing) < len(texts):
             unfilled = Unfilled.of(list(missing), templates, limits)
-        return WantedTexts(texts, templates, known, unfilled if missing else None, origin, spec.context_length or 0)
+        context_length = spec.context_length or 0
+        return WantedTexts(texts, templates, known, unfilled if missing else None, origin, context_length, is_set)
 
     def hold(self, nbytes: int) -> Hold:
         """Host memory for what has to be embedded. Raises HostMemoryFull or OverHostMemory."""
@@ -116,7 +125,7 @@ class Texts:
     async def tokenize(self, wanted: WantedTexts, *, resident: Resident, truncate: bool) -> _Tokenized:
         """What `embed` takes. Raises TextTooLong if not `truncate`, or InvalidText."""
         if wanted.origin != origin_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
-            wanted = self.wanted(wanted.texts, wanted.templates, resident.spec)
+            wanted = self.wanted(wanted.texts, wanted.templates, resident.spec, is_set=wanted.is_set)
         lengths = {text: each.tokens for text, each in wanted.known.items()}
         missing = None
         if wanted.missing is not None:
@@ -148,7 +157,7 @@ class Texts:
         vectors = {text: each.vector for text, each in wanted.known.items()}
         if tokenized.missing is not None:
             texts, prompts, ids = tokenized.missing
-            embedded = await self._encode(ids, resident=resident, shape=shape, deadline=deadline)
+            embedded = await self._encode(ids, resident=resident, shape=shape, deadline=deadline, is_set=wanted.is_set)
             vectors.update(zip(texts, prompts.vectors(embedded), strict=True))
             for text, tokens in zip(wanted.texts, tokenized.tokens, strict=True):
                 if keep and text not in wanted.known:
@@ -173,12 +182,17 @@ class Texts:
         ids = found[0].ids if len(found) == 1 else np.concatenate([piece.ids for piece in found])
         return ids, np.concatenate([piece.lengths for piece in found])
 
-    async def _encode(self, ids: TokenIds, *, resident: Resident, shape: TextShape, deadline: float) -> Floats:
+    async def _encode(
+        self, ids: TokenIds, *, resident: Resident, shape: TextShape, deadline: float, is_set: bool
+    ) -> Floats:
         """Embeddings float32 [prompts, embed_dim], not normalised, of ids [prompts, context_length].
 
         Raises EncoderFailed, Unavailable or DeadlineExceeded.
         """
-        futures = [self._threads.submit(resident, shape, row, deadline=deadline) for row in ids]
+        if is_set:
+            futures = self._threads.submit_set(resident, shape, list(ids), deadline=deadline)
+        else:
+            futures = [self._threads.submit(resident, shape, row, deadline=deadline) for row in ids]
         try:
             answers = await asyncio.gather(*futures)
         finally:

@@ -59,7 +59,8 @@ class EmbedRequest:
     prefix: keep class and register tokens. normalize: vectors of length 1. dtype: of the arrays given.
     texts: answered beside the images; what is said of tokens does not concern them. truncate: cut texts that are longer
         than the context length; if False they are refused.
-    is_set: the images share their forwards with nobody else, in order. So their numbers do not depend on other traffic.
+    is_set: the images share their forwards with nobody else, in order, and so do the texts, of which none is taken from
+        the cache. So their numbers do not depend on other traffic.
     width: numbers that each vector must have; others are refused.
     timeout_s: seconds until DeadlineExceeded; None for the engine's setting.
     """

@@ -21,10 +21,10 @@ from encoders import decode
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EncoderFailed, LayerNotFound
 from encoders.contract.values import Encoded
-from service.bulk import sinks
-from service.bulk.resume import BulkError, Failure, opened
-from service.bulk.run import Finished, Job, run
-from service.bulk.sources import find_images
+from service.bulk.errors import BulkError
+from service.bulk.resume import held
+from service.bulk.run import Finished, Job, Progress, run
+from service.bulk.sources import Files, find_images
 from service.engine import EmbedRequest, Engine
 from service.settings import Settings
 from tests.encoders.images.files import CASES
@@ -52,7 +52,7 @@ def folder(tmp_path: Path) -> Path:
 def job_of(folder: Path, out: str, *, batch_size: int = 4, restart: bool = False, **options: Any) -> Job:
     return Job(
         out=folder.parent / out,
-        files=find_images([folder]),
+        inputs=Files(find_images([folder])),
         request=EmbedRequest((), **{"output": "pooled", **options}),
         batch_size=batch_size,
         restart=restart,
@@ -64,20 +64,26 @@ def encode(
     encoder: FakeEncoder | None = None,
     *,
     before: Callable[[int], None] | None = None,
-    progress: Callable[[int, int], None] = lambda done, failed: None,
+    progress: Callable[[Progress], None] = lambda progress: None,
     clock: Callable[[], float] = lambda: 0.0,
+    warn: Callable[[str], None] = lambda text: None,
 ) -> Finished:
-    """Run it. before: of the encoder, once it is loaded."""
+    """Run it. before: of each forward of items. `batches` of the encoder are these forwards too."""
     encoder = encoder or FakeEncoder()
+    usual = encoder.before
+
+    def first(batch: int) -> None:  # of the blank picture
+        usual(batch)
+        encoder.before = before or usual
+        encoder.batches.clear()
 
     async def main() -> Finished:
         settings = Settings(  # one thread decodes, so that batches come to the device in order
             model=(encoder.spec.id,), max_batch=job.batch_size, max_forward_s=math.inf, preprocess_threads=1
         )
         async with Engine(settings, backend=backend_of(encoder)) as engine:
-            encoder.batches.clear()
-            encoder.before = before or encoder.before
-            return await run(job, engine, progress=progress, clock=clock)
+            encoder.before = first
+            return await run(job, engine, progress=progress, warn=warn, clock=clock)
 
     return asyncio.run(main())
 
@@ -87,7 +93,7 @@ def interrupted(job: Job, *, at: int) -> None:
     forwards, batches, done = count(), count(), threading.Event()
     loop_and_task: list[Any] = []
 
-    def progress(covered: int, failed: int) -> None:
+    def progress(progress: Progress) -> None:
         if not loop_and_task:
             loop_and_task.extend((asyncio.get_running_loop(), asyncio.current_task()))
         if next(batches) == at:
@@ -120,40 +126,46 @@ def expected(path: str, *, name: str, **options: Any) -> np.ndarray[Any, Any]:
 
 def content(out: Path) -> dict[str, bytes]:
     """All files that belong to a run's result."""
+    if out.is_dir():
+        return {str(path.relative_to(out)): path.read_bytes() for path in out.rglob("*") if path.is_file()}
     return {path.name.removeprefix(out.stem): path.read_bytes() for path in out.parent.glob(f"{out.name}*")}
 
 
-def test_safetensors_holds_the_rows_and_their_paths(folder: Path) -> None:
+def test_safetensors_holds_the_rows_and_their_ids(folder: Path) -> None:
     job = job_of(folder, "out.safetensors", output="both")
     encode(job)
     arrays = load_file(job.out)
     with safe_open(job.out, framework="numpy") as file:
         about = file.metadata()
-    assert json.loads(about["paths"]) == good(folder)
+    assert json.loads(about["ids"]) == good(folder)
     assert (json.loads(about["grid"]), about["prefix_tokens"], about["model"]) == ([4, 4], "0", "fake:vit")
     for row, path in enumerate(good(folder)):
         for name in ("tokens", "pooled"):
             np.testing.assert_allclose(arrays[name][row], expected(path, name=name, output="both"), rtol=1e-5)
 
 
-def test_npy_holds_one_array_and_its_neighbour_the_paths(folder: Path) -> None:
+def test_npy_holds_one_array_and_its_neighbour_the_ids(folder: Path) -> None:
     job = job_of(folder, "out.npy", output="tokens", layer=-2, prefix=True)
     encode(job)
     tokens = np.load(job.out)
     about = json.loads(job.out.with_name("out.npy.json").read_text())
-    assert about["paths"] == good(folder)
+    assert about["ids"] == good(folder)
     assert (tokens.shape, about["prefix_tokens"], about["layer"]) == ((20, 17, 12), 1, -2)
     reference = expected(good(folder)[7], name="tokens", output="tokens", layer=-2, prefix=True)
     np.testing.assert_allclose(tokens[7], reference, rtol=1e-5)
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
-def test_parquet_holds_a_row_an_image(folder: Path, dtype: str) -> None:
+def test_parquet_holds_a_row_an_item_good_or_failed(folder: Path, dtype: str) -> None:
     job = job_of(folder, "out.parquet", output="both", dtype=dtype)
     encode(job)
     table = pq.read_table(job.out)
-    assert table.column_names == ["path", "grid_rows", "grid_cols", "tokens", "pooled"]
-    assert table["path"].to_pylist() == good(folder)
+    assert table.column_names == ["id", "error", "grid_rows", "grid_cols", "tokens", "pooled"]
+    assert table["id"].to_pylist() == [str(folder / f"{index:02}.png") for index in range(FILES)]
+    bad = table.filter(table["error"].is_valid())
+    assert [Path(each).name for each in bad["id"].to_pylist()] == [f"{index:02}.png" for index in BAD]
+    assert all(bad[name].null_count == len(BAD) for name in ("tokens", "pooled", "grid_rows", "grid_cols"))
+    table = table.filter(table["error"].is_null())
     assert set(table["grid_rows"].to_pylist()) == set(table["grid_cols"].to_pylist()) == {4}
     tokens = np.array(table["tokens"].to_pylist())
     reference = expected(good(folder)[0], name="tokens", output="both")
@@ -178,7 +190,7 @@ def test_the_grid_of_a_layer_is_the_layers_own(folder: Path) -> None:
 
     job = job_of(folder, "out.parquet", output="tokens", layer=1)
     encode(job, FakeEncoder(cnn, after=coarser))
-    assert set(pq.read_table(job.out)["grid_rows"].to_pylist()) == {2}
+    assert set(pq.read_table(job.out)["grid_rows"].to_pylist()) == {2, None}
 
 
 def test_bad_files_are_left_out_and_stand_in_the_ledger(folder: Path) -> None:
@@ -186,13 +198,10 @@ def test_bad_files_are_left_out_and_stand_in_the_ledger(folder: Path) -> None:
     finished = encode(job)
     assert finished.ledger is not None
     ledger = [json.loads(line) for line in finished.ledger.read_text().splitlines()]
-    assert [(entry["path"][-6:], entry["error"]) for entry in ledger] == [
-        ("03.png", "NotAnImage"),
-        ("11.png", "EmptyImage"),
-        ("22.png", "UndecodableImage"),
-    ]
-    assert all(entry["reason"] for entry in ledger)
-    assert len(np.load(job.out)) == finished.images == 20
+    assert [(entry["id"], entry["error"]) for entry in ledger] == list(finished.failures)
+    assert [Path(entry["id"]).name for entry in ledger] == [f"{index:02}.png" for index in BAD]
+    assert all(entry["error"] for entry in ledger)
+    assert len(np.load(job.out)) == finished.good == 20
 
 
 def test_a_folder_of_odd_files_goes_on_and_so_does_a_second_run(tmp_path: Path) -> None:
@@ -202,20 +211,20 @@ def test_a_folder_of_odd_files_goes_on_and_so_does_a_second_run(tmp_path: Path) 
     (folder / "page.png").write_bytes(b"<!DOCTYPE html>")
     for _ in range(2):
         finished = encode(job_of(folder, "odd.npy", restart=True))
-        assert {Path(failure.path).name: failure.error for failure in finished.failures} == {
-            "avif_av1_damaged.avif": "UndecodableImage",
-            "jpeg_12bit.jpg": "UnsupportedImage",
-            "page.png": "NotAnImage",
-            "tiff_f32_0_65535.tif": "UnsupportedImage",
-            "tiff_u16_planar.tif": "UnsupportedImage",
-        }
-        assert finished.images == len(list(folder.iterdir())) - 5
+        assert [Path(item).name for item, _ in finished.failures] == [
+            "avif_av1_damaged.avif",
+            "jpeg_12bit.jpg",
+            "page.png",
+            "tiff_f32_0_65535.tif",
+            "tiff_u16_planar.tif",
+        ]
+        assert finished.good == len(list(folder.iterdir())) - 5
 
 
 def test_a_file_that_cannot_be_read_is_a_failure_like_any_other(folder: Path) -> None:
     job = job_of(folder, "out.npy")
     (folder / "05.png").unlink()
-    reasons = {Path(failure.path).name: failure.reason for failure in encode(job).failures}
+    reasons = {Path(item).name: error for item, error in encode(job).failures}
     assert reasons["05.png"] == "No such file or directory"
 
 
@@ -237,8 +246,8 @@ def test_an_image_that_breaks_its_batch_fails_alone(folder: Path) -> None:
 
     job = job_of(folder, "out.npy")
     finished = encode(job, Fragile())
-    assert [Path(failure.path).name for failure in finished.failures] == ["03.png", "05.png", "11.png", "22.png"]
-    assert finished.images == 19
+    assert [Path(item).name for item, _ in finished.failures] == ["03.png", "05.png", "11.png", "22.png"]
+    assert finished.good == 19
 
 
 def test_a_row_that_is_not_finite_fails_alone(folder: Path) -> None:
@@ -249,10 +258,10 @@ def test_a_row_that_is_not_finite_fails_alone(folder: Path) -> None:
         return encoded
 
     finished = encode(job_of(folder, "out.npy", batch_size=20), FakeEncoder(after=spoil))
-    errors = {Path(failure.path).name: failure.error for failure in finished.failures}
-    assert errors["01.png"] == "NonFiniteOutput"
+    errors = {Path(item).name: error for item, error in finished.failures}
+    assert "NaN" in errors["01.png"]
     assert len(errors) == len(finished.failures) == 1 + len(BAD)
-    assert finished.images == 19
+    assert finished.good == 19
 
 
 @pytest.mark.parametrize("error", [RuntimeError("out of memory"), ValueError("odd")])
@@ -264,8 +273,8 @@ def test_an_error_the_encoder_did_not_announce_fails_its_image_alone(folder: Pat
             raise error
 
     finished = encode(job_of(folder, "out.npy", batch_size=4), before=before)
-    assert [failure.error for failure in finished.failures].count("EncoderFailed") == 1
-    assert finished.images == 19
+    assert len(finished.failures) == 1 + len(BAD)
+    assert finished.good == 19
 
 
 def test_a_broken_encoder_stops_the_run_rather_than_blame_every_file(folder: Path) -> None:
@@ -276,14 +285,15 @@ def test_a_broken_encoder_stops_the_run_rather_than_blame_every_file(folder: Pat
         encode(job_of(folder, "out.npy"), before=fail)
 
 
-@pytest.mark.parametrize("suffix", sinks.WRITERS)
+@pytest.mark.parametrize("suffix", ["", ".parquet", ".npy", ".safetensors"])
 @pytest.mark.parametrize("forward", range(6))
 def test_an_interrupted_run_continues_to_the_same_bytes(folder: Path, suffix: str, forward: int) -> None:
     reference = job_of(folder, f"reference{suffix}")
     encode(reference)
     job = job_of(folder, f"out{suffix}")
     interrupted(job, at=forward)
-    assert not job.out.exists()
+    assert not job.out.is_file()
+    assert not list(job.out.glob("part-*"))
     again = FakeEncoder()
     finished = encode(job, again)
     assert len(again.batches) == 6 - forward, "what was done is not done again"
@@ -305,25 +315,9 @@ def test_a_run_killed_while_it_wrote_a_part_continues(folder: Path) -> None:
     """What a power cut leaves: whole parts, and one under its temporary name."""
     job = job_of(folder, "out.npy")
     interrupted(job, at=2)
-    (folder.parent / "out.npy.parts" / "000001.safetensors.new").write_bytes(b"half")
-    assert encode(job).images == 20
+    (folder.parent / "out.npy.parts" / "000000000008-000000000012.arrow.new").write_bytes(b"half")
+    assert encode(job).good == 20
     assert content(job.out).keys() == {".npy", ".npy.json", ".npy.errors.jsonl"}
-
-
-def test_a_run_killed_while_it_wrote_its_output_continues(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def die(path: Path, rows: sinks.Rows) -> None:
-        path.write_bytes(b"half")
-        raise KeyboardInterrupt
-
-    job = job_of(folder, "out.npy")
-    with monkeypatch.context() as patch:
-        patch.setitem(sinks.WRITERS, ".npy", die)
-        with pytest.raises(KeyboardInterrupt):
-            encode(job)
-    assert not job.out.exists()
-    encoder = FakeEncoder()
-    encode(job, encoder)
-    assert (len(np.load(job.out)), encoder.batches) == (20, [])
 
 
 def test_parts_are_written_as_time_passes(folder: Path) -> None:
@@ -339,7 +333,7 @@ def test_progress_starts_with_what_was_done_and_ends_with_all(folder: Path) -> N
     job = job_of(folder, "out.npy")
     interrupted(job, at=2)
     seen: list[tuple[int, int]] = []
-    encode(job, progress=lambda done, failed: seen.append((done, failed)))
+    encode(job, progress=lambda progress: seen.append((progress.done, progress.failed)))
     assert (seen[0], seen[-1]) == ((8, 1), (FILES, 3))
 
 
@@ -363,7 +357,7 @@ def test_another_encoder_does_not_continue_a_run(folder: Path) -> None:
 def test_other_files_do_not_continue_a_run(folder: Path) -> None:
     interrupted(job_of(folder, "out.npy"), at=2)
     (folder / "00.png").rename(folder / "99.png")
-    with pytest.raises(BulkError, match=r"the files changed \(1 new, 1 gone\)"):
+    with pytest.raises(BulkError, match=r"inputs digest was \w+, is \w+"):
         encode(job_of(folder, "out.npy"))
 
 
@@ -376,19 +370,15 @@ def test_a_finished_output_is_not_overwritten_unasked(folder: Path) -> None:
 
 def test_two_processes_do_not_write_one_run(folder: Path) -> None:
     job = job_of(folder, "out.npy")
-    with (
-        opened(job.out, run={}, files=[], restart=False),
-        pytest.raises(BulkError, match="Another process"),
-        opened(job.out, run={}, files=[], restart=False),
-    ):
-        pass
+    with held(job.sink().work), pytest.raises(BulkError, match="Another process"):
+        encode(job)
 
 
 def test_a_missing_part_is_noticed(folder: Path) -> None:
     job = job_of(folder, "out.npy")
     for _ in range(2):
         interrupted(job, at=1)
-    (folder.parent / "out.npy.parts" / "000000.safetensors").unlink()
+    (folder.parent / "out.npy.parts" / "000000000000-000000000004.arrow").unlink()
     with pytest.raises(BulkError, match="does not follow"):
         encode(job)
 
@@ -398,13 +388,9 @@ def test_nothing_is_written_when_every_file_is_bad(tmp_path: Path) -> None:
     folder.mkdir()
     (folder / "a.png").write_bytes(b"text")
     job = job_of(folder, "out.npy")
-    assert encode(job) == Finished(0, 0, run_failures(job), job.out.with_name("out.npy.errors.jsonl"), {})
+    finished = encode(job)
+    assert (finished.good, finished.failed, finished.ledger) == (0, 1, job.out.with_name("out.npy.errors.jsonl"))
     assert not job.out.exists()
-
-
-def run_failures(job: Job) -> list[Failure]:
-    lines = job.out.with_name("out.npy.errors.jsonl").read_text().splitlines()
-    return [Failure(**json.loads(line)) for line in lines]
 
 
 def test_what_the_encoder_does_not_offer_is_said_before_anything_is_written(folder: Path) -> None:
@@ -416,7 +402,7 @@ def test_what_the_encoder_does_not_offer_is_said_before_anything_is_written(fold
 
 @pytest.mark.parametrize(
     ("out", "options", "named"),
-    [("out.txt", {}, "must end in"), ("out.npy", {"output": "both"}, "one array"), ("out", {}, "must end in")],
+    [("out.txt", {}, "must end in"), ("out.npy", {"output": "both"}, "one array")],
 )
 def test_an_output_that_cannot_hold_the_arrays_is_refused(
     folder: Path, out: str, options: dict[str, Any], named: str
@@ -454,4 +440,4 @@ def test_a_path_that_is_no_utf_8_is_written_escaped(tmp_path: Path) -> None:
     Image.new("RGB", (8, 8)).save(folder / name, "PNG")
     job = job_of(folder, "out.parquet")
     encode(job)
-    assert pq.read_table(job.out)["path"].to_pylist() == [f"{folder}/caf\\xe9.png"]
+    assert pq.read_table(job.out)["id"].to_pylist() == [f"{folder}/caf\\xe9.png"]

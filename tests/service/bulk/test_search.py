@@ -15,8 +15,8 @@ from hypothesis.extra import numpy as arrays
 from safetensors.numpy import save_file
 
 from encoders.contract.values import ImageSize
+from service.bulk.errors import BulkError
 from service.bulk.results import Origin, Result, opened
-from service.bulk.resume import BulkError
 from service.bulk.search import cosines, nearest, widened
 
 Array = np.ndarray[Any, Any]
@@ -42,7 +42,7 @@ def table(
     lists = pa.FixedSizeListArray.from_arrays(
         pa.array(values.reshape(-1)), values.shape[1], mask=pa.array(np.isin(np.arange(len(values)), missing))
     )
-    return pa.table({"path": list(paths), "pooled": lists}).replace_schema_metadata(about)
+    return pa.table({"id": list(paths), "pooled": lists}).replace_schema_metadata(about)
 
 
 def as_parquet(path: Path, values: Array, paths: Sequence[str]) -> Path:
@@ -54,13 +54,13 @@ def as_parquet(path: Path, values: Array, paths: Sequence[str]) -> Path:
 def as_npy(path: Path, values: Array, paths: Sequence[str]) -> Path:
     path = path.with_suffix(".npy")
     np.save(path, values)
-    path.with_name("out.npy.json").write_text(json.dumps({**ABOUT, "exact_pixels": False, "paths": paths}))
+    path.with_name("out.npy.json").write_text(json.dumps({**ABOUT, "exact_pixels": False, "ids": paths}))
     return path
 
 
 def as_safetensors(path: Path, values: Array, paths: Sequence[str]) -> Path:
     path = path.with_suffix(".safetensors")
-    save_file({"grid": np.zeros(3, np.int32), "pooled": values}, path, {**ABOUT, "paths": json.dumps(paths)})
+    save_file({"grid": np.zeros(3, np.int32), "pooled": values}, path, {**ABOUT, "ids": json.dumps(paths)})
     return path
 
 
@@ -195,7 +195,7 @@ def test_a_table_of_another_program_is_searched_by_its_column(kind: pa.DataType,
 
 
 def test_rows_without_a_name_are_numbers(tmp_path: Path) -> None:
-    pq.write_table(table(vectors(5), names(5)).drop_columns("path"), tmp_path / "out.parquet")
+    pq.write_table(table(vectors(5), names(5)).drop_columns("id"), tmp_path / "out.parquet")
     assert in_blocks(tmp_path / "out.parquet").names([3, 0]) == ["row 3", "row 0"]
 
 
@@ -217,7 +217,7 @@ def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert f"visiontower embed {tmp_path / 'images'} -o photos.parquet" in refusal(tmp_path / "images")
     (tmp_path / "out.csv").write_text("1,2")
-    assert "nothing that `visiontower embed` writes: .safetensors, .npy, .parquet" in refusal(tmp_path / "out.csv")
+    assert "nothing that `visiontower embed` writes: .parquet, .npy, .safetensors" in refusal(tmp_path / "out.csv")
 
 
 @each_form
@@ -242,8 +242,8 @@ def test_a_damaged_row_group_is_said(tmp_path: Path) -> None:
 def test_tokens_alone_are_refused_with_advice(tmp_path: Path) -> None:
     tokens = np.zeros((2, 3, 4), np.float32)
     np.save(tmp_path / "out.npy", tokens)
-    (tmp_path / "out.npy.json").write_text(json.dumps({**ABOUT, "output": "tokens", "paths": names(2)}))
-    save_file({"tokens": tokens}, tmp_path / "out.safetensors", {"paths": json.dumps(names(2))})
+    (tmp_path / "out.npy.json").write_text(json.dumps({**ABOUT, "output": "tokens", "ids": names(2)}))
+    save_file({"tokens": tokens}, tmp_path / "out.safetensors", {"ids": json.dumps(names(2))})
     pq.write_table(pa.table({"path": names(2), "tokens": tokens.tolist()}), tmp_path / "out.parquet")
     for suffix in (".npy", ".safetensors", ".parquet"):
         assert "write it again with --output pooled" in refusal(tmp_path / f"out{suffix}")
@@ -252,8 +252,8 @@ def test_tokens_alone_are_refused_with_advice(tmp_path: Path) -> None:
 def test_an_array_without_its_paths_is_refused(tmp_path: Path) -> None:
     path = as_npy(tmp_path / "out", vectors(9), names(9))
     neighbour = tmp_path / "out.npy.json"
-    neighbour.write_text(json.dumps({**ABOUT, "paths": names(8)}))
-    assert "9 rows and 8 paths" in refusal(path)
+    neighbour.write_text(json.dumps({**ABOUT, "ids": names(8)}))
+    assert "9 rows and 8 ids" in refusal(path)
     neighbour.write_text("{")
     assert refusal(path).startswith(f"{neighbour} cannot be read")
     neighbour.unlink()
@@ -273,7 +273,7 @@ def test_tables_and_tensors_of_other_programs_are_refused_by_what_is_missing(tmp
     save_file({"pooled": vectors(3)}, weights)
     assert "is of another program" in refusal(weights)
     np.save(tmp_path / "out.npy", np.arange(6).reshape(2, 3))
-    (tmp_path / "out.npy.json").write_text(json.dumps({"paths": names(2)}))
+    (tmp_path / "out.npy.json").write_text(json.dumps({"ids": names(2)}))
     assert "holds int64 [2, 3]" in refusal(tmp_path / "out.npy")
 
 

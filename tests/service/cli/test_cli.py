@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 from PIL import Image
@@ -17,10 +18,14 @@ import encoders
 from encoders.adapters.catalog import DEMO, RECOMMENDED
 from encoders.contract.errors import WeightsError
 from service.cli import main as cli
+from service.cli.arguments import ArgumentError
 from service.cli.main import main
+from service.cli.metrics_port import metrics_served
+from service.engine import EmbedRequest, Engine
 from service.run import server
 from service.settings import PREFIX, Settings
 from service.sizes import show_bytes
+from tests.support.serving import backend_of, image_bytes
 
 COMMANDS = ("serve", "embed", "search", "similarity", "models", "vram")
 
@@ -109,6 +114,10 @@ def test_serve_takes_flags_over_variables(served: list[Settings], monkeypatch: p
         (["embed", "nowhere", "-o", "out.npy"], "nowhere is not there"),
         (["embed", "{images}", "-o", "{images}/out.csv"], "must end in"),
         (["embed", "{images}", "-o", "{images}/out.npy", "--output", "both"], "one array"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--shard-rows", "8"], "--shard-rows is for a folder"),
+        (["embed", "{images}", "-o", "{images}/out.npy", "--retry-errors"], "--retry-errors is for results"),
+        (["embed", "{images}", "-o", "v", "--layout", "clip-retrieval", "--output", "both"], "holds pooled vectors"),
+        (["embed", "{images}", "-o", "v", "--layout", "clip-retrieval", "--dtype", "float32"], "is of float16"),
         (["embed", "{images}", "-o", "{images}/out.npy", "--layer", "0"], "'layer' is 0: it is about tokens"),
         (["embed", "{images}", "-o", "{images}/out.npy", "--prefix"], "'prefix' is True: it is about tokens"),
         (["embed", "{images}", "-o", "{images}/out.npy", "--resolution", "big"], "resolution"),
@@ -169,6 +178,58 @@ def test_embed_says_so_when_nothing_could_be_encoded(tmp_path: Path, capsys: pyt
     (tmp_path / "bad.jpg").write_text("text")
     assert main(["embed", str(tmp_path / "bad.jpg"), "-o", str(tmp_path / "out.npy"), "--model", "fake:vit"]) == 1
     assert "was not written" in capsys.readouterr().err
+
+
+def test_embed_to_a_folder_says_where_errors_are_and_that_it_is_complete(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (images / "bad.jpg").write_text("text")
+    line = ["embed", str(images), "-o", f"{images.parent}/v1.0/", "--model", "fake:vit"]
+    for said in ("v1.0: pooled [3, 6] in ", "v1.0 is complete: 4 rows."):
+        assert main(line) == 1
+        captured = capsys.readouterr()
+        assert said in captured.out
+        assert "1 failed: the column error of " in captured.err
+    Image.new("RGB", (8, 8)).save(images / "bad.jpg", "PNG")
+    assert main([*line, "--retry-errors"]) == 0
+    assert (images.parent / "v1.0" / "part-00000.parquet").is_file()
+
+
+def test_embed_dry_run_says_what_it_would_take_and_writes_nothing(
+    images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = images.parent / "vectors"
+    assert main(["embed", str(images), "-o", str(out), "--model", "fake:vit", "--output", "both", "--dry-run"]) == 0
+    said = capsys.readouterr().out
+    rows, disk, memory, time = said.splitlines()
+    assert rows.split() == ["rows", "3"]
+    assert disk.startswith(f"disk    {show_bytes(3 * (64 + 4 * (16 * 12 + 6)))}, ")
+    assert "for batches of 32" in memory
+    assert "a second, of 3" in time
+    assert not out.exists()
+
+
+def test_embed_in_the_layout_of_clip_retrieval_is_half_precision_of_length_1(images: Path) -> None:
+    out = images.parent / "index"
+    assert main(["embed", str(images), "-o", str(out), "--model", "fake:vit", "--layout", "clip-retrieval"]) == 0
+    vectors = np.load(out / "img_emb" / "img_emb_0.npy")
+    assert vectors.dtype == np.float16
+    np.testing.assert_allclose(np.linalg.norm(vectors.astype(np.float32), axis=1), 1, rtol=1e-3)
+
+
+@pytest.mark.anyio
+async def test_the_metrics_of_a_run_are_served_while_it_runs() -> None:
+    settings = Settings(model=("fake:vit",))
+    async with Engine(settings, backend=backend_of()) as engine, httpx.AsyncClient() as client:
+        with metrics_served(engine, 0) as port:
+            await engine.embed(EmbedRequest([image_bytes()]))
+            answer = await client.get(f"http://127.0.0.1:{port}/metrics")
+            nothing = await client.get(f"http://127.0.0.1:{port}/embed")
+            with pytest.raises(ArgumentError, match=f"--metrics-port {port}: "), metrics_served(engine, port):
+                pass
+    assert (answer.status_code, nothing.status_code) == (200, 404)
+    assert 'visiontower_images_total{model="fake:vit",resolution="32x32"} 1.0' in answer.text
+    assert 'visiontower_queue_images{model="fake:vit"} 0.0' in answer.text
 
 
 def test_embed_interrupted_says_how_to_go_on_and_goes_on(images: Path) -> None:
@@ -306,4 +367,4 @@ def test_the_module_runs_as_a_process_and_its_help_imports_no_torch() -> None:
     code += "assert not {'torch', 'pyarrow', 'fastapi', 'transformers'} & set(sys.modules), 'heavy imports'"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
-    assert "Its suffix chooses" in done.stdout
+    assert "The suffix of OUT chooses" in done.stdout

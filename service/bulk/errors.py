@@ -1,0 +1,5 @@
+"""The error of bulk runs. Imports nothing: the command line knows it before anything heavy is loaded."""
+
+
+class BulkError(Exception):
+    """A bulk run that cannot start or go on, in words for who started it."""
