@@ -4,6 +4,7 @@ import re
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from playwright.sync_api import Page, Route, expect
 
 from tests.support.browser import SAMPLES, TILES, Faults, OpenPage, drop, shown
@@ -176,3 +177,15 @@ def test_a_long_id_fits_on_a_phone(open_page: OpenPage) -> None:
         expect(page.locator("nav [aria-current]")).to_have_attribute("data-view", view)
         expect(page.locator("select option", has_text=long).first).to_be_attached()
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def test_a_transparent_picture_lies_on_white_as_for_the_encoder(open_page: OpenPage, tmp_path: Path) -> None:
+    page = open_page("/#tokens?panel=demo:vit&colours=none", theme="dark")
+    shown_picture = page.locator(".stage .picture")
+    expect(shown_picture).to_be_visible()
+    clear = tmp_path / "clear.png"
+    Image.new("RGBA", (64, 64), (0, 0, 0, 0)).save(clear)
+    drop(page, "main", clear)
+    expect(page.locator("figcaption .name")).to_contain_text("clear.png")
+    pixel = shown_picture.evaluate("(c) => [...c.getContext('2d').getImageData(9, 9, 1, 1).data]")
+    assert pixel == [255, 255, 255, 255]

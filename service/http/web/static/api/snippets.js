@@ -121,7 +121,9 @@ function importsOf(calls) {
     ...(hasKey() ? ["import os"] : []),
   ];
   const lines = [...standard, ...(standard.length > 0 ? [""] : []), "import httpx"];
-  if (calls.some((call) => /safetensors/.test(call.accept ?? ""))) lines.push("from safetensors.numpy import load");
+  const answers = calls.filter((call) => /safetensors/.test(call.accept ?? ""));
+  const isBfloat16 = answers.some((call) => call.query?.dtype === "bfloat16"); // which NumPy does not have
+  if (answers.length > 0) lines.push(`from safetensors.${isBfloat16 ? "torch" : "numpy"} import load`);
   return lines;
 }
 

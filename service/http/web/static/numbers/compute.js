@@ -5,11 +5,17 @@
  * @import {Jobs} from "./worker.js"
  */
 
-/** @type {Worker | null} */
-let worker = null;
 let last = 0;
 /** @type {Map<number, {resolve: (result: any) => void, reject: (error: Error) => void}>} */
 const waiting = new Map();
+/** Begun with the page: it is ready when the first answer comes. */
+const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
+worker.onmessage = ({ data: { id, result, error } }) => {
+  const waiter = waiting.get(id);
+  waiting.delete(id);
+  if (error === undefined) waiter?.resolve(result);
+  else waiter?.reject(new Error(error));
+};
 
 /**
  * @template {keyof Jobs} J
@@ -19,22 +25,10 @@ const waiting = new Map();
  * @returns {Promise<ReturnType<Jobs[J]>>}
  */
 export function compute(job, inputs, transfer = []) {
-  worker ??= started();
   const id = ++last;
   const result = new Promise((resolve, reject) => waiting.set(id, { resolve, reject }));
   worker.postMessage({ id, job, inputs }, transfer);
   return /** @type {Promise<ReturnType<Jobs[J]>>} */ (result);
-}
-
-function started() {
-  const worker = new Worker(new URL("./worker.js", import.meta.url), { type: "module" });
-  worker.onmessage = ({ data: { id, result, error } }) => {
-    const waiter = waiting.get(id);
-    waiting.delete(id);
-    if (error === undefined) waiter?.resolve(result);
-    else waiter?.reject(new Error(error));
-  };
-  return worker;
 }
 
 /** The tensors of an answer. @param {Response} response @returns {Promise<Tensors>} */

@@ -65,6 +65,8 @@ export function resized(image, width, height) {
   const canvas = el("canvas", { width: Math.max(1, Math.round(width)), height: Math.max(1, Math.round(height)) });
   const context = canvas.getContext("2d");
   if (context) {
+    context.fillStyle = "white"; // as the server fills what is transparent
+    context.fillRect(0, 0, canvas.width, canvas.height);
     context.imageSmoothingQuality = "high";
     context.drawImage(image, 0, 0, canvas.width, canvas.height);
   }

@@ -126,9 +126,7 @@ export class TokensView extends View {
     const what = `Embedding ${counted(total, "picture")}`;
     const outcome = await this.page.work(what, async ({ signal, progress }) => {
       let done = 0;
-      for (const panel of this.panels) {
-        await panel.load(pictures, signal, () => progress(++done, total));
-      }
+      await Promise.all(this.panels.map((panel) => panel.load(pictures, signal, () => progress(++done, total))));
     });
     if (outcome === "ended") for (const panel of this.panels) panel.hideOld();
     if (outcome === "done") this.page.say(leftOut(this.page.pictures.chosen, MOST_PICTURES));
