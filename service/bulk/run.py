@@ -22,7 +22,7 @@ from encoders.contract.values import Grid
 from service.bulk import sinks
 from service.bulk.resume import Failure, Part, Parts, beside, opened, write_whole
 from service.bulk.sinks import GRID, Rows
-from service.bulk.sources import shown
+from service.bulk.sources.place import shown
 from service.engine.engine import Engine
 from service.engine.values import Embedding, EmbedRequest, EmbedResult
 from service.errors import ImageUnreadable
@@ -78,7 +78,7 @@ async def run(
     """
     spec = engine.models.specs[engine.models.id_of(job.request.model)]
     job.request.outputs(spec)
-    names = [shown(path) for path in job.files]
+    names = [shown(str(path)) for path in job.files]
     sinks.check(job.out, names=job.arrays, files=names)
     with opened(job.out, run=_parameters(job, spec, engine), files=names, restart=job.restart) as parts:
         resumed = parts.stop

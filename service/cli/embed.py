@@ -67,7 +67,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Files to one file. 1 if some of them could not be encoded, 130 if interrupted."""
     from service.bulk import sinks
     from service.bulk.run import Job
-    from service.bulk.sources import find_images
+    from service.bulk.sources.files import find_images
     from service.engine.values import EmbedRequest
 
     request = EmbedRequest(

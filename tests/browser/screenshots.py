@@ -1,6 +1,6 @@
 """The pictures of docs/page.md: each view of the page in both themes, with the demo encoders.
 
-    python -m tests.browser.screenshots
+python -m tests.browser.screenshots
 """
 
 from PIL import Image

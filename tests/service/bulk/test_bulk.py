@@ -24,7 +24,7 @@ from encoders.contract.values import Encoded
 from service.bulk import sinks
 from service.bulk.resume import BulkError, Failure, opened
 from service.bulk.run import Finished, Job, run
-from service.bulk.sources import find_images
+from service.bulk.sources.files import find_images
 from service.engine import EmbedRequest, Engine
 from service.settings import Settings
 from tests.encoders.images.files import CASES

@@ -1,0 +1,44 @@
+"""What goes into a bulk run: items in a fixed order. Knows no kind of source."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import pyarrow as pa
+
+from service.engine.values import Source
+
+
+@dataclass(frozen=True)
+class Item:
+    """One row of the result: an image or a text.
+
+    id: names the row; ids need not differ. source: the image, or an ImageError that stands for it. columns: values that
+    are carried through to the result; their Arrow types are in `Inputs.columns`.
+    """
+
+    id: str
+    source: Source | None = None
+    text: str | None = None
+    columns: Mapping[str, object] = field(default_factory=dict)
+
+
+class Inputs(Protocol):
+    """All items of a run."""
+
+    @property
+    def columns(self) -> pa.Schema:
+        """The columns that the items carry; often none."""
+
+    @property
+    def total(self) -> int | None:
+        """How many items there are; None if that is not known before they are read."""
+
+    def parameters(self) -> Mapping[str, object]:
+        """What must be equal for a run to go on, as JSON has it: kinds, names, ids and their number."""
+
+    def items(self, start: int) -> Iterator[Item]:
+        """The items from the start-th on, always in the same order. It may block: a run calls it on a thread.
+
+        Raises BulkError or OSError where the source ends before its time.
+        """

@@ -1,0 +1,6 @@
+"""The sources of a bulk run: a module for each kind, and one function that says which kind a name is."""
+
+from service.bulk.sources.inputs import inputs_of
+from service.bulk.sources.options import Options
+
+__all__ = ["Options", "inputs_of"]

@@ -1,0 +1,114 @@
+"""Buckets and other file systems of fsspec: s3://, gs://, hf:// and those whose library is installed.
+
+S3 and Google Cloud Storage are read by pyarrow, which is installed anyway. Credentials, region and endpoint are found
+as the provider's own tools find them: in the environment, in configuration files, as the machine's role.
+"""
+
+import os
+import posixpath
+from collections.abc import Iterator, Mapping
+from typing import Any, BinaryIO
+from urllib.parse import urlsplit
+
+import fsspec
+import pyarrow.fs
+from fsspec.implementations.arrow import ArrowFSWrapper
+
+from service.bulk.resume import BulkError
+from service.bulk.sources.place import Unread, shown
+from service.bulk.sources.retries import Patience, reason
+from service.engine.values import Source
+
+_STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "sha256", "blob_id", "created")
+
+
+def file_system(scheme: str, bucket: str) -> Any:
+    """A file system of fsspec. Raises BulkError if the scheme is unknown, or its library or the bucket is not there."""
+    try:
+        if scheme == "s3":
+            return ArrowFSWrapper(_s3(bucket))
+        if scheme == "gs":
+            return ArrowFSWrapper(pyarrow.fs.GcsFileSystem())
+        return fsspec.filesystem(scheme)
+    except ImportError as error:
+        raise BulkError(f"{scheme}:// needs a library that is not installed here: {error}.") from error
+    except (OSError, ValueError) as error:
+        raise BulkError(f"{scheme}://{bucket} cannot be reached: {reason(error)}.") from error
+
+
+def _s3(bucket: str) -> Any:
+    options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
+    endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+    region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
+    if endpoint:
+        parts = urlsplit(endpoint)
+        options |= {"scheme": parts.scheme, "endpoint_override": parts.netloc}
+    elif not region:
+        region = pyarrow.fs.resolve_s3_region(bucket)
+    return pyarrow.fs.S3FileSystem(region=region or "us-east-1", **options)
+
+
+class Bucket:
+    """The files of one fsspec file system. Names are whole URLs."""
+
+    def __init__(self, files: Any, patience: Patience) -> None:
+        self._files = files
+        self._patience = patience
+
+    def is_folder(self, name: str) -> bool:
+        """Whether it is a prefix of others."""
+        try:
+            return bool(self._about(name)["type"] == "directory")
+        except FileNotFoundError as error:
+            raise BulkError(f"{shown(name)} is not there.") from error
+
+    def below(self, folder: str) -> Iterator[str]:
+        """The order is that of folders on a disk."""
+        return self._named(folder, self._patience.read(folder, lambda: self._files.find(_path(folder))))
+
+    def matching(self, pattern: str) -> Iterator[str]:
+        """The globs are those of fsspec."""
+        found = self._patience.read(pattern, lambda: self._files.glob(_path(pattern), detail=True))
+        return self._named(pattern, [name for name, about in found.items() if about["type"] == "file"])
+
+    def stamp(self, name: str) -> Mapping[str, object]:
+        """Its size and, as far as the server tells, its tag or the time of its last change."""
+        about = self._about(name)
+        return {"bytes": about["size"], **{key: str(about[key]) for key in _STAMPS if about.get(key) is not None}}
+
+    def open(self, name: str) -> BinaryIO:
+        """Read in blocks of some MiB."""
+        size = self._about(name)["size"]
+        return self._patience.file(name, size, lambda start, stop: self._bytes(name, start, stop))
+
+    def join(self, file: str, path: str) -> str | None:
+        """By the names alone."""
+        return join_url(file, path)
+
+    def source(self, name: str) -> Source | Unread:
+        """The whole object."""
+        return self._patience.image(name, lambda: self._bytes(name, None, None))
+
+    def _about(self, name: str) -> Any:
+        return self._patience.read(name, lambda: self._files.info(_path(name)))
+
+    def _bytes(self, name: str, start: int | None, stop: int | None) -> bytes:
+        return bytes(self._files.cat_file(_path(name), start=start, end=stop))
+
+    @staticmethod
+    def _named(like: str, paths: list[str]) -> Iterator[str]:
+        scheme = like.partition("://")[0]
+        return (f"{scheme}://{path.lstrip('/')}" for path in sorted(paths, key=lambda path: path.split("/")))
+
+
+def _path(name: str) -> str:
+    return name.partition("://")[2].rstrip("/")
+
+
+def join_url(file: str, path: str) -> str | None:
+    """The URL of `path` where it stands in the file with this URL; None if it is not below the file's folder."""
+    folder = file.rpartition("/")[0]
+    whole = posixpath.normpath(path)
+    if not path or whole.startswith(("/", "../")) or whole in ("..", ".") or "\0" in path or "\\" in path:
+        return None
+    return f"{folder}/{whole}"
