@@ -34,6 +34,7 @@ def store_of(files: Mapping[str, bytes], *, busy: int = 0) -> Iterator[Store]:
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        wbufsize = -1  # an answer is one packet, and waits for nobody
 
         def log_message(self, format: str, *values: object) -> None:
             pass
@@ -91,7 +92,8 @@ def store_of(files: Mapping[str, bytes], *, busy: int = 0) -> Iterator[Store]:
 
 def _listing(files: Mapping[str, bytes], bucket: str, prefix: str, delimiter: str) -> bytes:
     """S3's ListObjectsV2, in one page."""
-    contents, prefixes = [], {}
+    contents: list[str] = []
+    prefixes: dict[str, None] = {}
     for name in sorted(files):
         key = name.removeprefix(f"{bucket}/")
         if not name.startswith(f"{bucket}/") or not key.startswith(prefix):

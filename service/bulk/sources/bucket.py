@@ -6,6 +6,7 @@ as the provider's own tools find them: in the environment, in configuration file
 
 import os
 import posixpath
+import re
 from collections.abc import Iterator, Mapping
 from typing import Any, BinaryIO
 from urllib.parse import urlsplit
@@ -13,6 +14,7 @@ from urllib.parse import urlsplit
 import fsspec
 import pyarrow.fs
 from fsspec.implementations.arrow import ArrowFSWrapper
+from fsspec.utils import glob_translate
 
 from service.bulk.resume import BulkError
 from service.bulk.sources.place import Unread, shown
@@ -37,7 +39,11 @@ def file_system(scheme: str, bucket: str) -> Any:
 
 
 def _s3(bucket: str) -> Any:
-    options: dict[str, object] = {"connect_timeout": 10, "request_timeout": 60}
+    options: dict[str, object] = {
+        "connect_timeout": 10,
+        "request_timeout": 60,
+        "retry_strategy": pyarrow.fs.AwsStandardS3RetryStrategy(max_attempts=1),  # Patience tries again
+    }
     endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
     region = os.environ.get("AWS_REGION") or os.environ.get("AWS_DEFAULT_REGION")
     if endpoint:
@@ -63,13 +69,16 @@ class Bucket:
             raise BulkError(f"{shown(name)} is not there.") from error
 
     def below(self, folder: str) -> Iterator[str]:
-        """The order is that of folders on a disk."""
-        return self._named(folder, self._patience.read(folder, lambda: self._files.find(_path(folder))))
+        """One folder's names are in memory at a time."""
+        return self._walk(folder.partition("://")[0], _path(folder), depth=None)
 
     def matching(self, pattern: str) -> Iterator[str]:
-        """The globs are those of fsspec."""
-        found = self._patience.read(pattern, lambda: self._files.glob(_path(pattern), detail=True))
-        return self._named(pattern, [name for name, about in found.items() if about["type"] == "file"])
+        """As the shell's globs. A bucket is listed from the first folder that is a pattern."""
+        scheme, path = pattern.partition("://")[0], _path(pattern)
+        fixed = path[: re.search(r"[*?\[]", path).start()].rpartition("/")[0]  # type: ignore[union-attr]  # it has one
+        depth = None if "**" in path else path.count("/") - fixed.count("/")
+        matches = re.compile(glob_translate(path)).match
+        return (name for name in self._walk(scheme, fixed, depth) if matches(_path(name)))
 
     def stamp(self, name: str) -> Mapping[str, object]:
         """Its size and, as far as the server tells, its tag or the time of its last change."""
@@ -79,7 +88,7 @@ class Bucket:
     def open(self, name: str) -> BinaryIO:
         """Read in blocks of some MiB."""
         size = self._about(name)["size"]
-        return self._patience.file(name, size, lambda start, stop: self._bytes(name, start, stop))
+        return self._patience.file(name, size, lambda start, stop: self._part(name, start, stop))
 
     def join(self, file: str, path: str) -> str | None:
         """By the names alone."""
@@ -87,18 +96,33 @@ class Bucket:
 
     def source(self, name: str) -> Source | Unread:
         """The whole object."""
-        return self._patience.image(name, lambda: self._bytes(name, None, None))
+        return self._patience.image(name, lambda: bytes(self._files.cat_file(_path(name))))
 
     def _about(self, name: str) -> Any:
         return self._patience.read(name, lambda: self._files.info(_path(name)))
 
-    def _bytes(self, name: str, start: int | None, stop: int | None) -> bytes:
-        return bytes(self._files.cat_file(_path(name), start=start, end=stop))
+    def _part(self, name: str, start: int, stop: int) -> bytes:
+        with self._files.open(_path(name), "rb", cache_type="none") as file:
+            file.seek(start)
+            return bytes(file.read(stop - start))
 
-    @staticmethod
-    def _named(like: str, paths: list[str]) -> Iterator[str]:
-        scheme = like.partition("://")[0]
-        return (f"{scheme}://{path.lstrip('/')}" for path in sorted(paths, key=lambda path: path.split("/")))
+    def _walk(self, scheme: str, folder: str, depth: int | None) -> Iterator[str]:
+        """The files below, `depth` folders deep. fsspec's own walk leaves out what a busy server does not list."""
+        entries = self._patience.read(f"{scheme}://{folder}", lambda: self._files.ls(folder, detail=True))
+        inside = [
+            (posixpath.basename(each["name"].rstrip("/")), each["type"]) for each in entries if _is_below(each, folder)
+        ]
+        for name, kind in sorted(inside):  # a bucket may have both, a/b and a/b/c
+            path = f"{folder}/{name}"
+            if kind != "directory":
+                yield f"{scheme}://{path}"
+            elif depth is None or depth > 1:
+                yield from self._walk(scheme, path, depth and depth - 1)
+
+
+def _is_below(entry: Mapping[str, str], folder: str) -> bool:
+    """Not the folder itself, of which some buckets have an object."""
+    return entry["name"].strip("/") != folder.strip("/")
 
 
 def _path(name: str) -> str:

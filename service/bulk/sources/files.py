@@ -3,6 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 
@@ -48,7 +49,7 @@ class Files:
         self._names = names
         self._places = places
 
-    def parameters(self) -> Mapping[str, object]:
+    def parameters(self) -> Mapping[str, Any]:
         """The number and the digest of the names."""
         return {"kind": "files", "count": self.total, "ids": digest_of(self._names)}
 

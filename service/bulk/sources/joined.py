@@ -1,7 +1,7 @@
 """Inputs of several kinds, one after the other."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Protocol
+from typing import Any, Protocol
 
 import pyarrow as pa
 
@@ -22,8 +22,8 @@ class Kind(Protocol):
     def total(self) -> int | None:
         """How many there are, if that is known."""
 
-    def parameters(self) -> Mapping[str, object]:
-        """What must be equal for a run to go on."""
+    def parameters(self) -> Mapping[str, Any]:
+        """What must be equal for a run to go on. files: of tables and tars, their stamps by name."""
 
     def rows(self, skip: Skip) -> Iterator[Row]:
         """All but the first ones that `skip` leaves out."""
@@ -50,8 +50,13 @@ class Joined:
         return sum(known) if len(known) == len(totals) else None
 
     def parameters(self) -> Mapping[str, object]:
-        """Of each kind, in order."""
-        return {"sources": [dict(kind.parameters()) for kind in self._kinds]}
+        """Of each kind, in order; and of each table and tar by its name, so that a run can say which one changed."""
+        sources, files = [], {}
+        for kind in self._kinds:
+            about = dict(kind.parameters())
+            files.update(about.pop("files", {}))
+            sources.append(about)
+        return {"sources": sources, **{f"file {name}": stamp for name, stamp in files.items()}}
 
     def items(self, start: int) -> Iterator[Item]:
         """In order. Images in buckets and behind web servers are read ahead, by threads."""

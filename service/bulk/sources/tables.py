@@ -72,13 +72,12 @@ class Tables:
         known = [shard.groups for shard in self._shards if shard.groups is not None]
         self.total = sum(map(sum, known)) if len(known) == len(self._shards) else None
 
-    def parameters(self) -> Mapping[str, object]:
+    def parameters(self) -> Mapping[str, Any]:
         """The files with their sizes and times, and the columns."""
-        files = [{"name": shown(each.name), **self._places.of(each.name).stamp(each.name)} for each in self._shards]
         return {
             "kind": "tables",
             "count": self.total,
-            "files": files,
+            "files": {shown(each.name): self._places.of(each.name).stamp(each.name) for each in self._shards},
             "image": self._image,
             "text": self._text,
             "id": self._id,

@@ -2,8 +2,11 @@
 
 import re
 import tarfile
-from collections.abc import Iterator, Mapping, Sequence
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 import pyarrow as pa
 
@@ -28,9 +31,10 @@ def is_tar(name: str) -> bool:
 
 @dataclass
 class _Sample:
-    """members: suffix, in small letters -> content, as far as it is wanted."""
+    """suffixes: of its members, in small letters. members: content by suffix, of those that are wanted."""
 
     key: str
+    image: bytes | None = None
     suffixes: list[str] = field(default_factory=list)
     members: dict[str, bytes] = field(default_factory=dict)
 
@@ -48,16 +52,16 @@ class Tars:
             raise BulkError("--image-column and --text-column: a sample is an image or a text. Give one of them.")
         self._names = names
         self._places = places
-        self._image, self._text, self._id, self._carried = (
-            options.image, options.text, options.id, list(options.carried)
-        )  # fmt: skip
+        self._image, self._text, self._id = options.image, options.text, options.id
+        self._carried = list(options.carried)
+        self._wanted = {each.lower() for each in (self._text, self._id, *self._carried) if each}
         self.columns = pa.schema([(name, pa.string()) for name in self._carried])
 
-    def parameters(self) -> Mapping[str, object]:
+    def parameters(self) -> Mapping[str, Any]:
         """The tars with their sizes and times, and the suffixes."""
         return {
             "kind": "tars",
-            "files": [{"name": shown(name), **self._places.of(name).stamp(name)} for name in self._names],
+            "files": {shown(name): self._places.of(name).stamp(name) for name in self._names},
             "image": self._image,
             "text": self._text,
             "id": self._id,
@@ -82,45 +86,48 @@ class Tars:
         return Item(name, self._source(sample), columns=columns)
 
     def _source(self, sample: _Sample) -> Source:
-        wanted = [suffix for suffix in sample.suffixes if self._is_the_image(suffix)]
-        if not wanted:
+        if sample.image is None:
             return _missing(sample, f"no image .{self._image}" if self._image else "no image")
-        return sample.members[wanted[0]]
+        return sample.image
 
-    def _is_the_image(self, suffix: str) -> bool:
+    def _take(self, sample: _Sample, suffix: str, read: Callable[[], bytes]) -> None:
+        """Read the member if it is wanted. Of two images the first counts, and so it is with two of one name."""
+        sample.suffixes.append(suffix)
+        if suffix in self._wanted and suffix not in sample.members:
+            sample.members[suffix] = read()
+        if sample.image is None and self._is_image(suffix):
+            sample.image = sample.members.get(suffix) or read()
+
+    def _is_image(self, suffix: str) -> bool:
         if self._text:
             return False
         return suffix == self._image.lower() if self._image else is_image(f"x.{suffix}")
 
     def _samples(self, name: str, skip: Skip) -> Iterator[_Sample]:
-        wanted = {each.lower() for each in (self._text, self._id, *self._carried) if each}
-        sample: _Sample | None = None
-        skipped = False
+        key, sample = None, None  # sample: None of one that is left out
         try:
             with self._places.of(name).open(name) as file, tarfile.open(fileobj=file, mode="r:*") as tar:
                 for member in _members(tar):
                     found = _NAME.fullmatch(member.name)
                     if found is None or not member.isfile():
                         continue
-                    if sample is None or sample.key != found["key"]:
-                        if sample is not None and not skipped:
+                    if found["key"] != key:
+                        if sample is not None:
                             yield sample
-                        sample, skipped = _Sample(found["key"]), skip.whole(1)
-                    suffix = found["suffix"].lower()
-                    is_wanted = suffix in wanted or (
-                        self._is_the_image(suffix) and not any(map(self._is_the_image, sample.suffixes))
-                    )
-                    sample.suffixes.append(suffix)
-                    if is_wanted and not skipped and suffix not in sample.members:
-                        content = tar.extractfile(member)
-                        assert content is not None, "it is a file"
-                        sample.members[suffix] = content.read()
-                whole = sample
-                sample = None
-            if whole is not None and not skipped:
-                yield whole
-        except (tarfile.TarError, EOFError, OSError) as error:
+                        key = found["key"]
+                        sample = None if skip.whole(1) else _Sample(key)
+                    if sample is not None:
+                        self._take(sample, found["suffix"].lower(), partial(_content, tar, member))
+                if sample is not None:
+                    yield sample
+        except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
             raise BulkError(f"{shown(name)} cannot be read to its end: {reason(error)}.") from error
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    content = tar.extractfile(member)
+    assert content is not None, "it is a file"
+    return content.read()
 
 
 def _members(tar: tarfile.TarFile) -> Iterator[tarfile.TarInfo]:

@@ -6,7 +6,8 @@ import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from hashlib import blake2b
-from typing import BinaryIO
+from typing import Any, BinaryIO
+from weakref import finalize
 
 import pyarrow as pa
 
@@ -32,6 +33,7 @@ class Texts:
         self._copy: BinaryIO | None = None
         if name == "-":
             self._copy = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as this
+            finalize(self, self._copy.close)
             shutil.copyfileobj(standard_input, self._copy)
         digest = blake2b(digest_size=16)
         self.total = 0
@@ -41,7 +43,7 @@ class Texts:
                 digest.update(line)
         self._digest = digest.hexdigest()
 
-    def parameters(self) -> Mapping[str, object]:
+    def parameters(self) -> Mapping[str, Any]:
         """The number of lines, and the digest of the file."""
         return {"kind": "texts", "count": self.total, "ids": self._digest}
 

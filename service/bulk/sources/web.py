@@ -4,6 +4,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import BinaryIO
 from urllib.parse import quote
+from weakref import finalize
 
 import httpx
 
@@ -22,6 +23,7 @@ class Web:
 
     def __init__(self, patience: Patience) -> None:
         self._client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT_S)
+        finalize(self, self._client.close)
         self._patience = patience
 
     def is_folder(self, name: str) -> bool:
