@@ -7,8 +7,9 @@ as the provider's own tools find them: in the environment, in configuration file
 import os
 import posixpath
 import re
-from collections.abc import Iterator, Mapping
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterator, Mapping
+from datetime import timedelta
+from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
 import fsspec
@@ -21,6 +22,9 @@ from service.bulk.sources.place import Unread, shown
 from service.bulk.sources.retries import Patience, reason
 from service.engine.values import Source
 
+T = TypeVar("T")
+_GCS_TRIES = timedelta(seconds=10)
+"""For how long its library tries again by itself; then Patience does."""
 _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", "sha256", "blob_id", "created")
 
 
@@ -30,7 +34,7 @@ def file_system(scheme: str, bucket: str) -> Any:
         if scheme == "s3":
             return ArrowFSWrapper(_s3(bucket))
         if scheme == "gs":
-            return ArrowFSWrapper(pyarrow.fs.GcsFileSystem())
+            return ArrowFSWrapper(pyarrow.fs.GcsFileSystem(retry_time_limit=_GCS_TRIES))
         return fsspec.filesystem(scheme)
     except ImportError as error:
         raise BulkError(f"{scheme}:// needs a library that is not installed here: {error}.") from error
@@ -96,19 +100,37 @@ class Bucket:
 
     def source(self, name: str) -> Source | Unread:
         """The whole object."""
-        return self._patience.image(name, lambda: bytes(self._files.cat_file(_path(name))))
+        return self._patience.image(name, lambda: self._whole(name))
 
     def _about(self, name: str) -> Any:
-        return self._patience.read(name, lambda: self._files.info(_path(name)))
+        return self._patience.read(name, lambda: self._call(self._files.info, _path(name)))
+
+    def _listed(self, folder: str) -> list[Mapping[str, str]]:
+        return list(self._files.ls(folder, detail=True))
+
+    def _whole(self, name: str) -> bytes:
+        return bytes(self._call(self._files.cat_file, _path(name)))
 
     def _part(self, name: str, start: int, stop: int) -> bytes:
-        with self._files.open(_path(name), "rb", cache_type="none") as file:
-            file.seek(start)
-            return bytes(file.read(stop - start))
+        def part(path: str) -> bytes:
+            with self._files.open(path, "rb", cache_type="none") as file:
+                file.seek(start)
+                return bytes(file.read(stop - start))
+
+        return self._call(part, _path(name))
+
+    def _call(self, action: Callable[[str], T], path: str) -> T:
+        """The action's result. The libraries below have errors of their own: all become OSError."""
+        try:
+            return action(path)
+        except OSError:
+            raise
+        except Exception as error:
+            raise OSError(f"{type(error).__name__}: {error}") from error
 
     def _walk(self, scheme: str, folder: str, depth: int | None) -> Iterator[str]:
         """The files below, `depth` folders deep. fsspec's own walk leaves out what a busy server does not list."""
-        entries = self._patience.read(f"{scheme}://{folder}", lambda: self._files.ls(folder, detail=True))
+        entries = self._patience.read(f"{scheme}://{folder}", lambda: self._call(self._listed, folder))
         inside = [
             (posixpath.basename(each["name"].rstrip("/")), each["type"]) for each in entries if _is_below(each, folder)
         ]

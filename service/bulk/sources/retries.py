@@ -21,7 +21,10 @@ _AHEAD, _THREADS = 32, 16
 """Images that are read before they are asked for, and threads that read them."""
 _BLOCK_BYTES = 4 * 1024 * 1024
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
-_FINAL_WORDS = ("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH")
+_FINAL_WORDS = (
+    *("ACCESS_DENIED", "NO_SUCH_BUCKET", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH"),
+    "OAuth2 access token",  # Google's, where there are no credentials
+)
 """Of pyarrow's errors, whose class is OSError whatever happened."""
 
 

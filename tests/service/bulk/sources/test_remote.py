@@ -155,7 +155,7 @@ def test_items_stay_in_order_and_only_some_are_read_ahead() -> None:
             began.append(number)
             if number == 32:
                 gate.set()
-            yield pending(number, lambda number=number: str(number).encode())
+            yield pending(number, str(number).encode)
 
     items = read_ahead(rows())
     assert next(items).source == b"0"
