@@ -4,6 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from threading import Event
 
+import fsspec
 import pyarrow as pa
 import pytest
 
@@ -68,6 +69,16 @@ def test_a_bucket_gives_what_a_disk_gives(as_s3: pytest.MonkeyPatch, busy: int) 
             assert contents(found) == WHOLE
             assert found.parameters() == inputs(name).parameters()
             goes_on_anywhere(found)
+
+
+def test_another_file_system_of_fsspec_is_a_bucket_like_others() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({f"/{name}": each for name, each in everything().items()})
+    try:
+        for name in ("in", "in/*.jpg", "**/[01]?.jpg", "table/x.parquet", "in/paths.parquet", "tars"):
+            assert contents(inputs(f"memory://shop/{name}")) == WHOLE
+    finally:
+        memory.rm("/shop", recursive=True)
 
 
 def test_odd_keys_and_what_is_not_there(as_s3: pytest.MonkeyPatch) -> None:
