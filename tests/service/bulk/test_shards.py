@@ -17,7 +17,7 @@ from encoders.contract.errors import OutputNotOffered
 from service.bulk.errors import BulkError
 from service.bulk.items import Item
 from service.bulk.run import Job
-from service.bulk.sources import Files, find_images
+from service.bulk.sources import inputs_of
 from service.engine import EmbedRequest
 from tests.service.bulk.test_bulk import BAD, FILES, content, encode, folder, interrupted, job_of
 from tests.support.serving import image_bytes, noise
@@ -101,10 +101,14 @@ def test_another_run_is_refused_by_name_and_nothing_is_touched(folder: Path) -> 
     job = replace(job_of(folder, "out"), shard_rows=8)
     encode(job)
     before = content(job.out)
+    fewer = inputs_of([str(path) for path in sorted(folder.iterdir())[1:]])
     for other, named in (
         (replace(job, shard_rows=4), "shard_rows was 8, is 4"),
         (replace(job, layout="clip-retrieval"), "layout was auto, is clip-retrieval"),
-        (replace(job, inputs=Files(find_images([folder])[1:])), "inputs count was 23, is 22"),
+        (
+            replace(job, inputs=fewer),
+            "inputs sources 1 count was 23, is 22",
+        ),
         (replace(job, request=replace(job.request, dtype="float16")), "dtype was float32, is float16"),
     ):
         with pytest.raises(BulkError, match=named):
