@@ -358,7 +358,7 @@ def test_another_encoder_does_not_continue_a_run(folder: Path) -> None:
 def test_other_files_do_not_continue_a_run(folder: Path) -> None:
     interrupted(job_of(folder, "out.npy"), at=2)
     (folder / "00.png").rename(folder / "99.png")
-    with pytest.raises(BulkError, match=r"inputs digest was \w+, is \w+"):
+    with pytest.raises(BulkError, match=r"inputs sources 1 ids was \w+, is \w+"):
         encode(job_of(folder, "out.npy"))
 
 

@@ -16,6 +16,7 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import OutputNotOffered
 from service.bulk.errors import BulkError
 from service.bulk.items import Item
+from service.bulk.resume import Manifest
 from service.bulk.run import Job
 from service.bulk.sources import inputs_of
 from service.engine import EmbedRequest
@@ -115,6 +116,17 @@ def test_another_run_is_refused_by_name_and_nothing_is_touched(folder: Path) -> 
             encode(other)
     assert content(job.out) == before
     assert encode(replace(job, shard_rows=None)).resumed == FILES, "what is not asked for is no difference"
+
+
+def test_of_many_differences_the_first_are_named(tmp_path: Path) -> None:
+    """Each by all names that lead to it."""
+
+    def manifest(size: int) -> Manifest:
+        return Manifest({"files": {f"{number}.tar": {"bytes": size} for number in range(9)}}, shard_rows=8)
+
+    changes = manifest(1).changes(manifest(2))
+    assert changes == [*(f"files {number}.tar bytes was 1, is 2" for number in range(5)), "and 4 more"]
+    assert manifest(1).changes(manifest(1)) == []
 
 
 def test_a_restart_leaves_nothing_of_the_run_before(folder: Path) -> None:
