@@ -11,7 +11,7 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -22,8 +22,8 @@ from service.bulk.errors import BulkError
 
 MANIFEST = "manifest.json"
 _VERSION = 2
-_LONGEST = 60
-"""Characters of a parameter that a refusal shows."""
+_LONGEST, _MOST = 60, 5
+"""Characters of a parameter, and parameters, that a refusal shows."""
 
 
 @dataclass(frozen=True)
@@ -48,9 +48,9 @@ class Manifest:
         return cls(about["parameters"], about["shard_rows"], about["rows"])
 
     def changes(self, now: "Manifest") -> list[str]:
-        """How another run differs from this one, by name."""
+        """How another run differs from this one, by name: the first few differences, and how many more there are."""
         then, these = json.loads(self.to_json()), json.loads(now.to_json())
-        was, now_is = then["parameters"], these["parameters"]
+        was, now_is = dict(_flat(then["parameters"])), dict(_flat(these["parameters"]))
         changed = [
             f"{key} was {_shown(was.get(key))}, is {_shown(now_is.get(key))}"
             for key in dict.fromkeys([*now_is, *was])
@@ -58,11 +58,25 @@ class Manifest:
         ]
         if then["shard_rows"] != these["shard_rows"]:
             changed.append(f"shard_rows was {then['shard_rows']}, is {these['shard_rows']}")
-        return changed
+        more = len(changed) - _MOST
+        return [*changed[:_MOST], f"and {more:,} more"] if more > 0 else changed
 
     def ended(self, *, rows: int) -> "Manifest":
         """The manifest of the whole result."""
         return replace(self, rows=rows)
+
+
+def _flat(value: object, name: str = "") -> Iterator[tuple[str, object]]:
+    """What stands in objects and lists, each by all names that lead to it; places in a list are counted from 1."""
+    inside: Iterable[tuple[object, object]] = ()
+    if isinstance(value, Mapping):
+        inside = value.items()
+    elif isinstance(value, list):
+        inside = enumerate(value, 1)
+    else:
+        yield name, value
+    for key, each in inside:
+        yield from _flat(each, f"{name} {key}".lstrip())
 
 
 def _shown(value: object) -> str:

@@ -1,4 +1,4 @@
-"""`visiontower embed`: many images to a file, or a folder, of embeddings."""
+"""`visiontower embed`: many images and texts to a file, or a folder, of embeddings."""
 
 import argparse
 import asyncio
@@ -19,6 +19,7 @@ from service.cli.arguments import (
     settings_of,
 )
 from service.cli.output import say
+from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
 
 if TYPE_CHECKING:
@@ -30,7 +31,8 @@ _QUIET_S = 10.0
 """Between two lines of progress where nobody watches."""
 
 _HELP = """\
-Embed files, or all images below folders. The suffix of OUT chooses the format:
+Embed images and texts: files, folders, tables, tars, on this machine, in
+buckets, behind web servers. The suffix of OUT chooses the format:
 
   OUT/          part-00000.parquet, ...: shards of about 256 MiB
   .parquet      one file: id, error, grid_rows, grid_cols, tokens, pooled
@@ -42,10 +44,13 @@ Embed files, or all images below folders. The suffix of OUT chooses the format:
   visiontower embed a.png b.png -o tokens.npy --output tokens --dtype float16
   visiontower embed photos/ -o llava/ --output tokens --layer -2 \\
       --model openclip:ViT-L-14-336@openai --resolution 336
-  visiontower embed photos/ -o index/ --layout clip-retrieval
+  visiontower embed 'train-{0000..0012}.tar' --columns txt,json -o index/ \\
+      --layout clip-retrieval
+  visiontower embed goods.parquet --id-column sku --columns price -o vectors/
+  visiontower embed s3://bucket/photos/ --texts captions.txt -o both.parquet
 
-Rows are in the order of the files: as given, folders sorted. In .parquet every
-file has a row; one that could not be embedded has an error there and no
+Rows are in the order of the sources: as given, folders sorted. In .parquet
+each item has a row; one that could not be embedded has an error there and no
 vectors. The other formats leave it out and list it in OUT.errors.jsonl.
 
 Interrupted or killed, the same command continues and gives what an
@@ -55,9 +60,8 @@ uninterrupted run gives. Items that failed before are not tried again, unless
 
 def add(commands: Any) -> None:
     """The command and its flags."""
-    embed = add_command(commands, "embed", "files or folders to a file of embeddings", _HELP, run=run)
-    embed.set_defaults(gathers=("paths", Path))
-    embed.add_argument("paths", metavar="PATH", nargs="+", type=Path, help="image files, or folders of them")
+    embed = add_command(commands, "embed", "files, folders, tables, tars to embeddings", _HELP, run=run)
+    add_source_flags(embed)
     embed.add_argument("-o", "--out", metavar="OUT", required=True, help="file to write, or a folder of shards")
     add_model(embed)
     embed.add_argument("--output", choices=("pooled", "tokens", "both"), default="pooled", help="[pooled]")
@@ -86,7 +90,6 @@ def add(commands: Any) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Embed it. 1 if some items could not be embedded, 130 if interrupted."""
     from service.bulk.run import Job
-    from service.bulk.sources import Files, find_images
     from service.engine.values import EmbedRequest
 
     is_clip = arguments.layout == "clip-retrieval"
@@ -105,7 +108,7 @@ def run(arguments: argparse.Namespace) -> int:
     )
     job = Job(
         Path(arguments.out),
-        Files(find_images(arguments.paths)),
+        inputs_from(arguments),
         request,
         batch_size=arguments.batch_size,
         layout=arguments.layout,
@@ -115,14 +118,16 @@ def run(arguments: argparse.Namespace) -> int:
         retry_errors=arguments.retry_errors,
     )
     job.sink()
-    images = max(256, 8 * job.batch_size)
+    most = max(256, 8 * job.batch_size)  # of a batch, and of the batches ahead
     settings = settings_of(
         arguments,
         max_batch=job.batch_size,
         max_forward_s=math.inf,  # the batch is the operator's choice here, and nobody waits for a single answer
-        queue_images=images,
-        max_texts=images,
-        max_prompt_chars=images * 4096,
+        max_images=most,
+        queue_images=most,
+        max_texts=most,
+        queue_texts=most,
+        max_prompt_chars=most * 4096,
         preprocess_threads=arguments.workers or "auto",
     )
     started = time.monotonic()
@@ -182,7 +187,7 @@ class _Bar:
             self._bar = tqdm(
                 total=self._total,
                 initial=progress.done,
-                unit="image",
+                unit="item",
                 file=sys.stderr,
                 dynamic_ncols=True,
                 mininterval=0.1 if sys.stderr.isatty() else _QUIET_S,
@@ -226,7 +231,7 @@ def _report(job: "Job", finished: "Finished", *, seconds: float) -> None:
         )
     if not finished.good:
         said = "was not written" if finished.ledger else "has no vectors"
-        say(f"No image could be encoded: {job.out} {said}.")
+        say(f"Nothing could be embedded: {job.out} {said}.")
         return
     if finished.resumed == finished.rows:
         print(f"{job.out} is complete: {finished.rows:,} rows.")

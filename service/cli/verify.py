@@ -70,7 +70,7 @@ def run(arguments: argparse.Namespace) -> int:
     from encoders.contract.errors import VisiontowerError
     from encoders.images.decode import decode
     from encoders.runtime.device import resolve
-    from service.bulk.sources import find_images
+    from service.bulk.sources.files import find_images
     from service.cli.fidelity import agreement
 
     encoder_id, *paths = arguments.named

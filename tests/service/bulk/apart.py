@@ -7,6 +7,7 @@ import os
 import resource
 import signal
 import sys
+from collections.abc import Sequence
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from typing import Any
 from encoders.adapters.fake import FakeEncoder
 from service.bulk.errors import BulkError
 from service.bulk.run import Job, run
-from service.bulk.sources import Files, find_images
+from service.bulk.sources import Options, inputs_of
 from service.engine import EmbedRequest, Engine
 from service.settings import Settings
 from tests.support.serving import backend_of
@@ -51,12 +52,13 @@ def embed(
     most_bytes: int | None = None,
     said: Path | None = None,
     retry_errors: bool = False,
+    columns: Sequence[str] = (),
     **request: Any,
 ) -> None:
     """In this process. die_at: the step on the disk, below the folder of `out`, before which it is killed.
 
-    most_bytes: that a file may have. said: where an error is written. Python tells an audit hook of each step before it
-    is done.
+    most_bytes: that a file may have. said: where an error is written. columns: of a table, to carry. Python tells an
+    audit hook of each step before it is done.
     """
     steps = count()
 
@@ -73,7 +75,7 @@ def embed(
     async def main() -> None:
         job = Job(
             out,
-            Files(find_images([images])),
+            inputs_of([str(images)], Options(carried=columns)),
             EmbedRequest((), **{"output": "both", **request}),
             batch_size=2,
             shard_rows=None if out.suffix else 16,

@@ -24,7 +24,8 @@ from encoders.contract.values import Encoded
 from service.bulk.errors import BulkError
 from service.bulk.resume import held
 from service.bulk.run import Finished, Job, Progress, run
-from service.bulk.sources import Files, find_images
+from service.bulk.sources import inputs_of
+from service.bulk.sources.files import find_images
 from service.engine import EmbedRequest, Engine
 from service.settings import Settings
 from tests.encoders.images.files import CASES
@@ -52,7 +53,7 @@ def folder(tmp_path: Path) -> Path:
 def job_of(folder: Path, out: str, *, batch_size: int = 4, restart: bool = False, **options: Any) -> Job:
     return Job(
         out=folder.parent / out,
-        inputs=Files(find_images([folder])),
+        inputs=inputs_of([str(folder)]),
         request=EmbedRequest((), **{"output": "pooled", **options}),
         batch_size=batch_size,
         restart=restart,
@@ -357,7 +358,7 @@ def test_another_encoder_does_not_continue_a_run(folder: Path) -> None:
 def test_other_files_do_not_continue_a_run(folder: Path) -> None:
     interrupted(job_of(folder, "out.npy"), at=2)
     (folder / "00.png").rename(folder / "99.png")
-    with pytest.raises(BulkError, match=r"inputs digest was \w+, is \w+"):
+    with pytest.raises(BulkError, match=r"inputs sources 1 ids was \w+, is \w+"):
         encode(job_of(folder, "out.npy"))
 
 

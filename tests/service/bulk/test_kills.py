@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -80,6 +82,27 @@ def _has_ended(code: int, out: Path, said: Path) -> bool:
     """If the one before was killed as its last act, this one says that the file is there."""
     assert code in (0, KILLED) or f"{out} exists already" in said.read_text()
     return code != KILLED
+
+
+def test_killed_over_a_table_it_goes_on_with_its_columns(images: Path, tmp_path: Path) -> None:
+    """The rows that are done are not read again; a table that was written anew since is refused."""
+    pictures = [path.read_bytes() for path in sorted(images.iterdir())]
+    table, out = tmp_path / "table.parquet", tmp_path / "vectors"
+    rows = pa.table({"picture": pictures, "place": pa.array(range(FILES), pa.int16()), "caption": ["a"] * FILES})
+    pq.write_table(rows, table, row_group_size=7)
+    how = {"columns": ["place", "caption"]}
+    assert status(table, tmp_path / "whole", **how) == 0
+    assert status(table, out, die_at=35, **how) == KILLED
+    assert list(out.glob("part-*.parquet")), "killed after its first shard"
+    assert not (out / "part-00002.parquet").exists()
+    assert status(table, out, **how) == 0
+    assert content(out) == content(tmp_path / "whole")
+    result = pq.read_table(out)
+    assert (result["place"].type, result["place"].to_pylist()) == (pa.int16(), [*range(FILES)])
+    assert result["id"].to_pylist() == [f"{table}#{number}" for number in range(FILES)]
+    pq.write_table(rows.slice(1), table)
+    assert status(table, out, said=tmp_path / "said", **how) == FULL
+    assert f"inputs file {table} bytes was" in (tmp_path / "said").read_text()
 
 
 @pytest.mark.slow

@@ -16,8 +16,9 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import OutputNotOffered
 from service.bulk.errors import BulkError
 from service.bulk.items import Item
+from service.bulk.resume import Manifest
 from service.bulk.run import Job
-from service.bulk.sources import Files, find_images
+from service.bulk.sources import inputs_of
 from service.engine import EmbedRequest
 from tests.service.bulk.test_bulk import BAD, FILES, content, encode, folder, interrupted, job_of
 from tests.support.serving import image_bytes, noise
@@ -101,16 +102,31 @@ def test_another_run_is_refused_by_name_and_nothing_is_touched(folder: Path) -> 
     job = replace(job_of(folder, "out"), shard_rows=8)
     encode(job)
     before = content(job.out)
+    fewer = inputs_of([str(path) for path in sorted(folder.iterdir())[1:]])
     for other, named in (
         (replace(job, shard_rows=4), "shard_rows was 8, is 4"),
         (replace(job, layout="clip-retrieval"), "layout was auto, is clip-retrieval"),
-        (replace(job, inputs=Files(find_images([folder])[1:])), "inputs count was 23, is 22"),
+        (
+            replace(job, inputs=fewer),
+            "inputs sources 1 count was 23, is 22",
+        ),
         (replace(job, request=replace(job.request, dtype="float16")), "dtype was float32, is float16"),
     ):
         with pytest.raises(BulkError, match=named):
             encode(other)
     assert content(job.out) == before
     assert encode(replace(job, shard_rows=None)).resumed == FILES, "what is not asked for is no difference"
+
+
+def test_of_many_differences_the_first_are_named(tmp_path: Path) -> None:
+    """Each by all names that lead to it."""
+
+    def manifest(size: int) -> Manifest:
+        return Manifest({"files": {f"{number}.tar": {"bytes": size} for number in range(9)}}, shard_rows=8)
+
+    changes = manifest(1).changes(manifest(2))
+    assert changes == [*(f"files {number}.tar bytes was 1, is 2" for number in range(5)), "and 4 more"]
+    assert manifest(1).changes(manifest(1)) == []
 
 
 def test_a_restart_leaves_nothing_of_the_run_before(folder: Path) -> None:

@@ -160,7 +160,7 @@ def test_embed_writes_the_file_and_says_what_is_in_it(images: Path, capsys: pyte
     captured = capsys.readouterr()
     assert f"{out}: pooled [3, 6]" in captured.out
     assert "3/3" in captured.err
-    assert "image/s" in captured.err
+    assert "item/s" in captured.err
     assert np.load(out).shape == (3, 6)
 
 

@@ -1,0 +1,64 @@
+"""Inputs of several kinds, one after the other."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, Protocol
+
+import pyarrow as pa
+
+from service.bulk.errors import BulkError
+from service.bulk.items import Item
+from service.bulk.sources.place import Row, Skip
+from service.bulk.sources.retries import read_ahead
+
+
+class Kind(Protocol):
+    """Items of one kind of source. As Inputs, but the images need not be read yet."""
+
+    @property
+    def columns(self) -> pa.Schema:
+        """That the items carry."""
+
+    @property
+    def total(self) -> int | None:
+        """How many there are, if that is known."""
+
+    def parameters(self) -> Mapping[str, Any]:
+        """What must be equal for a run to go on. files: of tables and tars, their stamps by name."""
+
+    def rows(self, skip: Skip) -> Iterator[Row]:
+        """All but the first ones that `skip` leaves out."""
+
+
+class Joined:
+    """The Inputs of a run. Columns that only some kinds carry are null elsewhere.
+
+    Raises BulkError if two kinds have different types for one column.
+    """
+
+    def __init__(self, kinds: Sequence[Kind]) -> None:
+        self._kinds = kinds
+        try:
+            self.columns = pa.unify_schemas([kind.columns.remove_metadata() for kind in kinds])
+        except pa.ArrowException as error:
+            raise BulkError(f"The sources do not agree on the columns: {error}.") from error
+
+    @property
+    def total(self) -> int | None:
+        """The sum."""
+        totals = [kind.total for kind in self._kinds]
+        known = [total for total in totals if total is not None]
+        return sum(known) if len(known) == len(totals) else None
+
+    def parameters(self) -> Mapping[str, object]:
+        """Of each kind, in order; and of each table and tar by its name, so that a run can say which one changed."""
+        sources, files = [], {}
+        for kind in self._kinds:
+            about = dict(kind.parameters())
+            files.update(about.pop("files", {}))
+            sources.append(about)
+        return {"sources": sources, **{f"file {name}": stamp for name, stamp in files.items()}}
+
+    def items(self, start: int) -> Iterator[Item]:
+        """In order. Images in buckets and behind web servers are read ahead, by threads."""
+        skip = Skip(start)
+        return read_ahead(each for kind in self._kinds for each in kind.rows(skip))

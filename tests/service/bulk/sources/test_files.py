@@ -1,0 +1,123 @@
+"""Files, folders, globs and lists."""
+
+import io
+import os
+from pathlib import Path
+
+import pytest
+
+from service.bulk.errors import BulkError
+from service.bulk.sources import Options
+from tests.service.bulk.sources.gallery import PICTURES, contents, folder_of, goes_on_anywhere, ids, inputs
+
+
+def test_a_folder_is_its_images_at_any_depth_folder_by_folder(tmp_path: Path) -> None:
+    names = ["b/2.png", "b/1.PNG", "a.jpg", "b.jpg", "b/c/d.webp", "b-2/x.gif", "notes.txt", "b/x.parquet"]
+    folder_of(tmp_path, {name: b"x" for name in names})
+    found = inputs(tmp_path)
+    assert ids(found) == [
+        str(tmp_path / name) for name in ["a.jpg", "b/1.PNG", "b/2.png", "b/c/d.webp", "b-2/x.gif", "b.jpg"]
+    ]
+    assert ids(found) == [str(path) for path in sorted(Path(each) for each in ids(found))]
+    assert found.total == 6
+    goes_on_anywhere(found)
+
+
+def test_names_are_taken_in_order_and_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder_of(tmp_path / "in", {"a.jpg": b"a", "b.jpg": b"b", "odd.xyz": b"o"})
+    monkeypatch.chdir(tmp_path)
+    assert ids(inputs("./in/b.jpg", "in/", "in/odd.xyz")) == ["in/b.jpg", "in/a.jpg", "in/odd.xyz"]
+
+
+@pytest.mark.parametrize(
+    "name", ["a b.jpg", "é\u0301 日本.jpg", "line\nbreak.jpg", "star*[1]?{2,3}.jpg", "-.jpg", "#%20?.jpg"]
+)
+def test_odd_names_are_files_like_others(tmp_path: Path, name: str) -> None:
+    folder_of(tmp_path, {name: b"here"})
+    for given in (tmp_path, tmp_path / name):
+        assert (ids(inputs(given)), contents(inputs(given))) == ([str(tmp_path / name)], [b"here"])
+
+
+def test_a_name_that_is_no_utf_8_is_escaped_in_the_id_and_read_as_it_is(tmp_path: Path) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/\xff.jpg")
+    Path(name).write_bytes(b"here")
+    for found in (inputs(tmp_path), inputs(name), inputs(lists=["-"], standard_input=io.BytesIO(os.fsencode(name)))):
+        assert (ids(found), contents(found)) == ([f"{tmp_path}/\\xff.jpg"], [b"here"])
+
+
+def test_globs_and_braces(tmp_path: Path) -> None:
+    folder_of(tmp_path, {name: b"x" for name in ["a/1.jpg", "a/b/2.jpg", "a/3.png", "4.jpg"]})
+    assert ids(inputs(f"{tmp_path}/**/*.jpg")) == [f"{tmp_path}/{name}" for name in ["4.jpg", "a/1.jpg", "a/b/2.jpg"]]
+    assert ids(inputs(f"{tmp_path}/{{a,}}/*.jpg")) == [f"{tmp_path}/a/1.jpg", f"{tmp_path}/4.jpg"]
+    with pytest.raises(BulkError, match=r"Nothing matches .*\*\.gif"):
+        inputs(f"{tmp_path}/*.gif")
+
+
+def test_braces_name_files_that_must_be_there(tmp_path: Path) -> None:
+    folder_of(tmp_path, {f"{number:02}.jpg": b"x" for number in range(8, 12)})
+    assert ids(inputs(f"{tmp_path}/{{08..11}}.jpg")) == [f"{tmp_path}/{name}.jpg" for name in ["08", "09", "10", "11"]]
+    assert ids(inputs(f"{tmp_path}/{{10,08}}.jpg")) == [f"{tmp_path}/10.jpg", f"{tmp_path}/08.jpg"]
+    with pytest.raises(BulkError, match=r"07\.jpg is not there"):
+        inputs(f"{tmp_path}/{{07..11}}.jpg")
+    with pytest.raises(BulkError, match="no range"):
+        inputs(f"{tmp_path}/{{0..99999999}}.jpg")
+
+
+def test_a_list_is_the_same_from_a_file_and_from_standard_input(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in")
+    lines = "".join(f"{tmp_path}/in/{name}\n" for name in PICTURES) + f"\r\n{tmp_path}/in/gone.jpg\r\n"
+    (tmp_path / "list").write_text(lines)
+    of_file = inputs(lists=[str(tmp_path / "list")])
+    of_input = inputs(lists=["-"], standard_input=io.BytesIO(lines.encode()))
+    assert ids(of_file) == [*(f"{tmp_path}/in/{name}" for name in PICTURES), f"{tmp_path}/in/gone.jpg"]
+    assert of_file.parameters() == of_input.parameters()
+    other = inputs(lists=["-"], standard_input=io.BytesIO(lines.replace("00", "01").encode()))
+    assert other.parameters() != of_file.parameters()
+    assert list(of_file.items(3)) == list(of_input.items(3))
+    with pytest.raises(BulkError, match="once"):
+        inputs(lists=["-"], texts=["-"])
+
+
+def test_texts_are_lines_and_a_bad_one_is_an_error_at_its_place(tmp_path: Path) -> None:
+    (tmp_path / "texts.txt").write_bytes("a cat\r\n\nein Würfel\n".encode() + b"\xff\nno end")
+    found = inputs(texts=[str(tmp_path / "texts.txt")])
+    assert contents(found) == ["a cat", "", "ein Würfel", "Line 4 is not UTF-8.", "no end"]
+    assert ids(found) == ["a cat", "", "ein Würfel", "\\xff", "no end"]
+    assert found.total == 5
+    goes_on_anywhere(found)
+    piped = inputs(texts=["-"], standard_input=io.BytesIO((tmp_path / "texts.txt").read_bytes()))
+    assert (piped.parameters(), contents(piped, 2)) == (found.parameters(), contents(found, 2))
+
+
+def test_kinds_are_joined_in_order(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in")
+    (tmp_path / "texts").write_text("one\ntwo\n")
+    (tmp_path / "list").write_text(f"{tmp_path}/in/03.jpg\n")
+    found = inputs(tmp_path / "in", lists=[str(tmp_path / "list")], texts=[str(tmp_path / "texts")])
+    assert contents(found) == [*PICTURES.values(), PICTURES["03.jpg"], "one", "two"]
+    goes_on_anywhere(found)
+
+
+def test_the_parameters_tell_the_same_files_from_others(tmp_path: Path) -> None:
+    folder_of(tmp_path)
+    before = inputs(tmp_path).parameters()
+    assert inputs(tmp_path).parameters() == before
+    (tmp_path / "05.jpg").rename(tmp_path / "x.jpg")
+    assert inputs(tmp_path).parameters() != before
+
+
+def test_what_is_not_there_and_what_is_empty_is_said(tmp_path: Path) -> None:
+    (tmp_path / "empty").mkdir()
+    for names, words in (
+        ([tmp_path / "gone"], "gone is not there"),
+        ([tmp_path / "empty"], "no image, table or tar"),
+        ([], "nothing to embed"),
+        (["foo://bar/x.jpg"], "foo"),
+    ):
+        with pytest.raises(BulkError, match=words):
+            inputs(*names)
+    with pytest.raises(BulkError, match="list"):
+        inputs(lists=[str(tmp_path / "list")])
+    folder_of(tmp_path)
+    with pytest.raises(BulkError, match="Columns are of tables"):
+        inputs(tmp_path, options=Options(carried=["a"]))
