@@ -45,8 +45,9 @@ run: setup ## any command; ARGS="models demo:vit"
 test: setup ## the quick tests; ARGS="tests/service/cli -k help"
 	$(PYTEST) -m "not slow" $(ARGS)
 
+# In the files' order: by number of tests, as xdist does it, the files of few long tests come last and one core waits.
 test-slow: setup clients browser $(PAGE_TOOLS) ## the other tests: large models, every combination, the stub card
-	$(PYTEST) -m slow --durations 20 $(ARGS)
+	$(PYTEST) -m slow --no-loadscope-reorder --durations 20 $(ARGS)
 
 check: setup $(PAGE_TOOLS) ## lint, format and types; changes nothing
 	$(BIN)/ruff check .

@@ -50,7 +50,8 @@ def modules() -> dict[str, Path]:
     return found
 
 
-def imported(module: str, *, lazily: bool) -> set[str]:
+@cache
+def imported(module: str, *, lazily: bool) -> frozenset[str]:
     """Modules that this one names in imports. Without `lazily`, only those that are imported with it."""
     found: set[str] = set()
 
@@ -76,7 +77,7 @@ def imported(module: str, *, lazily: bool) -> set[str]:
             visit(child, is_lazy)
 
     visit(ast.parse(modules()[module].read_text()), False)
-    return found
+    return frozenset(found)
 
 
 def packages(module: str) -> Iterator[str]:
