@@ -83,7 +83,6 @@ def test_a_workspace_that_torch_keeps_is_no_forward_s(stub: Path) -> None:
     ("dtype", "gib", "encoders"),
     [
         ("float16", 1, [*ENCODERS[:4], "openclip:ViT-L-14@random"]),
-        ("float16", 4, ENCODERS[:2]),
         ("float32", 1, ENCODERS[:2]),
     ],
 )
