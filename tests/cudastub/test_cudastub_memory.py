@@ -82,8 +82,8 @@ def test_a_workspace_that_torch_keeps_is_no_forward_s(stub: Path) -> None:
 @pytest.mark.parametrize(
     ("dtype", "gib", "encoders"),
     [
-        ("float16", 1, [*ENCODERS[:4], "openclip:ViT-L-14@random"]),
-        ("float32", 1, ENCODERS[:2]),
+        ("float16", 1, [ENCODERS[0], "openclip:ViT-L-14@random"]),
+        ("float32", 1, [ENCODERS[1]]),
     ],
 )
 def test_the_largest_batch_is_never_over_the_true_one_and_at_least_nine_tenths_of_it(
