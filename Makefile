@@ -13,6 +13,8 @@ ARGS ?=
 JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+# In a tenth of pip's time.
+UV = $(BIN)/uv pip install --system-certs --quiet --compile-bytecode
 
 # JOBS processes with one thread each, a file's tests in one of them: most tests wait for loading, which no second
 # thread helps. A process takes up to 3 GB. JOBS=0: in this process, for a debugger.
@@ -99,13 +101,11 @@ $(PEER): benchmarks/peers/fastapi/requirements.txt | setup
 	$(BIN)/python -m benchmarks.peers fastapi
 	@touch $@
 
-# By uv, in a tenth of pip's time.
-$(CLIENTS)/.made: tests/clients/requirements.txt | $(BIN)/python
+$(CLIENTS)/.made: tests/clients/requirements.txt | setup
 	@echo "Installing the clients of docs/recipes.md into $(CLIENTS)"
 	@rm -rf $(CLIENTS)
 	$(BIN)/python -m venv $(CLIENTS)
-	$(CLIENTS)/bin/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
-	$(CLIENTS)/bin/uv pip install --system-certs --quiet --python $(CLIENTS)/bin/python -r $<
+	$(UV) --python $(CLIENTS)/bin/python -r $<
 	@touch $@
 
 build/browser/.made: tests/browser/package.json
@@ -116,6 +116,8 @@ build/browser/.made: tests/browser/package.json
 
 $(STAMP): pyproject.toml client/pyproject.toml constraints.txt | $(BIN)/python
 	@echo "Installing visiontower and its tools into $(VENV), versions from constraints.txt (PyTorch is large: minutes)"
-	$(BIN)/python -m pip install --disable-pip-version-check --quiet -c constraints.txt -e '.[dev]' -e './client[fast]'
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet uv==0.13.9
+	$(UV) --python $(BIN)/python -c constraints.txt -e '.[dev]' -e './client[fast]' || $(BIN)/python -m pip install \
+		--disable-pip-version-check --quiet -c constraints.txt -e '.[dev]' -e './client[fast]'
 	@touch $(STAMP)
 	@echo "Ready: $(BIN)/visiontower"
