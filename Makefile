@@ -17,8 +17,9 @@ STAMP := $(VENV)/.installed
 UV = $(BIN)/uv pip install --system-certs --quiet --compile-bytecode
 
 # JOBS processes with one thread each, a file's tests in one of them: most tests wait for loading, which no second
-# thread helps. A process takes up to 3 GB. JOBS=0: in this process, for a debugger.
-PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile
+# thread helps. In the files' order: by number of tests, as xdist does it, the files of few long tests come last and one
+# core waits. A process takes up to 3 GB. JOBS=0: in this process, for a debugger.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --no-loadscope-reorder
 
 PEER := build/peers/fastapi/.made
 CLIENTS := build/clients/.venv
@@ -44,12 +45,14 @@ serve: setup ## serve the demo encoders; ARGS="--port 9000"
 run: setup ## any command; ARGS="models demo:vit"
 	@exec $(BIN)/visiontower $(ARGS)
 
-test: setup ## the quick tests; ARGS="tests/service/cli -k help"
-	$(PYTEST) -m "not slow" $(ARGS)
+# SLOW=1: in one run, for each run begins with 20 seconds of collecting.
+SLOW_NEEDS := clients browser $(PAGE_TOOLS)
 
-# In the files' order: by number of tests, as xdist does it, the files of few long tests come last and one core waits.
-test-slow: setup clients browser $(PAGE_TOOLS) ## the other tests: large models, every combination, the stub card
-	$(PYTEST) -m slow --no-loadscope-reorder --durations 20 $(ARGS)
+test: setup $(if $(SLOW),$(SLOW_NEEDS)) ## the quick tests, with SLOW=1 all; ARGS="tests/service/cli -k help"
+	$(PYTEST) $(if $(SLOW),--durations 20,-m "not slow") $(ARGS)
+
+test-slow: setup $(SLOW_NEEDS) ## the other tests: large models, every combination, the stub card
+	$(PYTEST) -m slow --durations 20 $(ARGS)
 
 check: setup $(PAGE_TOOLS) ## lint, format and types; changes nothing
 	$(BIN)/ruff check .
