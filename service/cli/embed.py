@@ -154,6 +154,7 @@ async def _forecast(job: "Job", settings: "Settings") -> "Forecast":
 async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) -> "Finished":
     from contextlib import ExitStack
 
+    from service.bulk.embedding import EngineEmbedder
     from service.bulk.run import run
     from service.cli.metrics_port import metrics_served
     from service.engine.engine import Engine
@@ -163,7 +164,8 @@ async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) 
             if metrics_port is not None:
                 port = stack.enter_context(metrics_served(engine, metrics_port))
                 say(f"Metrics: http://127.0.0.1:{port}/metrics")
-            return await run(job, engine, progress=stack.enter_context(_Bar(job.inputs.total)).show, warn=say)
+            bar = stack.enter_context(_Bar(job.inputs.total))
+            return await run(job, EngineEmbedder(engine), progress=bar.show, warn=say)
 
 
 class _Bar:
