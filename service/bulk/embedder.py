@@ -7,7 +7,7 @@ from typing import Protocol, TypeAlias
 import pyarrow as pa
 
 from encoders.contract.spec import EncoderSpec
-from service.bulk.items import Inputs, Row
+from service.bulk.items import Row
 from service.bulk.rows import Columns
 from service.engine.values import EmbedRequest
 
@@ -28,7 +28,7 @@ class Described:
 class Embedder(Protocol):
     """Turns items into rows."""
 
-    async def described(self, request: EmbedRequest, inputs: Inputs) -> Described:
+    async def described(self, request: EmbedRequest, carried: pa.Schema) -> Described:
         """The encoder and the columns. Raises RequestError if the encoder does not offer what the request asks for."""
 
     def batches(

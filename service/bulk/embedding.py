@@ -22,7 +22,7 @@ from encoders.contract.errors import EncoderFailed, NonFiniteOutput, RequestErro
 from encoders.contract.values import Grid
 from service.bulk.embedder import Described, Reading
 from service.bulk.errors import BulkError
-from service.bulk.items import Inputs, Item
+from service.bulk.items import Item
 from service.bulk.reading import on_a_thread, read, read_ahead
 from service.bulk.rows import Columns, Good, Outcome
 from service.engine.engine import Engine
@@ -60,7 +60,7 @@ class EngineEmbedder:
         self.engine = engine
         self._was_read: Path | None = None
 
-    async def described(self, request: EmbedRequest, inputs: Inputs) -> Described:
+    async def described(self, request: EmbedRequest, carried: pa.Schema) -> Described:
         """As Embedder. The shapes are those of a blank picture: a CNN's stage knows its grid only by running."""
         engine = self.engine
         spec = engine.models.specs[engine.models.id_of(request.model)]
@@ -74,7 +74,7 @@ class EngineEmbedder:
         arrays = {"tokens": found.tokens, "pooled": found.pooled}
         shapes = {name: array.shape for name, array in arrays.items() if array is not None}
         about = {"grid": found.grid, "prefix_tokens": found.prefix_tokens if found.tokens is not None else 0}
-        return Described(spec, engine.settings.exact_pixels, Columns(shapes, request.dtype, inputs.columns), about)
+        return Described(spec, engine.settings.exact_pixels, Columns(shapes, request.dtype, carried), about)
 
     async def batches(
         self, reading: Reading, request: EmbedRequest, columns: Columns, *, batch_size: int

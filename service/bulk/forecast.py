@@ -38,7 +38,7 @@ async def forecast(job: Job, engine: Engine, *, clock: Callable[[], float] = tim
     """
     sink = job.sink()
     embedder = EngineEmbedder(engine)
-    columns = (await embedder.described(job.request, job.inputs)).columns
+    columns = (await embedder.described(job.request, job.inputs.columns)).columns
     rows = job.inputs.total
     plan = await engine.plan(
         PlanRequest(

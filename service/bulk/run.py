@@ -102,7 +102,7 @@ async def run(
     on a batch and on each of its items.
     """
     sink = job.sink()
-    described = await embedder.described(job.request, job.inputs)
+    described = await embedder.described(job.request, job.inputs.columns)
     columns = described.columns
     parameters = _parameters(job, described)
     of_inputs = {f"inputs {name}": value for name, value in job.inputs.parameters().items()}

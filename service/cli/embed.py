@@ -18,6 +18,7 @@ from service.cli.arguments import (
     resolution_of,
     settings_of,
 )
+from service.cli.cluster import add_cluster_flags, cluster_of
 from service.cli.output import say
 from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
@@ -85,6 +86,7 @@ def add(commands: Any) -> None:
     embed.add_argument("--retry-errors", action="store_true", help="at the end, embed the items that failed once more")
     embed.add_argument("--metrics-port", metavar="N", type=int, help="GET /metrics on 127.0.0.1:N while it runs")
     add_placement(embed)
+    add_cluster_flags(embed)
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -132,10 +134,13 @@ def run(arguments: argparse.Namespace) -> int:
     )
     started = time.monotonic()
     try:
-        if arguments.dry_run:
+        if arguments.ray is not None:
+            finished = _embed_on_cluster(job, settings, arguments)
+        elif arguments.dry_run:
             _show_forecast(job, asyncio.run(_forecast(job, settings)))
             return 0
-        finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
+        else:
+            finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
     except KeyboardInterrupt:
         say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
         return 130
@@ -166,6 +171,16 @@ async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) 
                 say(f"Metrics: http://127.0.0.1:{port}/metrics")
             bar = stack.enter_context(_Bar(job.inputs.total))
             return await run(job, EngineEmbedder(engine), progress=bar.show, warn=say)
+
+
+def _embed_on_cluster(job: "Job", settings: "Settings", arguments: argparse.Namespace) -> "Finished":
+    for flag, is_given in (("--dry-run", arguments.dry_run), ("--metrics-port", arguments.metrics_port is not None)):
+        if is_given:
+            raise ArgumentError(f"{flag} is of this machine's engine: give it without --ray.")
+    from service.bulk.run import run
+
+    with cluster_of(arguments, settings) as embedder, _Bar(job.inputs.total) as bar:
+        return asyncio.run(run(job, embedder, progress=bar.show, warn=say))
 
 
 class _Bar:

@@ -54,6 +54,11 @@ class Share:
             )
         return cls(cpus, gpus)
 
+    def most(self, cluster: Mapping[str, float]) -> int:
+        """How many engines the cluster has room for, if its machines have whole numbers of them."""
+        by_cores = cluster.get("CPU", 0.0) / self.cpus
+        return int(min(by_cores, cluster.get("GPU", 0.0) / self.gpus) if self.gpus else by_cores)
+
     def settings(self, settings: Settings) -> Settings:
         """The settings of the engine that has it: what is `auto` becomes its part. To be called in its process.
 
