@@ -77,10 +77,10 @@ class ClusterEmbedder:
             batch_format="pyarrow",
             num_cpus=self._share.cpus,
             num_gpus=self._share.gpus,
-            ray_remote_args_fn=lambda: {"max_concurrency": _GROUPS_AT_ONCE},
             compute=ActorPoolStrategy(
                 size=self._engines,
                 max_tasks_in_flight_per_actor=2 * _GROUPS_AT_ONCE,
+                max_concurrent_calls_per_actor=_GROUPS_AT_ONCE,
                 enable_true_multi_threading=True,
             ),
         )
@@ -128,8 +128,13 @@ class _Groups(Datasource):  # type: ignore[misc]  # Ray's types are not read
 
 
 def _read(reading: Any, batch_size: int) -> Iterator[pa.Table]:
-    """Each group as a block. The last one says why there are no more, if the inputs ended before their time."""
-    rows = ray.get(reading)()
+    """In a task: each group as a block."""
+    for group in groups(ray.get(reading)(), batch_size=batch_size):
+        yield pa.table({"group": [pickle.dumps(group)]})
+
+
+def groups(rows: Iterator[Row], *, batch_size: int) -> Iterator[tuple[Sequence[Row], str | None]]:
+    """Whole batches of rows, at the end what is left. If the inputs end before their time, the last group says why."""
     error: str | None = None
     while error is None:
         group: list[Row] = []
@@ -142,9 +147,10 @@ def _read(reading: Any, batch_size: int) -> Iterator[pa.Table]:
                     break
         except (BulkError, OSError) as broken:
             error = str(broken)
-        if not group and error is None:
+        if group or error is not None:
+            yield group, error
+        else:
             return
-        yield pa.table({"group": [pickle.dumps((group, error))]})
 
 
 def _bytes(row: Row) -> int:
