@@ -91,6 +91,26 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed it. 1 if some items could not be embedded, 130 if interrupted."""
+    job = job_of(arguments)
+    settings = engine_settings(arguments, job)
+    started = time.monotonic()
+    try:
+        if arguments.ray is not None:
+            finished = _embed_on_cluster(job, settings, arguments)
+        elif arguments.dry_run:
+            _show_forecast(job, asyncio.run(_forecast(job, settings)))
+            return 0
+        else:
+            finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
+    except KeyboardInterrupt:
+        say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
+        return 130
+    _report(job, finished, seconds=time.monotonic() - started)
+    return 1 if finished.failed else 0
+
+
+def job_of(arguments: argparse.Namespace) -> "Job":
+    """What the flags ask for. Raises ArgumentError, or BulkError if the sources are not there."""
     from service.bulk.run import Job
     from service.engine.values import EmbedRequest
 
@@ -120,8 +140,13 @@ def run(arguments: argparse.Namespace) -> int:
         retry_errors=arguments.retry_errors,
     )
     job.sink()
+    return job
+
+
+def engine_settings(arguments: argparse.Namespace, job: "Job") -> "Settings":
+    """Of an engine that has nothing else to do."""
     most = max(256, 8 * job.batch_size)  # of a batch, and of the batches ahead
-    settings = settings_of(
+    return settings_of(
         arguments,
         max_batch=job.batch_size,
         max_forward_s=math.inf,  # the batch is the operator's choice here, and nobody waits for a single answer
@@ -132,20 +157,6 @@ def run(arguments: argparse.Namespace) -> int:
         max_prompt_chars=most * 4096,
         preprocess_threads=arguments.workers or "auto",
     )
-    started = time.monotonic()
-    try:
-        if arguments.ray is not None:
-            finished = _embed_on_cluster(job, settings, arguments)
-        elif arguments.dry_run:
-            _show_forecast(job, asyncio.run(_forecast(job, settings)))
-            return 0
-        else:
-            finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
-    except KeyboardInterrupt:
-        say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
-        return 130
-    _report(job, finished, seconds=time.monotonic() - started)
-    return 1 if finished.failed else 0
 
 
 async def _forecast(job: "Job", settings: "Settings") -> "Forecast":
