@@ -20,6 +20,13 @@ def memory_of(device: str) -> Memory:
     return CudaMemory(device) if torch.device(device).type == "cuda" else HostMemory()
 
 
+def card_bytes() -> int:
+    """Bytes of the first card that this process sees, whoever uses them. Raises ValueError if there is none."""
+    if not torch.cuda.is_available():
+        raise ValueError("a card is needed, and torch sees no CUDA device.")
+    return int(torch.cuda.get_device_properties(0).total_memory)
+
+
 class HostMemory:
     """A CPU's: the machine's, or the container's where it has less. Forwards are measured by counting their tensors."""
 

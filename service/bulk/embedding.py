@@ -1,4 +1,4 @@
-"""Items through the engine, a batch at a time.
+"""Items to rows, a batch at a time.
 
 Batches are of consecutive items and run by themselves. So a run that was interrupted and continued computes the very
 numbers of one that was not, wherever it stopped.
@@ -7,43 +7,43 @@ numbers of one that was not, wherever it stopped.
 import asyncio
 import io
 import math
-import threading
 from collections import deque
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
+import pyarrow as pa
 from PIL import Image
 
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, RequestError, VisiontowerError
 from encoders.contract.values import Grid
+from service.bulk.embedder import Described, Reading
 from service.bulk.errors import BulkError
-from service.bulk.items import Inputs, Item
+from service.bulk.items import Item
+from service.bulk.reading import on_a_thread, read, read_ahead
 from service.bulk.rows import Columns, Good, Outcome
 from service.engine.engine import Engine
 from service.engine.values import Embedding, EmbedRequest, Source
 from service.errors import ImageUnreadable, LimitExceeded
 
-R = TypeVar("R")
 _AHEAD = 4
 """Batches in work at once: two on the device, or in its lanes, and two being decoded."""
 
 
 @dataclass(frozen=True)
-class Batch:
+class _Batch:
     """Consecutive items and what became of each."""
 
     items: Sequence[Item]
     outcomes: Sequence[Outcome]
 
     @property
-    def failed(self) -> int:
-        """How many items gave nothing."""
-        return len(self.failures)
+    def has_failed(self) -> bool:
+        """Whether one of them gave nothing."""
+        return any(isinstance(outcome, str) for outcome in self.outcomes)
 
     @property
     def read_last(self) -> Path | None:
@@ -52,82 +52,77 @@ class Batch:
         good = (item.source for item, outcome in outcomes if isinstance(outcome, Good))
         return next((source for source in good if isinstance(source, Path)), None)
 
-    @property
-    def failures(self) -> list[tuple[str, str]]:
-        """Their ids and errors."""
-        outcomes = zip(self.items, self.outcomes, strict=True)
-        return [(item.id, outcome) for item, outcome in outcomes if isinstance(outcome, str)]
 
+class EngineEmbedder:
+    """The embedder of this process. It is used by one run at a time."""
 
-async def columns_of(request: EmbedRequest, inputs: Inputs, engine: Engine) -> tuple[Columns, Mapping[str, object]]:
-    """The columns that a run will have, and what else is to be said of its arrays, from a blank picture's forward.
+    def __init__(self, engine: Engine) -> None:
+        self.engine = engine
+        self._was_read: Path | None = None
 
-    A CNN's stage knows its grid only by running. Raises what the engine raises for the request.
-    """
-    blank = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(blank, "PNG")
-    asked = replace(request, sources=[blank.getvalue()], texts=(), dtype="float32", is_set=True, timeout_s=math.inf)
-    (found,) = (await engine.embed(asked)).items
-    if isinstance(found, VisiontowerError):
-        raise found
-    arrays = {"tokens": found.tokens, "pooled": found.pooled}
-    shapes = {name: array.shape for name, array in arrays.items() if array is not None}
-    about = {"grid": found.grid, "prefix_tokens": found.prefix_tokens if found.tokens is not None else 0}
-    return Columns(shapes, request.dtype, inputs.columns), about
+    async def described(self, request: EmbedRequest, carried: pa.Schema) -> Described:
+        """As Embedder. The shapes are those of a blank picture: a CNN's stage knows its grid only by running."""
+        engine = self.engine
+        spec = engine.models.specs[engine.models.id_of(request.model)]
+        request.outputs(spec)
+        blank = io.BytesIO()
+        Image.new("RGB", (64, 64)).save(blank, "PNG")
+        asked = replace(request, sources=[blank.getvalue()], texts=(), dtype="float32", is_set=True, timeout_s=math.inf)
+        (found,) = (await engine.embed(asked)).items
+        if isinstance(found, VisiontowerError):
+            raise found
+        arrays = {"tokens": found.tokens, "pooled": found.pooled}
+        shapes = {name: array.shape for name, array in arrays.items() if array is not None}
+        about = {"grid": found.grid, "prefix_tokens": found.prefix_tokens if found.tokens is not None else 0}
+        return Described(spec, engine.settings.exact_pixels, Columns(shapes, request.dtype, carried), about)
 
+    async def batches(
+        self, reading: Reading, request: EmbedRequest, columns: Columns, *, batch_size: int
+    ) -> AsyncGenerator[pa.RecordBatch]:
+        """As Embedder. Some batches are ahead in work. Where items end before their time, those before come first."""
+        items = _items(reading)
+        running: deque[asyncio.Task[_Batch]] = deque()
+        reads: asyncio.Future[list[Item]] | None = on_a_thread(partial(read, items, batch_size))
 
-async def batches(
-    request: EmbedRequest, inputs: Inputs, engine: Engine, *, batch_size: int, start: int
-) -> AsyncGenerator[Batch]:
-    """All items from the start-th on, in order; some batches ahead in work.
+        async def first() -> pa.RecordBatch:
+            batch = await running[0]
+            self._was_read = batch.read_last or self._was_read
+            if self._was_read and batch.has_failed:
+                await asyncio.to_thread(_require_sources, batch, self._was_read)
+            running.popleft()
+            return columns.batch(batch.items, batch.outcomes)
 
-    Where the inputs end before their time, what came before is given first. Raises BulkError then, and as `embedded`.
-    """
-    items = _items(inputs, start)
-    running: deque[asyncio.Task[Batch]] = deque()
-    reading: asyncio.Future[list[Item]] | None = on_a_thread(partial(read, items, batch_size))
-    was_read: Path | None = None
-
-    async def first() -> Batch:
-        nonlocal was_read
-        batch = await running[0]
-        was_read = batch.read_last or was_read
-        if was_read and batch.failed:
-            await asyncio.to_thread(_require_sources, batch, was_read)
-        running.popleft()
-        return batch
-
-    try:
-        while reading or running:
-            can_read = reading is not None and len(running) < _AHEAD
-            awaited: list[asyncio.Future[Any]] = [*([reading] if reading and can_read else []), *islice(running, 1)]
-            await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
-            if running and running[0].done():
-                yield await first()
-            elif reading is not None and reading.done():
-                error = reading.exception()
-                if error is None and (ahead := reading.result()):
-                    running.append(asyncio.create_task(embedded(ahead, request, engine)))
-                    reading = on_a_thread(partial(read, items, batch_size))
-                    continue
-                while error is not None and running:
+        try:
+            while reads or running:
+                can_read = reads is not None and len(running) < _AHEAD
+                awaited: list[asyncio.Future[Any]] = [*([reads] if reads and can_read else []), *islice(running, 1)]
+                await asyncio.wait(awaited, return_when=asyncio.FIRST_COMPLETED)
+                if running and running[0].done():
                     yield await first()
-                if isinstance(error, OSError):
-                    raise BulkError(
-                        f"The inputs broke off: {error}. What is done is kept; the same command continues."
-                    ) from error
-                if error is not None:
-                    raise error
-                reading = None
-    finally:
-        if reading is not None:
-            reading.cancel()
-        for task in running:
-            task.cancel()
-        await asyncio.gather(*running, return_exceptions=True)
+                elif reads is not None and reads.done():
+                    error = reads.exception()
+                    if error is None and (ahead := reads.result()):
+                        running.append(asyncio.create_task(_embedded(ahead, request, self.engine)))
+                        reads = on_a_thread(partial(read, items, batch_size))
+                        continue
+                    while error is not None and running:
+                        yield await first()
+                    if isinstance(error, OSError):
+                        raise BulkError(
+                            f"The inputs broke off: {error}. What is done is kept; the same command continues."
+                        ) from error
+                    if error is not None:
+                        raise error
+                    reads = None
+        finally:
+            if reads is not None:
+                reads.cancel()
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
 
 
-async def embedded(items: Sequence[Item], request: EmbedRequest, engine: Engine) -> Batch:
+async def _embedded(items: Sequence[Item], request: EmbedRequest, engine: Engine) -> _Batch:
     """Items of a batch through the engine.
 
     Raises EncoderFailed if the encoder failed on all of several: then it is no item's fault; OutputNotOffered if there
@@ -156,7 +151,7 @@ async def embedded(items: Sequence[Item], request: EmbedRequest, engine: Engine)
     broken = [each for each in outcomes if isinstance(each, EncoderFailed) and not isinstance(each, NonFiniteOutput)]
     if len(broken) > 1 and not any(isinstance(each, Good) for each in outcomes):
         raise broken[0]
-    return Batch(items, [each if isinstance(each, Good) else _sentence(each) for each in outcomes])
+    return _Batch(items, [each if isinstance(each, Good) else _sentence(each) for each in outcomes])
 
 
 async def _found(
@@ -181,7 +176,7 @@ def _sentence(error: VisiontowerError) -> str:
     return error.reason if isinstance(error, ImageUnreadable) else str(error)
 
 
-def _require_sources(batch: Batch, was_read: Path) -> None:
+def _require_sources(batch: _Batch, was_read: Path) -> None:
     """A file that is not there is a failure. If one that has been read is not there either, a disk has gone.
 
     Raises BulkError then, so that the files on it do not become failures.
@@ -196,37 +191,6 @@ def _require_sources(batch: Batch, was_read: Path) -> None:
         )
 
 
-def _items(inputs: Inputs, start: int) -> Iterator[Item]:
-    """All that `items` does is done on the thread that reads."""
-    yield from inputs.items(start)
-
-
-def read(items: Iterator[Item], count: int) -> list[Item]:
-    """The next items, fewer at the end."""
-    return list(islice(items, count))
-
-
-def on_a_thread(function: Callable[[], R]) -> "asyncio.Future[R]":
-    """The function's result, from a thread that ends with the process: reading of a pipe may never end."""
-    loop = asyncio.get_running_loop()
-    answer: asyncio.Future[R] = loop.create_future()
-
-    def settle(result: R | None, error: BaseException | None) -> None:
-        if answer.cancelled():
-            return
-        if error is not None:
-            answer.set_exception(error)
-        else:
-            answer.set_result(result)  # type: ignore[arg-type]  # there is one where there is no error
-
-    def work() -> None:
-        result, error = None, None
-        try:
-            result = function()
-        except BaseException as raised:
-            error = raised
-        with suppress(RuntimeError):  # the run has ended meanwhile
-            loop.call_soon_threadsafe(settle, result, error)
-
-    threading.Thread(target=work, name="read items", daemon=True).start()
-    return answer
+def _items(reading: Reading) -> Iterator[Item]:
+    """All that the reading does is done on the thread that asks for items."""
+    yield from read_ahead(reading())

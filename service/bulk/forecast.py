@@ -4,8 +4,9 @@ import time
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 
-from service.bulk.embedding import batches, columns_of
+from service.bulk.embedding import EngineEmbedder
 from service.bulk.room import Room
 from service.bulk.run import Job
 from service.engine.engine import Engine
@@ -36,7 +37,8 @@ async def forecast(job: Job, engine: Engine, *, clock: Callable[[], float] = tim
     Raises as `run`.
     """
     sink = job.sink()
-    columns, _ = await columns_of(job.request, job.inputs, engine)
+    embedder = EngineEmbedder(engine)
+    columns = (await embedder.described(job.request, job.inputs.columns)).columns
     rows = job.inputs.total
     plan = await engine.plan(
         PlanRequest(
@@ -49,10 +51,10 @@ async def forecast(job: Job, engine: Engine, *, clock: Callable[[], float] = tim
     )
     begun = clock()
     ends: list[tuple[float, int]] = []
-    ready = batches(job.request, job.inputs, engine, batch_size=job.batch_size, start=0)
+    ready = embedder.batches(partial(job.inputs.rows, 0), job.request, columns, batch_size=job.batch_size)
     async with aclosing(ready):
-        async for batch in ready:
-            ends.append((clock(), len(batch.items)))
+        async for rows_ in ready:
+            ends.append((clock(), len(rows_)))
             if len(ends) == _BATCHES or clock() - begun > _SECONDS:
                 break
     since, counted = (ends[0][0], ends[1:]) if len(ends) > 1 else (begun, ends)

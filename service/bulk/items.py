@@ -2,10 +2,12 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Protocol
+from threading import Event
+from typing import Protocol, TypeAlias
 
 import pyarrow as pa
 
+from encoders.contract.errors import ImageError
 from service.engine.values import Source
 
 
@@ -23,8 +25,29 @@ class Item:
     columns: Mapping[str, object] = field(default_factory=dict)
 
 
+class Unread(Protocol):
+    """An image that must be read before the engine gets it. It can be pickled, and read on another machine."""
+
+    def read(self, stop: Event) -> bytes | ImageError:
+        """Its bytes, or the error that stands for it. It waits for its server, until the event is set.
+
+        Raises BulkError if the server is out of reach for too long.
+        """
+
+
+@dataclass(frozen=True)
+class Pending:
+    """An item without its image."""
+
+    item: Item
+    unread: Unread
+
+
+Row: TypeAlias = Item | Pending
+
+
 class Inputs(Protocol):
-    """All items of a run."""
+    """All items of a run. They can be pickled, and read on another machine."""
 
     @property
     def columns(self) -> pa.Schema:
@@ -37,7 +60,7 @@ class Inputs(Protocol):
     def parameters(self) -> Mapping[str, object]:
         """What must be equal for a run to go on, as JSON has it: kinds, names; the ids and their number where known."""
 
-    def items(self, start: int) -> Iterator[Item]:
+    def rows(self, start: int) -> Iterator[Row]:
         """The items from the start-th on, always in the same order. It may block: a run calls it on a thread.
 
         Raises BulkError or OSError where the source ends before its time.

@@ -2,7 +2,9 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import aclosing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -11,72 +13,104 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from service.bulk.embedding import embedded, on_a_thread, read
+from service.bulk.embedder import Embedder
 from service.bulk.errors import BulkError
-from service.bulk.items import Inputs, Item
-from service.bulk.rows import Rows
+from service.bulk.items import Inputs, Item, Row
+from service.bulk.rows import Rows, failures_of
 from service.bulk.sinks import ParquetFile, ParquetFolder, counts, read_rows, write
 from service.bulk.writing import Writing
-from service.engine.engine import Engine
 from service.engine.values import EmbedRequest
 
 
+@dataclass(frozen=True)
+class _Failed:
+    """The rows of one shard whose items failed. start: of its items. ids: by the row's place, in order."""
+
+    shard: int
+    path: Path
+    rows: int
+    start: int
+    ids: Mapping[int, str]
+
+
 async def retry(
-    writing: Writing, inputs: Inputs, request: EmbedRequest, engine: Engine, *, batch_size: int
+    writing: Writing, inputs: Inputs, request: EmbedRequest, embedder: Embedder, *, batch_size: int
 ) -> list[tuple[str, str]]:
     """The ids and errors of those that failed once more. The result is whole; ended early, some shards stay as before.
 
-    Raises BulkError if the inputs are others now, or there is no room; and as `embedded`.
+    Raises BulkError if the inputs are others now, or there is no room; and as `Embedder.batches`.
     """
     sink = writing.sink
     assert isinstance(sink, ParquetFile | ParquetFolder)
+    failed = await asyncio.to_thread(_failed, sink)
     failures: list[tuple[str, str]] = []
-    start = 0
-    for number, path in enumerate(sink.shards()):
-        shard = counts(path)
-        if shard.failed:
-            places = await asyncio.to_thread(_failed, path)
-            once_more: list[tuple[str, str]] = []
-            fresh: list[pa.RecordBatch] = []
-            wanted = _wanted(places, inputs, start=start)
-            while items := await on_a_thread(partial(read, wanted, batch_size)):
-                batch = await embedded(items, request, engine)
-                fresh.append(writing.columns.batch(batch.items, batch.outcomes))
-                once_more += batch.failures
-            rows = Rows(
+    batches = embedder.batches(partial(_wanted, failed, inputs), request, writing.columns, batch_size=batch_size)
+    async with aclosing(batches):
+        rows = _Taken(batches)
+        for shard in failed:
+            fresh = await rows.take(len(shard.ids))
+            once_more = failures_of(fresh)
+            result = Rows(
                 writing.columns,
                 total=shard.rows,
                 failed=len(once_more),
                 about=writing.about,
-                tables=partial(_replaced, path, list(places), pa.Table.from_batches(fresh)),
+                tables=partial(_replaced, shard.path, list(shard.ids), fresh),
             )
-            await asyncio.to_thread(write, sink, number, rows, writing.manifest)
+            await asyncio.to_thread(write, sink, shard.shard, result, writing.manifest)
             failures += once_more
-        start += shard.rows
     return failures
 
 
-def _failed(path: Path) -> dict[int, str]:
-    """The ids of the rows that failed, by their places in the shard, in order."""
-    with pq.ParquetFile(path) as file:
-        table = file.read(["id", "error"])
-    places = np.flatnonzero(table["error"].is_valid().to_numpy())
-    return dict(zip(places.tolist(), table["id"].take(places).to_pylist(), strict=True))
+class _Taken:
+    """Rows of batches, taken in other numbers."""
+
+    def __init__(self, batches: AsyncIterator[pa.RecordBatch]) -> None:
+        self._batches = batches
+        self._left: list[pa.RecordBatch] = []
+
+    async def take(self, count: int) -> pa.Table:
+        """The next `count` rows."""
+        while sum(map(len, self._left)) < count:
+            self._left.append(await anext(self._batches))
+        table = pa.Table.from_batches(self._left)
+        self._left = table.slice(count).to_batches()
+        return table.slice(0, count)
 
 
-def _wanted(places: Mapping[int, str], inputs: Inputs, *, start: int) -> Iterator[Item]:
-    """The items at these places of the shard that begins at the start-th item."""
-    first, last = min(places), max(places)
-    found = 0
-    for place, item in enumerate(islice(inputs.items(start + first), last - first + 1), first):
-        if place not in places:
-            continue
-        if item.id != places[place]:
-            raise BulkError(f"Item {start + place} was {places[place]}, and is {item.id}: the inputs are others now.")
-        found += 1
-        yield item
-    if found < len(places):
-        raise BulkError(f"The inputs end before item {start + last}: they are others now.")
+def _failed(sink: ParquetFile | ParquetFolder) -> list[_Failed]:
+    """Of all shards that have such rows."""
+    found: list[_Failed] = []
+    start = 0
+    for number, path in enumerate(sink.shards()):
+        shard = counts(path)
+        if shard.failed:
+            with pq.ParquetFile(path) as file:
+                table = file.read(["id", "error"])
+            places = np.flatnonzero(table["error"].is_valid().to_numpy())
+            ids = dict(zip(places.tolist(), table["id"].take(places).to_pylist(), strict=True))
+            found.append(_Failed(number, path, shard.rows, start, ids))
+        start += shard.rows
+    return found
+
+
+def _wanted(failed: Sequence[_Failed], inputs: Inputs) -> Iterator[Row]:
+    """The items of these rows, in order."""
+    for shard in failed:
+        first, last = min(shard.ids), max(shard.ids)
+        found = 0
+        for place, row in enumerate(islice(inputs.rows(shard.start + first), last - first + 1), first):
+            if place not in shard.ids:
+                continue
+            now = (row if isinstance(row, Item) else row.item).id
+            if now != shard.ids[place]:
+                raise BulkError(
+                    f"Item {shard.start + place} was {shard.ids[place]}, and is {now}: the inputs are others now."
+                )
+            found += 1
+            yield row
+        if found < len(shard.ids):
+            raise BulkError(f"The inputs end before item {shard.start + last}: they are others now.")
 
 
 def _replaced(path: Path, places: Sequence[int], fresh: pa.Table) -> Iterator[pa.Table]:

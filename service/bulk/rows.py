@@ -133,8 +133,7 @@ class Rows:
     def failures(self) -> Iterator[tuple[str, str]]:
         """The ids and errors of the failed rows."""
         for table in self.tables():
-            failed = table.select(["id", "error"]).filter(table["error"].is_valid())
-            yield from zip(failed["id"].to_pylist(), failed["error"].to_pylist(), strict=True)
+            yield from failures_of(table)
 
     def blocks(self, name: str) -> Iterator[Array]:
         """The arrays [n, ...] of this name, of the good rows. Raises BulkError if one of them has no such array."""
@@ -157,6 +156,12 @@ class Rows:
                 held = held.slice(size)
         if held is not None and len(held):
             yield held.combine_chunks()
+
+
+def failures_of(rows: pa.Table | pa.RecordBatch) -> list[tuple[str, str]]:
+    """The ids and errors of the failed ones, in order."""
+    failed = rows.select(["id", "error"]).filter(rows["error"].is_valid())
+    return list(zip(failed["id"].to_pylist(), failed["error"].to_pylist(), strict=True))
 
 
 def _carried(items: Sequence[Item], field: pa.Field) -> pa.Array:

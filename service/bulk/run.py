@@ -4,19 +4,18 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
-from encoders.contract.spec import EncoderSpec
-from service.bulk.embedding import batches, columns_of
+from service.bulk.embedder import Described, Embedder
 from service.bulk.errors import BulkError
 from service.bulk.items import Inputs
 from service.bulk.resume import Manifest, forget, held
 from service.bulk.retry import retry
 from service.bulk.room import Room
-from service.bulk.rows import Columns
+from service.bulk.rows import Columns, failures_of
 from service.bulk.sinks import Layout, ParquetFile, ParquetFolder, Sink, shard_rows, sink_of
 from service.bulk.writing import Writing
-from service.engine.engine import Engine
 from service.engine.values import EmbedRequest
 
 SHOWN_FAILURES = 20
@@ -88,7 +87,7 @@ class Finished:
 
 async def run(
     job: Job,
-    engine: Engine,
+    embedder: Embedder,
     *,
     progress: Callable[[Progress], None] = lambda progress: None,
     warn: Callable[[str], None] = lambda text: None,
@@ -103,10 +102,9 @@ async def run(
     on a batch and on each of its items.
     """
     sink = job.sink()
-    spec = engine.models.specs[engine.models.id_of(job.request.model)]
-    job.request.outputs(spec)
-    columns, of_arrays = await columns_of(job.request, job.inputs, engine)
-    parameters = _parameters(job, spec, engine)
+    described = await embedder.described(job.request, job.inputs.columns)
+    columns = described.columns
+    parameters = _parameters(job, described)
     of_inputs = {f"inputs {name}": value for name, value in job.inputs.parameters().items()}
     begun = Manifest({**parameters, "layout": job.layout, **of_inputs}, shard_rows=_shard_rows(job, sink, columns))
     _before(job, sink, begun)  # refuses before a folder is made
@@ -118,11 +116,11 @@ async def run(
             room = Room.of(job.out, job.inputs.total, columns.row_bytes, is_sharded=sink.is_sharded)
             if room.warning:
                 warn(room.warning)
-        about, expected = {**parameters, **of_arrays}, job.inputs.total
+        about, expected = {**parameters, **described.arrays}, job.inputs.total
         writing = Writing(sink, columns, about, manifest or begun, expected=expected, clock=clock)
-        finished = await _embed_rest(job, engine, writing, progress)
+        finished = await _embed_rest(job, embedder, writing, progress)
         if job.retry_errors and finished.failed:
-            failures = await retry(writing, job.inputs, job.request, engine, batch_size=job.batch_size)
+            failures = await retry(writing, job.inputs, job.request, embedder, batch_size=job.batch_size)
             finished = replace(finished, failed=len(failures), failures=failures[:SHOWN_FAILURES])
         forget(sink.work)
     return finished
@@ -149,17 +147,18 @@ def _before(job: Job, sink: Sink, begun: Manifest) -> Manifest | None:
     return before
 
 
-async def _embed_rest(job: Job, engine: Engine, writing: Writing, progress: Callable[[Progress], None]) -> Finished:
+async def _embed_rest(job: Job, embedder: Embedder, writing: Writing, progress: Callable[[Progress], None]) -> Finished:
     resumed = writing.stop
     failures: list[tuple[str, str]] = []
     progress(Progress(writing.stop, writing.failed))
     if not writing.has_ended:
         try:
-            ready = batches(job.request, job.inputs, engine, batch_size=job.batch_size, start=writing.stop)
+            rest = partial(job.inputs.rows, writing.stop)
+            ready = embedder.batches(rest, job.request, writing.columns, batch_size=job.batch_size)
             async with aclosing(ready):
-                async for batch in ready:
-                    failures += batch.failures[: SHOWN_FAILURES - len(failures)]
-                    await writing.add(batch)
+                async for rows in ready:
+                    failures += failures_of(rows)[: SHOWN_FAILURES - len(failures)]
+                    await writing.add(rows)
                     progress(Progress(writing.stop, writing.failed))
             await writing.end()
         finally:
@@ -184,9 +183,9 @@ def _shard_rows(job: Job, sink: Sink, columns: Columns) -> int:
     return -(-job.shard_rows // job.batch_size) * job.batch_size
 
 
-def _parameters(job: Job, spec: EncoderSpec, engine: Engine) -> dict[str, object]:
+def _parameters(job: Job, described: Described) -> dict[str, object]:
     """All that the numbers depend on, apart from the inputs; the batch size too, in the last digits."""
-    request = job.request
+    request, spec = job.request, described.spec
     asked = {name: getattr(request, name) for name in ("output", "layer", "prefix", "project", "normalize", "dtype")}
     return {
         "model": spec.id,
@@ -194,7 +193,7 @@ def _parameters(job: Job, spec: EncoderSpec, engine: Engine) -> dict[str, object
         "device": spec.device,
         "compute_dtype": spec.dtype,
         "runtime": spec.runtime,
-        "exact_pixels": engine.settings.exact_pixels,
+        "exact_pixels": described.exact_pixels,
         "resolution": str(spec.size(request.resolution)),
         **asked,
         "batch_size": job.batch_size,

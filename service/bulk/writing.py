@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain, count
 
 import pyarrow as pa
 
-from service.bulk.embedding import Batch
 from service.bulk.errors import BulkError
 from service.bulk.resume import Manifest, Parts
 from service.bulk.rows import Columns, Rows
@@ -65,10 +64,9 @@ class Writing:
         """Whether an earlier run has put all of it in place."""
         return self.manifest.rows is not None
 
-    async def add(self, batch: Batch) -> None:
-        """The next rows. Raises BulkError if those before could not be written, or these have no place."""
-        rows = self.columns.batch(batch.items, batch.outcomes)
-        self._require_ids(batch)
+    async def add(self, rows: pa.RecordBatch) -> None:
+        """The next rows: a batch. Raises BulkError if those before could not be written, or these have no place."""
+        self._require_ids(rows["id"].to_pylist())
         if self._last is not None and self._last.done():
             self._last.result()
         if self._is_full:  # the parts of a shard were there, the shard was not
@@ -76,7 +74,7 @@ class Writing:
         self._held.append(rows)
         self._held_bytes += rows.nbytes
         self.stop += len(rows)
-        self.failed += batch.failed
+        self.failed += len(rows) - rows["error"].null_count
         if self._is_full:
             await self._end_shard()
         elif self._held_bytes >= _PART_BYTES or self._clock() - self._began >= _PART_SECONDS:
@@ -100,14 +98,14 @@ class Writing:
     def _is_full(self) -> bool:
         return self.stop == self._start + self.manifest.shard_rows and self.sink.is_sharded
 
-    def _require_ids(self, batch: Batch) -> None:
+    def _require_ids(self, ids: Sequence[str]) -> None:
         """Raises BulkError as soon as it can be told that all ids will have no place."""
         most = self.sink.most_ids
         if most is None:
             return
-        self._ids += len(batch.items)
-        self._id_bytes += sum(len(json.dumps(json.dumps(item.id))) for item in batch.items)
-        total = max(self._expected or 0, self.stop + len(batch.items))
+        self._ids += len(ids)
+        self._id_bytes += sum(len(json.dumps(json.dumps(each))) for each in ids)
+        total = max(self._expected or 0, self.stop + len(ids))
         if self._id_bytes / self._ids * total > most:
             raise BulkError(
                 f"{self.sink.out} would need a header over {most:,} bytes for {total:,} ids, more than readers accept: "

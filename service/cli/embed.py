@@ -18,6 +18,7 @@ from service.cli.arguments import (
     resolution_of,
     settings_of,
 )
+from service.cli.cluster import add_cluster_flags, cluster_of
 from service.cli.output import say
 from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
@@ -85,10 +86,31 @@ def add(commands: Any) -> None:
     embed.add_argument("--retry-errors", action="store_true", help="at the end, embed the items that failed once more")
     embed.add_argument("--metrics-port", metavar="N", type=int, help="GET /metrics on 127.0.0.1:N while it runs")
     add_placement(embed)
+    add_cluster_flags(embed)
 
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed it. 1 if some items could not be embedded, 130 if interrupted."""
+    job = job_of(arguments)
+    settings = engine_settings(arguments, job)
+    started = time.monotonic()
+    try:
+        if arguments.ray is not None:
+            finished = _embed_on_cluster(job, settings, arguments)
+        elif arguments.dry_run:
+            _show_forecast(job, asyncio.run(_forecast(job, settings)))
+            return 0
+        else:
+            finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
+    except KeyboardInterrupt:
+        say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
+        return 130
+    _report(job, finished, seconds=time.monotonic() - started)
+    return 1 if finished.failed else 0
+
+
+def job_of(arguments: argparse.Namespace) -> "Job":
+    """What the flags ask for. Raises ArgumentError, or BulkError if the sources are not there."""
     from service.bulk.run import Job
     from service.engine.values import EmbedRequest
 
@@ -118,8 +140,13 @@ def run(arguments: argparse.Namespace) -> int:
         retry_errors=arguments.retry_errors,
     )
     job.sink()
+    return job
+
+
+def engine_settings(arguments: argparse.Namespace, job: "Job") -> "Settings":
+    """Of an engine that has nothing else to do."""
     most = max(256, 8 * job.batch_size)  # of a batch, and of the batches ahead
-    settings = settings_of(
+    return settings_of(
         arguments,
         max_batch=job.batch_size,
         max_forward_s=math.inf,  # the batch is the operator's choice here, and nobody waits for a single answer
@@ -130,17 +157,6 @@ def run(arguments: argparse.Namespace) -> int:
         max_prompt_chars=most * 4096,
         preprocess_threads=arguments.workers or "auto",
     )
-    started = time.monotonic()
-    try:
-        if arguments.dry_run:
-            _show_forecast(job, asyncio.run(_forecast(job, settings)))
-            return 0
-        finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
-    except KeyboardInterrupt:
-        say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
-        return 130
-    _report(job, finished, seconds=time.monotonic() - started)
-    return 1 if finished.failed else 0
 
 
 async def _forecast(job: "Job", settings: "Settings") -> "Forecast":
@@ -154,6 +170,7 @@ async def _forecast(job: "Job", settings: "Settings") -> "Forecast":
 async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) -> "Finished":
     from contextlib import ExitStack
 
+    from service.bulk.embedding import EngineEmbedder
     from service.bulk.run import run
     from service.cli.metrics_port import metrics_served
     from service.engine.engine import Engine
@@ -163,7 +180,18 @@ async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) 
             if metrics_port is not None:
                 port = stack.enter_context(metrics_served(engine, metrics_port))
                 say(f"Metrics: http://127.0.0.1:{port}/metrics")
-            return await run(job, engine, progress=stack.enter_context(_Bar(job.inputs.total)).show, warn=say)
+            bar = stack.enter_context(_Bar(job.inputs.total))
+            return await run(job, EngineEmbedder(engine), progress=bar.show, warn=say)
+
+
+def _embed_on_cluster(job: "Job", settings: "Settings", arguments: argparse.Namespace) -> "Finished":
+    for flag, is_given in (("--dry-run", arguments.dry_run), ("--metrics-port", arguments.metrics_port is not None)):
+        if is_given:
+            raise ArgumentError(f"{flag} is of this machine's engine: give it without --ray.")
+    from service.bulk.run import run
+
+    with cluster_of(arguments, settings) as embedder, _Bar(job.inputs.total) as bar:
+        return asyncio.run(run(job, embedder, progress=bar.show, warn=say))
 
 
 class _Bar:

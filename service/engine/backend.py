@@ -27,8 +27,7 @@ class Backend:
 
 def real_backend(settings: Settings) -> Backend:
     """Encoders from the registry. `auto` is resolved when it is first asked for: that is where torch is needed."""
-    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
-        os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)  # torch reads it when it is imported; plans count on it
+    _choose_allocator()
 
     @cache
     def placement() -> Placement:
@@ -58,3 +57,17 @@ def real_backend(settings: Settings) -> Backend:
         memory=memory,
         lanes=lanes,
     )
+
+
+def card_bytes() -> int:
+    """Bytes of the first card that this process sees. Imports torch; raises ValueError if there is none."""
+    _choose_allocator()
+    from encoders.runtime.device_memory import card_bytes
+
+    return card_bytes()
+
+
+def _choose_allocator() -> None:
+    """Before torch is imported, which reads it then; plans count on it."""
+    if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:  # its older name
+        os.environ.setdefault("PYTORCH_ALLOC_CONF", ALLOCATOR)

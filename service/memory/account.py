@@ -24,10 +24,13 @@ _LEFT = 8
 """This part of the limit a picture leaves to others."""
 
 
-def automatic_limit() -> int:
-    """Bytes for requests where the operator names none: an eighth of the memory that is free, from 256 MiB to 4 GiB."""
+def automatic_limit(part: float = 1.0) -> int:
+    """Bytes for requests where the operator names none: an eighth of the memory that is free, from 256 MiB to 4 GiB.
+
+    part: of the memory that is free; the rest is for other engines on the machine.
+    """
     _, free = host_memory()
-    return max(_LEAST, min(_MOST, free // _SHARE))
+    return max(_LEAST, min(_MOST, int(free * part) // _SHARE))
 
 
 class Account:

@@ -23,8 +23,8 @@ from multiprocessing.process import BaseProcess
 from typing import Any
 
 from encoders.memory.machine import available_cores
+from service.engine.part import part_of
 from service.http.siblings import Counts, Siblings
-from service.memory.account import automatic_limit
 from service.run import exits
 from service.settings import Settings
 
@@ -235,14 +235,13 @@ def share(settings: Settings) -> Settings:
     The queue is not divided: connections are not dealt out evenly, and one would refuse while another has room.
     """
     number = settings.processes
-    part: dict[str, Any] = {"processes": 1, "vram_share": settings.vram_share / number}
+    part: dict[str, Any] = {"processes": 1}
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number
-    total = automatic_limit() if settings.memory_budget == "auto" else settings.memory_budget
-    part["memory_budget"] = total // number
-    if settings.preprocess_threads == "auto":
-        part["preprocess_threads"] = max(1, available_cores() // number)
-    return settings.model_copy(update=part)
+    if settings.memory_budget != "auto":
+        part["memory_budget"] = settings.memory_budget // number
+    one = part_of(settings, host=1 / number, device=1 / number, cores=available_cores() // number)
+    return one.model_copy(update=part)
 
 
 def claimed(host: str, port: int) -> socket.socket:

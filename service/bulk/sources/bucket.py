@@ -9,6 +9,7 @@ import posixpath
 import re
 from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
+from threading import Event
 from typing import Any, BinaryIO, TypeVar
 from urllib.parse import urlsplit
 
@@ -17,10 +18,10 @@ import pyarrow.fs
 from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.utils import glob_translate
 
+from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.sources.place import Unread, shown
+from service.bulk.sources.place import shown
 from service.bulk.sources.retries import Patience, reason
-from service.engine.values import Source
 
 T = TypeVar("T")
 _GCS_TRIES = timedelta(seconds=10)
@@ -98,9 +99,9 @@ class Bucket:
         """By the names alone."""
         return join_url(file, path)
 
-    def source(self, name: str) -> Source | Unread:
+    def image(self, name: str, stop: Event) -> bytes | ImageError:
         """The whole object."""
-        return self._patience.image(name, lambda: self._whole(name))
+        return self._patience.image(name, lambda: self._whole(name), stop)
 
     def _about(self, name: str) -> Any:
         return self._patience.read(name, lambda: self._call(self._files.info, _path(name)))

@@ -8,8 +8,9 @@ from typing import Any
 import pyarrow as pa
 
 from service.bulk.errors import BulkError
-from service.bulk.sources.place import Disk, Row, Skip, digest_of, row, shown
-from service.bulk.sources.places import Places
+from service.bulk.items import Row
+from service.bulk.sources.place import Disk, Skip, digest_of, shown
+from service.bulk.sources.places import Places, row
 
 SUFFIXES = frozenset(
     {
@@ -59,4 +60,4 @@ class Files:
             return
         for index in range(skip.part(), self.total):
             name = self._names[index]
-            yield row(shown(name), self._places.of(name).source(name))
+            yield row(shown(name), self._places.source(name))

@@ -6,13 +6,12 @@ from typing import Any, Protocol
 import pyarrow as pa
 
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
-from service.bulk.sources.place import Row, Skip
-from service.bulk.sources.retries import read_ahead
+from service.bulk.items import Row
+from service.bulk.sources.place import Skip
 
 
 class Kind(Protocol):
-    """Items of one kind of source. As Inputs, but the images need not be read yet."""
+    """Items of one kind of source."""
 
     @property
     def columns(self) -> pa.Schema:
@@ -58,7 +57,7 @@ class Joined:
             sources.append(about)
         return {"sources": sources, **{f"file {name}": stamp for name, stamp in files.items()}}
 
-    def items(self, start: int) -> Iterator[Item]:
-        """In order. Images in buckets and behind web servers are read ahead, by threads."""
+    def rows(self, start: int) -> Iterator[Row]:
+        """In order. Images in buckets and behind web servers are pending."""
         skip = Skip(start)
-        return read_ahead(each for kind in self._kinds for each in kind.rows(skip))
+        return (each for kind in self._kinds for each in kind.rows(skip))

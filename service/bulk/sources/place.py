@@ -2,45 +2,13 @@
 
 import glob
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
-from pathlib import Path
 from threading import Event
-from typing import BinaryIO, Protocol, TypeAlias
+from typing import BinaryIO, Protocol
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
-from service.engine.values import Source
-
-
-@dataclass(frozen=True)
-class Unread:
-    """An image that must be read before the engine gets it.
-
-    read: gives its bytes, or the error that stands for it; waits for its server, until the event is set.
-    """
-
-    read: Callable[[Event], bytes | ImageError]
-
-
-@dataclass(frozen=True)
-class Pending:
-    """An item without its image."""
-
-    item: Item
-    unread: Unread
-
-
-Row: TypeAlias = Item | Pending
-
-
-def row(name: str, source: Source | Unread, columns: Mapping[str, object] | None = None) -> Row:
-    """An image's item; pending if its source is unread."""
-    if isinstance(source, Unread):
-        return Pending(Item(name, columns=columns or {}), source)
-    return Item(name, source, columns=columns or {})
 
 
 class Place(Protocol):
@@ -64,8 +32,12 @@ class Place(Protocol):
     def join(self, file: str, path: str) -> str | None:
         """The file that `path` means where it stands in `file`; None if that is outside the folder of `file`."""
 
-    def source(self, name: str) -> Source | Unread:
-        """The file as an image. If it is not there, that is an error of the image."""
+
+class Server(Place, Protocol):
+    """A place whose files are fetched: a bucket, a web server."""
+
+    def image(self, name: str, stop: Event) -> bytes | ImageError:
+        """The whole file, or the error that stands for it, after as many tries as it takes until the event is set."""
 
 
 class Disk:
@@ -109,10 +81,6 @@ class Disk:
         if "\0" in path or os.path.commonpath([real, os.path.realpath(joined)]) != real:
             return None
         return joined
-
-    def source(self, name: str) -> Source | Unread:
-        """The engine reads it."""
-        return Path(name)
 
 
 class Skip:

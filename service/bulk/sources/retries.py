@@ -1,25 +1,19 @@
-"""Reading from servers that are busy or out of reach for a while, and several reads at a time."""
+"""Reading from servers that are busy or out of reach for a while."""
 
 import io
 import random
 import threading
-from collections import deque
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future
-from dataclasses import dataclass, replace
-from queue import SimpleQueue
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import BinaryIO, TypeVar
 
 import httpx
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
-from service.bulk.sources.place import Pending, Row, Unread, shown
+from service.bulk.sources.place import shown
 
 T = TypeVar("T")
-_AHEAD, _THREADS = 32, 16
-"""Images that are read before they are asked for, and threads that read them."""
 _BLOCK_BYTES = 4 * 1024 * 1024
 _FINAL = (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError)
 _FINAL_WORDS = (
@@ -66,16 +60,12 @@ class Patience:
             spent += pause
             longest = min(2 * longest, self.longest_s)
 
-    def image(self, name: str, read: Callable[[], bytes]) -> Unread:
-        """An image whose bytes `read` gives. What cannot be helped is an error of the image."""
-
-        def patiently(stop: threading.Event) -> bytes | ImageError:
-            try:
-                return self.read(name, read, stop)
-            except OSError as error:
-                return ImageError(f"{shown(name)} cannot be read: {reason(error)}.")
-
-        return Unread(patiently)
+    def image(self, name: str, read: Callable[[], bytes], stop: threading.Event) -> bytes | ImageError:
+        """An image whose bytes `read` gives, as `self.read`. What cannot be helped is an error of the image."""
+        try:
+            return self.read(name, read, stop)
+        except OSError as error:
+            return ImageError(f"{shown(name)} cannot be read: {reason(error)}.")
 
     def file(self, name: str, size: int, part: Callable[[int, int], bytes]) -> BinaryIO:
         """A file that is read in large blocks. part(start, stop): its bytes from start up to stop."""
@@ -112,69 +102,6 @@ class _Ranged(io.RawIOBase):
         view[: len(got)] = got
         self._at += len(got)
         return len(got)
-
-
-class _Readers:
-    """Threads that read images. They end with the process: a server that does not answer must not keep it."""
-
-    def __init__(self) -> None:
-        self._stop = threading.Event()
-        self._wanted: SimpleQueue[tuple[Unread, Future[bytes | ImageError]] | None] = SimpleQueue()
-        for number in range(_THREADS):
-            threading.Thread(target=self._work, name=f"bulk-read-{number}", daemon=True).start()
-
-    def submit(self, unread: Unread) -> "Future[bytes | ImageError]":
-        """What it gives, once it is read."""
-        future: Future[bytes | ImageError] = Future()
-        self._wanted.put((unread, future))
-        return future
-
-    def close(self) -> None:
-        """Nobody waits for what is not read yet."""
-        self._stop.set()
-        for _ in range(_THREADS):
-            self._wanted.put(None)
-
-    def _work(self) -> None:
-        while (wanted := self._wanted.get()) is not None:
-            unread, future = wanted
-            if self._stop.is_set():
-                continue
-            try:
-                future.set_result(unread.read(self._stop))
-            except BaseException as error:
-                future.set_exception(error)
-
-
-def read_ahead(rows: Iterator[Row]) -> Iterator[Item]:
-    """The items in order, with their images. A number of these are being read at a time.
-
-    An error of `rows` comes after the items before it.
-    """
-    waiting: deque[tuple[Item, Future[bytes | ImageError] | None]] = deque()
-    readers: _Readers | None = None
-    trouble: Exception | None = None
-    try:
-        while True:
-            try:
-                each = next(rows, None)
-            except (BulkError, OSError) as error:
-                trouble, each = error, None
-            if isinstance(each, Pending):
-                readers = readers or _Readers()
-                waiting.append((each.item, readers.submit(each.unread)))
-            elif each is not None:
-                waiting.append((each, None))
-            while waiting and (each is None or waiting[0][1] is None or len(waiting) > _AHEAD):
-                item, future = waiting.popleft()
-                yield item if future is None else replace(item, source=future.result())
-            if each is None:
-                break
-        if trouble is not None:
-            raise trouble
-    finally:
-        if readers is not None:
-            readers.close()
 
 
 def reason(error: Exception) -> str:

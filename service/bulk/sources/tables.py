@@ -14,10 +14,10 @@ import pyarrow.parquet
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
+from service.bulk.items import Item, Row
 from service.bulk.sources.options import Options
-from service.bulk.sources.place import Row, Skip, Unread, row, shown
-from service.bulk.sources.places import Places, scheme_of
+from service.bulk.sources.place import Skip, shown
+from service.bulk.sources.places import Places, Remote, row, scheme_of
 from service.engine.values import ImageUrl, Source
 
 SUFFIXES = frozenset({".parquet", ".arrow", ".arrows", ".feather", ".ipc", ".csv", ".tsv"})
@@ -106,14 +106,14 @@ class Tables:
         path = value if isinstance(value, str) else value.get("path") if isinstance(value, dict) else None
         return row(_named(name, path, file, number), self._source(file, value), carried)
 
-    def _source(self, file: str, value: object) -> Source | Unread:
+    def _source(self, file: str, value: object) -> Source | Remote:
         if isinstance(value, dict):  # as the library `datasets` writes images: struct<bytes, path>
             value = value["path"] if value["bytes"] is None else value["bytes"]
         if value is None:
             return ImageError(f"There is no image: column {self._image} is null.")
         return bytes(value) if isinstance(value, bytes | bytearray) else self._named_file(file, str(value))
 
-    def _named_file(self, file: str, path: str) -> Source | Unread:
+    def _named_file(self, file: str, path: str) -> Source | Remote:
         """The image that a table names. Who wrote the table may be a stranger, so it decides on little.
 
         Web URLs are fetched by the engine, under its setting image_url_hosts; paths stay below the table's folder.
@@ -122,13 +122,13 @@ class Tables:
         if scheme in ("http", "https"):
             return ImageUrl(path)
         if self._trust_paths and (scheme or os.path.isabs(path)):
-            return self._places.of(path).source(path)
+            return self._places.source(path)
         place = self._places.of(file)
         if scheme or (joined := place.join(file, path)) is None:
             if not self._trust_paths:
                 return ImageError(f"'{shown(path)[:200]}' is outside the table's folder (--trust-paths allows it).")
             joined = os.path.join(os.path.dirname(file), path)
-        return place.source(joined)
+        return self._places.source(joined)
 
     def _shard(self, name: str) -> _Shard:
         with self._opened(name) as file:

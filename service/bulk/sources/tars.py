@@ -12,10 +12,10 @@ import pyarrow as pa
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
+from service.bulk.items import Item, Row
 from service.bulk.sources.files import is_image
 from service.bulk.sources.options import Options
-from service.bulk.sources.place import Row, Skip, shown
+from service.bulk.sources.place import Skip, shown
 from service.bulk.sources.places import Places
 from service.bulk.sources.retries import reason
 from service.engine.values import Source

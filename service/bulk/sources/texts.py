@@ -13,8 +13,8 @@ import pyarrow as pa
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
-from service.bulk.sources.place import Row, Skip, shown
+from service.bulk.items import Item, Row
+from service.bulk.sources.place import Skip, shown
 from service.bulk.sources.places import Places
 from service.bulk.sources.retries import reason
 
@@ -42,6 +42,11 @@ class Texts:
                 self.total += 1
                 digest.update(line)
         self._digest = digest.hexdigest()
+
+    def __getstate__(self) -> dict[str, Any]:
+        if self._copy is not None:
+            raise BulkError("Standard input is on this machine alone: write it to a file that all machines read.")
+        return self.__dict__
 
     def parameters(self) -> Mapping[str, Any]:
         """The number of lines, and the digest of the file."""

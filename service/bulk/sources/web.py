@@ -2,17 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from threading import Event
 from typing import BinaryIO
 from urllib.parse import quote
 from weakref import finalize
 
 import httpx
 
+from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
 from service.bulk.sources.bucket import join_url
-from service.bulk.sources.place import Unread, shown
+from service.bulk.sources.place import shown
 from service.bulk.sources.retries import Patience, Refused
-from service.engine.values import Source
 
 _BUSY = frozenset({408, 425, 429, *range(500, 600)})
 _TIMEOUT_S = 60.0
@@ -56,9 +57,9 @@ class Web:
         """By the names alone; what is special in a URL is escaped."""
         return join_url(file.partition("?")[0], quote(path))
 
-    def source(self, name: str) -> Source | Unread:
+    def image(self, name: str, stop: Event) -> bytes | ImageError:
         """The whole body."""
-        return self._patience.image(name, lambda: self._get(name).content)
+        return self._patience.image(name, lambda: self._get(name).content, stop)
 
     def _about(self, name: str) -> tuple[int, httpx.Headers]:
         _, headers = self._patience.read(name, lambda: self._part(name, 0, 1))

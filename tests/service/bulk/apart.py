@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from encoders.adapters.fake import FakeEncoder
+from service.bulk.embedding import EngineEmbedder
 from service.bulk.errors import BulkError
 from service.bulk.run import Job, run
 from service.bulk.sources import Options, inputs_of
@@ -83,7 +84,7 @@ def embed(
         )
         settings = Settings(model=("fake:vit",), max_batch=2, max_forward_s=math.inf, preprocess_threads=1)
         async with Engine(settings, backend=backend_of(FakeEncoder())) as engine:
-            await run(job, engine, clock=lambda: float(next(clock)))
+            await run(job, EngineEmbedder(engine), clock=lambda: float(next(clock)))
 
     try:
         asyncio.run(main())

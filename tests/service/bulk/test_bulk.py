@@ -21,6 +21,7 @@ from encoders import decode
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EncoderFailed, LayerNotFound
 from encoders.contract.values import Encoded
+from service.bulk.embedding import EngineEmbedder
 from service.bulk.errors import BulkError
 from service.bulk.resume import held
 from service.bulk.run import Finished, Job, Progress, run
@@ -84,7 +85,7 @@ def encode(
         )
         async with Engine(settings, backend=backend_of(encoder)) as engine:
             encoder.before = first
-            return await run(job, engine, progress=progress, warn=warn, clock=clock)
+            return await run(job, EngineEmbedder(engine), progress=progress, warn=warn, clock=clock)
 
     return asyncio.run(main())
 

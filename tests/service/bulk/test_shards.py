@@ -15,7 +15,7 @@ import pytest
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import OutputNotOffered
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
+from service.bulk.items import Item, Row
 from service.bulk.resume import Manifest
 from service.bulk.run import Job
 from service.bulk.sources import inputs_of
@@ -41,7 +41,7 @@ class Listed:
     def parameters(self) -> Mapping[str, object]:
         return {"count": len(self.listed)}
 
-    def items(self, start: int) -> Iterator[Item]:
+    def rows(self, start: int) -> Iterator[Row]:
         for index, item in enumerate(self.listed[start:], start):
             if self.breaks and index in self.breaks:
                 raise self.breaks[index]

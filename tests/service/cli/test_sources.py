@@ -15,7 +15,16 @@ import pytest
 from service.bulk.errors import BulkError
 from service.cli.main import main
 from service.cli.sources import add_source_flags, inputs_from
-from tests.service.bulk.sources.gallery import PICTURES, contents, folder_of, ids, parquet_of, table_of, tar_of
+from tests.service.bulk.sources.gallery import (
+    PICTURES,
+    contents,
+    folder_of,
+    ids,
+    items_of,
+    parquet_of,
+    table_of,
+    tar_of,
+)
 from tests.support.serving import noise
 
 TAGS = [["a"], [], None, ["b", "c"], ["d"]]
@@ -37,8 +46,8 @@ def test_flags_become_inputs(tmp_path: Path) -> None:
     assert ids(found) == [*PICTURES, f"{tmp_path}/in/04.jpg", "one"]
     assert contents(found) == [*PICTURES.values(), PICTURES["04.jpg"], "one"]
     assert found.columns.names == ["b", "a"]
-    assert next(found.items(0)).columns == {"b": 1, "a": "x"}
-    (last,) = inputs_from(parsed(f"{tmp_path}/x.parquet", "--text-column", "a", "--trust-paths")).items(10)
+    assert next(items_of(found)).columns == {"b": 1, "a": "x"}
+    (last,) = items_of(inputs_from(parsed(f"{tmp_path}/x.parquet", "--text-column", "a", "--trust-paths")), 10)
     assert last.text == "x"
 
 

@@ -15,6 +15,7 @@ from encoders import TokenKind, load, pixels_of
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EmptyImage, ImageError, OutputNotOffered, VisiontowerError
 from encoders.contract.values import ImageSize
+from service.bulk.embedding import EngineEmbedder
 from service.bulk.run import Job, run
 from service.bulk.sources import inputs_of
 from service.engine import EmbedRequest, Engine, PlanRequest, SimilarityRequest
@@ -303,7 +304,9 @@ async def test_one_photograph_gives_one_vector_whichever_way_it_comes(exact: boo
         answer = await client.post("/embed?output=pooled", content=path.read_bytes(), headers=PNG)
     async with Engine(settings) as engine:
         (item,) = (await engine.embed(EmbedRequest([path], output="pooled"))).items
-        await run(Job(tmp_path / "out.npy", inputs_of([str(path)]), EmbedRequest((), output="pooled")), engine)
+        await run(
+            Job(tmp_path / "out.npy", inputs_of([str(path)]), EmbedRequest((), output="pooled")), EngineEmbedder(engine)
+        )
     encoder = load("demo:vit")
     pixels = pixels_of(encoder, path.read_bytes(), exact=exact)
     library = encoder.encode(pixels[None], encoder.spec.outputs(pooled=True)).pooled

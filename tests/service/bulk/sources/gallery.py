@@ -2,7 +2,7 @@
 
 import io
 import tarfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.bulk.items import Inputs, Item
+from service.bulk.reading import read_ahead
 from service.bulk.sources import Options, inputs_of
 from service.bulk.sources.places import Places
 from service.bulk.sources.retries import Patience
@@ -33,20 +34,25 @@ def inputs(*names: str | Path, options: Options | None = None, **more: Any) -> I
     return inputs_of([str(name) for name in names], options, places=Places(QUICK), **more)
 
 
+def items_of(found: Inputs, start: int = 0) -> Iterator[Item]:
+    """With their images, as a run reads them."""
+    return read_ahead(found.rows(start))
+
+
 def contents(found: Inputs, start: int = 0) -> list[bytes | str]:
-    return [content(item) for item in found.items(start)]
+    return [content(item) for item in items_of(found, start)]
 
 
 def ids(found: Inputs) -> list[str]:
-    return [item.id for item in found.items(0)]
+    return [item.id for item in items_of(found, 0)]
 
 
 def goes_on_anywhere(found: Inputs) -> None:
     """From every start on, the items are those of a whole run."""
-    whole = [(item.id, content(item), item.columns) for item in found.items(0)]
+    whole = [(item.id, content(item), item.columns) for item in items_of(found, 0)]
     assert found.total in (None, len(whole))
     for start in range(len(whole) + 2):
-        assert [(item.id, content(item), item.columns) for item in found.items(start)] == whole[start:]
+        assert [(item.id, content(item), item.columns) for item in items_of(found, start)] == whole[start:]
 
 
 def folder_of(folder: Path, files: Mapping[str, bytes] = PICTURES) -> Path:

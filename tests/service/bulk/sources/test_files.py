@@ -73,7 +73,7 @@ def test_a_list_is_the_same_from_a_file_and_from_standard_input(tmp_path: Path) 
     assert of_file.parameters() == of_input.parameters()
     other = inputs(lists=["-"], standard_input=io.BytesIO(lines.replace("00", "01").encode()))
     assert other.parameters() != of_file.parameters()
-    assert list(of_file.items(3)) == list(of_input.items(3))
+    assert list(of_file.rows(3)) == list(of_input.rows(3))
     with pytest.raises(BulkError, match="once"):
         inputs(lists=["-"], texts=["-"])
 

@@ -1,6 +1,8 @@
 """Buckets and web servers: the same items as on this disk, however busy they are."""
 
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -10,10 +12,10 @@ import pytest
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
+from service.bulk.items import Item, Pending, Row
+from service.bulk.reading import read_ahead
 from service.bulk.sources import Options
-from service.bulk.sources.place import Pending, Row, Unread
-from service.bulk.sources.retries import Patience, Refused, read_ahead
+from service.bulk.sources.retries import Patience, Refused
 from tests.service.bulk.sources.gallery import (
     PICTURES,
     QUICK,
@@ -149,8 +151,13 @@ def test_a_scheme_without_its_library_says_what_to_install() -> None:
         inputs("abfs://container/x.jpg")
 
 
+@dataclass(frozen=True)
+class Reads:
+    read: Callable[[Event], bytes | ImageError]
+
+
 def pending(number: int, read: Callable[[], bytes]) -> Row:
-    return Pending(Item(str(number)), Unread(lambda stop: read()))
+    return Pending(Item(str(number)), Reads(lambda stop: read()))
 
 
 def test_items_stay_in_order_and_only_some_are_read_ahead() -> None:
@@ -190,7 +197,7 @@ def test_a_reader_that_stops_does_not_wait_for_a_busy_server() -> None:
     def busy() -> bytes:
         raise OSError("503")
 
-    unread = Patience(first_s=3600, longest_s=3600).image("x", busy)
+    unread = Reads(partial(Patience(first_s=3600, longest_s=3600).image, "x", busy))
     items = read_ahead(iter([Item("0", b"0"), Pending(Item("1"), unread), Item("2", ImageError("no"))]))
     assert next(items).source == b"0"
     items.close()  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from tests.service.bulk.sources.gallery import (
     goes_on_anywhere,
     ids,
     inputs,
+    items_of,
     parquet_of,
     table_of,
 )
@@ -61,7 +62,7 @@ def test_paths_are_of_the_table_s_folder(tmp_path: Path, suffix: str) -> None:
     table = pa.table({"file_name": [f"a b/{name}" for name in PICTURES], "label": list(range(11))})
     found = inputs(written(tmp_path / "in", f"metadata.{suffix}", table), options=Options(carried=["label"]))
     assert (contents(found), ids(found)) == (WHOLE, [f"a b/{name}" for name in PICTURES])
-    assert [item.columns for item in found.items(0)] == [{"label": number} for number in range(11)]
+    assert [item.columns for item in items_of(found)] == [{"label": number} for number in range(11)]
     goes_on_anywhere(found)
 
 
@@ -132,7 +133,7 @@ def test_columns_are_carried_with_their_types(tmp_path: Path) -> None:
     assert [(field.name, field.type) for field in found.columns] == [
         (name, table.schema.field(name).type) for name in ("tags", "score", "seen", "kind")
     ]
-    carried = pa.Table.from_pylist([dict(item.columns) for item in found.items(0)], found.columns)
+    carried = pa.Table.from_pylist([dict(item.columns) for item in items_of(found)], found.columns)
     assert carried.equals(table.select(["tags", "score", "seen", "kind"]))
 
 
@@ -184,7 +185,7 @@ def test_web_urls_of_a_table_are_left_to_the_engine_and_its_rule_of_hosts(tmp_pa
     path = written(tmp_path, "x.parquet", table)
     for trusted in (False, True):
         found = inputs(path, options=Options(trust_paths=trusted))
-        assert [item.source for item in found.items(0)] == [ImageUrl(url) for url in table["url"].to_pylist()]
+        assert [item.source for item in items_of(found)] == [ImageUrl(url) for url in table["url"].to_pylist()]
 
 
 def test_no_rows_and_no_table(tmp_path: Path) -> None:
@@ -198,7 +199,7 @@ def test_no_rows_and_no_table(tmp_path: Path) -> None:
 def test_a_table_that_breaks_off_says_so_after_its_rows(tmp_path: Path) -> None:
     path = written(tmp_path, "x.arrows", table_of())
     path.write_bytes(path.read_bytes()[:-100])
-    items = inputs(path).items(0)
+    items = items_of(inputs(path))
     assert [content(next(items)) for _ in range(8)] == WHOLE[:8]
     with pytest.raises(BulkError, match=r"x\.arrows cannot be read as a table"):
         list(items)

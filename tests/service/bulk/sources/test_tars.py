@@ -9,7 +9,16 @@ import pytest
 
 from service.bulk.errors import BulkError
 from service.bulk.sources import Options
-from tests.service.bulk.sources.gallery import PICTURES, content, contents, goes_on_anywhere, ids, inputs, tar_of
+from tests.service.bulk.sources.gallery import (
+    PICTURES,
+    content,
+    contents,
+    goes_on_anywhere,
+    ids,
+    inputs,
+    items_of,
+    tar_of,
+)
 
 WHOLE = list(PICTURES.values())
 SAMPLES = [
@@ -41,7 +50,7 @@ def test_members_of_a_sample_are_columns_where_they_are_asked_for(tmp_path: Path
     assert ids(found) == ["a/0", "b.0/1", "2", "folder.d/é x"]
     assert contents(found) == [b"zero", b"mask", "The sample has no image: it has .txt, .cls.", b"three"]
     assert found.columns == pa.schema([("txt", pa.string()), ("json", pa.string())])
-    assert [dict(item.columns) for item in found.items(0)] == [
+    assert [dict(item.columns) for item in items_of(found)] == [
         {"txt": "null", "json": '{"n": 0}'},
         {"txt": "eins \\xff", "json": None},
         {"txt": "two", "json": None},
@@ -85,7 +94,7 @@ def test_a_tar_that_breaks_off_says_so_after_its_samples(
     for start in (0, 2):
         got = []
         with pytest.raises(BulkError, match=r"x\.tar cannot be read to its end"):  # noqa: PT012  # what came before counts
-            for item in inputs(tmp_path / "x.tar").items(start):
+            for item in items_of(inputs(tmp_path / "x.tar"), start):
                 got.append(content(item))
         assert got == WHOLE[start:whole]
 

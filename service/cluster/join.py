@@ -1,0 +1,77 @@
+"""Joins a cluster as its driver, or starts one on this machine."""
+
+import logging
+import os
+import socket
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from service.cluster.errors import ClusterError
+
+LOCAL = "local"
+"""Names a cluster that begins and ends with this process, on this machine."""
+_ANSWERS_S = 5.0
+
+
+@contextmanager
+def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
+    """Be a driver of the cluster inside; gives its resources by Ray's names, such as CPU and GPU.
+
+    address: `auto`, the cluster of which this machine is a node; `local`, a new one that ends with the block; HOST:PORT
+    or ray://HOST:PORT. local: arguments of ray.init for a new one. What the workers print stays in the cluster's logs.
+
+    Raises ClusterError if Ray is not installed, nothing answers, or the cluster refuses.
+    """
+    ray = _ray()
+    _check(address)
+    if address == LOCAL:
+        os.environ.setdefault("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # what we can import, workers can
+    try:
+        ray.init(
+            address=address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == LOCAL else {})
+        )
+    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+        raise ClusterError(_why_not(address, error)) from error
+    try:
+        yield ray.cluster_resources()
+    finally:
+        ray.shutdown()
+
+
+def _ray() -> Any:
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change that is none for us
+    try:
+        import ray
+    except ImportError as error:
+        raise ClusterError("A cluster needs Ray, which is not installed: pip install 'visiontower[ray]'.") from error
+    return ray
+
+
+def _check(address: str) -> None:
+    """Ray would wait for minutes where nobody listens. Raises ClusterError."""
+    if address in ("auto", LOCAL):
+        return
+    host, colon, port = address.removeprefix("ray://").rpartition(":")
+    if not colon or not host or not port.isdecimal():
+        raise ClusterError(
+            f"'{address}' is no address of a cluster: use auto, local, HOST:PORT (6379 as a rule) or ray://HOST:PORT "
+            "(10001)."
+        )
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S).close()
+    except OSError as error:
+        raise ClusterError(f"No cluster answers at {address} ({error}). 'ray status' shows a running one.") from error
+
+
+def _why_not(address: str, error: Exception) -> str:
+    first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+    if "auth" in f"{type(error).__name__} {error}".lower():
+        return (
+            f"The cluster at {address} refuses this process: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or "
+            "RAY_AUTH_TOKEN_PATH, as on the cluster's machines."
+        )
+    if address == "auto":
+        return f"This machine is no node of a running cluster: {first} Start one by 'ray start --head', or use local."
+    return f"The cluster at {address} cannot be joined: {first}"

@@ -1,0 +1,139 @@
+"""A bulk run on a cluster: the result of this machine, to the byte, whatever becomes of an engine or of the run."""
+
+import asyncio
+import pickle
+import signal
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pyarrow as pa
+import pytest
+
+from service.bulk.cluster import ClusterEmbedder, groups
+from service.bulk.embedder import Embedder
+from service.bulk.embedding import EngineEmbedder
+from service.bulk.errors import BulkError
+from service.bulk.items import Item, Row
+from service.bulk.run import Finished, Job, Progress, run
+from service.bulk.sources import Options, inputs_of
+from service.cluster.join import joined
+from service.cluster.share import Share
+from service.engine import EmbedRequest, Engine
+from service.settings import Settings
+from tests.service.bulk.sources.gallery import folder_of, parquet_of, tar_of
+from tests.support.buckets import Store, store_of
+from tests.support.serving import noise
+
+pytestmark = [
+    pytest.mark.filterwarnings(f"ignore::{each}") for each in ("DeprecationWarning", "ResourceWarning", "UserWarning")
+]
+"""Ray's."""
+SETTINGS = Settings(model=("demo:vit",), max_batch=4, device="cpu", memory_budget=256 * 1024 * 1024)
+PICTURES = {f"{number:02}.png": noise(number, size=(60, 40)) for number in range(30)}
+BROKEN = {**PICTURES, "07.png": b"no image", "21.png": b""}
+
+
+@pytest.fixture(scope="module")
+def bucket() -> Iterator[Store]:
+    files = {f"bucket/{name}": each for name, each in BROKEN.items()}
+    with pytest.MonkeyPatch.context() as patch, store_of(files) as store:
+        for name, value in {
+            "AWS_ENDPOINT_URL": store.url,
+            "AWS_ACCESS_KEY_ID": "key",
+            "AWS_SECRET_ACCESS_KEY": "secret",
+            "AWS_EC2_METADATA_DISABLED": "true",
+        }.items():
+            patch.setenv(name, value)
+        yield store
+
+
+@pytest.fixture(scope="module")
+def cluster(bucket: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedder]:
+    """Two engines of one core each, on a cluster of this machine alone."""
+    before = signal.getsignal(signal.SIGTERM)
+    with joined(
+        "local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, _node_ip_address="127.0.0.1"
+    ):
+        yield ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=2)
+    signal.signal(signal.SIGTERM, before)
+
+
+def job_of(out: Path, *names: str | Path, options: Options | None = None, **how: Any) -> Job:
+    request = EmbedRequest((), output="both", dtype="float16")
+    return Job(out, inputs_of([str(name) for name in names], options), request, batch_size=4, **how)
+
+
+def here(job: Job, **how: Any) -> Finished:
+    """By this process' engine, on as many cores."""
+
+    async def main() -> Finished:
+        async with Engine(Share(cpus=1, gpus=0).settings(SETTINGS)) as engine:
+            return await run(job, EngineEmbedder(engine), **how)
+
+    return asyncio.run(main())
+
+
+def files_of(out: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(out.iterdir())}
+
+
+@pytest.mark.slow
+def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed_costs_nothing(
+    cluster: Embedder, tmp_path: Path
+) -> None:
+    """A folder, a tar, a bucket and a table, one after the other. One of two engines is killed at the first rows."""
+    folder = folder_of(
+        tmp_path / "folder", {f"{copy}-{name}": each for copy in range(5) for name, each in BROKEN.items()}
+    )
+    (tmp_path / "x.tar").write_bytes(tar_of(PICTURES))
+    (tmp_path / "x.parquet").write_bytes(
+        parquet_of(pa.table({"image": list(PICTURES.values()), "name": list(PICTURES)}))
+    )
+    names = (folder, tmp_path / "x.tar", "s3://bucket", tmp_path / "x.parquet")
+    killed: list[int] = []
+
+    def kill(progress: Progress) -> None:
+        if progress.done and not killed:
+            engine = next(each for each in _workers() if "MapBatches" in " ".join(each.cmdline()))
+            engine.kill()
+            killed.append(engine.pid)
+
+    how: dict[str, Any] = {"options": Options(id="name"), "shard_rows": 64}
+    ended = asyncio.run(run(job_of(tmp_path / "there", *names, **how), cluster, progress=kill))
+    assert killed
+    assert (ended.rows, ended.failed) == (240, 12)
+    assert here(job_of(tmp_path / "here", *names, **how)).failed == 12
+    assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
+
+
+def _workers() -> Iterator[psutil.Process]:
+    return (each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::"))
+
+
+def test_work_is_dealt_out_in_whole_batches(tmp_path: Path) -> None:
+    rows = [Item(str(number), bytes(1_000_000)) for number in range(100)]
+    dealt = list(groups(iter(rows), batch_size=8))
+    assert [row for group, _ in dealt for row in group] == rows
+    assert [len(group) for group, _ in dealt] == [40, 40, 20]  # 32 MiB, to a whole batch
+    assert [len(group) for group, _ in groups(iter([Item("x")] * 100), batch_size=8)] == [64, 36]
+
+
+def test_inputs_that_end_before_their_time_are_dealt_out_with_the_reason() -> None:
+    def broken() -> Iterator[Row]:
+        yield Item("0", PICTURES["00.png"])
+        raise BulkError("The tar breaks off.")
+
+    (group,) = groups(broken(), batch_size=4)
+    assert group == ([Item("0", PICTURES["00.png"])], "The tar breaks off.")
+
+
+def test_inputs_travel_but_standard_input_stays(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path, PICTURES)
+    copy = pickle.loads(pickle.dumps(inputs_of([str(folder)])))
+    assert [row.id for row in copy.rows(28)] == [f"{folder}/28.png", f"{folder}/29.png"]
+    with (folder / "28.png").open("rb") as file:
+        texts = inputs_of([], texts=["-"], standard_input=file)
+    with pytest.raises(BulkError, match="Standard input is on this machine alone"):
+        pickle.dumps(texts)
