@@ -115,7 +115,7 @@ async def bulk(*, images: int, folder: Path) -> Bulk:
 
     What decoding and the fake forward take by themselves is taken off.
     """
-    spec = fake_spec(hidden_size=_WIDTH)
+    spec = fake_spec(hidden_size=_WIDTH, prefix_tokens=0)
     grid = spec.grid(_TOKENS_AT)
     numbers = np.random.default_rng(0).standard_normal((_BATCH, grid.rows * grid.cols, _WIDTH), np.float32)
 

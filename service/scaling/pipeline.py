@@ -52,12 +52,21 @@ _ROUNDING = 1e-12
 
 @dataclass(frozen=True)
 class Need:
-    """What one image takes. Seconds are of one core, or of one engine's interpreter; bytes are of the network."""
+    """What one image takes. Bytes are of the network, seconds of one core.
+
+    engine_s: of the engine's Python too, of which a process runs one thread at a time.
+    """
 
     read_bytes: float
-    core_s: float
+    decode_s: float
     engine_s: float
+    write_s: float
     write_bytes: float
+
+    @property
+    def core_s(self) -> float:
+        """All that cores do."""
+        return self.decode_s + self.engine_s + self.write_s
 
 
 @dataclass(frozen=True)
@@ -82,3 +91,32 @@ def pipeline(need: Need, share: Share, *, storage_bytes_s: float | None) -> Pipe
     if storage_bytes_s is not None:
         stages.append(Stage("storage", storage_bytes_s / (need.read_bytes + need.write_bytes), is_shared=True))
     return Pipeline(stages)
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """So many cards, and what goes with each, at work on so many images."""
+
+    pipeline: Pipeline
+    images: int
+    cards: int
+
+    @property
+    def pace(self) -> float:
+        """Images a second."""
+        return self.pipeline.pace(self.cards)
+
+    @property
+    def wall(self) -> str:
+        """The stage that sets the pace."""
+        return self.pipeline.wall(self.cards).name
+
+    @property
+    def hours(self) -> float:
+        """Until the last image is done."""
+        return self.images / self.pace / 3600
+
+    @property
+    def card_hours(self) -> float:
+        """What is paid for."""
+        return self.cards * self.hours

@@ -15,7 +15,7 @@ _WARM_UP = 3
 
 @dataclass(frozen=True)
 class Sample:
-    """Means of an image. core_s: seconds of one core from the file to the encoder's pixels. images: so many were read."""
+    """Of so many images, the means. core_s: seconds of one core from the file to the encoder's pixels."""
 
     images: int
     nbytes: float

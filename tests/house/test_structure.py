@@ -20,7 +20,7 @@ SERVICE = (
     ("service.memory",),
     ("service.scheduling",),
     ("service.engine",),
-    ("service.bulk", "service.http"),
+    ("service.bulk", "service.http", "service.scaling"),
     ("service.run",),
     ("service.cli",),
 )
