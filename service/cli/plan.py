@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from encoders.memory.plan import Row
     from service.cli.plan_tables import Facts, Plan
     from service.scaling.cards import Card
-    from service.scaling.pipeline import Pipeline
+    from service.scaling.pipeline import Need, Pipeline, Share
     from service.scaling.sample import Sample
 
 _CLUSTERS = (1, 2, 5, 10, 20, 50, 100)
@@ -196,7 +196,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the plan."""
     from service.cli import plan_tables
 
-    plan = _plan(arguments)
+    plan = planned(arguments)
     if arguments.json:
         show_json(plan_tables.plan_json(plan))
     else:
@@ -210,82 +210,95 @@ def run(arguments: argparse.Namespace) -> int:
     return 0
 
 
-def _plan(arguments: argparse.Namespace) -> "Plan":
-    """What the flags ask for. Raises ArgumentError, and as the registry does for an id."""
-    from encoders.adapters import registry
+def planned(arguments: argparse.Namespace) -> "Plan":
+    """What the flags ask for. Raises ArgumentError, BulkError for a sample, and as the registry does for an id."""
     from service.cli.plan_tables import Facts, Plan
-    from service.engine.values import PlanRequest
     from service.scaling.cards import card_of
-    from service.scaling.measured import CONDITIONS, ENGINE_S, WRITE_S
-    from service.scaling.pipeline import Cluster, Need, Share, pipeline
+    from service.scaling.pipeline import Cluster, pipeline
 
-    for one, other in (("gpus", "hours"), ("utilisation", "pace"), ("sample", "image_size"), ("sample", "image_bytes")):
-        if getattr(arguments, one) is not None and getattr(arguments, other) is not None:
-            names = [f"--{name.replace('_', '-')}" for name in (one, other)]
-            raise ArgumentError(f"{' and '.join(names)} do not go together: leave one of them out.")
+    _require_apart(arguments)
     with flag("--images"):
         images = parse_count(arguments.images)
     with flag("--gpu"):
         card = card_of(arguments.gpu)
     facts = Facts()
-    facts.data_sheet.append(f"{card.tflops:,g} TFLOP/s (dense, 16 bits) and {card.memory_bytes / 1e9:g} GB of the card")
-    per_machine, engines = (number.chosen(arguments, facts) for number in (_CARDS_A_MACHINE, _ENGINES))
-    cores, network = (number.chosen(arguments, facts) for number in (_CORES, _NETWORK))
-    storage, price, pace = (number.chosen(arguments, facts) for number in (_STORAGE, _PRICE, _PACE))
+    model = _model(arguments, card)
+    need = _need(arguments, model, facts)
+    share = _share(arguments, card, model, facts)
+    storage = _STORAGE.chosen(arguments, facts)
     if storage is None:
-        facts.assumed.append("a storage as fast as it is asked to be (--storage-gbit)")
-
-    blueprint = registry.blueprint(arguments.model, dtype="bfloat16")
-    spec = blueprint.spec
-    size = spec.size(resolution_of(arguments))
-    outputs = PlanRequest(output=arguments.output).outputs(spec)
-    forward = _forward(blueprint, size, outputs, card)
-    facts.worked_out.append("FLOPs, memory, bytes of a row: from the encoder's code")
-    if pace is None:
-        flops = forward.prediction.flops / _BATCH
-        pace = card.tflops * 1e12 * _UTILISATION.chosen(arguments, facts) / flops
-
-    row_bytes = _row_bytes(spec, size, outputs, arguments.dtype)
-    pictures = _pictures(arguments, spec, size, facts)
-    facts.measured += [
-        f"{1e3 * ENGINE_S:.2f} ms of the engine for each image (benchmarks.stages)",
-        f"{1e-6 / WRITE_S:,.0f} MB/s written by a core (benchmarks.stages)",
-        f"benchmarks.stages: {CONDITIONS}",
-    ]
-    facts.assumed.append("the engine's time is all Python's: one thread at a time")
-    need = Need(pictures.nbytes, pictures.core_s, ENGINE_S, WRITE_S * row_bytes, row_bytes)
-    share = Share(cores, engines, network * _GBIT, pace)
+        facts.assumed.append(f"a storage as fast as it is asked to be ({_STORAGE.flag})")
     storage_bytes_s = None if storage is None else storage * _GBIT
     stages = pipeline(need, share, storage_bytes_s=storage_bytes_s)
     return Plan(
-        spec=spec,
-        size=size,
+        spec=model.spec,
+        size=model.size,
         output=arguments.output,
         dtype=arguments.dtype,
         images=images,
         card=card,
-        cards_a_machine=per_machine,
-        price=price,
+        cards_a_machine=_CARDS_A_MACHINE.chosen(arguments, facts),
+        price=_PRICE.chosen(arguments, facts),
         need=need,
         share=share,
         storage_bytes_s=storage_bytes_s,
-        forward=forward,
+        forward=model.forward,
         clusters=[Cluster(stages, images, cards) for cards in _cards(arguments, stages, images)],
         facts=facts,
     )
 
 
-def _forward(blueprint: "Blueprint", size: ImageSize, outputs: "Outputs", card: "Card") -> "Row":
-    """Of a batch as `embed` makes them. Raises ArgumentError if the card does not hold a forward of one image."""
+def _require_apart(arguments: argparse.Namespace) -> None:
+    """Raises ArgumentError for flags of which one takes the other's place."""
+    for one, other in (("gpus", "hours"), ("utilisation", "pace"), ("sample", "image_size"), ("sample", "image_bytes")):
+        if getattr(arguments, one) is not None and getattr(arguments, other) is not None:
+            names = [f"--{name.replace('_', '-')}" for name in (one, other)]
+            raise ArgumentError(f"{' and '.join(names)} do not go together: leave one of them out.")
+
+
+@dataclass(frozen=True)
+class _Model:
+    """An encoder at a size. forward: of a batch as `embed` makes them. row_bytes: of a row of the result."""
+
+    spec: "EncoderSpec"
+    size: ImageSize
+    forward: "Row"
+    row_bytes: int
+
+    @property
+    def flops(self) -> float:
+        """Of an image."""
+        return self.forward.prediction.flops / self.forward.prediction.batch
+
+
+def _model(arguments: argparse.Namespace, card: "Card") -> _Model:
+    from encoders.adapters import registry
+    from service.engine.values import PlanRequest
+
+    blueprint = registry.blueprint(arguments.model, dtype="bfloat16")
+    spec = blueprint.spec
+    size = spec.size(resolution_of(arguments))
+    outputs = PlanRequest(output=arguments.output).outputs(spec)
+    engines = _ENGINES.given(arguments) or _ENGINES.default
+    forward = forward_on(card, engines, blueprint, size, outputs)
+    return _Model(spec, size, forward, _row_bytes(spec, size, outputs, arguments.dtype))
+
+
+def forward_on(card: "Card", engines: int, blueprint: "Blueprint", size: ImageSize, outputs: "Outputs") -> "Row":
+    """Of a batch as `embed` makes them, where so many engines share the card.
+
+    Raises ArgumentError if there is no room for a forward of one image.
+    """
     from encoders.memory.plan import plan
     from encoders.memory.prediction import CUDA
 
-    one, forward = plan(blueprint, [size], [1, _BATCH], outputs, device="cuda", overhead=CUDA, room=card.memory_bytes)
+    room = card.memory_bytes // engines
+    one, forward = plan(blueprint, [size], [1, _BATCH], outputs, device="cuda", overhead=CUDA, room=room)
     if not one.max_batch:
         raise ArgumentError(
             f"{blueprint.spec.id} at {size} does not fit: a forward of one image takes "
-            f"{show_bytes(one.prediction.total_bytes)}, and a {card.name} has {show_bytes(card.memory_bytes)}. "
-            "Choose a larger --gpu or a smaller --resolution."
+            f"{show_bytes(one.prediction.total_bytes)}, and an engine on a {card.name} has {show_bytes(room)}. "
+            "Choose a larger --gpu, a smaller --resolution or fewer --engines-per-gpu."
         )
     return forward
 
@@ -305,10 +318,39 @@ def _row_bytes(spec: "EncoderSpec", size: ImageSize, outputs: "Outputs", dtype: 
     return Columns(shapes, dtype, pa.schema([])).row_bytes
 
 
-def _pictures(arguments: argparse.Namespace, spec: "EncoderSpec", size: ImageSize, facts: "Facts") -> "Sample":
-    """What a picture takes: of the sample, or of a JPEG of the size. Raises ArgumentError or BulkError."""
+def _share(arguments: argparse.Namespace, card: "Card", model: _Model, facts: "Facts") -> "Share":
+    """What goes with a card, and its pace: as given, else a part of its peak. Raises ArgumentError."""
+    from service.scaling.pipeline import Share
+
+    facts.worked_out.append("FLOPs, memory, bytes of a row: from the encoder's code")
+    facts.data_sheet.append(f"{card.tflops:,g} TFLOP/s (dense, 16 bits) and {card.memory_bytes / 1e9:g} GB of the card")
+    pace = _PACE.chosen(arguments, facts)
+    if pace is None:
+        pace = card.tflops * 1e12 * _UTILISATION.chosen(arguments, facts) / model.flops
+    cores, engines, network = (number.chosen(arguments, facts) for number in (_CORES, _ENGINES, _NETWORK))
+    return Share(cores, engines, network * _GBIT, pace)
+
+
+def _need(arguments: argparse.Namespace, model: _Model, facts: "Facts") -> "Need":
+    """What an image takes. Raises ArgumentError or BulkError."""
+    from service.scaling.measured import CONDITIONS, ENGINE_S, WRITE_S
+    from service.scaling.pipeline import Need
+
+    file_bytes, decode_s = _picture(arguments, model.spec, model.size, facts)
+    facts.measured += [
+        f"{1e3 * ENGINE_S:.2f} ms of the engine for each image (benchmarks.stages)",
+        f"{1e-6 / WRITE_S:,.0f} MB/s written by a core (benchmarks.stages)",
+        f"benchmarks.stages: {CONDITIONS}",
+    ]
+    facts.assumed.append("the engine's time is all Python's: one thread at a time")
+    return Need(file_bytes, decode_s, ENGINE_S, WRITE_S * model.row_bytes, model.row_bytes)
+
+
+def _picture(
+    arguments: argparse.Namespace, spec: "EncoderSpec", size: ImageSize, facts: "Facts"
+) -> tuple[float, float]:
+    """Bytes of a picture, seconds of its decoding: of the sample, or of a JPEG. Raises ArgumentError or BulkError."""
     from service.scaling.measured import BYTES_A_PIXEL, DECODING
-    from service.scaling.sample import Sample
 
     if arguments.sample is not None:
         sample = _sampled(arguments.sample, spec, size)
@@ -316,18 +358,18 @@ def _pictures(arguments: argparse.Namespace, spec: "EncoderSpec", size: ImageSiz
             f"{show_bytes(round(sample.nbytes))} and {1e3 * sample.core_s:.2f} ms of decoding for each picture, "
             f"of {sample.images} in {arguments.sample} on this machine"
         )
-        return sample
+        return sample.nbytes, sample.core_s
     source = _PICTURE_SIZE.chosen(arguments, facts)
-    core_s = DECODING.core_s(source, spec.preprocessing, size)
-    facts.measured.append(f"{1e3 * core_s:.2f} ms of decoding for each picture (benchmarks.stages)")
-    nbytes = BYTES_A_PIXEL * source.width * source.height
+    decode_s = DECODING.core_s(source, spec.preprocessing, size)
+    facts.measured.append(f"{1e3 * decode_s:.2f} ms of decoding for each picture (benchmarks.stages)")
     if arguments.image_bytes is None:
+        nbytes = BYTES_A_PIXEL * source.width * source.height
         facts.assumed.append(f"{show_bytes(round(nbytes))} a file (--image-bytes)")
     else:
         with flag("--image-bytes"):
             nbytes = _file_bytes(arguments.image_bytes)
-        facts.given.append(f"{show_bytes(nbytes)} a file")
-    return Sample(1, nbytes, core_s)
+        facts.given.append(f"{show_bytes(round(nbytes))} a file")
+    return nbytes, decode_s
 
 
 def _sampled(path: Path, spec: "EncoderSpec", size: ImageSize) -> "Sample":

@@ -10,7 +10,7 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize
 from encoders.memory.plan import Row
 from service.scaling.cards import Card
-from service.scaling.pipeline import Cluster, Need, Share
+from service.scaling.pipeline import Cluster, Need, Share, fed
 from service.sizes import show_bytes
 
 _NOT_COUNTED = (
@@ -78,7 +78,7 @@ def stages_table(plan: Plan) -> Table:
     words = {
         "read": (_bytes(need.read_bytes), network),
         "cores": (_core_parts(need), f"{share.cores:,g} cores"),
-        "engine": (f"{_ms(need.engine_s)} of Python", f"{share.engines:,} engine{'s' * (share.engines > 1)}"),
+        "engine": (f"{_ms(need.engine_s)} of Python", _engines(share.engines)),
         "forward": (f"{plan.flops / 1e9:,.1f} GFLOP", f"{share.forwards_s * plan.flops / 1e12:,.4g} TFLOP/s"),
         "write": (_bytes(need.write_bytes), network),
     }
@@ -118,14 +118,17 @@ def clusters_table(plan: Plan) -> Table:
 
 
 def amounts(plan: Plan) -> str:
-    """Bytes that are moved and kept, and the card's memory."""
+    """Bytes that are moved and kept, what keeps a card busy, and its memory."""
+    busy = fed(plan.need, plan.share.forwards_s)
     predicted, most, need = plan.forward.prediction, plan.forward.max_batch or 0, plan.need
     fits = "" if most >= predicted.batch else f" Run `embed` with --batch-size {most} or less."
     return (
         f"{plan.images:,} images: {_bytes(plan.images * need.read_bytes)} are read over the network, "
         f"{_bytes(plan.images * need.write_bytes)} are written and lie at rest, without compression.\n"
-        f"Memory: a batch of {predicted.batch} takes {show_bytes(predicted.total_bytes)} of the card's "
-        f"{show_bytes(plan.card.memory_bytes)}; up to {most:,} images fit.{fits}\n"
+        f"A card is kept busy by {_short(busy.cores)} cores, {_engines(busy.engines)} and "
+        f"{_short(8e-9 * busy.bytes_s)} Gbit/s.\n"
+        f"Memory: a batch of {predicted.batch} takes {show_bytes(predicted.total_bytes)} of an engine's "
+        f"{show_bytes(plan.card.memory_bytes // plan.share.engines)}; up to {most:,} images fit.{fits}\n"
     )
 
 
@@ -141,8 +144,12 @@ def facts_table(facts: Facts) -> Table:
 
 
 def plan_json(plan: Plan) -> dict[str, object]:
-    """In seconds, bytes, images a second and FLOP/s; storage: of all machines together."""
+    """In seconds, bytes, images a second and FLOP/s.
+
+    Stages are of one card's share, shared ones of all machines together. busy_gpu: what keeps a card busy.
+    """
     need, first = plan.need, plan.clusters[0]
+    busy = fed(need, plan.share.forwards_s)
     return {
         "model": plan.spec.id,
         "resolution": list(plan.size),
@@ -155,6 +162,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
             {"name": stage.name, "images_per_second": stage.pace, "shared": stage.is_shared}
             for stage in first.pipeline.stages
         ],
+        "busy_gpu": {"cores": busy.cores, "engines": busy.engines, "bytes_per_second": busy.bytes_s},
         "clusters": [
             {
                 "gpus": cluster.cards,
@@ -176,6 +184,10 @@ def plan_json(plan: Plan) -> dict[str, object]:
         },
         **asdict(plan.facts),
     }
+
+
+def _engines(count: int) -> str:
+    return f"{count:,} engine{'s' * (count > 1)}"
 
 
 def _core_parts(need: Need) -> str:

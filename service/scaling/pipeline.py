@@ -79,6 +79,16 @@ class Share:
     forwards_s: float
 
 
+def fed(need: Need, forwards_s: float) -> Share:
+    """What must go with a card, so that no other stage is slower than so many forwards a second."""
+    return Share(
+        cores=forwards_s * need.core_s,
+        engines=math.ceil(forwards_s * need.engine_s),
+        bytes_s=forwards_s * max(need.read_bytes, need.write_bytes),
+        forwards_s=forwards_s,
+    )
+
+
 def pipeline(need: Need, share: Share, *, storage_bytes_s: float | None) -> Pipeline:
     """storage_bytes_s: what the storage gives and takes of all machines together; None: as much as they want."""
     stages = [

@@ -1,15 +1,22 @@
 """`visiontower plan`: what it says of a cluster, and where each figure comes from."""
 
 import json
+import math
 import shlex
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from encoders.adapters.registry import blueprint
+from encoders.memory.prediction import MIB
 from service.cli import main as cli
+from service.cli.arguments import ArgumentError
 from service.cli.main import main
+from service.cli.plan import forward_on, planned
+from service.cli.plan_tables import amounts
+from service.scaling.cards import Card
 from service.scaling.measured import BYTES_A_PIXEL, ENGINE_S, WRITE_S
 from service.sizes import parse_count, show_bytes
 from tests.support.serving import image_bytes
@@ -140,8 +147,15 @@ def test_the_other_stages_are_what_a_card_has_by_what_an_image_takes(capsys: pyt
     assert answer["at_rest_bytes"] == 10**9 * row
 
 
-@pytest.mark.parametrize("output", ["pooled", "tokens", "both"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+def test_what_keeps_a_card_busy_is_said(capsys: pytest.CaptureFixture[str]) -> None:
+    busy = answered("--pace", "5000", "--image-bytes", "50kB", capsys=capsys)["busy_gpu"]
+    assert busy["engines"] == math.ceil(5000 * ENGINE_S)
+    assert busy["bytes_per_second"] == 5000 * 50_000
+    flags = ("--pace", "5000", "--image-bytes", "50kB")
+    assert f"{busy['cores']:.2f} cores, {busy['engines']} engines and 2.00 Gbit/s." in shown(*flags, capsys=capsys)
+
+
+@pytest.mark.parametrize(("output", "dtype"), [("pooled", "float32"), ("tokens", "float16"), ("both", "float16")])
 def test_a_row_has_the_bytes_that_embed_says(
     output: str, dtype: str, photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -195,12 +209,6 @@ def test_the_kinds_of_figures_are_named(capsys: pytest.CaptureFixture[str]) -> N
     assert "Given:" not in shown(capsys=capsys)
 
 
-def test_a_batch_that_the_card_does_not_hold_is_said(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "--batch-size" not in shown(capsys=capsys)
-    plan = answered(capsys=capsys)["memory"]
-    assert plan["max_batch"] >= plan["batch"] == 32
-
-
 @pytest.mark.parametrize(
     ("argv", "named"),
     [
@@ -247,9 +255,17 @@ def test_a_sample_without_an_image_says_why(tmp_path: Path, capsys: pytest.Captu
     assert "--sample: none of 1 pictures could be decoded: " in capsys.readouterr().err
 
 
-def test_an_encoder_that_the_card_does_not_hold_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert (
-        main(["plan", *FLAGS[:2], "--model", "openclip:ViT-bigG-14@random", "--gpu", "t4", "--resolution", "2240"]) == 2
-    )
-    assert " does not fit: a forward of one image takes " in capsys.readouterr().err
-    assert blueprint("openclip:ViT-bigG-14@random").spec.id
+def test_an_encoder_that_the_card_does_not_hold_is_refused() -> None:
+    drawn = blueprint("fake:vit")
+    size, outputs, card = drawn.spec.image_size, drawn.spec.outputs(pooled=True), Card("small", 1, 1024 * MIB)
+    assert forward_on(card, 1, drawn, size, outputs).max_batch
+    expected = r"does not fit: a forward of one image takes 558.7 MiB, and an engine on a small has 512 MiB\. Choose"
+    with pytest.raises(ArgumentError, match=expected):
+        forward_on(card, 2, drawn, size, outputs)
+
+
+def test_a_batch_that_the_card_does_not_hold_is_said() -> None:
+    plan = planned(cli.parser().parse_args(["plan", *FLAGS]))
+    assert "--batch-size" not in amounts(plan)
+    few = replace(plan, forward=replace(plan.forward, max_batch=7))
+    assert "up to 7 images fit. Run `embed` with --batch-size 7 or less." in amounts(few)

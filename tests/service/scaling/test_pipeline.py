@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.scaling.cards import CARDS, card_of
-from service.scaling.pipeline import Cluster, Need, Pipeline, Share, Stage, pipeline
+from service.scaling.pipeline import Cluster, Need, Pipeline, Share, Stage, fed, pipeline
 
 NEED = Need(read_bytes=100_000, decode_s=0.002, engine_s=0.0005, write_s=0.0005, write_bytes=2_000)
 SHARE = Share(cores=12, engines=2, bytes_s=1.25e9, forwards_s=1000.0)
@@ -40,13 +40,24 @@ def test_the_storage_is_shared_by_all_that_is_read_and_written() -> None:
 )
 def test_the_slowest_stage_is_the_wall(cards: int, wall: str, pace: float) -> None:
     stages = pipeline(NEED, SHARE, storage_bytes_s=1.02e9)
-    assert (stages.wall(cards).name, stages.pace(cards)) == (wall, pytest.approx(pace))
+    assert stages.wall(cards).name == wall
+    assert stages.pace(cards) == pytest.approx(pace)
 
 
 def test_hours_and_card_hours_by_hand() -> None:
     cluster = Cluster(pipeline(NEED, SHARE, storage_bytes_s=None), images=36_000_000, cards=4)
     assert (cluster.pace, cluster.hours, cluster.card_hours) == pytest.approx((4_000, 2.5, 10.0))
     assert cluster.wall == "forward"
+
+
+def test_what_keeps_a_card_busy_by_hand() -> None:
+    busy = fed(NEED, 3000.0)
+    assert (busy.cores, busy.engines, busy.bytes_s) == pytest.approx((9, 2, 3e8))
+
+
+@given(st.floats(0.01, 1e6))
+def test_a_card_that_is_kept_busy_is_the_wall(forwards_s: float) -> None:
+    assert pipeline(NEED, fed(NEED, forwards_s), storage_bytes_s=None).pace(1) == pytest.approx(forwards_s)
 
 
 def stages(*, shared: bool) -> st.SearchStrategy[Pipeline]:
