@@ -63,6 +63,7 @@ from encoders.memory.device import Reading
 from encoders.runtime.device import resolve
 from encoders.runtime.device_memory import memory_of
 from encoders.runtime.torch_encoder import TorchEncoder
+from service.scaling.cards import CARDS
 
 MODELS = (
     "openclip:ViT-L-14@random",
@@ -88,21 +89,20 @@ Run: TypeAlias = Callable[[], object]
 # The card.
 
 
-DATASHEET: dict[str, float] = {
-    r"\bH200 NVL\b": 836,
-    r"\bG?H200\b": 989,
-    r"\bH100 NVL\b": 836,
-    r"\bH100 PCIe\b": 757,
-    r"\bH100\b": 989,
-    r"\bA100\b": 312,
-    r"\bL40S\b": 362,
-    r"\bL40\b": 181,
-    r"\bA30\b": 165,
-    r"\bA10\b": 125,
-    r"\bL4\b": 121,
+DATASHEET = {
+    r"\bH200 NVL\b": "h200-nvl",
+    r"\bG?H200\b": "h200",
+    r"\bH100 NVL\b": "h100-nvl",
+    r"\bH100 PCIe\b": "h100-pcie",
+    r"\bH100\b": "h100",
+    r"\bA100\b": "a100-80",
+    r"\bL40S\b": "l40s",
+    r"\bL40\b": "l40",
+    r"\bA30\b": "a30",
+    r"\bA10\b": "a10",
+    r"\bL4\b": "l4",
 }
-"""Dense TFLOP/s in bfloat16 and float16, by torch's name of the card; the first that fits. From NVIDIA's datasheets,
-which print twice these figures, "with sparsity"."""
+"""Our name of a card by torch's; the first that fits."""
 
 
 @dataclass(frozen=True)
@@ -143,7 +143,7 @@ def datasheet(device: str, dtype: str) -> float | None:
     """Dense TFLOP/s of a card by torch's name of it; None where it is not known, as for a part of a card (MIG)."""
     if dtype == "float32" or " MIG " in device:
         return None
-    return next((figure for name, figure in DATASHEET.items() if re.search(name, device)), None)
+    return next((CARDS[name].tflops for theirs, name in DATASHEET.items() if re.search(theirs, device)), None)
 
 
 def peak(placement: Placement, *, sides: Sequence[int], seconds: float) -> float:

@@ -21,6 +21,7 @@ from service.engine.backend import real_backend
 from service.http.app import create_app
 from service.http.problems import slugs
 from service.settings import PREFIX, Settings, settings_table
+from service.sizes import show_bytes
 from tests.support.paths import ROOT
 from tests.support.serving import client_of
 from training.demo.evaluate import table
@@ -81,6 +82,31 @@ def test_the_memory_shown_is_the_command_s_answer(
     assert block("docs/memory.md", "vram") == f"```text\n{printed}\n```"
     verdict = printed.split("\n\n")[-1]
     assert block("README.md", "vram-verdict") == f"```text\n{verdict}\n```"
+
+
+def test_the_plan_shown_is_the_command_s_answer(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """If this fails, put what the command prints into docs/scaling.md."""
+    monkeypatch.setenv("COLUMNS", "80")
+    (line,) = re.findall(r"^visiontower (plan .*)$", PAGES["docs/scaling.md"], flags=re.MULTILINE)
+    main(shlex.split(line))
+    printed = "\n".join(row.rstrip() for row in capsys.readouterr().out.strip("\n").splitlines())
+    assert block("docs/scaling.md", "plan") == f"```text\n{printed}\n```"
+
+
+def test_where_the_wall_is_is_what_the_command_says(capsys: pytest.CaptureFixture[str]) -> None:
+    """If this fails, put what is expected here into docs/scaling.md."""
+    rows = re.findall(r"^\| `(--model .*)` \|", PAGES["docs/scaling.md"], flags=re.MULTILINE)
+    assert len(rows) > 4
+    expected = []
+    for flags in rows:
+        main(["plan", "--images", "1e9", "--gpu", "h100", *shlex.split(flags), "--json"])
+        plan = json.loads(capsys.readouterr().out)
+        busy, pace = plan["busy_gpu"], {stage["name"]: stage["images_per_second"] for stage in plan["stages"]}
+        beside = f"{busy['cores']:,.0f} | {busy['engines']} | {8e-9 * busy['bytes_per_second']:.1f}"
+        expected.append(f"| `{flags}` | {pace['forward']:,.0f} | {beside} | {show_bytes(plan['at_rest_bytes'])} |")
+    assert "\n".join(expected) == block("docs/scaling.md", "walls").split("|\n", 2)[2]
 
 
 def test_the_demo_table_is_the_report() -> None:
@@ -207,7 +233,7 @@ def test_every_make_target_named_is_there() -> None:
 
 def test_every_command_named_is_one() -> None:
     found = set(re.findall(r"(?:`|^)visiontower ([a-z]+)\b", EVERYTHING, flags=re.MULTILINE))
-    assert found == {"serve", "embed", "search", "similarity", "models", "verify", "vram"}
+    assert found == {"serve", "embed", "search", "similarity", "models", "verify", "vram", "plan"}
     for command in found:
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])

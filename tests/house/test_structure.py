@@ -21,7 +21,7 @@ SERVICE = (
     ("service.scheduling",),
     ("service.engine",),
     ("service.cluster",),
-    ("service.bulk", "service.http"),
+    ("service.bulk", "service.http", "service.scaling"),
     ("service.run",),
     ("service.cli",),
 )
