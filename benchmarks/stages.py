@@ -29,6 +29,7 @@ from encoders.adapters.fake import FakeBlueprint, FakeEncoder, FakeMemory, fake_
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import Encoded, ImageSize
 from encoders.images.decode import decode_for
+from service.bulk.embedding import EngineEmbedder
 from service.bulk.run import Job, run
 from service.bulk.sources import inputs_of
 from service.engine.backend import Backend
@@ -137,7 +138,7 @@ async def bulk(*, images: int, folder: Path) -> Bulk:
         async def spent(request: EmbedRequest, files: Sequence[Path], out: str) -> float:
             job = Job(folder / out, inputs_of(list(map(str, files))), request, batch_size=_BATCH)
             started = time.process_time()
-            await run(job, engine)
+            await run(job, EngineEmbedder(engine))
             return (time.process_time() - started) / len(files) - _alone(encoder, request, files)
 
         await spent(pooled, files[: images // 4], "warm-up")
