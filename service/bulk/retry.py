@@ -2,20 +2,18 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from service.bulk.embedding import embedded, on_a_thread, read
 from service.bulk.errors import BulkError
 from service.bulk.items import Inputs, Item
 from service.bulk.rows import Rows
-from service.bulk.sinks import ParquetFile, ParquetFolder, counts, read_rows, write
+from service.bulk.sinks import TableSink, write
 from service.bulk.writing import Writing
 from service.engine.engine import Engine
 from service.engine.values import EmbedRequest
@@ -29,13 +27,12 @@ async def retry(
     Raises BulkError if the inputs are others now, or there is no room; and as `embedded`.
     """
     sink = writing.sink
-    assert isinstance(sink, ParquetFile | ParquetFolder)
+    assert isinstance(sink, TableSink)
     failures: list[tuple[str, str]] = []
     start = 0
-    for number, path in enumerate(sink.shards()):
-        shard = counts(path)
-        if shard.failed:
-            places = await asyncio.to_thread(_failed, path)
+    for number in range(sink.shards):
+        rows_here, places = await asyncio.to_thread(_failed, sink.read(number, ["id", "error"]))
+        if places:
             once_more: list[tuple[str, str]] = []
             fresh: list[pa.RecordBatch] = []
             wanted = _wanted(places, inputs, start=start)
@@ -45,23 +42,25 @@ async def retry(
                 once_more += batch.failures
             rows = Rows(
                 writing.columns,
-                total=shard.rows,
+                total=rows_here,
                 failed=len(once_more),
                 about=writing.about,
-                tables=partial(_replaced, path, list(places), pa.Table.from_batches(fresh)),
+                tables=partial(_replaced, partial(sink.read, number), list(places), pa.Table.from_batches(fresh)),
             )
             await asyncio.to_thread(write, sink, number, rows, writing.manifest)
             failures += once_more
-        start += shard.rows
+        start += rows_here
     return failures
 
 
-def _failed(path: Path) -> dict[int, str]:
-    """The ids of the rows that failed, by their places in the shard, in order."""
-    with pq.ParquetFile(path) as file:
-        table = file.read(["id", "error"])
-    places = np.flatnonzero(table["error"].is_valid().to_numpy())
-    return dict(zip(places.tolist(), table["id"].take(places).to_pylist(), strict=True))
+def _failed(shard: Iterable[pa.Table]) -> tuple[int, dict[int, str]]:
+    """How many rows the shard has; and of those that failed, the ids by their places, in order."""
+    rows, failed = 0, dict[int, str]()
+    for table in shard:
+        places = np.flatnonzero(table["error"].is_valid().to_numpy())
+        failed.update(zip((places + rows).tolist(), table["id"].take(places).to_pylist(), strict=True))
+        rows += len(table)
+    return rows, failed
 
 
 def _wanted(places: Mapping[int, str], inputs: Inputs, *, start: int) -> Iterator[Item]:
@@ -79,10 +78,10 @@ def _wanted(places: Mapping[int, str], inputs: Inputs, *, start: int) -> Iterato
         raise BulkError(f"The inputs end before item {start + last}: they are others now.")
 
 
-def _replaced(path: Path, places: Sequence[int], fresh: pa.Table) -> Iterator[pa.Table]:
+def _replaced(shard: Callable[[], Iterable[pa.Table]], places: Sequence[int], fresh: pa.Table) -> Iterator[pa.Table]:
     """The shard's rows, those at these places by fresh ones."""
     begin = 0
-    for before in read_rows(path):
+    for before in shard():
         table = before.replace_schema_metadata(None).cast(fresh.schema)
         one, other = bisect_left(places, begin), bisect_left(places, begin + len(table))
         if other > one:

@@ -2,17 +2,16 @@
 
 from service.bulk.sinks.choice import FILES, Layout, shard_rows, sink_of
 from service.bulk.sinks.one_file import OneFile
-from service.bulk.sinks.parquet import ParquetFile, ParquetFolder, counts, read_rows
-from service.bulk.sinks.sink import Counts, Sink, write
+from service.bulk.sinks.parquet import counts, read_rows
+from service.bulk.sinks.sink import Counts, Sink, TableSink, write
 
 __all__ = [
     "FILES",
     "Counts",
     "Layout",
     "OneFile",
-    "ParquetFile",
-    "ParquetFolder",
     "Sink",
+    "TableSink",
     "counts",
     "read_rows",
     "shard_rows",

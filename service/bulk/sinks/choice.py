@@ -6,6 +6,7 @@ from typing import Literal, TypeAlias
 
 from service.bulk.errors import BulkError
 from service.bulk.sinks.clip_retrieval import ClipRetrieval
+from service.bulk.sinks.lance import LanceDataset
 from service.bulk.sinks.npy import NpyFile
 from service.bulk.sinks.parquet import ParquetFile, ParquetFolder
 from service.bulk.sinks.safetensors import SafetensorsFile
@@ -17,22 +18,23 @@ _SHARD_BYTES = 256 * 1024 * 1024
 _MOST_SHARD_ROWS = 262_144
 
 
-FILES: dict[str, type[ParquetFile | NpyFile | SafetensorsFile]] = {
+FILES: dict[str, type[ParquetFile | NpyFile | SafetensorsFile | LanceDataset]] = {
     ".parquet": ParquetFile,
     ".npy": NpyFile,
     ".safetensors": SafetensorsFile,
+    ".lance": LanceDataset,
 }
 
 
 def sink_of(out: Path, *, layout: Layout = "auto", arrays: Sequence[str], is_folder: bool = False) -> Sink:
-    """By the suffix; without one, a folder. is_folder: whatever it is.
+    """By the suffix; without one, a folder. is_folder: so too with one, but .lance, which is a folder anyway.
 
-    Raises BulkError if it has no place for the arrays.
+    Raises BulkError if it has no place for the arrays, or needs a library that is not installed.
     """
-    sink: ClipRetrieval | ParquetFolder | ParquetFile | NpyFile | SafetensorsFile
+    sink: Sink
     if layout == "clip-retrieval":
         sink = ClipRetrieval(out)
-    elif is_folder or out.is_dir() or not out.suffix:
+    elif out.suffix != ".lance" and (is_folder or out.is_dir() or not out.suffix):
         sink = ParquetFolder(out)
     elif out.suffix in FILES:
         sink = FILES[out.suffix](out)

@@ -1,9 +1,8 @@
 """Parquet: one file, or a folder of them. Every item has a row."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
-from itertools import count, takewhile
+from itertools import count
 from pathlib import Path
 from typing import ClassVar
 
@@ -15,10 +14,7 @@ from service.bulk.resume import Manifest
 from service.bulk.rows import Rows
 from service.bulk.sinks.folder import Folder
 from service.bulk.sinks.one_file import OneFile
-from service.bulk.sinks.sink import Counts, File
-
-_KEY = "visiontower"
-"""The key of Parquet metadata that has the manifest."""
+from service.bulk.sinks.sink import KEY, Counts, File, counted, described
 
 
 class ParquetFile(OneFile):
@@ -33,17 +29,22 @@ class ParquetFile(OneFile):
         if not self.out.exists():
             return None
         about = _metadata(self.out)
-        if _KEY.encode() not in about:
+        if KEY not in about:
             raise BulkError(f"{self.out} exists already: --restart writes it anew.")
-        return Manifest.of_json(about[_KEY.encode()])
+        return Manifest.of_json(about[KEY])
 
     def whole(self, rows: int) -> Counts:
         """Of the result."""
         return counts(self.out)
 
-    def shards(self) -> list[Path]:
-        """The files that are there."""
-        return [self.out] if self.out.exists() else []
+    @property
+    def shards(self) -> int:
+        """One, if it is there."""
+        return int(self.out.exists())
+
+    def read(self, number: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """As TableSink.read."""
+        return read_rows(self.out, columns)
 
     def files(self, number: int, rows: Rows, manifest: Manifest) -> Iterator[File]:
         """As Sink.files."""
@@ -65,9 +66,14 @@ class ParquetFolder(Folder):
         path = self._shard(number)
         return counts(path) if path.exists() else None
 
-    def shards(self) -> list[Path]:
-        """The files that are there, in order."""
-        return list(takewhile(Path.exists, map(self._shard, count())))
+    @property
+    def shards(self) -> int:
+        """The files that are there without a gap."""
+        return next(number for number in count() if not self._shard(number).exists())
+
+    def read(self, number: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """As TableSink.read."""
+        return read_rows(self._shard(number), columns)
 
     def _shard(self, number: int) -> Path:
         return self.out / f"part-{number:05d}.parquet"
@@ -77,18 +83,16 @@ class ParquetFolder(Folder):
         yield self._shard(number), partial(_write_parquet, rows=rows, manifest=None)
 
 
-def read_rows(path: Path) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of ours, a group at a time."""
+def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+    """The rows of a Parquet file of ours, a group at a time. columns: all if None."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
-            yield file.read_row_group(group)
+            yield file.read_row_group(group, columns)
 
 
 def counts(path: Path) -> Counts:
     """Of a Parquet file of ours."""
-    with pq.ParquetFile(path) as file:
-        errors = file.read(["error"])["error"]
-    return Counts(len(errors), len(errors) - errors.null_count)
+    return counted(read_rows(path, ["error"]))
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:
@@ -99,10 +103,7 @@ def _metadata(path: Path) -> dict[bytes, bytes]:
 
 
 def _write_parquet(path: Path, *, rows: Rows, manifest: Manifest | None) -> None:
-    about = {key: value if isinstance(value, str) else json.dumps(value) for key, value in rows.about.items()}
-    if manifest is not None:
-        about[_KEY] = manifest.to_json()
-    schema = rows.columns.schema.with_metadata(about)
+    schema = rows.columns.schema.with_metadata(described(rows, manifest))
     with pq.ParquetWriter(path, schema, compression="zstd", use_dictionary=rows.columns.plain) as writer:
         for group in rows.groups():
             writer.write_table(group.cast(schema), row_group_size=len(group))

@@ -3,16 +3,21 @@
 A shard may be of several files: then the last to be put in place says that it is there.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+import json
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar, Protocol, TypeAlias
+from typing import ClassVar, Protocol, TypeAlias, runtime_checkable
+
+import pyarrow as pa
 
 from service.bulk.resume import Manifest, write_whole
 from service.bulk.rows import Rows
 
 File: TypeAlias = tuple[Path, Callable[[Path], object] | None]
 """A file of a shard and what fills it; None: it is not there."""
+KEY = b"visiontower"
+"""The key of a table's metadata that has the manifest of a whole result."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +71,30 @@ class Sink(Protocol):
 
     def clear(self) -> None:
         """Remove all that earlier runs wrote, the last shard first, so that a run killed here still knows its own."""
+
+
+@runtime_checkable
+class TableSink(Sink, Protocol):
+    """A sink with a row for every item, failed ones too, that can be read again."""
+
+    @property
+    def shards(self) -> int:
+        """How many are there."""
+
+    def read(self, number: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+        """The rows of a shard in order, some MiB at a time. columns: all if None."""
+
+
+def counted(tables: Iterable[pa.Table]) -> Counts:
+    """The rows of a shard, from its column `error`."""
+    errors = [table["error"] for table in tables]
+    return Counts(sum(map(len, errors)), sum(len(each) - each.null_count for each in errors))
+
+
+def described(rows: Rows, manifest: Manifest | None) -> dict[str, str]:
+    """What the metadata of a table say: the run's parameters; of a whole result, also its manifest."""
+    about = {key: value if isinstance(value, str) else json.dumps(value) for key, value in rows.about.items()}
+    return about if manifest is None else {**about, KEY.decode(): manifest.to_json()}
 
 
 def write(sink: Sink, number: int, rows: Rows, manifest: Manifest) -> None:
