@@ -1,5 +1,6 @@
 """Lance: a dataset, which is a folder of the library's own. Every item has a row."""
 
+import re
 from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -70,4 +71,10 @@ class LanceDataset(OneFile):
 def _write(path: Path, *, rows: Rows, manifest: Manifest) -> None:
     schema = rows.columns.schema.with_metadata(described(rows, manifest))
     batches = (batch for group in rows.groups() for batch in group.cast(schema).to_batches())
-    lance.library().write_dataset(batches, path, schema)
+    try:
+        lance.library().write_dataset(batches, path, schema)
+    except OSError as error:
+        number = re.search(r"\(os error (\d+)\)", str(error))  # the system's, which the library has as text alone
+        if number is None:
+            raise
+        raise OSError(int(number[1]), str(error)) from error
