@@ -22,6 +22,11 @@ import pyarrow as pa
 from service.bulk.errors import BulkError
 
 MANIFEST = "manifest.json"
+"""In the folder of what is unfinished, if the result is one file."""
+RUN = "_run.json"
+"""In the folder of a result of shards: the same."""
+UNFINISHED = ".parts"
+"""After the name of a result that is one file: the folder of what is unfinished."""
 _VERSION = 2
 _LONGEST, _MOST = 60, 5
 """Characters of a parameter, and parameters, that a refusal shows."""

@@ -48,7 +48,13 @@ class Job:
 
     def sink(self) -> Sink:
         """Where it goes. Raises BulkError if that cannot be."""
-        sink = sink_of(self.out, layout=self.layout, arrays=self.arrays, is_folder=self.is_folder)
+        sink = sink_of(
+            self.out,
+            layout=self.layout,
+            arrays=self.arrays,
+            modalities=self.inputs.modalities,
+            is_folder=self.is_folder,
+        )
         if self.retry_errors and not isinstance(sink, TableSink):
             raise BulkError(
                 "--retry-errors is for results with a row for each failure: .parquet, a folder of them, or .lance."

@@ -7,7 +7,7 @@ from service.bulk.results.arrays import of_npy, of_safetensors
 from service.bulk.results.lance import of_lance
 from service.bulk.results.parquet import of_tables
 from service.bulk.results.result import POOLED, Result
-from service.bulk.resume import beside
+from service.bulk.resume import UNFINISHED, beside
 from service.bulk.sinks import FILES
 
 SHARDS = "part-*.parquet"
@@ -32,7 +32,7 @@ def opened(path: Path, *, column: str = POOLED, block_numbers: int = _BLOCK_NUMB
             )
         return of_tables(path, shards, column=column, block_numbers=block_numbers)
     if not path.exists():
-        if beside(path, ".parts").exists():
+        if beside(path, UNFINISHED).exists():
             raise BulkError(f"{path} is not finished: the `visiontower embed` that began it continues it.")
         raise BulkError(f"{path} is not there.")
     match path.suffix:

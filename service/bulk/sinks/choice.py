@@ -1,10 +1,11 @@
 """Which sink a name on the command line means, and how large its shards are."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from pathlib import Path
 from typing import Literal, TypeAlias
 
 from service.bulk.errors import BulkError
+from service.bulk.items import Modality
 from service.bulk.sinks.clip_retrieval import ClipRetrieval
 from service.bulk.sinks.lance import LanceDataset
 from service.bulk.sinks.npy import NpyFile
@@ -26,14 +27,21 @@ FILES: dict[str, type[ParquetFile | NpyFile | SafetensorsFile | LanceDataset]] =
 }
 
 
-def sink_of(out: Path, *, layout: Layout = "auto", arrays: Sequence[str], is_folder: bool = False) -> Sink:
+def sink_of(
+    out: Path,
+    *,
+    layout: Layout = "auto",
+    arrays: Sequence[str],
+    modalities: Set[Modality] = frozenset({"image"}),
+    is_folder: bool = False,
+) -> Sink:
     """By the suffix; without one, a folder. is_folder: so too with one, but .lance, which is a folder anyway.
 
-    Raises BulkError if it has no place for the arrays, or needs a library that is not installed.
+    Raises BulkError if it has no place for the arrays or the modalities, or needs a library that is not installed.
     """
     sink: Sink
     if layout == "clip-retrieval":
-        sink = ClipRetrieval(out)
+        sink = ClipRetrieval(out, modalities)
     elif out.suffix != ".lance" and (is_folder or out.is_dir() or not out.suffix):
         sink = ParquetFolder(out)
     elif out.suffix in FILES:

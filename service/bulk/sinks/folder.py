@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from service.bulk.errors import BulkError
-from service.bulk.resume import Manifest, write_whole
+from service.bulk.resume import RUN, Manifest, write_whole
 
 
 class Folder:
@@ -30,7 +30,7 @@ class Folder:
 
     @property
     def _manifest(self) -> Path:
-        return self.out / "_run.json"
+        return self.out / RUN
 
     def require(self, arrays: Sequence[str]) -> None:
         """As Sink.require."""

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import ClassVar
 
 from service.bulk.errors import BulkError
-from service.bulk.resume import MANIFEST, Manifest, beside, write_whole
+from service.bulk.resume import MANIFEST, UNFINISHED, Manifest, beside, write_whole
 from service.bulk.sinks.sink import Counts
 
 
@@ -21,7 +21,7 @@ class OneFile:
     @property
     def work(self) -> Path:
         """As Sink.work."""
-        return beside(self.out, ".parts")
+        return beside(self.out, UNFINISHED)
 
     @property
     def ledger(self) -> Path | None:

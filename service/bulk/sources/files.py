@@ -8,6 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from service.bulk.errors import BulkError
+from service.bulk.items import Modality
 from service.bulk.sources.place import Disk, Row, Skip, digest_of, row, shown
 from service.bulk.sources.places import Places
 
@@ -43,6 +44,7 @@ class Files:
     """Images in order. Their names are all that is kept of them."""
 
     columns = pa.schema([])
+    modality: Modality = "image"
 
     def __init__(self, names: Sequence[str], places: Places) -> None:
         self.total = len(names)
