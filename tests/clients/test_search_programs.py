@@ -18,7 +18,7 @@ PHOTOS = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """As the page has it: `photos.parquet` of `photos/`. One of these, not the first, is no image."""
+    """As the page has it: `photos.parquet` and `photos.lance` of `photos/`. One of these, not the first, is no image."""
     folder = tmp_path_factory.mktemp("search")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)
@@ -27,7 +27,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
             scene = sample_scene(np.random.default_rng(seed))
             Image.fromarray(render(scene, 96)).save(f"photos/{seed:02}.jpg", quality=95)
         Path("photos/01.jpg").write_bytes(b"no image")
-        main(["embed", "photos/", "-o", "photos.parquet", "--dtype", "float16"])
+        for name in ("photos.parquet", "photos.lance"):
+            main(["embed", "photos/", "-o", name, "--dtype", "float16"])
         yield folder
 
 

@@ -113,7 +113,7 @@ def _killed_again_and_again(images: Path, name: str, tmp_path: Path, killer: Kil
     for seed in seeds:
         chance = random.Random(seed)
         out = tmp_path / str(seed) / name
-        while not killer.ends(images, out, die_at=chance.randrange(18)):
+        while not killer.ends(images, out, die_at=int(chance.triangular(0, 40, 8))):
             pass
         assert content(out) == expected
 
