@@ -18,7 +18,7 @@ PHOTOS = 30
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """As the page has it: `photos.parquet` and `photos.lance` of `photos/`. One of these, not the first, is no image."""
+    """As the page has it: a Parquet file and a Lance dataset of `photos/`, whose second file is no image."""
     folder = tmp_path_factory.mktemp("search")
     with pytest.MonkeyPatch.context() as here:
         here.chdir(folder)

@@ -1,5 +1,6 @@
 """Lance: a dataset, which is a folder of the library's own. Every item has a row."""
 
+import errno
 import re
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -78,3 +79,12 @@ def _write(path: Path, *, rows: Rows, manifest: Manifest) -> None:
         if number is None:
             raise
         raise OSError(int(number[1]), str(error)) from error
+    _require_whole(path)
+
+
+def _require_whole(path: Path) -> None:
+    """The library says nothing if the disk is full at the last bytes of a file. Raises OSError then."""
+    for fragment in lance.opened(path).get_fragments():
+        for file in fragment.data_files():
+            if (path / "data" / file.path).stat().st_size != file.file_size_bytes:
+                raise OSError(errno.ENOSPC, f"{file.path} is cut short")
