@@ -65,7 +65,7 @@ else
 	$(WITHOUT_NPM)
 endif
 
-clients: $(CLIENTS)/.made ## build/clients: the clients of docs/recipes.md, for their tests
+clients: $(CLIENTS)/.made ## build/clients: other people's libraries, for the programs in docs/
 
 bench: setup $(PEER) ## a short bench beside a plain FastAPI handler; ARGS="--work small"
 	$(BIN)/python -m benchmarks.serve --quick $(ARGS)
@@ -105,7 +105,7 @@ $(PEER): benchmarks/peers/fastapi/requirements.txt | setup
 	@touch $@
 
 $(CLIENTS)/.made: tests/clients/requirements.txt | setup
-	@echo "Installing the clients of docs/recipes.md into $(CLIENTS)"
+	@echo "Installing the clients of docs/recipes.md and docs/search.md into $(CLIENTS)"
 	@rm -rf $(CLIENTS)
 	$(BIN)/python -m venv $(CLIENTS)
 	$(UV) --python $(CLIENTS)/bin/python -r $<

@@ -111,9 +111,10 @@ def measure(files: Sequence[Path], *, width: int, rounds: int, cold: bool) -> li
 
 def drop(path: Path) -> None:
     """From the system's memory: the next read comes from the disk."""
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
-        os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    for part in filter(Path.is_file, [path, *path.rglob("*")]):  # a Lance dataset is a folder
+        with part.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
 def table(found: Sequence[Timed], *, rows: int, width: int, dtype: str) -> Table:

@@ -1,14 +1,16 @@
 """What goes into a bulk run: items in a fixed order. Knows no kind of source."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Protocol, TypeAlias
+from typing import Literal, Protocol, TypeAlias
 
 import pyarrow as pa
 
 from encoders.contract.errors import ImageError
 from service.engine.values import Source
+
+Modality: TypeAlias = Literal["image", "text"]
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,10 @@ class Inputs(Protocol):
     @property
     def columns(self) -> pa.Schema:
         """The columns that the items carry; often none."""
+
+    @property
+    def modalities(self) -> Set[Modality]:
+        """What the items are: images, texts, or some of each."""
 
     @property
     def total(self) -> int | None:

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import json
 import os
+import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -21,6 +22,11 @@ import pyarrow as pa
 from service.bulk.errors import BulkError
 
 MANIFEST = "manifest.json"
+"""In the folder of what is unfinished, if the result is one file."""
+RUN = "_run.json"
+"""In the folder of a result of shards: the same."""
+UNFINISHED = ".parts"
+"""After the name of a result that is one file: the folder of what is unfinished."""
 _VERSION = 2
 _LONGEST, _MOST = 60, 5
 """Characters of a parameter, and parameters, that a refusal shows."""
@@ -170,7 +176,9 @@ def held(folder: Path) -> Iterator[None]:
         except BlockingIOError as error:
             raise BulkError(f"Another process is writing {folder}.") from error
         for half in folder.glob("*.new"):
-            half.unlink()
+            _remove(half)
+        for before in folder.glob("*.old"):
+            _restore(before, folder.parent / before.stem)
         yield
 
 
@@ -187,26 +195,54 @@ def beside(path: Path, suffix: str) -> Path:
 
 
 def write_whole(path: Path, write: Callable[[Path], object], *, folder: Path) -> None:
-    """Let `write` fill a file in `folder`, then put it in place in one step; flushed to the disk before.
+    """Let `write` fill a file or a folder in `folder`, then put it in place whole; flushed to the disk before.
 
-    Raises BulkError if it cannot be written; then `path` is as before.
+    A file takes the place of another in one step. Of a folder the one before is put aside first: `held` puts it back if
+    the run is killed between. Raises BulkError if it cannot be written; then `path` is as before.
     """
-    new = folder / f"{path.name}.new"
+    new, old = folder / f"{path.name}.new", folder / f"{path.name}.old"
     with told(path):
         try:
             write(new)
-            with new.open("rb+") as file:
-                os.fsync(file.fileno())
+            for each in [new, *new.rglob("*")]:
+                _flush(each)
             path.parent.mkdir(parents=True, exist_ok=True)
+            if path.is_dir():
+                path.rename(old)
             new.replace(path)
         except BaseException:
-            new.unlink(missing_ok=True)  # it may be what fills the disk
+            _remove(new)  # it may be what fills the disk
+            if old.exists():
+                _restore(old, path)
             raise
-        entry = os.open(path.parent, os.O_RDONLY)
-        try:
-            os.fsync(entry)
-        finally:
-            os.close(entry)
+        _flush(path.parent)
+        if old.exists():
+            _remove(old)
+
+
+def _flush(path: Path) -> None:
+    """To the disk: what is in a file, or the names in a folder."""
+    entry = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(entry)
+    finally:
+        os.close(entry)
+
+
+def _remove(path: Path) -> None:
+    """If it is there."""
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def _restore(old: Path, path: Path) -> None:
+    """Put a folder back, unless the one that follows it is in its place."""
+    if path.exists():
+        _remove(old)
+    else:
+        old.rename(path)
 
 
 @contextmanager

@@ -2,22 +2,20 @@
 
 import asyncio
 from bisect import bisect_left
-from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import aclosing
 from dataclasses import dataclass
 from functools import partial
 from itertools import islice
-from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 
 from service.bulk.embedder import Embedder
 from service.bulk.errors import BulkError
 from service.bulk.items import Inputs, Item, Row
 from service.bulk.rows import Rows, failures_of
-from service.bulk.sinks import ParquetFile, ParquetFolder, counts, read_rows, write
+from service.bulk.sinks import TableSink, write
 from service.bulk.writing import Writing
 from service.engine.values import EmbedRequest
 
@@ -27,7 +25,6 @@ class _Failed:
     """The rows of one shard whose items failed. start: of its items. ids: by the row's place, in order."""
 
     shard: int
-    path: Path
     rows: int
     start: int
     ids: Mapping[int, str]
@@ -41,7 +38,7 @@ async def retry(
     Raises BulkError if the inputs are others now, or there is no room; and as `Embedder.batches`.
     """
     sink = writing.sink
-    assert isinstance(sink, ParquetFile | ParquetFolder)
+    assert isinstance(sink, TableSink)
     failed = await asyncio.to_thread(_failed, sink)
     failures: list[tuple[str, str]] = []
     batches = embedder.batches(partial(_wanted, failed, inputs), request, writing.columns, batch_size=batch_size)
@@ -55,7 +52,7 @@ async def retry(
                 total=shard.rows,
                 failed=len(once_more),
                 about=writing.about,
-                tables=partial(_replaced, shard.path, list(shard.ids), fresh),
+                tables=partial(_replaced, partial(sink.read, shard.shard), list(shard.ids), fresh),
             )
             await asyncio.to_thread(write, sink, shard.shard, result, writing.manifest)
             failures += once_more
@@ -78,19 +75,19 @@ class _Taken:
         return table.slice(0, count)
 
 
-def _failed(sink: ParquetFile | ParquetFolder) -> list[_Failed]:
+def _failed(sink: TableSink) -> list[_Failed]:
     """Of all shards that have such rows."""
     found: list[_Failed] = []
     start = 0
-    for number, path in enumerate(sink.shards()):
-        shard = counts(path)
-        if shard.failed:
-            with pq.ParquetFile(path) as file:
-                table = file.read(["id", "error"])
+    for shard in range(sink.shards):
+        rows, ids = 0, dict[int, str]()
+        for table in sink.read(shard, ["id", "error"]):
             places = np.flatnonzero(table["error"].is_valid().to_numpy())
-            ids = dict(zip(places.tolist(), table["id"].take(places).to_pylist(), strict=True))
-            found.append(_Failed(number, path, shard.rows, start, ids))
-        start += shard.rows
+            ids.update(zip((places + rows).tolist(), table["id"].take(places).to_pylist(), strict=True))
+            rows += len(table)
+        if ids:
+            found.append(_Failed(shard, rows, start, ids))
+        start += rows
     return found
 
 
@@ -113,10 +110,10 @@ def _wanted(failed: Sequence[_Failed], inputs: Inputs) -> Iterator[Row]:
             raise BulkError(f"The inputs end before item {shard.start + last}: they are others now.")
 
 
-def _replaced(path: Path, places: Sequence[int], fresh: pa.Table) -> Iterator[pa.Table]:
+def _replaced(shard: Callable[[], Iterable[pa.Table]], places: Sequence[int], fresh: pa.Table) -> Iterator[pa.Table]:
     """The shard's rows, those at these places by fresh ones."""
     begin = 0
-    for before in read_rows(path):
+    for before in shard():
         table = before.replace_schema_metadata(None).cast(fresh.schema)
         one, other = bisect_left(places, begin), bisect_left(places, begin + len(table))
         if other > one:

@@ -14,7 +14,7 @@ from service.bulk.resume import Manifest, forget, held
 from service.bulk.retry import retry
 from service.bulk.room import Room
 from service.bulk.rows import Columns, failures_of
-from service.bulk.sinks import Layout, ParquetFile, ParquetFolder, Sink, shard_rows, sink_of
+from service.bulk.sinks import Layout, Sink, TableSink, shard_rows, sink_of
 from service.bulk.writing import Writing
 from service.engine.values import EmbedRequest
 
@@ -47,9 +47,17 @@ class Job:
 
     def sink(self) -> Sink:
         """Where it goes. Raises BulkError if that cannot be."""
-        sink = sink_of(self.out, layout=self.layout, arrays=self.arrays, is_folder=self.is_folder)
-        if self.retry_errors and not isinstance(sink, ParquetFile | ParquetFolder):
-            raise BulkError("--retry-errors is for results with a row for each failure: .parquet, or a folder of them.")
+        sink = sink_of(
+            self.out,
+            layout=self.layout,
+            arrays=self.arrays,
+            modalities=self.inputs.modalities,
+            is_folder=self.is_folder,
+        )
+        if self.retry_errors and not isinstance(sink, TableSink):
+            raise BulkError(
+                "--retry-errors is for results with a row for each failure: .parquet, a folder of them, or .lance."
+            )
         if self.shard_rows and not sink.is_sharded:
             raise BulkError(f"{self.out} is one file: --shard-rows is for a folder.")
         return sink

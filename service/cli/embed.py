@@ -39,6 +39,8 @@ buckets, behind web servers. The suffix of OUT chooses the format:
   .parquet      one file: id, error, grid_rows, grid_cols, tokens, pooled
   .safetensors  tensors tokens, pooled; metadata ids, a JSON list
   .npy          one array; OUT.json says which item each row is
+  .lance        a Lance dataset with the columns of .parquet; takes
+                pip install 'visiontower[lance]'
 
   visiontower embed photos/ -o photos.parquet
   visiontower embed photos/ -o vectors/ --dtype float16 --normalize --dry-run
@@ -51,8 +53,9 @@ buckets, behind web servers. The suffix of OUT chooses the format:
   visiontower embed s3://bucket/photos/ --texts captions.txt -o both.parquet
 
 Rows are in the order of the sources: as given, folders sorted. In .parquet
-each item has a row; one that could not be embedded has an error there and no
-vectors. The other formats leave it out and list it in OUT.errors.jsonl.
+and .lance each item has a row; one that could not be embedded has an error
+there and no vectors. The other formats leave it out and list it in
+OUT.errors.jsonl.
 
 Interrupted or killed, the same command continues and gives what an
 uninterrupted run gives. Items that failed before are not tried again, unless
@@ -76,7 +79,7 @@ def add(commands: Any) -> None:
         "--layout",
         choices=("auto", "clip-retrieval"),
         default="auto",
-        help="clip-retrieval: img_emb/ and metadata/ for autofaiss and its kin, float16 of length 1 [auto]",
+        help="clip-retrieval: img_emb/ or text_emb/, and metadata/: for autofaiss; float16 of length 1 [auto]",
     )
     embed.add_argument("--shard-rows", metavar="N", type=positive, help="rows of a shard, to a whole batch [256 MiB]")
     embed.add_argument("--batch-size", metavar="N", type=positive, default=32, help="items in one forward [32]")

@@ -23,7 +23,8 @@ _SHOWN_AFTER_S = 1.0
 
 _HELP = """\
 Find the images nearest to a text or to an image in what `visiontower embed`
-wrote: a .parquet, .npy or .safetensors file, or a folder of part-*.parquet.
+wrote: a .parquet, .npy or .safetensors file, a .lance dataset, or a folder of
+part-*.parquet.
 
   visiontower search photos.parquet "a red circle"
   visiontower search photos.parquet cat.jpg -k 20

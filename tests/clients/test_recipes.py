@@ -1,13 +1,9 @@
 """The programs of docs/recipes.md, as they stand there, against a live server: they get the vectors of /embed."""
 
 import json
-import os
-import re
 import shutil
-import subprocess
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -19,11 +15,12 @@ from packaging.requirements import Requirement
 from PIL import Image
 from safetensors.numpy import load, load_file
 
+from tests.clients.programs import Program, in_python, programs
 from tests.support.paths import ROOT
 from tests.support.process import served
 from training.demo.world import Subject, render, sample_scene
 
-PYTHON = ROOT / "build" / "clients" / ".venv" / "bin" / "python"
+PAGE = "recipes.md"
 SERVER = "127.0.0.1:8000"
 """As the page has it."""
 IMMICH = "ViT-B-32__openai"
@@ -32,44 +29,7 @@ IMMICH_SERVED = "ViT-S-32-alt__random"
 PHOTOS = {"blue-star.jpg": Subject("star", "blue"), "house.jpg": Subject("house", None)}
 PHOTOS |= {"red-circle.jpg": Subject("circle", "red")}
 TEXTS = ["a red circle", "a house"]
-LEFT = """
-import json, numpy
-left = {name: numpy.asarray(globals()[name]).tolist() for name in ("images", "texts", "best") if name in globals()}
-open("{name}.json", "w").write(json.dumps(left))
-"""
-"""Runs behind a recipe in Python, and keeps its variables in a file."""
-
 Vectors = NDArray[np.floating[Any]]
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """A program of the page, under its heading."""
-
-    name: str
-    language: str
-    code: str
-
-    @property
-    def packages(self) -> set[str]:
-        """What the program says is to be installed."""
-        lines = re.findall(r"^# pip install (.+)$", self.code, flags=re.MULTILINE)
-        return {name.strip('"') for line in lines for name in line.split()}
-
-
-@cache
-def recipes() -> dict[str, Recipe]:
-    """By the heading that each stands under."""
-    found = {}
-    for part in re.split(r"^##+ ", (ROOT / "docs" / "recipes.md").read_text(), flags=re.MULTILINE)[1:]:
-        name = part.splitlines()[0]
-        for language, code in re.findall(r"```(\w+)\n(.*?)```", part, flags=re.DOTALL):
-            assert name not in found, f"{name} has two programs"
-            found[name] = Recipe(name, language, code)
-    return found
-
-
-PYTHON_RECIPES = [recipe.name for recipe in recipes().values() if recipe.language == "python"]
 
 
 @dataclass(frozen=True)
@@ -88,19 +48,10 @@ class Here:
         vectors = load(answer.raise_for_status().content)
         return {"images": vectors["pooled"], "texts": vectors["texts"]}
 
-    def run(self, recipe: Recipe, *command: str | Path) -> str:
-        """What the program prints. It can reach nothing but the server."""
-        code = recipe.code.replace(SERVER, self.address)
-        nowhere = {f"{scheme}_PROXY": "http://127.0.0.1:9" for scheme in ("HTTP", "HTTPS", "ALL")}
-        ours = ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE")  # the clients share much that is slow to compile
-        environment = {name: value for name, value in os.environ.items() if name not in ours}
-        environment |= {**nowhere, "NO_PROXY": "127.0.0.1", "no_proxy": "127.0.0.1"}
-        program = code + LEFT.replace("{name}", recipe.name) if recipe.language == "python" else code
-        done = subprocess.run(
-            command, input=program, cwd=self.folder, env=environment, capture_output=True, text=True, timeout=120
-        )
-        assert done.returncode == 0, f"{recipe.name}, in the environment of `make clients`:\n{done.stdout}{done.stderr}"
-        return done.stdout
+    def there(self, name: str) -> Program:
+        """The program of the page, for the server that is here."""
+        recipe = programs(PAGE)[name]
+        return replace(recipe, code=recipe.code.replace(SERVER, self.address))
 
 
 def encoder_id(immich: str) -> str:
@@ -120,29 +71,27 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Here]:
         yield Here(folder, address.removeprefix("http://"))
 
 
-def assert_same(found: object, expected: Vectors, recipe: Recipe) -> None:
+def assert_same(found: object, expected: Vectors, recipe: Program) -> None:
     """Up to the precision asked for. The last bits depend on how many images or texts share a forward."""
     vectors = np.asarray(found, np.float64)
     assert vectors.shape == expected.shape
     np.testing.assert_allclose(vectors, expected, rtol=0, atol=1e-3 if "float16" in recipe.code else 1e-6)
 
 
-def test_every_package_that_a_recipe_names_is_pinned() -> None:
+def test_every_package_that_a_program_names_is_pinned() -> None:
     lines = (ROOT / "tests" / "clients" / "requirements.txt").read_text().splitlines()
     pinned = [Requirement(line) for line in lines if line and not line.startswith("#")]
     assert all(str(each.specifier).startswith("==") for each in pinned)
-    named = {name for recipe in recipes().values() for name in recipe.packages}
-    assert len(named) > 8
+    named = {name for page in (PAGE, "search.md") for program in programs(page).values() for name in program.packages}
+    assert len(named) > 12
     assert named <= {f"{each.name}[{','.join(each.extras)}]" if each.extras else each.name for each in pinned}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PYTHON_RECIPES)
+@pytest.mark.parametrize("name", in_python(PAGE))
 def test_a_recipe_in_python_gets_the_vectors_of_embed_or_finds_what_they_find(here: Here, name: str) -> None:
-    assert PYTHON.exists(), "the clients have an environment of their own: make clients"
-    recipe = recipes()[name]
-    here.run(recipe, PYTHON, "-")
-    left = json.loads((here.folder / f"{name}.json").read_text())
+    recipe = here.there(name)
+    left = recipe.left(here.folder)
     best = left.pop("best", None)
     assert best == ["red-circle.jpg", "house.jpg"] or left.keys() == {"images", "texts"}
     for kind, expected in here.embed(sorted(PHOTOS), TEXTS).items():
@@ -153,8 +102,8 @@ def test_a_recipe_in_python_gets_the_vectors_of_embed_or_finds_what_they_find(he
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("curl"), reason="no curl here")
 def test_curl_prints_the_vectors_and_keeps_them_in_a_file(here: Here) -> None:
-    recipe = recipes()["curl"]
-    image, text = json.loads(here.run(recipe, "sh"))["data"]
+    recipe = here.there("curl")
+    image, text = json.loads(recipe.run(here.folder, "sh"))["data"]
     kept = load_file(here.folder / "vectors.safetensors")
     expected = here.embed(["house.jpg"], ["a house"])
     for images in ([image["pooled"]["data"]], kept["pooled"]):
@@ -166,10 +115,10 @@ def test_curl_prints_the_vectors_and_keeps_them_in_a_file(here: Here) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("node"), reason="no Node here")
 def test_a_replay_of_immich_s_requests_gets_the_vectors_of_embed(here: Here) -> None:
-    recipe = recipes()["Node"]
+    recipe = here.there("Node")
     assert IMMICH in recipe.code
     recipe = replace(recipe, code=recipe.code.replace(IMMICH, IMMICH_SERVED))
-    printed = json.loads(here.run(recipe, "node", "--input-type=module", "-"))
+    printed = json.loads(recipe.run(here.folder, "node", "--input-type=module", "-"))
     expected = here.embed(["red-circle.jpg"], ["a red circle"], model=encoder_id(IMMICH_SERVED))
     assert_same([printed["image"]], expected["images"], recipe)
     assert_same([printed["text"]], expected["texts"], recipe)

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from service.bulk.errors import BulkError
-from service.bulk.items import Row
+from service.bulk.items import Modality, Row
 from service.bulk.sources.place import Disk, Skip, digest_of, shown
 from service.bulk.sources.places import Places, row
 
@@ -44,6 +44,7 @@ class Files:
     """Images in order. Their names are all that is kept of them."""
 
     columns = pa.schema([])
+    modality: Modality = "image"
 
     def __init__(self, names: Sequence[str], places: Places) -> None:
         self.total = len(names)

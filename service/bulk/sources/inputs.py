@@ -4,12 +4,14 @@ import os
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from collections.abc import Set as AbstractSet
 from itertools import groupby
 from pathlib import Path
 from typing import BinaryIO
 
 from service.bulk.errors import BulkError
 from service.bulk.items import Inputs
+from service.bulk.resume import MANIFEST, RUN, UNFINISHED
 from service.bulk.sources.files import Files, is_image
 from service.bulk.sources.joined import Joined, Kind
 from service.bulk.sources.options import Options
@@ -97,19 +99,37 @@ def _files(name: str, places: Places) -> Iterator[str]:
 
 
 def _of_folder(folder: str, below: Iterator[str]) -> Iterator[str]:
-    """Its images; if it has none, its tables or its tars, but for those whose names say that they are unfinished."""
+    """Its images; if it has none, its tables or its tars.
+
+    Left out are those whose names say that they are unfinished, and those in results of `embed` that lie in the folder.
+    """
     images: list[str] = []
+    results: set[str] = set()
     others: dict[str, list[str]] = {"tables": [], "tars": []}
     for name in below:
         if is_image(name):
             images.append(name)
+        elif _is_of_result(name):
+            results.add(os.path.dirname(name))
         elif (kind := _kind(name)) != "files" and not _is_hidden(name.removeprefix(folder)):
             others[kind].append(name)
     if images:
         return iter(images)
+    results.discard(folder.rstrip("/"))  # a result that is named itself is a table like others
+    others = {kind: [name for name in names if not _is_below(name, results)] for kind, names in others.items()}
     if others["tables"] and others["tars"]:
         raise BulkError(f"{shown(folder)} has tables and tars: say which with a glob, '{shown(folder)}/*.tar'.")
     return iter(others["tables"] or others["tars"])
+
+
+def _is_of_result(name: str) -> bool:
+    """Whether it is the file that says whose result the folder holds."""
+    folder, name = os.path.split(name)
+    return name == RUN or (name == MANIFEST and folder.endswith(UNFINISHED))
+
+
+def _is_below(name: str, folders: AbstractSet[str]) -> bool:
+    return any(name.startswith(f"{folder}/") for folder in folders)
 
 
 def _is_hidden(path: str) -> bool:

@@ -1,12 +1,12 @@
 """Inputs of several kinds, one after the other."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from typing import Any, Protocol
 
 import pyarrow as pa
 
 from service.bulk.errors import BulkError
-from service.bulk.items import Row
+from service.bulk.items import Modality, Row
 from service.bulk.sources.place import Skip
 
 
@@ -16,6 +16,10 @@ class Kind(Protocol):
     @property
     def columns(self) -> pa.Schema:
         """That the items carry."""
+
+    @property
+    def modality(self) -> Modality:
+        """What the items are."""
 
     @property
     def total(self) -> int | None:
@@ -40,6 +44,11 @@ class Joined:
             self.columns = pa.unify_schemas([kind.columns.remove_metadata() for kind in kinds])
         except pa.ArrowException as error:
             raise BulkError(f"The sources do not agree on the columns: {error}.") from error
+
+    @property
+    def modalities(self) -> Set[Modality]:
+        """Of all kinds."""
+        return {kind.modality for kind in self._kinds}
 
     @property
     def total(self) -> int | None:

@@ -14,7 +14,7 @@ import pyarrow.parquet
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item, Row
+from service.bulk.items import Item, Modality, Row
 from service.bulk.sources.options import Options
 from service.bulk.sources.place import Skip, shown
 from service.bulk.sources.places import Places, Remote, row, scheme_of
@@ -55,6 +55,7 @@ class Tables:
             self._shards = list(pool.map(self._shard, names))
         schema = self._shards[0].schema
         self._image, self._text = _embedded(names[0], schema, options)
+        self.modality: Modality = "image" if self._text is None else "text"
         self._id = options.id
         self._trust_paths = options.trust_paths
         carried = [pa.field(name, _field(names[0], schema, name).type) for name in options.carried]

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item, Row
+from service.bulk.items import Item, Modality, Row
 from service.bulk.sources.files import is_image
 from service.bulk.sources.options import Options
 from service.bulk.sources.place import Skip, shown
@@ -55,6 +55,7 @@ class Tars:
         self._image, self._text, self._id = options.image, options.text, options.id
         self._carried = list(options.carried)
         self._wanted = {each.lower() for each in (self._text, self._id, *self._carried) if each}
+        self.modality: Modality = "image" if self._text is None else "text"
         self.columns = pa.schema([(name, pa.string()) for name in self._carried])
 
     def parameters(self) -> Mapping[str, Any]:

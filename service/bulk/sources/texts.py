@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item, Row
+from service.bulk.items import Item, Modality, Row
 from service.bulk.sources.place import Skip, shown
 from service.bulk.sources.places import Places
 from service.bulk.sources.retries import reason
@@ -26,6 +26,7 @@ class Texts:
     """
 
     columns = pa.schema([])
+    modality: Modality = "text"
 
     def __init__(self, name: str, places: Places, standard_input: BinaryIO) -> None:
         self._name = name

@@ -26,7 +26,7 @@ FULL = 3
 """The exit status of a run that a BulkError ended."""
 
 CONTEXT = multiprocessing.get_context("forkserver")
-CONTEXT.set_forkserver_preload([__name__])
+CONTEXT.set_forkserver_preload([__name__, "pandas", "pyarrow.compute"])  # which pyarrow else imports in every run
 
 
 def start(images: Path, out: Path, **how: Any) -> Any:

@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -74,7 +75,14 @@ def as_shards(path: Path, values: Array, paths: Sequence[str]) -> Path:
     return path
 
 
-FORMS = (as_parquet, as_npy, as_safetensors, as_shards)
+def as_lance(path: Path, values: Array, paths: Sequence[str]) -> Path:
+    """In files of 50 rows."""
+    path = path.with_suffix(".lance")
+    lance.write_dataset(table(values, paths), path, max_rows_per_file=50)
+    return path
+
+
+FORMS = (as_parquet, as_npy, as_safetensors, as_lance, as_shards)
 Form = Callable[[Path, Array, Sequence[str]], Path]
 each_form = pytest.mark.parametrize("form", FORMS)
 
@@ -112,7 +120,7 @@ def test_the_nearest_are_those_that_numpy_finds(form: Form, dtype: str, tmp_path
 @pytest.mark.parametrize("rows", [1, 6, 7, 8, 111, 112, 113, 224])
 def test_no_row_is_lost_at_the_edge_of_a_block(rows: int, tmp_path: Path) -> None:
     values = vectors(rows)
-    for form in FORMS[:3]:
+    for form in FORMS[:4]:
         result = in_blocks(form(tmp_path / "out", values, names(rows)))
         for row in range(rows):
             found = nearest(result, values[row], 1)
@@ -139,11 +147,16 @@ def test_a_vector_scores_the_same_in_a_block_of_any_size(width: int) -> None:
 
 
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
-def test_rows_without_a_vector_are_passed_over(dtype: str, tmp_path: Path) -> None:
-    values = vectors(60, dtype)
+@pytest.mark.parametrize("suffix", [".parquet", ".lance"])
+def test_rows_without_a_vector_are_passed_over(dtype: str, suffix: str, tmp_path: Path) -> None:
+    values, path = vectors(60, dtype), tmp_path / f"out{suffix}"
     missing = [0, 8, 9, 10, 11, 12, 13, 14, 30, 59]
-    pq.write_table(table(values, names(60), missing=missing), tmp_path / "out.parquet", row_group_size=25)
-    result = in_blocks(tmp_path / "out.parquet")
+    written = table(values, names(60), missing=missing)
+    if suffix == ".lance":
+        lance.write_dataset(written, path)
+    else:
+        pq.write_table(written, path, row_group_size=25)
+    result = in_blocks(path)
     found = nearest(result, values[30], 100)
     assert set(found.rows.tolist()) == set(range(60)) - set(missing)
     assert (found.vectors, result.rows) == (50, 60)
@@ -224,10 +237,11 @@ def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:
 @pytest.mark.parametrize("share", [0.0, 0.002, 0.5, 0.99])
 def test_a_file_that_is_cut_short_is_said(form: Form, share: float, tmp_path: Path) -> None:
     path = form(tmp_path / "out", vectors(211), names(211))
-    file = path / "part-00002.parquet" if path.is_dir() else path
+    parts = {as_shards: "part-00002.parquet", as_lance: "_versions/*.manifest"}
+    file = next(path.glob(parts[form])) if form in parts else path
     file.write_bytes(file.read_bytes()[: int(share * file.stat().st_size)])
     said = refusal(path)
-    assert said.startswith(f"{file} cannot be read: ")
+    assert said.startswith(f"{path if form is as_lance else file} cannot be read: ")
     assert said.endswith("copy or write it again.")
 
 
@@ -245,7 +259,8 @@ def test_tokens_alone_are_refused_with_advice(tmp_path: Path) -> None:
     (tmp_path / "out.npy.json").write_text(json.dumps({**ABOUT, "output": "tokens", "ids": names(2)}))
     save_file({"tokens": tokens}, tmp_path / "out.safetensors", {"ids": json.dumps(names(2))})
     pq.write_table(pa.table({"path": names(2), "tokens": tokens.tolist()}), tmp_path / "out.parquet")
-    for suffix in (".npy", ".safetensors", ".parquet"):
+    lance.write_dataset(pa.table({"id": names(2), "tokens": tokens.tolist()}), tmp_path / "out.lance")
+    for suffix in (".npy", ".safetensors", ".parquet", ".lance"):
         assert "write it again with --output pooled" in refusal(tmp_path / f"out{suffix}")
 
 

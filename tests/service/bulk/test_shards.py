@@ -1,12 +1,15 @@
 """A folder of shards: what is in it, that it goes on, and what is refused; texts; and what is told before a run."""
 
 import json
+import re
 import shutil
+import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import lance
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,7 +18,7 @@ import pytest
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import OutputNotOffered
 from service.bulk.errors import BulkError
-from service.bulk.items import Item, Row
+from service.bulk.items import Item, Modality, Row
 from service.bulk.resume import Manifest
 from service.bulk.run import Job
 from service.bulk.sources import inputs_of
@@ -38,6 +41,10 @@ class Listed:
     total: int | None = None
     breaks: Mapping[int, Exception] | None = None
 
+    @property
+    def modalities(self) -> set[Modality]:
+        return {"image" if item.text is None else "text" for item in self.listed}
+
     def parameters(self) -> Mapping[str, object]:
         return {"count": len(self.listed)}
 
@@ -56,6 +63,11 @@ def listed_job(tmp_path: Path, items: Any, **how: Any) -> Job:
 
 def table_of(out: Path) -> pa.Table:
     return pa.concat_tables([pq.read_table(path) for path in sorted(out.glob("part-*.parquet"))])
+
+
+def rows_of(out: Path) -> pa.Table:
+    """Of any result that has a row for every item."""
+    return lance.dataset(out).to_table() if out.suffix == ".lance" else pq.read_table(out)
 
 
 def test_a_folder_holds_shards_of_equal_rows_and_the_run(folder: Path) -> None:
@@ -155,7 +167,7 @@ def test_a_shard_that_is_gone_is_noticed(folder: Path) -> None:
         encode(job)
 
 
-@pytest.mark.parametrize("name", ["out", "out.parquet"])
+@pytest.mark.parametrize("name", ["out", "out.parquet", "out.lance"])
 def test_errors_are_tried_again_where_they_are(folder: Path, name: str) -> None:
     """The other rows stay; one that fails once more has its error."""
     job = job_of(folder, name, output="both")
@@ -164,10 +176,10 @@ def test_errors_are_tried_again_where_they_are(folder: Path, name: str) -> None:
     encode(job)
     image = folder / "11.png"
     shutil.copy(folder / "12.png", image)
-    before = pq.read_table(job.out)
+    before = rows_of(job.out)
     encoder = FakeEncoder()
     finished = encode(replace(job, retry_errors=True), encoder)
-    after = pq.read_table(job.out)
+    after = rows_of(job.out)
     assert (sum(encoder.batches), finished.failed) == (1, 2)
     assert [Path(item).name for item, _ in finished.failures] == ["03.png", "22.png"]
     assert after["error"].is_valid().to_pylist() == [index in (3, 22) for index in range(FILES)]
@@ -178,7 +190,7 @@ def test_errors_are_tried_again_where_they_are(folder: Path, name: str) -> None:
 
 
 def test_errors_are_tried_again_of_parquet_alone(folder: Path) -> None:
-    with pytest.raises(BulkError, match=r"\.parquet, or a folder"):
+    with pytest.raises(BulkError, match=r"\.parquet, a folder"):
         encode(replace(job_of(folder, "out.npy"), retry_errors=True))
 
 
@@ -197,6 +209,70 @@ def test_the_layout_of_clip_retrieval(folder: Path) -> None:
     assert (len(lines), finished.failed) == (1, 3)
     assert encode(job).resumed == FILES
     encode(replace(job, restart=True))
+
+
+def test_texts_in_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
+    """They have a folder of their own, as clip-retrieval names it; a caption that is carried takes the id's place."""
+    items = [Item(f"text {index}", text=f"text {index}") for index in range(5)]
+    out = tmp_path / "plain"
+    encode(replace(clip_job(tmp_path, items), out=out))
+    assert {path.name for path in out.iterdir()} == {"_run.json", "metadata", "text_emb"}
+    assert np.load(out / "text_emb" / "text_emb_0.npy").shape == (5, 6)
+    captions = pq.read_table(out / "metadata" / "metadata_0.parquet")
+    assert captions.to_pydict() == {"caption": [item.id for item in items]}
+    assert encode(replace(clip_job(tmp_path, items), out=out)).resumed == 5
+    columns = pa.schema([("size", pa.int8()), ("caption", pa.string())])
+    carried = [Item(str(index), text="x", columns={"caption": f"<{index}>", "size": index}) for index in range(5)]
+    encode(clip_job(tmp_path, Listed(carried, columns=columns)))
+    metadata = pq.read_table(tmp_path / "out" / "metadata" / "metadata_0.parquet")
+    assert metadata.to_pydict() == {"size": [*range(5)], "caption": [f"<{index}>" for index in range(5)]}
+
+
+def test_images_and_texts_are_not_mixed_in_the_layout_of_clip_retrieval(tmp_path: Path) -> None:
+    with pytest.raises(BulkError, match="embed images and texts apart"):
+        encode(clip_job(tmp_path, [Item("a", noise(0)), Item("b", text="b")]))
+
+
+def clip_job(tmp_path: Path, items: Any) -> Job:
+    how = {"normalize": True, "dtype": "float16"}
+    return listed_job(tmp_path, items, request=how, layout="clip-retrieval")
+
+
+def test_a_lance_dataset_has_the_rows_of_parquet(folder: Path) -> None:
+    """With the arrays of each item, those of --columns and the run's parameters."""
+    columns = pa.schema([("place", pa.int16())])
+    items = [Item(str(path), path, columns={"place": place}) for place, path in enumerate(sorted(folder.iterdir()))]
+    items.append(Item("a text", text="a text"))
+    job = listed_job(folder.parent, Listed(items, columns=columns), request={"output": "both", "dtype": "float16"})
+    single = replace(job, out=folder.parent / "out.parquet")
+    job = replace(job, out=folder.parent / "out.lance", is_folder=True)  # as out.lance/ is given
+    finished = encode(job)
+    assert (finished.rows, finished.failed, finished.ledger) == (FILES + 1, len(BAD), None)
+    encode(single)
+    found, expected = rows_of(job.out), rows_of(single.out)
+    assert found.equals(expected)
+    assert found.schema.metadata[b"grid"] == expected.schema.metadata[b"grid"]
+    assert not list(folder.parent.glob("out.lance.*")), "nothing unfinished is left"
+    with pytest.raises(BulkError, match=r"out\.lance exists already: --restart"):
+        encode(job)
+    encode(replace(job, restart=True, request=replace(job.request, dtype="float32")))
+    assert lance.dataset(job.out).schema.field("pooled").type.value_type == pa.float32()
+
+
+@pytest.mark.parametrize("restart", [False, True])
+def test_a_lance_dataset_of_somebody_else_is_left_alone(folder: Path, restart: bool) -> None:
+    job = replace(job_of(folder, "out.lance"), restart=restart)
+    mine = pa.table({"mine": [1]})
+    lance.write_dataset(mine, job.out)
+    with pytest.raises(BulkError, match="of another program: choose another name"):
+        encode(job)
+    assert rows_of(job.out).equals(mine)
+
+
+def test_without_its_library_lance_is_refused_before_the_work(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lance", None)
+    with pytest.raises(BulkError, match=re.escape("pip install 'visiontower[lance]'")):
+        job_of(folder, "out.lance").sink()
 
 
 def test_a_layout_that_cannot_hold_the_arrays_is_refused(folder: Path) -> None:

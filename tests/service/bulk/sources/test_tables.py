@@ -90,6 +90,19 @@ def test_a_folder_of_shards_is_read_in_order_without_what_is_unfinished(tmp_path
     goes_on_anywhere(found)
 
 
+def test_results_inside_a_folder_of_tables_are_no_input(tmp_path: Path) -> None:
+    """Finished or not. A result that is named itself is."""
+    written(tmp_path, "x.parquet", table_of())
+    result, single = tmp_path / "vectors", tmp_path / "vectors.parquet.parts"
+    for name in ("vectors", "vectors/metadata", "vectors.parquet.parts", "vectors too"):
+        (tmp_path / name).mkdir()
+        written(tmp_path / name, "a.parquet", pa.table({"name": ["a"], "image": [b"a"]}))
+    (result / "_run.json").write_text("{}")
+    (single / "manifest.json").write_text("{}")
+    assert contents(inputs(tmp_path)) == [b"a", *WHOLE]
+    assert contents(inputs(f"{result}/")) == [b"a", b"a"]
+
+
 def test_row_groups_before_the_start_are_not_read(tmp_path: Path) -> None:
     """They are destroyed, and nobody notices."""
     path = written(tmp_path, "x.parquet", table_of())
