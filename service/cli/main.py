@@ -15,8 +15,9 @@ from pydantic_settings import SettingsError
 
 from encoders.contract.errors import VisiontowerError
 from service.bulk.errors import BulkError
-from service.cli import embed, models, search, serve, similarity, verify, vram
+from service.cli import embed, models, ray, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
+from service.cluster.errors import ClusterError
 from service.settings import PREFIX
 
 _HELP = """\
@@ -30,7 +31,7 @@ Images and texts in; patch tokens, embeddings, scores and labels out.
   visiontower vram demo:vit                       # what it takes of a GPU
   visiontower verify demo:vit photos/             # are the numbers right"""
 
-_COMMANDS = (serve, embed, search, similarity, models, vram, verify)
+_COMMANDS = (serve, embed, search, similarity, models, vram, verify, ray)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -39,7 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("service").addHandler(logging.NullHandler())  # a command tells a failure as one line
     try:
         status: int = arguments.run(arguments)
-    except (VisiontowerError, BulkError, ArgumentError, SettingsError) as error:
+    except (VisiontowerError, BulkError, ClusterError, ArgumentError, SettingsError) as error:
         return _failed(arguments.command, str(error))
     except ValidationError as error:
         return _failed(arguments.command, "; ".join(_problem(each) for each in error.errors()))

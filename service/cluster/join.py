@@ -24,7 +24,7 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
 
     Raises ClusterError if Ray is not installed, nothing answers, or the cluster refuses.
     """
-    ray = _ray()
+    ray = require_ray()
     _check(address)
     if address == LOCAL:
         os.environ.setdefault("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # what we can import, workers can
@@ -40,7 +40,8 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
         ray.shutdown()
 
 
-def _ray() -> Any:
+def require_ray() -> Any:
+    """The module. Raises ClusterError if it is not installed."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change that is none for us
     try:
         import ray

@@ -1,0 +1,85 @@
+"""A replica: the whole service in one actor of Ray Serve. The queue, the batches and the refusals are its own."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+from fastapi import FastAPI
+
+from service.cluster.share import Share
+from service.engine.engine import Engine
+from service.http.app import create_app
+from service.run import heap
+from service.run.ray import autoscaling
+from service.run.ray.bridge import Bridge
+from service.settings import Settings
+from service.telemetry import logs
+
+_LOOK_S = 0.1
+_PASS_ON_S = 5.0
+
+
+class Replica:
+    """Ray builds it, asks for its app, and calls its hooks. Its attribute must not be `app`, which Ray has."""
+
+    def __init__(self, settings: Settings, share: Share) -> None:
+        heap.begin_loading()
+        logs.configure(settings.log_level)
+        self._settings = share.settings(settings)
+        self._asgi: FastAPI | None = None
+
+    def __serve_build_asgi_app__(self) -> FastAPI:
+        """The app; Ray runs its lifespan, which loads the encoders, and drains in the end."""
+        app = self._asgi = create_app(self._settings)
+        serving = app.router.lifespan_context
+
+        @asynccontextmanager
+        async def looked_after(app: FastAPI) -> AsyncIterator[Any]:
+            async with serving(app) as state:
+                heap.loaded()
+                looking = asyncio.create_task(_look_after(self._engine))
+                yield state
+                looking.cancel()
+
+        app.router.lifespan_context = looked_after
+        return app
+
+    @property
+    def _engine(self) -> Engine:
+        assert self._asgi is not None
+        engine: Engine = self._asgi.state.engine
+        return engine
+
+    async def check_health(self) -> None:
+        """Raises RuntimeError if only another process can go on; Ray then starts one in its place."""
+        engine = self._engine
+        if engine.threads.is_lost:
+            raise RuntimeError("a device thread has ended")
+        if engine.is_hung:
+            raise RuntimeError(str(engine.threads.refusal))
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the policy is told."""
+        engine = self._engine
+        oldest_s = max(engine.threads.waiting(model)[1] for model in engine.models.ids)
+        return {autoscaling.PRESSURE: autoscaling.pressure(oldest_s=oldest_s, fullness=engine.admission.fullness)}
+
+
+async def _look_after(engine: Engine) -> None:
+    """What run/server.py does between requests, and the metrics for Ray."""
+    from ray import serve
+    from ray.util.metrics import Gauge
+
+    replica = serve.get_replica_context()
+    bridge = Bridge(Gauge, labels={"application": replica.app_name, "replica": replica.replica_tag})
+    memory = heap.Heap(clock=time.monotonic)
+    due = 0.0
+    while True:
+        engine.watch()
+        memory.look(is_idle=engine.admission.is_empty)
+        if (now := time.monotonic()) >= due:
+            due = now + _PASS_ON_S
+            bridge.pass_on(engine.metrics.families(engine.now()))
+        await asyncio.sleep(_LOOK_S)
