@@ -23,6 +23,7 @@ from service.engine.values import Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
+from service.http.path import own_path
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
@@ -59,7 +60,8 @@ class Dispatch:
         """As ASGI."""
         exchange = None
         if scope["type"] == "http":
-            exchange = self._by_path.get((scope["method"], scope["path"])) or self._matching(scope)
+            path = own_path(scope)
+            exchange = self._by_path.get((scope["method"], path)) or self._matching(scope, path)
         if exchange is None:
             await self._others(scope, receive, send)
             return
@@ -68,10 +70,10 @@ class Dispatch:
         response = await exchange.respond(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    def _matching(self, scope: Scope) -> "Exchange | None":
+    def _matching(self, scope: Scope, path: str) -> "Exchange | None":
         """The first whose pattern matches; the scope then has the path's parameters."""
         for pattern, exchange in self._by_pattern:
-            found = pattern.match(scope["path"])
+            found = pattern.match(path)
             if found and exchange.route.method == scope["method"]:
                 scope["path_params"] = found.groupdict()
                 return exchange

@@ -20,18 +20,13 @@ class Bridge:
         self._make_gauge = make_gauge
         self._labels = dict(labels)
         self._gauges: dict[str, Any] = {}
-        self._passed: dict[tuple[str, tuple[str, ...]], float] = {}
 
     def pass_on(self, families: Iterable[Metric]) -> None:
-        """Tell Ray the samples whose values have changed since the last time."""
+        """Tell Ray all samples, those that have not changed too: it forgets what it is not told again."""
         for family in families:
             for sample in family.samples:
-                key = sample.name, tuple(sample.labels.values())
-                if self._passed.get(key) != sample.value:
-                    self._passed[key] = sample.value
-                    self._gauge(sample.name, family.documentation, sample.labels).set(
-                        sample.value, {**self._labels, **sample.labels}
-                    )
+                gauge = self._gauge(sample.name, family.documentation, sample.labels)
+                gauge.set(sample.value, {**self._labels, **sample.labels})
 
     def _gauge(self, name: str, description: str, labels: Mapping[str, str]) -> Any:
         if name not in self._gauges:

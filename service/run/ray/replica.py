@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.cluster.share import Share
 from service.engine.engine import Engine
@@ -33,6 +34,7 @@ class Replica:
     def __serve_build_asgi_app__(self) -> FastAPI:
         """The app; Ray runs its lifespan, which loads the encoders, and drains in the end."""
         app = self._asgi = create_app(self._settings)
+        app.add_middleware(_WithoutRequestId)
         serving = app.router.lifespan_context
 
         @asynccontextmanager
@@ -65,6 +67,23 @@ class Replica:
         engine = self._engine
         oldest_s = max(engine.threads.waiting(model)[1] for model in engine.models.ids)
         return {autoscaling.PRESSURE: autoscaling.pressure(oldest_s=oldest_s, fullness=engine.admission.fullness)}
+
+
+class _WithoutRequestId:
+    """ASGI: the proxy writes the request's id into the answer itself, and reads it from a header as we do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI."""
+
+        async def without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [(name, value) for name, value in message["headers"] if name != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, without_id)
 
 
 async def _look_after(engine: Engine) -> None:
