@@ -40,6 +40,7 @@ def serve(services: Sequence[Service], *, address: str, host: str, port: int, lo
         ):
             if not address.startswith("ray://"):  # else the proxies are elsewhere
                 _check_proxy(services, host=host, port=port)
+            _log.info("the cluster is at %s", _cluster_address())
             for service in services:
                 _log.info("running on http://%s:%d%s", host, port, service.prefix)
             threading.Event().wait()
@@ -100,6 +101,13 @@ def _check_proxy(services: Sequence[Service], *, host: str, port: int) -> None:
             f"Ray Serve was started on this cluster before, and does not answer at {host}:{port}. Give the --host and "
             "--port that it has, or end it by 'serve shutdown'."
         )
+
+
+def _cluster_address() -> str:
+    """By which others join it, from its machines."""
+    import ray
+
+    return str(ray.get_runtime_context().gcs_address)
 
 
 def _reason(error: Exception) -> str:
