@@ -23,7 +23,6 @@ from service.engine.values import Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
-from service.http.path import own_path
 from service.http.problems import refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
@@ -48,6 +47,13 @@ _UNWATCHED_S = 0.05
 """A client that leaves sooner is not worth noticing."""
 
 
+def own_path(scope: Scope) -> str:
+    """The path without the prefix below which a proxy serves the app: ASGI's `root_path`, with which `path` begins."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "").rstrip("/")
+    return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
+
+
 class Dispatch:
     """ASGI: the protocols' routes by method and path; whatever else is asked for goes to `others`."""
 
@@ -60,7 +66,7 @@ class Dispatch:
         """As ASGI."""
         exchange = None
         if scope["type"] == "http":
-            path = own_path(scope)
+            path = own_path(scope) if scope.get("root_path") else scope["path"]
             exchange = self._by_path.get((scope["method"], path)) or self._matching(scope, path)
         if exchange is None:
             await self._others(scope, receive, send)

@@ -14,8 +14,8 @@ from encoders.contract.errors import VisiontowerError
 from service.engine.engine import Engine
 from service.http import openapi, problems
 from service.http.errors import MethodNotAllowed, NoSuchRoute
+from service.http.exchange import own_path
 from service.http.json import to_json
-from service.http.path import own_path
 from service.http.protocol import Answer
 from service.spec_json import spec_json
 from service.telemetry.metrics import CONTENT_TYPE

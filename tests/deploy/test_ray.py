@@ -36,8 +36,8 @@ CRD: dict[str, Any] = {
         },
     },
 }  # fmt: skip
-"""The keys of a RayService of ray.io/v1, down to the pods: the json tags of rayservice_types.go and raycluster_types.go,
-in ray-operator/apis/ray/v1 of ray-project/kuberay at feeaf72."""
+"""The keys of a RayService of ray.io/v1, down to the pods: the json tags in rayservice_types.go and raycluster_types.go
+of ray-project/kuberay, below ray-operator/apis/ray/v1, at feeaf72."""
 
 
 def strangers(value: Any, known: dict[str, Any], path: str = "") -> list[str]:

@@ -3,12 +3,12 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Any
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from encoders.contract.errors import VisiontowerError
 from service.cluster.share import Share
 from service.engine.engine import Engine
 from service.http.app import create_app
@@ -31,21 +31,28 @@ class Replica:
         self._settings = share.settings(settings)
         self._asgi: FastAPI | None = None
 
-    def __serve_build_asgi_app__(self) -> FastAPI:
-        """The app; Ray runs its lifespan, which loads the encoders, and drains in the end."""
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """The app, started: of an app that fails to start Ray does not tell why. Raises RuntimeError, which does.
+
+        Ray ends it by its lifespan, which drains.
+        """
         app = self._asgi = create_app(self._settings)
         app.add_middleware(_WithoutRequestId)
-        serving = app.router.lifespan_context
+        serving = AsyncExitStack()
+        try:
+            await serving.enter_async_context(app.router.lifespan_context(app))
+        except VisiontowerError as error:
+            raise RuntimeError(str(error)) from error
+        heap.loaded()
+        looking = asyncio.create_task(_look_after(self._engine))
 
         @asynccontextmanager
-        async def looked_after(app: FastAPI) -> AsyncIterator[Any]:
-            async with serving(app) as state:
-                heap.loaded()
-                looking = asyncio.create_task(_look_after(self._engine))
-                yield state
+        async def started(app: FastAPI) -> AsyncIterator[None]:
+            async with serving:
+                yield
                 looking.cancel()
 
-        app.router.lifespan_context = looked_after
+        app.router.lifespan_context = started
         return app
 
     @property

@@ -1,6 +1,7 @@
 """`visiontower serve --ray`: deploys the applications, stays until a signal, and takes them away again."""
 
 import logging
+import re
 import signal
 import threading
 from collections.abc import Iterator, Mapping, Sequence
@@ -10,7 +11,7 @@ from types import FrameType
 import httpx
 
 from service.cluster.errors import ClusterError
-from service.cluster.join import joined
+from service.cluster.join import LOCAL, joined
 from service.run import exits
 from service.run.ray import app
 from service.run.ray.services import Service
@@ -36,7 +37,7 @@ def serve(services: Sequence[Service], *, address: str, host: str, port: int, lo
             _signals_interrupt(),
             joined(address) as cluster,
             _signals_interrupt(),  # again: Ray has taken SIGTERM meanwhile
-            deployed(services, cluster, host=host, port=port),
+            deployed(services, cluster, host=host, port=port, ends_serve=address != LOCAL),
         ):
             if not address.startswith("ray://"):  # else the proxies are elsewhere
                 _check_proxy(services, host=host, port=port)
@@ -49,10 +50,13 @@ def serve(services: Sequence[Service], *, address: str, host: str, port: int, lo
 
 
 @contextmanager
-def deployed(services: Sequence[Service], cluster: Mapping[str, float], *, host: str, port: int) -> Iterator[None]:
+def deployed(
+    services: Sequence[Service], cluster: Mapping[str, float], *, host: str, port: int, ends_serve: bool
+) -> Iterator[None]:
     """The applications run inside, and are drained and deleted in the end. To be used as a driver of the cluster.
 
-    cluster: its resources. Applications of the same names that run already are updated, replica by replica.
+    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here. Applications of the same names that run
+    already are updated, replica by replica.
 
     Raises ClusterError if they do not start.
     """
@@ -62,7 +66,7 @@ def deployed(services: Sequence[Service], cluster: Mapping[str, float], *, host:
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as ends:
         try:
-            if not serve.status().proxies:
+            if ends_serve and not serve.status().proxies:
                 ends.callback(serve.shutdown)
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
             targets = [
@@ -74,7 +78,7 @@ def deployed(services: Sequence[Service], cluster: Mapping[str, float], *, host:
                 ends.callback(serve.delete, service.name)
             serve.run_many(targets)
         except (RuntimeError, TimeoutError, ValueError) as error:
-            raise ClusterError(f"The replicas do not start: {_reason(error)}") from error
+            raise ClusterError(f"The replicas do not start: {_reason(error, services)}") from error
         yield
 
 
@@ -110,10 +114,17 @@ def _cluster_address() -> str:
     return str(ray.get_runtime_context().gcs_address)
 
 
-def _reason(error: Exception) -> str:
-    """The last line of a traceback, which is all that Ray has; or the error's own text."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return next((line for line in reversed(lines) if "Error" in line), lines[0] if lines else type(error).__name__)
+def _reason(error: Exception, services: Sequence[Service]) -> str:
+    """What a replica said that did not start, which ends the traceback that Ray has; else the error's own text."""
+    from ray import serve
+
+    applications = serve.status().applications
+    deployments = [applications[each.name].deployments for each in services if each.name in applications]
+    said = "\n".join(
+        [str(error) or type(error).__name__, *(each.message for found in deployments for each in found.values())]
+    )
+    told = re.findall(r"^(?:\w+\.)*\w+Error: (.+)", said, flags=re.MULTILINE)
+    return told[-1] if told else said.splitlines()[0]
 
 
 @contextmanager
