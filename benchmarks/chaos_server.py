@@ -22,7 +22,7 @@ from encoders.contract.values import Outputs, Pixels
 from service.cli.main import parser as commands
 from service.cli.serve import settings_of
 from service.engine.backend import Backend, real_backend
-from service.run.heap import share_heaps
+from service.run.heap import begin_loading
 from service.run.server import make_server
 from service.telemetry import logs
 
@@ -93,7 +93,7 @@ def main() -> None:
     parser.add_argument("--hangs", type=float, default=0.0, help="share of forwards [0]")
     given, rest = parser.parse_known_args()
     settings = settings_of(commands().parse_args(rest))
-    share_heaps()
+    begin_loading()
     logs.configure(settings.log_level)
     server = make_server(settings, backend=flaky(real_backend(settings), fails=given.fails, hangs=given.hangs))
     app = server.config.app

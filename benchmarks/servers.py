@@ -21,6 +21,7 @@ from benchmarks import peers
 from benchmarks.http1 import Address, Connection, post
 from benchmarks.load import Target
 from benchmarks.works import FOLDER, Work
+from encoders.memory.machine import available_cores
 
 _START_S = 180.0
 _STOP_S = 20.0
@@ -90,6 +91,7 @@ FLAGS: dict[str, tuple[str, ...]] = {
     f"{OURS}-2": _TWO,
     f"{OURS}-openvino": _OPENVINO,
     f"{OURS}-openvino-2": _OPENVINO + _TWO,
+    f"{OURS}-ray": ("--ray", "local", "--replica-cpus", str(available_cores())),
 }
 """Our own server by name, and what it is started with."""
 SERVERS = {

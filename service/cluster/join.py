@@ -13,6 +13,8 @@ from service.cluster.errors import ClusterError
 LOCAL = "local"
 """Names a cluster that begins and ends with this process, on this machine."""
 _ANSWERS_S = 5.0
+_CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+"""Ray reads it when it is imported, on Linux too. At 0 it listens on the loopback interface alone."""
 
 
 @contextmanager
@@ -24,8 +26,10 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
 
     Raises ClusterError if Ray is not installed, nothing answers, or the cluster refuses.
     """
-    ray = _ray()
     _check(address)
+    if address.startswith((LOCAL, "127.")):
+        os.environ.setdefault(_CLUSTERS, "0")
+    ray = require_ray()
     if address == LOCAL:
         os.environ.setdefault("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # what we can import, workers can
     try:
@@ -40,7 +44,8 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
         ray.shutdown()
 
 
-def _ray() -> Any:
+def require_ray() -> Any:
+    """The module. Raises ClusterError if it is not installed."""
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change that is none for us
     try:
         import ray

@@ -47,6 +47,11 @@ class Admission:
         """How many `images` or `texts` are admitted now."""
         return self._inside[kind]
 
+    @property
+    def fullness(self) -> float:
+        """The part of the permits that is held, of images or of texts, whichever is scarcer; 1 is all of them."""
+        return max(inside / self._limits[kind] for kind, inside in self._inside.items())
+
     def check(self) -> None:
         """Refuse at once a request that could not be admitted anyway. Raises Overloaded or ShuttingDown."""
         self._require(images=1, texts=0)

@@ -47,6 +47,13 @@ _UNWATCHED_S = 0.05
 """A client that leaves sooner is not worth noticing."""
 
 
+def own_path(scope: Scope) -> str:
+    """The path without the prefix below which a proxy serves the app: ASGI's `root_path`, with which `path` begins."""
+    path: str = scope["path"]
+    prefix: str = scope.get("root_path", "").rstrip("/")
+    return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
+
+
 class Dispatch:
     """ASGI: the protocols' routes by method and path; whatever else is asked for goes to `others`."""
 
@@ -59,7 +66,8 @@ class Dispatch:
         """As ASGI."""
         exchange = None
         if scope["type"] == "http":
-            exchange = self._by_path.get((scope["method"], scope["path"])) or self._matching(scope)
+            path = own_path(scope) if scope.get("root_path") else scope["path"]
+            exchange = self._by_path.get((scope["method"], path)) or self._matching(scope, path)
         if exchange is None:
             await self._others(scope, receive, send)
             return
@@ -68,10 +76,10 @@ class Dispatch:
         response = await exchange.respond(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    def _matching(self, scope: Scope) -> "Exchange | None":
+    def _matching(self, scope: Scope, path: str) -> "Exchange | None":
         """The first whose pattern matches; the scope then has the path's parameters."""
         for pattern, exchange in self._by_pattern:
-            found = pattern.match(scope["path"])
+            found = pattern.match(path)
             if found and exchange.route.method == scope["method"]:
                 scope["path_params"] = found.groupdict()
                 return exchange

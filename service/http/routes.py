@@ -14,6 +14,7 @@ from encoders.contract.errors import VisiontowerError
 from service.engine.engine import Engine
 from service.http import openapi, problems
 from service.http.errors import MethodNotAllowed, NoSuchRoute
+from service.http.exchange import own_path
 from service.http.json import to_json
 from service.http.protocol import Answer
 from service.spec_json import spec_json
@@ -100,7 +101,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _framework_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 422
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # Allow, of a wrong method
-    path = request.scope["path"]  # the request's own `url` decodes the query, which may be anything
+    path = own_path(request.scope)  # the request's own `url` decodes the query, which may be anything
     protocol = request.app.protocol_of(path)
     if protocol is not None and status in (404, 405):
         request.scope["protocol"] = protocol

@@ -1,7 +1,6 @@
 """The process: loads real encoders, listens, and stops in order. Of uvicorn, only connection.py knows more."""
 
 import asyncio
-import gc
 import logging
 import os
 import signal
@@ -20,9 +19,8 @@ from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
-from service.run import exits, workers
+from service.run import exits, heap, workers
 from service.run.connection import Connection, Door
-from service.run.heap import Heap, share_heaps
 from service.settings import Settings
 from service.telemetry import logs
 
@@ -50,9 +48,8 @@ def serve(settings: Settings) -> None:
 
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
-    share_heaps()
+    heap.begin_loading()
     _allow_connections(settings.max_connections)
-    gc.disable()  # until all is loaded: a quarter of the time of the imports was spent looking for garbage
     logs.configure(settings.log_level)
     server = make_server(settings, siblings=siblings)
     server.owns_process = True
@@ -116,7 +113,7 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.owns_process = False
         self._siblings = siblings
-        self._heap = Heap(clock=time.monotonic)
+        self._heap = heap.Heap(clock=time.monotonic)
 
     @property
     def engine(self) -> Engine:
@@ -167,14 +164,9 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """As uvicorn.Server; afterwards the garbage collector need not look at the objects that are here to stay.
-
-        They are some hundred thousand objects of torch and the models: looking through them held up all requests for a
-        quarter of a second every few seconds.
-        """
+        """As uvicorn.Server."""
         await super().startup(sockets)
-        gc.freeze()
-        gc.enable()
+        heap.loaded()
 
     async def on_tick(self, counter: int) -> bool:
         """As uvicorn.Server, ten times a second: whether to stop."""

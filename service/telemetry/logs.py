@@ -9,7 +9,7 @@ _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", 
 
 
 class JsonFormatter(logging.Formatter):
-    """A record as JSON: time, level, logger, message, and whatever `extra` held."""
+    """A record as JSON: time, level, logger, message, and whatever `extra` held. Ray adds names with `_`."""
 
     def format(self, record: logging.LogRecord) -> str:
         """As logging.Formatter."""
@@ -19,7 +19,7 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD})
+        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"})
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)

@@ -228,6 +228,10 @@ class Metrics:
         """All of it, in Prometheus' text format."""
         return generate_latest(self.registry) + generate_latest(_Looked(self.gauges(now)))
 
+    def families(self, now: Now) -> list[Metric]:
+        """All of it, for another exporter."""
+        return [*self.registry.collect(), *self.gauges(now)]
+
     def gauges(self, now: Now) -> list[Metric]:
         """What is looked at, not counted."""
         images = GaugeMetricFamily("visiontower_queue_images", "Images that wait for the device.", labels=["model"])

@@ -1,0 +1,53 @@
+"""The flags that say how the service runs on a cluster."""
+
+import argparse
+
+from service.cli.arguments import ArgumentError, flag
+from service.run.ray.services import Replicas, Service, services
+from service.settings import Settings
+
+_FLAGS = ("replicas", "replica_cpus", "replica_gpus", "route_prefix", "app_per_model")
+
+
+def add_replicas(command: argparse.ArgumentParser) -> None:
+    """--replicas and the others."""
+    group = command.add_argument_group("on a cluster")
+    group.add_argument("--replicas", metavar="N|MIN-MAX", help="how many; 1-8: as the load needs [1]")
+    group.add_argument(
+        "--replica-cpus", type=float, metavar="N", help="cores of each [with a card its part of the cores, else 1]"
+    )
+    group.add_argument(
+        "--replica-gpus",
+        type=float,
+        metavar="N",
+        help="card of each, or a part of one: 0.5 puts two on a card, each with half of its memory [1 if the cluster "
+        "has cards, else 0]",
+    )
+    group.add_argument("--route-prefix", metavar="/PATH", help="prefix of all paths [/]")
+    group.add_argument(
+        "--app-per-model",
+        action="store_true",
+        default=None,
+        help="an application for each --model, with replicas of its own, below /demo-vit for demo:vit",
+    )
+
+
+def services_of(arguments: argparse.Namespace, settings: Settings) -> list[Service]:
+    """What the flags ask for. Raises ArgumentError or ClusterError."""
+    with flag("--replicas"):
+        replicas = Replicas.parse(arguments.replicas or "1")
+    return services(
+        settings,
+        replicas=replicas,
+        cpus=arguments.replica_cpus,
+        gpus=arguments.replica_gpus,
+        prefix=arguments.route_prefix or "/",
+        per_model=bool(arguments.app_per_model),
+    )
+
+
+def refuse_replicas(arguments: argparse.Namespace) -> None:
+    """For a command that runs on this machine alone. Raises ArgumentError if there is a flag of a cluster."""
+    for name in _FLAGS:
+        if getattr(arguments, name) is not None:
+            raise ArgumentError(f"--{name.replace('_', '-')} is for a cluster: add --ray.")

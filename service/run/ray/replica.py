@@ -1,0 +1,111 @@
+"""A replica: the whole service in one actor of Ray Serve. The queue, the batches and the refusals are its own."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from fastapi import FastAPI
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from encoders.contract.errors import VisiontowerError
+from service.cluster.share import Share
+from service.engine.engine import Engine
+from service.http.app import create_app
+from service.run import heap
+from service.run.ray import autoscaling
+from service.run.ray.bridge import Bridge
+from service.settings import Settings
+from service.telemetry import logs
+
+_LOOK_S = 0.1
+_PASS_ON_S = 5.0
+
+
+class Replica:
+    """Ray builds it, asks for its app, and calls its hooks. Its attribute must not be `app`, which Ray has."""
+
+    def __init__(self, settings: Settings, share: Share) -> None:
+        heap.begin_loading()
+        logs.configure(settings.log_level)
+        self._settings = share.settings(settings)
+        self._asgi: FastAPI | None = None
+
+    async def __serve_build_asgi_app__(self) -> FastAPI:
+        """The app, started: of an app that fails to start Ray does not tell why. Raises RuntimeError, which does.
+
+        Ray ends it by its lifespan, which drains.
+        """
+        app = self._asgi = create_app(self._settings)
+        app.add_middleware(_WithoutRequestId)
+        serving = AsyncExitStack()
+        try:
+            await serving.enter_async_context(app.router.lifespan_context(app))
+        except VisiontowerError as error:
+            raise RuntimeError(str(error)) from error
+        heap.loaded()
+        looking = asyncio.create_task(_look_after(self._engine))
+
+        @asynccontextmanager
+        async def started(app: FastAPI) -> AsyncIterator[None]:
+            async with serving:
+                yield
+                looking.cancel()
+
+        app.router.lifespan_context = started
+        return app
+
+    @property
+    def _engine(self) -> Engine:
+        assert self._asgi is not None
+        engine: Engine = self._asgi.state.engine
+        return engine
+
+    async def check_health(self) -> None:
+        """Raises RuntimeError if only another process can go on; Ray then starts one in its place."""
+        engine = self._engine
+        if engine.threads.is_lost:
+            raise RuntimeError("a device thread has ended")
+        if engine.is_hung:
+            raise RuntimeError(str(engine.threads.refusal))
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """What the policy is told."""
+        engine = self._engine
+        oldest_s = max(engine.threads.waiting(model)[1] for model in engine.models.ids)
+        return {autoscaling.PRESSURE: autoscaling.pressure(oldest_s=oldest_s, fullness=engine.admission.fullness)}
+
+
+class _WithoutRequestId:
+    """ASGI: the proxy writes the request's id into the answer itself, and reads it from a header as we do."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """As ASGI."""
+
+        async def without_id(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [(name, value) for name, value in message["headers"] if name != b"x-request-id"]
+            await send(message)
+
+        await self._app(scope, receive, without_id)
+
+
+async def _look_after(engine: Engine) -> None:
+    """What run/server.py does between requests, and the metrics for Ray."""
+    from ray import serve
+    from ray.util.metrics import Gauge
+
+    replica = serve.get_replica_context()
+    bridge = Bridge(Gauge, labels={"application": replica.app_name, "replica": replica.replica_tag})
+    memory = heap.Heap(clock=time.monotonic)
+    due = 0.0
+    while True:
+        engine.watch()
+        memory.look(is_idle=engine.admission.is_empty)
+        if (now := time.monotonic()) >= due:
+            due = now + _PASS_ON_S
+            bridge.pass_on(engine.metrics.families(engine.now()))
+        await asyncio.sleep(_LOOK_S)

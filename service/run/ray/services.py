@@ -1,0 +1,88 @@
+"""What is to be deployed: one service with all its models, or one a model, each under its own prefix. Knows no Ray."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, Any, NamedTuple
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from service.cluster.errors import ClusterError
+from service.settings import Settings
+
+_OF_THE_PROXY = {"host", "port", "processes"}
+_NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._]+")
+
+
+class Replicas(NamedTuple):
+    """How many there are, at least and at most."""
+
+    least: int
+    most: int
+
+    @classmethod
+    def parse(cls, text: str) -> "Replicas":
+        """Of `3` or `1-8`. Raises ValueError."""
+        least, dash, most = text.partition("-")
+        if not least.isdecimal() or (dash and not most.isdecimal()):
+            raise ValueError(f"'{text}' is no number of replicas: use 3, or 1-8 for as many as the load needs")
+        found = cls(int(least), int(most or least))
+        if found.most < max(1, found.least):
+            raise ValueError(f"'{text}' is no number of replicas: there must be one at most, and least to most")
+        return found
+
+
+def _replicas(value: object) -> object:
+    return Replicas.parse(str(value)) if isinstance(value, str | int) else value
+
+
+class ServiceArgs(BaseModel):
+    """Arguments of `service.run.ray:app`. replicas: 3, or 1-8. cpus, gpus: of each replica; None as Share.of says."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+    settings: dict[str, Any] = Field(default_factory=dict)
+    """By the names of Settings; variables of the machine that builds the application fill in what is not here."""
+    replicas: Annotated[Replicas, BeforeValidator(_replicas)] = Replicas(1, 1)
+    cpus: float | None = None
+    gpus: float | None = None
+
+    def written(self) -> dict[str, Any]:
+        """For a file, from which it can be read again; without what is as by default."""
+        least, most = self.replicas
+        replicas = {"replicas": least if least == most else f"{least}-{most}"}
+        return {**self.model_dump(exclude={"replicas"}, exclude_defaults=True), **replicas}
+
+
+@dataclass(frozen=True)
+class Service:
+    """One application of Ray Serve. prefix: of its paths, such as /vit; / for none."""
+
+    name: str
+    prefix: str
+    args: ServiceArgs
+
+
+def services(
+    settings: Settings, *, replicas: Replicas, cpus: float | None, gpus: float | None, prefix: str, per_model: bool
+) -> list[Service]:
+    """The applications that serve the models of the settings. Raises ClusterError if they cannot be."""
+    if settings.processes > 1:
+        raise ClusterError("On a cluster there are replicas in place of processes: use --replicas.")
+    if not re.fullmatch(r"/|(/[\w.~-]+)+", prefix, re.ASCII):
+        raise ClusterError(f"'{prefix}' is no prefix of paths: it begins with / and does not end with it, as /vt does.")
+    given = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OF_THE_PROXY)
+
+    def service(name: str, path: str, models: Sequence[str]) -> Service:
+        args = ServiceArgs(settings={**given, "model": list(models)}, replicas=replicas, cpus=cpus, gpus=gpus)
+        return Service(name, path, args)
+
+    if not per_model:
+        return [service("visiontower", prefix, settings.model)]
+    found = []
+    for model in settings.model:
+        word = _NOT_IN_A_NAME.sub("-", model)
+        found.append(service(f"visiontower-{word}", f"{prefix.rstrip('/')}/{word}", [model]))
+    if len({each.prefix for each in found}) < len(found):
+        raise ClusterError(f"Two of {', '.join(settings.model)} would have one prefix: deploy them separately.")
+    return found

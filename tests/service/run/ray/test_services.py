@@ -1,0 +1,111 @@
+"""Which applications the flags ask for, and the file that holds them."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from pydantic import BaseModel
+
+from service.cli.main import main
+from service.cluster.errors import ClusterError
+from service.run.ray.services import Replicas, Service, ServiceArgs, services
+from service.settings import Settings
+
+ray_schema = pytest.importorskip("ray.serve.schema")
+
+
+def of(settings: Settings, *, prefix: str = "/", per_model: bool = False) -> list[Service]:
+    return services(settings, replicas=Replicas(1, 3), cpus=2, gpus=None, prefix=prefix, per_model=per_model)
+
+
+@pytest.mark.parametrize(("text", "replicas"), [("3", (3, 3)), ("1-8", (1, 8)), ("0-2", (0, 2)), ("4-4", (4, 4))])
+def test_a_number_of_replicas_or_from_and_to(text: str, replicas: tuple[int, int]) -> None:
+    assert Replicas.parse(text) == replicas
+
+
+@pytest.mark.parametrize("text", ["", "0", "three", "-1", "1-", "4-2", "1-2-3", "1.5"])
+def test_another_number_of_replicas_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no number of replicas"):
+        Replicas.parse(text)
+
+
+def test_one_application_serves_all_models() -> None:
+    (one,) = of(Settings(model=("demo:vit", "demo:resnet"), max_batch=8, port=9000), prefix="/vt")
+    assert (one.name, one.prefix) == ("visiontower", "/vt")
+    assert one.args.settings == {"model": ["demo:vit", "demo:resnet"], "max_batch": 8}
+
+
+def test_or_each_has_its_own_below_its_prefix() -> None:
+    found = of(Settings(model=("demo:vit", "openclip:ViT-L-14-336@openai")), prefix="/vt", per_model=True)
+    assert [(each.name, each.prefix) for each in found] == [
+        ("visiontower-demo-vit", "/vt/demo-vit"),
+        ("visiontower-openclip-ViT-L-14-336-openai", "/vt/openclip-ViT-L-14-336-openai"),
+    ]
+    assert [each.args.settings["model"] for each in found] == [["demo:vit"], ["openclip:ViT-L-14-336@openai"]]
+
+
+@pytest.mark.parametrize("prefix", ["vt", "/vt/", "//", "/a b", ""])
+def test_a_prefix_that_no_path_has_is_refused(prefix: str) -> None:
+    with pytest.raises(ClusterError, match="is no prefix of paths"):
+        of(Settings(), prefix=prefix)
+
+
+def test_models_that_would_have_one_prefix_are_refused() -> None:
+    with pytest.raises(ClusterError, match="would have one prefix"):
+        of(Settings(model=("demo:vit", "demo@vit:x", "demo:vit:x")), per_model=True)
+
+
+def test_processes_are_replicas_here() -> None:
+    with pytest.raises(ClusterError, match="use --replicas"):
+        of(Settings(processes=2))
+
+
+def unknown(written: Any, schema: type[BaseModel]) -> set[str]:
+    """Keys that the schema does not have: Ray would pass over them in silence."""
+    return set(written) - set(schema.model_fields)
+
+
+def test_the_file_is_what_ray_serve_takes(tmp_path: Path) -> None:
+    file = tmp_path / "serve.yaml"
+    flags = "--model demo:vit --max-batch 8 --port 9001 --replicas 1-4 --replica-cpus 2 --route-prefix /vt"
+    assert main(["ray", "config", *flags.split(), "-o", str(file)]) == 0
+    written = yaml.safe_load(file.read_text())
+    (application,) = written["applications"]
+    assert unknown(written, ray_schema.ServeDeploySchema) == set()
+    assert unknown(application, ray_schema.ServeApplicationSchema) == set()
+    assert unknown(written["http_options"], ray_schema.HTTPOptionsSchema) == set()
+    read = ray_schema.ServeDeploySchema.model_validate(written)
+    assert (read.http_options.port, read.applications[0].route_prefix) == (9001, "/vt")
+    args = ServiceArgs.model_validate(application["args"])
+    assert (args.replicas, args.cpus, args.gpus) == (Replicas(1, 4), 2, None)
+    assert Settings(**args.settings).max_batch == 8
+
+
+def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["ray", "config", "-o", str(tmp_path / "none" / "serve.yaml")]) == 2
+    assert "No such file or directory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("flags", ["--replicas 2", "--replica-gpus 0.5", "--route-prefix /vt", "--app-per-model"])
+def test_flags_of_a_cluster_want_one(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *flags.split()]) == 2
+    assert "is for a cluster: add --ray" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("flags", "said"),
+    [
+        ("--ray local --replicas two", "--replicas: 'two' is no number of replicas"),
+        ("--ray local --processes 2", "use --replicas"),
+        ("--ray local --port 0", "--port cannot be 0"),
+    ],
+)
+def test_what_cannot_be_served_is_told_at_once(flags: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["serve", *flags.split()]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_arguments_that_are_none_are_refused() -> None:
+    with pytest.raises(ValueError, match="replica"):
+        ServiceArgs.model_validate({"replica": 2})
