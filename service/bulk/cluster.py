@@ -14,7 +14,7 @@ import logging
 import pickle
 import threading
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -85,16 +85,20 @@ class ClusterEmbedder:
             ),
         )
         groups = iter(rows.iter_batches(batch_size=None, batch_format="pyarrow"))
-        while True:
-            with _told():
-                table = await on_a_thread(partial(next, groups, None))
-            if table is None:
-                return
-            for group in table.to_pylist():
-                for batch in pa.ipc.open_stream(group["rows"]):
-                    yield batch
-                if group["error"] is not None:
-                    raise BulkError(group["error"])
+        try:
+            while True:
+                with _told():
+                    table = await on_a_thread(partial(next, groups, None))
+                if table is None:
+                    return
+                for group in table.to_pylist():
+                    for batch in pa.ipc.open_stream(group["rows"]):
+                        yield batch
+                    if group["error"] is not None:
+                        raise BulkError(group["error"])
+        finally:
+            with suppress(ValueError):  # a thread waits for its next group; it ends with the cluster
+                groups.close()
 
 
 @contextmanager

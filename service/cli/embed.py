@@ -148,7 +148,7 @@ def job_of(arguments: argparse.Namespace) -> "Job":
 
 def engine_settings(arguments: argparse.Namespace, job: "Job") -> "Settings":
     """Of an engine that has nothing else to do."""
-    most = max(256, 8 * job.batch_size)  # of a batch, and of the batches ahead
+    most = max(512, 16 * job.batch_size)  # of a batch, and of the batches ahead
     return settings_of(
         arguments,
         max_batch=job.batch_size,
@@ -224,7 +224,7 @@ class _Bar:
                 mininterval=0.1 if sys.stderr.isatty() else _QUIET_S,
             )
         if progress.failed:
-            self._bar.set_postfix(failed=progress.failed, refresh=False)
+            self._bar.set_postfix(failed=f"{progress.failed:,}", refresh=False)
         self._bar.update(progress.done - self._bar.n)
 
 

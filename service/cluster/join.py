@@ -13,6 +13,11 @@ from service.cluster.errors import ClusterError
 LOCAL = "local"
 """Names a cluster that begins and ends with this process, on this machine."""
 _ANSWERS_S = 5.0
+_OF_RAY = {
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change that is none for us
+    "RAY_ENABLE_AUTO_CONNECT": "0",  # else what is cleaned up after the end would start another cluster
+}
+"""Variables that it reads when it is imported."""
 _CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
 """Ray reads it when it is imported, on Linux too. At 0 it listens on the loopback interface alone."""
 
@@ -46,7 +51,8 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
 
 def require_ray() -> Any:
     """The module. Raises ClusterError if it is not installed."""
-    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")  # else it warns of a change that is none for us
+    for name, value in _OF_RAY.items():
+        os.environ.setdefault(name, value)
     try:
         import ray
     except ImportError as error:
