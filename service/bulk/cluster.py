@@ -30,7 +30,7 @@ from encoders.contract.errors import VisiontowerError
 from service.bulk.embedder import Described, Reading
 from service.bulk.errors import BulkError
 from service.bulk.items import Item, Row
-from service.bulk.reading import on_a_thread
+from service.bulk.reading import broken_off, on_a_thread
 from service.bulk.rows import Columns
 from service.cluster.share import Share
 from service.engine.values import EmbedRequest
@@ -65,7 +65,7 @@ class ClusterEmbedder:
     async def batches(
         self, reading: Reading, request: EmbedRequest, columns: Columns, *, batch_size: int
     ) -> AsyncGenerator[pa.RecordBatch]:
-        """As Embedder. Other engines do the work of one that ends."""
+        """As Embedder; all errors are BulkErrors. Other engines do the work of one that ends."""
         context = DataContext.get_current()
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
@@ -138,7 +138,11 @@ def _read(reading: Any, batch_size: int) -> Iterator[pa.Table]:
 
 
 def groups(rows: Iterator[Row], *, batch_size: int) -> Iterator[tuple[Sequence[Row], str | None]]:
-    """Whole batches of rows, at the end what is left. If the inputs end before their time, the last group says why."""
+    """Whole batches of rows, at the end what is left.
+
+    If the inputs end before their time, the last group says why. What would be no whole batch is not in it: the run
+    that continues begins with a batch of the same rows.
+    """
     error: str | None = None
     while error is None:
         group: list[Row] = []
@@ -150,7 +154,8 @@ def groups(rows: Iterator[Row], *, batch_size: int) -> Iterator[tuple[Sequence[R
                 if size >= _GROUP_BYTES and len(group) % batch_size == 0:
                     break
         except (BulkError, OSError) as broken:
-            error = str(broken)
+            error = str(broken_off(broken))
+            del group[len(group) - len(group) % batch_size :]
         if group or error is not None:
             yield group, error
         else:

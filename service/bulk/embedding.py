@@ -107,10 +107,6 @@ class EngineEmbedder:
                         continue
                     while error is not None and running:
                         yield await first()
-                    if isinstance(error, OSError):
-                        raise BulkError(
-                            f"The inputs broke off: {error}. What is done is kept; the same command continues."
-                        ) from error
                     if error is not None:
                         raise error
                     reads = None

@@ -54,17 +54,17 @@ def on_a_thread(function: Callable[[], R]) -> "asyncio.Future[R]":
 def read_ahead(rows: Iterator[Row]) -> Iterator[Item]:
     """The items in order, with their images. A number of these are being read at a time.
 
-    An error of `rows` comes after the items before it.
+    An error of `rows` comes after the items before it, as a BulkError.
     """
     waiting: deque[tuple[Item, Future[bytes | ImageError] | None]] = deque()
     readers: _Readers | None = None
-    trouble: Exception | None = None
+    trouble: BulkError | None = None
     try:
         while True:
             try:
                 each = next(rows, None)
             except (BulkError, OSError) as error:
-                trouble, each = error, None
+                trouble, each = broken_off(error), None
             if isinstance(each, Pending):
                 readers = readers or _Readers()
                 waiting.append((each.item, readers.submit(each.unread)))
@@ -80,6 +80,13 @@ def read_ahead(rows: Iterator[Row]) -> Iterator[Item]:
     finally:
         if readers is not None:
             readers.close()
+
+
+def broken_off(error: BulkError | OSError) -> BulkError:
+    """The error of a run whose inputs end before their time."""
+    if isinstance(error, BulkError):
+        return error
+    return BulkError(f"The inputs broke off: {error}. What is done is kept; the same command continues.")
 
 
 class _Readers:

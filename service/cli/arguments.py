@@ -1,7 +1,7 @@
 """The flags that commands share, and how a wrong one is told."""
 
 import argparse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -68,6 +68,13 @@ def add_placement(command: argparse.ArgumentParser, *, runtime: str | None = "to
         default=runtime,
         help=f"what runs it; openvino: faster on CPUs, needs the extra of that name [{runtime or 'as embed did'}]",
     )
+
+
+def refuse_without_ray(arguments: argparse.Namespace, names: Iterable[str]) -> None:
+    """For a command that runs on this machine alone. Raises ArgumentError if one of these flags was given."""
+    for name in names:
+        if getattr(arguments, name) is not None:
+            raise ArgumentError(f"--{name.replace('_', '-')} is for a cluster: add --ray.")
 
 
 def positive(text: str) -> int:

@@ -12,6 +12,9 @@ if TYPE_CHECKING:
     from service.settings import Settings
 
 
+ENGINE_FLAGS = ("engines", "engine_cpus", "engine_gpus")
+
+
 def add_cluster_flags(command: argparse.ArgumentParser) -> None:
     """--ray, and what each of its engines gets."""
     command.add_argument(

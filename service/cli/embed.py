@@ -15,10 +15,11 @@ from service.cli.arguments import (
     add_pixels,
     add_placement,
     positive,
+    refuse_without_ray,
     resolution_of,
     settings_of,
 )
-from service.cli.cluster import add_cluster_flags, cluster_of
+from service.cli.cluster import ENGINE_FLAGS, add_cluster_flags, cluster_of
 from service.cli.output import say
 from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
@@ -94,6 +95,8 @@ def add(commands: Any) -> None:
 
 def run(arguments: argparse.Namespace) -> int:
     """Embed it. 1 if some items could not be embedded, 130 if interrupted."""
+    if arguments.ray is None:
+        refuse_without_ray(arguments, ENGINE_FLAGS)
     job = job_of(arguments)
     settings = engine_settings(arguments, job)
     started = time.monotonic()

@@ -2,11 +2,11 @@
 
 import argparse
 
-from service.cli.arguments import ArgumentError, flag
+from service.cli.arguments import flag
 from service.run.ray.services import Replicas, Service, services
 from service.settings import Settings
 
-_FLAGS = ("replicas", "replica_cpus", "replica_gpus", "route_prefix", "app_per_model")
+REPLICA_FLAGS = ("replicas", "replica_cpus", "replica_gpus", "route_prefix", "app_per_model")
 
 
 def add_replicas(command: argparse.ArgumentParser) -> None:
@@ -44,10 +44,3 @@ def services_of(arguments: argparse.Namespace, settings: Settings) -> list[Servi
         prefix=arguments.route_prefix or "/",
         per_model=bool(arguments.app_per_model),
     )
-
-
-def refuse_replicas(arguments: argparse.Namespace) -> None:
-    """For a command that runs on this machine alone. Raises ArgumentError if there is a flag of a cluster."""
-    for name in _FLAGS:
-        if getattr(arguments, name) is not None:
-            raise ArgumentError(f"--{name.replace('_', '-')} is for a cluster: add --ray.")

@@ -5,8 +5,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from service.cli.arguments import add_command
-from service.cli.replicas import add_replicas, refuse_replicas, services_of
+from service.cli.arguments import add_command, refuse_without_ray
+from service.cli.replicas import REPLICA_FLAGS, add_replicas, services_of
 from service.run.exits import end_at_once_on_signals
 from service.settings import Settings
 
@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
             log_level=settings.log_level,
         )
         return 0
-    refuse_replicas(arguments)
+    refuse_without_ray(arguments, REPLICA_FLAGS)
     end_at_once_on_signals()  # the imports that follow take seconds
     from service.run.server import serve
 

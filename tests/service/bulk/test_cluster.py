@@ -2,6 +2,7 @@
 
 import asyncio
 import pickle
+import re
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -120,13 +121,25 @@ def test_work_is_dealt_out_in_whole_batches(tmp_path: Path) -> None:
     assert [len(group) for group, _ in groups(iter([Item("x")] * 100), batch_size=8)] == [64, 36]
 
 
-def test_inputs_that_end_before_their_time_are_dealt_out_with_the_reason() -> None:
-    def broken() -> Iterator[Row]:
-        yield Item("0", PICTURES["00.png"])
-        raise BulkError("The tar breaks off.")
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        (BulkError("The tar breaks off."), "The tar breaks off."),
+        (OSError(5, "Input/output error"), "The inputs broke off: .* the same command continues."),
+    ],
+)
+def test_inputs_that_end_before_their_time_are_dealt_out_with_the_reason(broken: Exception, said: str) -> None:
+    """In whole batches, so that the run that continues has the batches, and fills the shards, of one that ends."""
 
-    (group,) = groups(broken(), batch_size=4)
-    assert group == ([Item("0", PICTURES["00.png"])], "The tar breaks off.")
+    def rows(count: int) -> Iterator[Row]:
+        yield from (Item(str(number)) for number in range(count))
+        raise broken
+
+    for count, dealt in ((3, 0), (4, 4), (11, 8)):
+        ((group, error),) = groups(rows(count), batch_size=4)
+        assert [row.id for row in group if isinstance(row, Item)] == [str(number) for number in range(dealt)]
+        assert error is not None
+        assert re.fullmatch(said, error)
 
 
 def test_inputs_travel_but_standard_input_stays(tmp_path: Path) -> None:

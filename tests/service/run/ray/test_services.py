@@ -87,9 +87,15 @@ def test_a_file_that_cannot_be_written_is_told(tmp_path: Path, capsys: pytest.Ca
     assert "No such file or directory" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("flags", ["--replicas 2", "--replica-gpus 0.5", "--route-prefix /vt", "--app-per-model"])
-def test_flags_of_a_cluster_want_one(flags: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", *flags.split()]) == 2
+@pytest.mark.parametrize(
+    "words",
+    [
+        *("serve --replicas 2", "serve --replica-gpus 0.5", "serve --route-prefix /vt", "serve --app-per-model"),
+        *("embed x.png -o x.npy --engines 2", "embed x.png -o x.npy --engine-gpus 0.5"),
+    ],
+)
+def test_flags_of_a_cluster_want_one(words: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(words.split()) == 2
     assert "is for a cluster: add --ray" in capsys.readouterr().err
 
 
