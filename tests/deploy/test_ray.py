@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from service.cli.main import main
+from service.cli.main import main, parser
 from service.run.ray.services import ServiceArgs
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
@@ -15,29 +15,39 @@ from tests.support.paths import ROOT
 
 RAY = ROOT / "deploy" / "ray"
 
-CRD: dict[str, Any] = {
-    "apiVersion": {}, "kind": {}, "metadata": {},
-    "spec": {
-        "serveConfigV2": {}, "excludeHeadPodFromServeSvc": {}, "upgradeStrategy": {}, "serveService": {},
-        "rayClusterDeletionDelaySeconds": {}, "suspend": {}, "managedBy": {},
-        "rayClusterConfig": {
-            "rayVersion": {}, "authOptions": {"mode": {}, "secretName": {}, "enableK8sTokenAuth": {}},
-            "enableInTreeAutoscaling": {}, "autoscalerOptions": {}, "gcsFaultToleranceOptions": {},
-            "headServiceAnnotations": {}, "networkPolicy": {}, "tlsOptions": {}, "upgradeStrategy": {},
-            "headGroupSpec": {
-                "rayStartParams": {}, "template": {}, "serviceType": {}, "headService": {}, "enableIngress": {},
-                "resources": {}, "labels": {},
-            },
-            "workerGroupSpecs": {
-                "groupName": {}, "replicas": {}, "minReplicas": {}, "maxReplicas": {}, "numOfHosts": {},
-                "rayStartParams": {}, "template": {}, "scaleStrategy": {}, "idleTimeoutSeconds": {}, "suspend": {},
-                "resources": {}, "labels": {}, "priority": {},
-            },
-        },
+CLUSTER: dict[str, Any] = {
+    "rayVersion": {}, "authOptions": {"mode": {}, "secretName": {}, "enableK8sTokenAuth": {}},
+    "enableInTreeAutoscaling": {}, "autoscalerOptions": {}, "gcsFaultToleranceOptions": {},
+    "headServiceAnnotations": {}, "networkPolicy": {}, "tlsOptions": {}, "upgradeStrategy": {},
+    "headGroupSpec": {
+        "rayStartParams": {}, "template": {}, "serviceType": {}, "headService": {}, "enableIngress": {},
+        "resources": {}, "labels": {},
+    },
+    "workerGroupSpecs": {
+        "groupName": {}, "replicas": {}, "minReplicas": {}, "maxReplicas": {}, "numOfHosts": {},
+        "rayStartParams": {}, "template": {}, "scaleStrategy": {}, "idleTimeoutSeconds": {}, "suspend": {},
+        "resources": {}, "labels": {}, "priority": {},
     },
 }  # fmt: skip
-"""The keys of a RayService of ray.io/v1, down to the pods: the json tags in rayservice_types.go and raycluster_types.go
-of ray-project/kuberay, below ray-operator/apis/ray/v1, at feeaf72."""
+SPECS: dict[str, dict[str, Any]] = {
+    "RayService": {
+        "serveConfigV2": {}, "excludeHeadPodFromServeSvc": {}, "upgradeStrategy": {}, "serveService": {},
+        "rayClusterDeletionDelaySeconds": {}, "suspend": {}, "managedBy": {}, "rayClusterConfig": CLUSTER,
+    },
+    "RayJob": {
+        "activeDeadlineSeconds": {}, "backoffLimit": {}, "submitterPodTemplate": {}, "metadata": {},
+        "clusterSelector": {}, "submitterConfig": {}, "managedBy": {}, "deletionStrategy": {}, "entrypoint": {},
+        "runtimeEnvYAML": {}, "jobId": {}, "submissionMode": {}, "entrypointResources": {}, "entrypointNumCpus": {},
+        "entrypointNumGpus": {}, "ttlSecondsAfterFinished": {}, "preRunningDeadlineSeconds": {},
+        "shutdownAfterJobFinishes": {}, "suspend": {}, "rayClusterSpec": CLUSTER,
+    },
+}  # fmt: skip
+"""The keys of ray.io/v1, down to the pods: the json tags in rayservice_types.go, rayjob_types.go and
+raycluster_types.go of ray-project/kuberay, below ray-operator/apis/ray/v1, at feeaf72."""
+
+
+def crd(kind: str) -> dict[str, Any]:
+    return {"apiVersion": {}, "kind": {}, "metadata": {}, "spec": SPECS[kind]}
 
 
 def strangers(value: Any, known: dict[str, Any], path: str = "") -> list[str]:
@@ -52,16 +62,30 @@ def strangers(value: Any, known: dict[str, Any], path: str = "") -> list[str]:
     ]
 
 
-def manifest() -> Any:
-    return yaml.safe_load((RAY / "rayservice.yaml").read_text())
+def manifest(name: str = "rayservice.yaml") -> Any:
+    """The first of the file."""
+    return next(yaml.safe_load_all((RAY / name).read_text()))
 
 
-def test_the_manifest_has_no_key_that_kuberay_does_not_know() -> None:
-    assert (manifest()["apiVersion"], manifest()["kind"]) == ("ray.io/v1", "RayService")
-    assert strangers(manifest(), CRD) == []
-    assert strangers({"spec": {"rayClusterConfig": {"headGroupSpecs": {}}}}, CRD) == [
-        ".spec.rayClusterConfig.headGroupSpecs"
-    ]
+@pytest.mark.parametrize(("name", "kind"), [("rayservice.yaml", "RayService"), ("rayjob.yaml", "RayJob")])
+def test_a_manifest_has_no_key_that_kuberay_does_not_know(name: str, kind: str) -> None:
+    found = manifest(name)
+    assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", kind)
+    assert strangers(found, crd(kind)) == []
+    cluster = "rayClusterConfig" if kind == "RayService" else "rayClusterSpec"
+    misspelt = {"spec": {cluster: {"headGroupSpecs": {}}}}
+    assert strangers(misspelt, crd(kind)) == [f".spec.{cluster}.headGroupSpecs"]
+
+
+def test_the_job_s_engines_are_as_many_and_as_large_as_its_workers() -> None:
+    job = manifest("rayjob.yaml")["spec"]
+    (workers,) = job["rayClusterSpec"]["workerGroupSpecs"]
+    arguments = parser().parse_args(shlex.split(job["entrypoint"])[1:])
+    limits = workers["template"]["spec"]["containers"][0]["resources"]["limits"]
+    assert (arguments.engine_cpus, arguments.engine_gpus) == (float(limits["cpu"]), float(limits["nvidia.com/gpu"]))
+    assert arguments.engines == workers["replicas"]
+    (mount,) = job["rayClusterSpec"]["headGroupSpec"]["template"]["spec"]["containers"][0]["volumeMounts"]
+    assert arguments.out.startswith(mount["mountPath"])
 
 
 def test_its_serve_config_is_what_the_command_above_it_writes(capsys: pytest.CaptureFixture[str]) -> None:

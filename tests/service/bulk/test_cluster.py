@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pyarrow as pa
 import pytest
@@ -31,7 +32,7 @@ pytestmark = [
     pytest.mark.filterwarnings(f"ignore::{each}") for each in ("DeprecationWarning", "ResourceWarning", "UserWarning")
 ]
 """Ray's."""
-SETTINGS = Settings(model=("demo:vit",), max_batch=4, device="cpu", memory_budget=256 * 1024 * 1024)
+SETTINGS = Settings(model=("demo:vit",), dtype="float32", max_batch=4, device="cpu", memory_budget=256 * 1024 * 1024)
 PICTURES = {f"{number:02}.png": noise(number, size=(60, 40)) for number in range(30)}
 BROKEN = {**PICTURES, "07.png": b"no image", "21.png": b""}
 
@@ -111,6 +112,18 @@ def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed
 
 def _workers() -> Iterator[psutil.Process]:
     return (each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::"))
+
+
+@pytest.mark.slow
+def test_another_batch_size_changes_the_last_digits_alone(tmp_path: Path) -> None:
+    folder = folder_of(tmp_path / "folder", PICTURES)
+    vectors = []
+    for size in (4, 3):
+        out = tmp_path / f"{size}.npy"
+        here(Job(out, inputs_of([str(folder)]), EmbedRequest((), output="pooled"), batch_size=size))
+        vectors.append(np.load(out))
+    apart = np.linalg.norm(vectors[0] - vectors[1], axis=1) / np.linalg.norm(vectors[0], axis=1)
+    assert apart.max() < 1e-6
 
 
 def test_work_is_dealt_out_in_whole_batches(tmp_path: Path) -> None:
