@@ -73,7 +73,7 @@ def test_a_manifest_has_no_key_that_kuberay_does_not_know(name: str, kind: str) 
     assert (found["apiVersion"], found["kind"]) == ("ray.io/v1", kind)
     assert strangers(found, crd(kind)) == []
     cluster = "rayClusterConfig" if kind == "RayService" else "rayClusterSpec"
-    misspelt = {"spec": {cluster: {"headGroupSpecs": {}}}}
+    misspelt: dict[str, Any] = {"spec": {cluster: {"headGroupSpecs": {}}}}
     assert strangers(misspelt, crd(kind)) == [f".spec.{cluster}.headGroupSpecs"]
 
 

@@ -2,7 +2,6 @@
 
 from service.bulk.sinks.choice import FILES, Layout, shard_rows, sink_of
 from service.bulk.sinks.one_file import OneFile
-from service.bulk.sinks.parquet import counts, read_rows
 from service.bulk.sinks.sink import Counts, Sink, TableSink, write
 
 __all__ = [
@@ -12,8 +11,6 @@ __all__ = [
     "OneFile",
     "Sink",
     "TableSink",
-    "counts",
-    "read_rows",
     "shard_rows",
     "sink_of",
     "write",

@@ -35,7 +35,7 @@ class ParquetFile(OneFile):
 
     def whole(self, rows: int) -> Counts:
         """Of the result."""
-        return counts(self.out)
+        return _counts(self.out)
 
     @property
     def shards(self) -> int:
@@ -44,7 +44,7 @@ class ParquetFile(OneFile):
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """As TableSink.read."""
-        return read_rows(self.out, columns)
+        return _read(self.out, columns)
 
     def files(self, number: int, rows: Rows, manifest: Manifest) -> Iterator[File]:
         """As Sink.files."""
@@ -64,7 +64,7 @@ class ParquetFolder(Folder):
     def finished(self, number: int) -> Counts | None:
         """As Sink.finished."""
         path = self._shard(number)
-        return counts(path) if path.exists() else None
+        return _counts(path) if path.exists() else None
 
     @property
     def shards(self) -> int:
@@ -73,7 +73,7 @@ class ParquetFolder(Folder):
 
     def read(self, number: int, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
         """As TableSink.read."""
-        return read_rows(self._shard(number), columns)
+        return _read(self._shard(number), columns)
 
     def _shard(self, number: int) -> Path:
         return self.out / f"part-{number:05d}.parquet"
@@ -83,16 +83,16 @@ class ParquetFolder(Folder):
         yield self._shard(number), partial(_write_parquet, rows=rows, manifest=None)
 
 
-def read_rows(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
+def _read(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
     """The rows of a Parquet file of ours, a group at a time. columns: all if None."""
     with pq.ParquetFile(path) as file:
         for group in range(file.num_row_groups):
             yield file.read_row_group(group, columns)
 
 
-def counts(path: Path) -> Counts:
+def _counts(path: Path) -> Counts:
     """Of a Parquet file of ours."""
-    return counted(read_rows(path, ["error"]))
+    return counted(_read(path, ["error"]))
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:

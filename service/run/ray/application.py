@@ -6,7 +6,6 @@ import ray
 from ray import serve
 from ray.serve.config import AutoscalingConfig, AutoscalingPolicy
 
-from service.cluster.share import Share
 from service.run.ray import autoscaling
 from service.run.ray.replica import Replica
 from service.run.ray.services import Replicas, ServiceArgs
@@ -22,7 +21,7 @@ def application(args: ServiceArgs) -> serve.Application:
     """As `service.run.ray:app`."""
     settings = Settings(**args.settings)
     cluster = ray.cluster_resources() if ray.is_initialized() else {}
-    share = Share.of(cluster, settings, cpus=args.cpus, gpus=args.gpus)
+    share = args.share(cluster)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="visiontower",

@@ -30,6 +30,7 @@ class Replica:
         logs.configure(settings.log_level)
         self._settings = share.settings(settings)
         self._asgi: FastAPI | None = None
+        self._looking: asyncio.Task[None] | None = None
 
     async def __serve_build_asgi_app__(self) -> FastAPI:
         """The app, started: of an app that fails to start Ray does not tell why. Raises RuntimeError, which does.
@@ -44,7 +45,7 @@ class Replica:
         except VisiontowerError as error:
             raise RuntimeError(str(error)) from error
         heap.loaded()
-        looking = asyncio.create_task(_look_after(self._engine))
+        looking = self._looking = asyncio.create_task(_look_after(self._engine))
 
         @asynccontextmanager
         async def started(app: FastAPI) -> AsyncIterator[None]:
@@ -68,6 +69,8 @@ class Replica:
             raise RuntimeError("a device thread has ended")
         if engine.is_hung:
             raise RuntimeError(str(engine.threads.refusal))
+        if self._looking is not None and self._looking.done() and not self._looking.cancelled():
+            raise RuntimeError(f"nothing looks after the engine: {self._looking.exception()!r}")
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """What the policy is told."""

@@ -1,14 +1,17 @@
 """What is to be deployed: one service with all its models, or one a model, each under its own prefix. Knows no Ray."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.cluster.errors import ClusterError
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.cluster.share import Share
 
 _OF_THE_PROXY = {"host", "port", "processes"}
 _NOT_IN_A_NAME = re.compile(r"[^A-Za-z0-9._]+")
@@ -46,6 +49,12 @@ class ServiceArgs(BaseModel):
     replicas: Annotated[Replicas, BeforeValidator(_replicas)] = Replicas(1, 1)
     cpus: float | None = None
     gpus: float | None = None
+
+    def share(self, cluster: Mapping[str, float]) -> "Share":
+        """What each replica gets. cluster: its resources, as of Share.of. Raises ClusterError."""
+        from service.cluster.share import Share  # with the engine
+
+        return Share.of(cluster, Settings(**self.settings), cpus=self.cpus, gpus=self.gpus)
 
     def written(self) -> dict[str, Any]:
         """For a file, from which it can be read again; without what is as by default."""

@@ -73,7 +73,8 @@ def deployed(
                 serve.RunTarget(app(service.args), name=service.name, route_prefix=service.prefix)
                 for service in services
             ]
-            _tell_shortage(services, cluster)
+            for text in shortages(services, cluster):
+                _log.warning(text)
             for service in services:
                 ends.callback(serve.delete, service.name)
             serve.run_many(targets)
@@ -82,15 +83,16 @@ def deployed(
         yield
 
 
-def _tell_shortage(services: Sequence[Service], cluster: Mapping[str, float]) -> None:
-    """Ray waits for machines that may never come, and says so nowhere."""
-    for resource, each in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = sum(service.args.replicas.least * (getattr(service.args, each) or 0) for service in services)
-        if wanted > cluster.get(resource, 0):
-            _log.warning(
-                "the replicas want %g %s, and the cluster has %g: those beyond wait for more machines",
-                wanted, resource, cluster.get(resource, 0),
-            )  # fmt: skip
+def shortages(services: Sequence[Service], cluster: Mapping[str, float]) -> Iterator[str]:
+    """What the cluster has too little of. Ray waits for machines that may never come, and says so nowhere."""
+    wanted = [(service.args.share(cluster), service.args.replicas.least) for service in services]
+    for name, resource, amount in (
+        ("cores", "CPU", sum(share.cpus * least for share, least in wanted)),
+        ("cards", "GPU", sum(share.gpus * least for share, least in wanted)),
+    ):
+        has = cluster.get(resource, 0)
+        if amount > has:
+            yield f"the replicas want {amount:g} {name}, and the cluster has {has:g}: the rest wait for machines"
 
 
 def _check_proxy(services: Sequence[Service], *, host: str, port: int) -> None:

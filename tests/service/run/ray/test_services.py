@@ -10,6 +10,7 @@ from pydantic import BaseModel
 from service.cli.main import main
 from service.cluster.errors import ClusterError
 from service.run.ray.services import Replicas, Service, ServiceArgs, services
+from service.run.ray.serving import shortages
 from service.settings import Settings
 
 ray_schema = pytest.importorskip("ray.serve.schema")
@@ -59,6 +60,24 @@ def test_models_that_would_have_one_prefix_are_refused() -> None:
 def test_processes_are_replicas_here() -> None:
     with pytest.raises(ClusterError, match="use --replicas"):
         of(Settings(processes=2))
+
+
+@pytest.mark.parametrize(
+    ("replicas", "cpus", "gpus", "said"),
+    [
+        ((2, 8), None, None, []),  # half of the cores come with each of two cards
+        ((3, 8), None, None, ["want 24 cores, and the cluster has 16", "want 3 cards, and the cluster has 2"]),
+        ((17, 17), None, 0, ["want 17 cores, and the cluster has 16"]),
+        ((4, 4), 4, 0.5, []),
+    ],
+)
+def test_more_than_the_cluster_has_is_said(
+    replicas: tuple[int, int], cpus: float | None, gpus: float | None, said: list[str]
+) -> None:
+    found = services(Settings(), replicas=Replicas(*replicas), cpus=cpus, gpus=gpus, prefix="/", per_model=False)
+    texts = list(shortages(found, {"CPU": 16.0, "GPU": 2.0}))
+    assert len(texts) == len(said)
+    assert all(each in text for each, text in zip(said, texts, strict=True))
 
 
 def unknown(written: Any, schema: type[BaseModel]) -> set[str]:
