@@ -1,8 +1,7 @@
 """`visiontower plan`: hours, machines and bytes of a bulk run on many cards, and the stage that holds it up."""
 
 import argparse
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,20 +9,33 @@ from typing import TYPE_CHECKING, Any
 from encoders.contract.values import ImageSize
 from service.cli.arguments import ArgumentError, add_command, flag, read_image, resolution_of
 from service.cli.output import show, show_json
-from service.sizes import parse_bytes, parse_count, parse_image_size, show_bytes
+from service.cli.plan_flags import (
+    CARDS_A_MACHINE,
+    CORES,
+    ENGINES,
+    HOURS,
+    NETWORK,
+    PACE,
+    PICTURE_SIZE,
+    PRICE,
+    STORAGE,
+    UTILISATION,
+    file_bytes,
+    whole,
+)
+from service.sizes import parse_count, show_bytes
 
 if TYPE_CHECKING:
     from encoders.contract.encoder import Blueprint
     from encoders.contract.spec import EncoderSpec
     from encoders.contract.values import Outputs
     from encoders.memory.plan import Row
-    from service.cli.plan_tables import Facts, Plan
     from service.scaling.cards import Card
-    from service.scaling.pipeline import Need, Pipeline, Share
+    from service.scaling.pipeline import Need, Pipeline, Supply
+    from service.scaling.plan import Facts, Plan
     from service.scaling.sample import Sample
 
 _CLUSTERS = (1, 2, 5, 10, 20, 50, 100)
-_MOST_CARDS = 1_000_000
 _BATCH = 32
 """Of `embed`."""
 _SAMPLED = 64
@@ -47,126 +59,6 @@ Put your figures in the place of assumed ones: --sample measures your
 pictures, --pace is what one card computes in a second."""
 
 
-@dataclass(frozen=True)
-class _Number:
-    """A flag with a number or a size. said: what the value means, with {} for it. default: None if there is none."""
-
-    flag: str
-    metavar: str
-    parse: Callable[[str], Any]
-    said: str
-    help: str
-    default: Any = None
-
-    def add(self, group: Any) -> None:
-        """To a parser."""
-        default = "" if self.default is None else f" [{_shown(self.default)}]"
-        group.add_argument(self.flag, metavar=self.metavar, help=self.help + default)
-
-    def given(self, arguments: argparse.Namespace) -> Any:
-        """None if it was not given. Raises ArgumentError."""
-        text = getattr(arguments, self.flag.removeprefix("--").replace("-", "_"))
-        if text is None:
-            return None
-        with flag(self.flag):
-            return self.parse(text)
-
-    def chosen(self, arguments: argparse.Namespace, facts: "Facts") -> Any:
-        """What was given, else the default; noted as the one or the other. Raises ArgumentError."""
-        given = self.given(arguments)
-        value = self.default if given is None else given
-        if given is not None:
-            facts.given.append(self.said.format(_shown(value)))
-        elif value is not None:
-            facts.assumed.append(f"{self.said.format(_shown(value))} ({self.flag})")
-        return value
-
-
-def _shown(value: object) -> str:
-    if isinstance(value, ImageSize):
-        return f"{value.width}x{value.height}"
-    return f"{value:,}" if isinstance(value, int) else f"{value:,g}"
-
-
-def _whole(text: str) -> int:
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_CARDS):
-        raise ValueError(f"'{text}' is not a whole number from 1 to {_MOST_CARDS:,}")
-    return int(text)
-
-
-def _positive(text: str) -> float:
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"'{text}' is not a number above 0")
-    return number
-
-
-def _portion(text: str) -> float:
-    number = _positive(text)
-    if number > 1:
-        raise ValueError(f"{text} is more than the whole: expected 0 to 1, for example 0.4")
-    return number
-
-
-def _file_bytes(text: str) -> int:
-    count = parse_bytes(text)
-    if not count:
-        raise ValueError("a file has 1 byte or more")
-    return count
-
-
-def _picture_size(text: str) -> ImageSize:
-    size = parse_image_size(text)
-    if not min(size):
-        raise ValueError("a picture has 1 pixel a side or more")
-    return ImageSize(min(size), max(size))
-
-
-_CARDS_A_MACHINE = _Number("--gpus-per-machine", "N", _whole, "cards in a machine: {}", "cards in a machine", 8)
-_CORES = _Number(
-    "--cores-per-gpu", "N", _positive, "virtual cores for each card: {}", "a machine's virtual cores for each card", 12
-)
-_ENGINES = _Number("--engines-per-gpu", "N", _whole, "engines on each card: {}", "processes that share a card", 1)
-_NETWORK = _Number(
-    "--gbit-per-gpu",
-    "N",
-    _positive,
-    "Gbit/s of the network for each card, each way: {}",
-    "a machine's network for each card, each way",
-    10,
-)
-_STORAGE = _Number(
-    "--storage-gbit",
-    "N",
-    _positive,
-    "Gbit/s that the storage gives and takes in all: {}",
-    "what the storage gives and takes in all [no limit]",
-)
-_PRICE = _Number("--price", "P", _positive, "price of a card for an hour: {}", "of a card for an hour, in any currency")
-_UTILISATION = _Number(
-    "--utilisation",
-    "X",
-    _portion,
-    "part of the card's peak that forwards reach: {}",
-    "part of its peak that forwards reach",
-    0.4,
-)
-_PACE = _Number(
-    "--pace",
-    "N",
-    _positive,
-    "images a second that one card computes: {}",
-    "images a second, measured; no part of the peak is assumed then",
-)
-_PICTURE_SIZE = _Number(
-    "--image-size", "WxH", _picture_size, "pictures of {} pixels", "of the files, in pixels", ImageSize(480, 640)
-)
-_HOURS = _Number("--hours", "H", _positive, "hours: {}", "as many cards as it takes to be done by then")
-
-
 def add(commands: Any) -> None:
     """The command and its flags."""
     plan = add_command(commands, "plan", "hours, machines and bytes of a run on many cards", _HELP, run=run)
@@ -179,13 +71,13 @@ def add(commands: Any) -> None:
     cluster = plan.add_argument_group("cluster")
     cluster.add_argument("--gpu", metavar="NAME", required=True, help="h100, l4, a100-80, ...; a wrong one lists all")
     cluster.add_argument("--gpus", metavar="N,...", help=f"cards [{','.join(map(str, _CLUSTERS))}]")
-    for number in (_HOURS, _CARDS_A_MACHINE, _CORES, _ENGINES, _NETWORK, _STORAGE, _PRICE):
+    for number in (HOURS, CARDS_A_MACHINE, CORES, ENGINES, NETWORK, STORAGE, PRICE):
         number.add(cluster)
     pace = plan.add_argument_group("the pace of one card")
-    for number in (_UTILISATION, _PACE):
+    for number in (UTILISATION, PACE):
         number.add(pace)
     pictures = plan.add_argument_group("pictures")
-    _PICTURE_SIZE.add(pictures)
+    PICTURE_SIZE.add(pictures)
     pictures.add_argument("--image-bytes", metavar="SIZE", help="of a file [a JPEG's of that size]")
     pictures.add_argument(
         "--sample", metavar="PATH", type=Path, help="your pictures: their bytes and decoding are measured, here"
@@ -212,9 +104,9 @@ def run(arguments: argparse.Namespace) -> int:
 
 def planned(arguments: argparse.Namespace) -> "Plan":
     """What the flags ask for. Raises ArgumentError, BulkError for a sample, and as the registry does for an id."""
-    from service.cli.plan_tables import Facts, Plan
     from service.scaling.cards import card_of
     from service.scaling.pipeline import Cluster, pipeline
+    from service.scaling.plan import Facts, Plan
 
     _require_apart(arguments)
     with flag("--images"):
@@ -224,12 +116,12 @@ def planned(arguments: argparse.Namespace) -> "Plan":
     facts = Facts()
     model = _model(arguments, card)
     need = _need(arguments, model, facts)
-    share = _share(arguments, card, model, facts)
-    storage = _STORAGE.chosen(arguments, facts)
+    supply = _supply(arguments, card, model, facts)
+    storage = STORAGE.chosen(arguments, facts)
     if storage is None:
-        facts.assumed.append(f"a storage as fast as it is asked to be ({_STORAGE.flag})")
+        facts.assumed.append(f"a storage as fast as it is asked to be ({STORAGE.flag})")
     storage_bytes_s = None if storage is None else storage * _GBIT
-    stages = pipeline(need, share, storage_bytes_s=storage_bytes_s)
+    stages = pipeline(need, supply, storage_bytes_s=storage_bytes_s)
     return Plan(
         spec=model.spec,
         size=model.size,
@@ -237,10 +129,10 @@ def planned(arguments: argparse.Namespace) -> "Plan":
         dtype=arguments.dtype,
         images=images,
         card=card,
-        cards_a_machine=_CARDS_A_MACHINE.chosen(arguments, facts),
-        price=_PRICE.chosen(arguments, facts),
+        cards_a_machine=CARDS_A_MACHINE.chosen(arguments, facts),
+        price=PRICE.chosen(arguments, facts),
         need=need,
-        share=share,
+        supply=supply,
         storage_bytes_s=storage_bytes_s,
         forward=model.forward,
         clusters=[Cluster(stages, images, cards) for cards in _cards(arguments, stages, images)],
@@ -279,7 +171,7 @@ def _model(arguments: argparse.Namespace, card: "Card") -> _Model:
     spec = blueprint.spec
     size = spec.size(resolution_of(arguments))
     outputs = PlanRequest(output=arguments.output).outputs(spec)
-    engines = _ENGINES.given(arguments) or _ENGINES.default
+    engines = ENGINES.given(arguments) or ENGINES.default
     forward = forward_on(card, engines, blueprint, size, outputs)
     return _Model(spec, size, forward, _row_bytes(spec, size, outputs, arguments.dtype))
 
@@ -318,17 +210,17 @@ def _row_bytes(spec: "EncoderSpec", size: ImageSize, outputs: "Outputs", dtype: 
     return Columns(shapes, dtype, pa.schema([])).row_bytes
 
 
-def _share(arguments: argparse.Namespace, card: "Card", model: _Model, facts: "Facts") -> "Share":
+def _supply(arguments: argparse.Namespace, card: "Card", model: _Model, facts: "Facts") -> "Supply":
     """What goes with a card, and its pace: as given, else a part of its peak. Raises ArgumentError."""
-    from service.scaling.pipeline import Share
+    from service.scaling.pipeline import Supply
 
     facts.worked_out.append("FLOPs, memory, bytes of a row: from the encoder's code")
     facts.data_sheet.append(f"{card.tflops:,g} TFLOP/s (dense, 16 bits) and {card.memory_bytes / 1e9:g} GB of the card")
-    pace = _PACE.chosen(arguments, facts)
+    pace = PACE.chosen(arguments, facts)
     if pace is None:
-        pace = card.tflops * 1e12 * _UTILISATION.chosen(arguments, facts) / model.flops
-    cores, engines, network = (number.chosen(arguments, facts) for number in (_CORES, _ENGINES, _NETWORK))
-    return Share(cores, engines, network * _GBIT, pace)
+        pace = card.tflops * 1e12 * UTILISATION.chosen(arguments, facts) / model.flops
+    cores, engines, network = (number.chosen(arguments, facts) for number in (CORES, ENGINES, NETWORK))
+    return Supply(cores, engines, network * _GBIT, pace)
 
 
 def _need(arguments: argparse.Namespace, model: _Model, facts: "Facts") -> "Need":
@@ -359,7 +251,7 @@ def _picture(
             f"of {sample.images} in {arguments.sample} on this machine"
         )
         return sample.nbytes, sample.core_s
-    source = _PICTURE_SIZE.chosen(arguments, facts)
+    source = PICTURE_SIZE.chosen(arguments, facts)
     decode_s = DECODING.core_s(source, spec.preprocessing, size)
     facts.measured.append(f"{1e3 * decode_s:.2f} ms of decoding for each picture (benchmarks.stages)")
     if arguments.image_bytes is None:
@@ -367,7 +259,7 @@ def _picture(
         facts.assumed.append(f"{show_bytes(round(nbytes))} a file (--image-bytes)")
     else:
         with flag("--image-bytes"):
-            nbytes = _file_bytes(arguments.image_bytes)
+            nbytes = file_bytes(arguments.image_bytes)
         facts.given.append(f"{show_bytes(round(nbytes))} a file")
     return nbytes, decode_s
 
@@ -390,7 +282,7 @@ def _sampled(path: Path, spec: "EncoderSpec", size: ImageSize) -> "Sample":
 
 def _cards(arguments: argparse.Namespace, stages: "Pipeline", images: int) -> Sequence[int]:
     """How many, of each cluster that is asked about. Raises ArgumentError if no number of cards is done in time."""
-    hours = _HOURS.given(arguments)
+    hours = HOURS.given(arguments)
     if hours is not None:
         pace = images / hours / 3600
         if pace > stages.limit:
@@ -402,4 +294,4 @@ def _cards(arguments: argparse.Namespace, stages: "Pipeline", images: int) -> Se
     if arguments.gpus is None:
         return _CLUSTERS
     with flag("--gpus"):
-        return [_whole(word.strip()) for word in arguments.gpus.split(",")]
+        return [whole(word.strip()) for word in arguments.gpus.split(",")]

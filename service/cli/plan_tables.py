@@ -1,68 +1,13 @@
-"""What `visiontower plan` prints: for people and as JSON. Knows values; works out machines, prices and totals."""
+"""What `visiontower plan` prints: for people and as JSON."""
 
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 
 from rich import box
 from rich.table import Table
 
-from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import ImageSize
-from encoders.memory.plan import Row
-from service.scaling.cards import Card
-from service.scaling.pipeline import Cluster, Need, Share, fed
+from service.scaling.pipeline import Need, fed
+from service.scaling.plan import Facts, Plan
 from service.sizes import show_bytes
-
-_NOT_COUNTED = (
-    "starting machines, loading weights",
-    "failures, and what is done twice",
-    "the requests of the storage, TLS",
-    "launching kernels, copies between host and card",
-)
-
-
-@dataclass
-class Facts:
-    """Where each figure of a plan comes from, in words."""
-
-    worked_out: list[str] = field(default_factory=list)
-    data_sheet: list[str] = field(default_factory=list)
-    measured: list[str] = field(default_factory=list)
-    given: list[str] = field(default_factory=list)
-    assumed: list[str] = field(default_factory=list)
-    not_counted: list[str] = field(default_factory=lambda: list(_NOT_COUNTED))
-
-
-@dataclass(frozen=True)
-class Plan:
-    """One question and its answer.
-
-    output, dtype: as of `embed`. price: of a card for an hour. forward: of a batch on the card.
-    """
-
-    spec: EncoderSpec
-    size: ImageSize
-    output: str
-    dtype: str
-    images: int
-    card: Card
-    cards_a_machine: int
-    price: float | None
-    need: Need
-    share: Share
-    storage_bytes_s: float | None
-    forward: Row
-    clusters: Sequence[Cluster]
-    facts: Facts
-
-    @property
-    def flops(self) -> float:
-        """Of one image."""
-        return self.forward.prediction.flops / self.forward.prediction.batch
-
-    def machines(self, cluster: Cluster) -> int:
-        """The last may have empty places."""
-        return -(-cluster.cards // self.cards_a_machine)
 
 
 def title(plan: Plan) -> str:
@@ -72,14 +17,14 @@ def title(plan: Plan) -> str:
 
 def stages_table(plan: Plan) -> Table:
     """What an image takes of each stage, and what there is of it for each card. The first cluster's wall is marked."""
-    need, share = plan.need, plan.share
+    need, supply = plan.need, plan.supply
     first = plan.clusters[0]
-    network = f"{_gbit(share.bytes_s)} Gbit/s"
+    network = f"{_gbit(supply.bytes_s)} Gbit/s"
     words = {
         "read": (_bytes(need.read_bytes), network),
-        "cores": (_core_parts(need), f"{share.cores:,g} cores"),
-        "engine": (f"{_ms(need.engine_s)} of Python", _engines(share.engines)),
-        "forward": (f"{plan.flops / 1e9:,.1f} GFLOP", f"{share.forwards_s * plan.flops / 1e12:,.4g} TFLOP/s"),
+        "cores": (_core_parts(need), f"{supply.cores:,g} cores"),
+        "engine": (f"{_ms(need.engine_s)} of Python", _engines(supply.engines)),
+        "forward": (f"{plan.flops / 1e9:,.1f} GFLOP", f"{supply.forwards_s * plan.flops / 1e12:,.4g} TFLOP/s"),
         "write": (_bytes(need.write_bytes), network),
     }
     if plan.storage_bytes_s is not None:
@@ -119,7 +64,7 @@ def clusters_table(plan: Plan) -> Table:
 
 def amounts(plan: Plan) -> str:
     """Bytes that are moved and kept, what keeps a card busy, and its memory."""
-    busy = fed(plan.need, plan.share.forwards_s)
+    busy = fed(plan.need, plan.supply.forwards_s)
     predicted, most, need = plan.forward.prediction, plan.forward.max_batch or 0, plan.need
     fits = "" if most >= predicted.batch else f" Run `embed` with --batch-size {most} or less."
     return (
@@ -128,7 +73,7 @@ def amounts(plan: Plan) -> str:
         f"A card is kept busy by {_short(busy.cores)} cores, {_engines(busy.engines)} and "
         f"{_short(8e-9 * busy.bytes_s)} Gbit/s.\n"
         f"Memory: a batch of {predicted.batch} takes {show_bytes(predicted.total_bytes)} of an engine's "
-        f"{show_bytes(plan.card.memory_bytes // plan.share.engines)}; up to {most:,} images fit.{fits}\n"
+        f"{show_bytes(plan.card.memory_bytes // plan.supply.engines)}; up to {most:,} images fit.{fits}\n"
     )
 
 
@@ -149,7 +94,7 @@ def plan_json(plan: Plan) -> dict[str, object]:
     Stages are of one card's share, shared ones of all machines together. busy_gpu: what keeps a card busy.
     """
     need, first = plan.need, plan.clusters[0]
-    busy = fed(need, plan.share.forwards_s)
+    busy = fed(need, plan.supply.forwards_s)
     return {
         "model": plan.spec.id,
         "resolution": list(plan.size),

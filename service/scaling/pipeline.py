@@ -70,7 +70,7 @@ class Need:
 
 
 @dataclass(frozen=True)
-class Share:
+class Supply:
     """What goes with one card. bytes_s: of the network, each way. engines: processes. forwards_s: images a second."""
 
     cores: float
@@ -79,9 +79,9 @@ class Share:
     forwards_s: float
 
 
-def fed(need: Need, forwards_s: float) -> Share:
+def fed(need: Need, forwards_s: float) -> Supply:
     """What must go with a card, so that no other stage is slower than so many forwards a second."""
-    return Share(
+    return Supply(
         cores=forwards_s * need.core_s,
         engines=math.ceil(forwards_s * need.engine_s),
         bytes_s=forwards_s * max(need.read_bytes, need.write_bytes),
@@ -89,14 +89,14 @@ def fed(need: Need, forwards_s: float) -> Share:
     )
 
 
-def pipeline(need: Need, share: Share, *, storage_bytes_s: float | None) -> Pipeline:
+def pipeline(need: Need, supply: Supply, *, storage_bytes_s: float | None) -> Pipeline:
     """storage_bytes_s: what the storage gives and takes of all machines together; None: as much as they want."""
     stages = [
-        Stage("read", share.bytes_s / need.read_bytes),
-        Stage("cores", share.cores / need.core_s),
-        Stage("engine", share.engines / need.engine_s),
-        Stage("forward", share.forwards_s),
-        Stage("write", share.bytes_s / need.write_bytes),
+        Stage("read", supply.bytes_s / need.read_bytes),
+        Stage("cores", supply.cores / need.core_s),
+        Stage("engine", supply.engines / need.engine_s),
+        Stage("forward", supply.forwards_s),
+        Stage("write", supply.bytes_s / need.write_bytes),
     ]
     if storage_bytes_s is not None:
         stages.append(Stage("storage", storage_bytes_s / (need.read_bytes + need.write_bytes), is_shared=True))

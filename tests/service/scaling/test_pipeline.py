@@ -7,10 +7,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.scaling.cards import CARDS, card_of
-from service.scaling.pipeline import Cluster, Need, Pipeline, Share, Stage, fed, pipeline
+from service.scaling.pipeline import Cluster, Need, Pipeline, Stage, Supply, fed, pipeline
 
 NEED = Need(read_bytes=100_000, decode_s=0.002, engine_s=0.0005, write_s=0.0005, write_bytes=2_000)
-SHARE = Share(cores=12, engines=2, bytes_s=1.25e9, forwards_s=1000.0)
+SUPPLY = Supply(cores=12, engines=2, bytes_s=1.25e9, forwards_s=1000.0)
 
 
 def paces(pipeline: Pipeline) -> dict[str, float]:
@@ -18,7 +18,7 @@ def paces(pipeline: Pipeline) -> dict[str, float]:
 
 
 def test_each_stage_is_what_a_card_has_by_what_an_image_takes() -> None:
-    assert paces(pipeline(NEED, SHARE, storage_bytes_s=None)) == pytest.approx(
+    assert paces(pipeline(NEED, SUPPLY, storage_bytes_s=None)) == pytest.approx(
         {
             "read": 12_500,  # 1.25 GB/s by 100 kB
             "cores": 4_000,  # 12 cores by 3 ms
@@ -30,7 +30,7 @@ def test_each_stage_is_what_a_card_has_by_what_an_image_takes() -> None:
 
 
 def test_the_storage_is_shared_by_all_that_is_read_and_written() -> None:
-    stages = pipeline(NEED, SHARE, storage_bytes_s=1.02e9)
+    stages = pipeline(NEED, SUPPLY, storage_bytes_s=1.02e9)
     assert paces(stages)["storage"] == pytest.approx(10_000)
     assert stages.limit == pytest.approx(10_000)
 
@@ -39,13 +39,13 @@ def test_the_storage_is_shared_by_all_that_is_read_and_written() -> None:
     ("cards", "wall", "pace"), [(1, "forward", 1_000), (9, "forward", 9_000), (11, "storage", 1e4)]
 )
 def test_the_slowest_stage_is_the_wall(cards: int, wall: str, pace: float) -> None:
-    stages = pipeline(NEED, SHARE, storage_bytes_s=1.02e9)
+    stages = pipeline(NEED, SUPPLY, storage_bytes_s=1.02e9)
     assert stages.wall(cards).name == wall
     assert stages.pace(cards) == pytest.approx(pace)
 
 
 def test_hours_and_card_hours_by_hand() -> None:
-    cluster = Cluster(pipeline(NEED, SHARE, storage_bytes_s=None), images=36_000_000, cards=4)
+    cluster = Cluster(pipeline(NEED, SUPPLY, storage_bytes_s=None), images=36_000_000, cards=4)
     assert (cluster.pace, cluster.hours, cluster.card_hours) == pytest.approx((4_000, 2.5, 10.0))
     assert cluster.wall == "forward"
 
@@ -97,7 +97,7 @@ def test_the_pace_of_so_many_cards_takes_so_many(pipeline: Pipeline, cards: int)
 
 
 def test_without_shared_stages_there_is_no_limit() -> None:
-    assert pipeline(NEED, SHARE, storage_bytes_s=None).limit == math.inf
+    assert pipeline(NEED, SUPPLY, storage_bytes_s=None).limit == math.inf
 
 
 def test_a_card_is_known_by_its_name_in_any_case() -> None:
