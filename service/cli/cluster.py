@@ -20,7 +20,8 @@ def add_cluster_flags(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--ray",
         metavar="ADDRESS",
-        help="on a Ray cluster: auto, HOST:PORT, ray://HOST:PORT; local begins one here. Needs the extra ray",
+        help="on a Ray cluster: auto (the one that this machine is of), HOST:PORT; local begins one here. Needs the "
+        "extra ray",
     )
     command.add_argument("--engines", metavar="N", type=positive, help="engines of the cluster [all there is room for]")
     command.add_argument(
@@ -32,6 +33,10 @@ def add_cluster_flags(command: argparse.ArgumentParser) -> None:
 @contextmanager
 def cluster_of(arguments: argparse.Namespace, settings: "Settings") -> Iterator["ClusterEmbedder"]:
     """The cluster's engines, until the block ends. Raises ClusterError, or ArgumentError if there is no room."""
+    if arguments.ray.startswith("ray://"):
+        raise ArgumentError(
+            "--ray: Ray Data does not run through ray://. Run the command on a machine of the cluster, with --ray auto."
+        )
     from service.cluster.join import joined
     from service.cluster.share import Share
 

@@ -119,15 +119,19 @@ def test_flags_of_a_cluster_want_one(words: str, capsys: pytest.CaptureFixture[s
 
 
 @pytest.mark.parametrize(
-    ("flags", "said"),
+    ("words", "said"),
     [
-        ("--ray local --replicas two", "--replicas: 'two' is no number of replicas"),
-        ("--ray local --processes 2", "use --replicas"),
-        ("--ray local --port 0", "--port cannot be 0"),
+        ("serve --ray local --replicas two", "--replicas: 'two' is no number of replicas"),
+        ("serve --ray local --processes 2", "use --replicas"),
+        ("serve --ray local --port 0", "--port cannot be 0"),
+        ("embed {images} -o x.npy --ray ray://127.0.0.1:10001", "Ray Data does not run through ray://"),
     ],
 )
-def test_what_cannot_be_served_is_told_at_once(flags: str, said: str, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["serve", *flags.split()]) == 2
+def test_what_cannot_be_is_told_at_once(
+    words: str, said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "x.png").touch()
+    assert main(words.format(images=tmp_path).split()) == 2
     assert said in capsys.readouterr().err
 
 
