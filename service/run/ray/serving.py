@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -55,10 +56,9 @@ def deployed(
 ) -> Iterator[None]:
     """The applications run inside, and are drained and deleted in the end. To be used as a driver of the cluster.
 
-    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here. Applications of the same names that run
-    already are updated, replica by replica.
+    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here.
 
-    Raises ClusterError if they do not start.
+    Raises ClusterError if they do not start, or if one of the same name is there: another command may hold it.
     """
     from ray import serve
 
@@ -66,7 +66,9 @@ def deployed(
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as ends:
         try:
-            if ends_serve and not serve.status().proxies:
+            before = serve.status()
+            _refuse_others(services, before.applications)
+            if ends_serve and not before.proxies:
                 ends.callback(serve.shutdown)
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
             targets = [
@@ -80,6 +82,16 @@ def deployed(
         except (RuntimeError, TimeoutError, ValueError) as error:
             raise ClusterError(f"The replicas do not start: {_reason(error, services)}") from error
         yield
+
+
+def _refuse_others(services: Sequence[Service], there: Mapping[str, Any]) -> None:
+    """Raises ClusterError if one of the services is there already. It would be replaced, and deleted in the end."""
+    if taken := [service for service in services if service.name in there]:
+        raise ClusterError(
+            f"'{taken[0].name}' is on this cluster already: use another --route-prefix; or change "
+            "it by 'visiontower ray config' and 'serve deploy'; or end it first, by a signal to the command that serves "
+            "it, or, if that is gone, by 'serve shutdown', which ends all applications of the cluster."
+        )
 
 
 def _tell_shortage(services: Sequence[Service], cluster: Mapping[str, float]) -> None:
