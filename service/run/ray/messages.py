@@ -4,9 +4,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 
 class ForProxy:
-    """Middleware. A body is bytes: a view of an array cannot be pickled. No request id: the proxy writes its own.
+    """Middleware. A body is bytes: a view of an array cannot be pickled. No request id: the proxy adds it.
 
-    Its own is that of the request's header, which we read as well.
+    The proxy reads it from the request's header, as we do.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -19,7 +19,7 @@ class ForProxy:
             if message["type"] == "http.response.start":
                 message["headers"] = [(name, value) for name, value in message["headers"] if name != b"x-request-id"]
             elif message["type"] == "http.response.body":
-                message["body"] = bytes(message["body"])
+                message["body"] = bytes(message.get("body", b""))
             await send(message)
 
         await self._app(scope, receive, send_on)

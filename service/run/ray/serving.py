@@ -56,7 +56,7 @@ def deployed(
 ) -> Iterator[None]:
     """The applications run inside, and are drained and deleted in the end. To be used as a driver of the cluster.
 
-    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here.
+    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here and nobody else's are left.
 
     Raises ClusterError if they do not start, or if one of the same name is there: another command may hold it.
     """
@@ -69,7 +69,7 @@ def deployed(
             before = serve.status()
             _refuse_others(services, before.applications)
             if ends_serve and not before.proxies:
-                ends.callback(serve.shutdown)
+                ends.callback(_end_serve)
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
             targets = [
                 serve.RunTarget(app(service.args), name=service.name, route_prefix=service.prefix)
@@ -84,13 +84,20 @@ def deployed(
         yield
 
 
+def _end_serve() -> None:
+    from ray import serve
+
+    if not serve.status().applications:
+        serve.shutdown()
+
+
 def _refuse_others(services: Sequence[Service], there: Mapping[str, Any]) -> None:
     """Raises ClusterError if one of the services is there already. It would be replaced, and deleted in the end."""
     if taken := [service for service in services if service.name in there]:
         raise ClusterError(
-            f"'{taken[0].name}' is on this cluster already: use another --route-prefix; or change "
-            "it by 'visiontower ray config' and 'serve deploy'; or end it first, by a signal to the command that serves "
-            "it, or, if that is gone, by 'serve shutdown', which ends all applications of the cluster."
+            f"'{taken[0].name}' is on this cluster already. Use another --route-prefix; or change it by "
+            "'visiontower ray config' and 'serve deploy'; or end it first: signal the command that serves it, or, if that "
+            "is gone, run 'serve shutdown', which ends all applications of the cluster."
         )
 
 

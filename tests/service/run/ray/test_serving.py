@@ -207,7 +207,7 @@ async def test_of_a_killed_replica_each_request_is_answered_once_or_refused(
         assert (await embed(client, f"{name}-again")).status_code == 200
 
 
-async def test_an_update_to_other_settings_and_fewer_replicas_fails_no_request(cluster: Cluster, client: httpx.AsyncClient) -> None:
+async def test_an_update_to_fewer_replicas_fails_no_request(cluster: Cluster, client: httpx.AsyncClient) -> None:
     before = {replica.pid for replica in cluster.replicas()}
     settings = {"model": ["demo:vit"], "max_images": 1, "queue_images": 300}
     async with load(client, "updated") as found:
