@@ -96,8 +96,8 @@ def _refuse_others(services: Sequence[Service], there: Mapping[str, Any]) -> Non
     if taken := [service for service in services if service.name in there]:
         raise ClusterError(
             f"'{taken[0].name}' is on this cluster already. Use another --route-prefix; or change it by "
-            "'visiontower ray config' and 'serve deploy'; or end it first: signal the command that serves it, or, if that "
-            "is gone, run 'serve shutdown', which ends all applications of the cluster."
+            "'visiontower ray config' and 'serve deploy'; or end it first: signal the command that serves it, or, if "
+            "that is gone, run 'serve shutdown', which ends all applications of the cluster."
         )
 
 
