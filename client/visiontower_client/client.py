@@ -51,9 +51,9 @@ class AsyncClient:
 
     url: of the server. api_key: its access key, if it wants one. timeout: seconds that the server may be silent; a try
     of a request may last four times as long. in_flight: requests that are prepared or under way at once, over as many
-    connections, by all calls together. retries: further tries when the server is overloaded or cannot be reached,
-    after the wait that it asks for. max_answer_bytes: of one answer; a larger one is an error. transport: httpx's, in
-    place of sockets.
+    connections, by all calls together. retries: further tries when the server is overloaded or cannot be reached, or a
+    gateway has lost the request; after the wait that it asks for. max_answer_bytes: of one answer; a larger one is an
+    error. transport: httpx's, in place of sockets.
 
     Whatever fails raises a VisiontowerError. Use it in `async with`, or call `close`.
     """

@@ -71,7 +71,7 @@ class LimitExceeded(VisiontowerError):
 
 
 class Overloaded(VisiontowerError):
-    """The server, or a gateway before it, cannot take the request now.
+    """The server, or a gateway before it, cannot take the request now, or the gateway has lost it (a plain 500).
 
     retry_after_s: when to try again, if the server says so.
     """
@@ -157,7 +157,8 @@ def of_response(response: httpx.Response) -> VisiontowerError:
         problem = json.loads(response.content)
     except (ValueError, RecursionError):
         problem = None
-    if not isinstance(problem, dict) or "status" not in problem:
+    is_gateway = not isinstance(problem, dict) or "status" not in problem
+    if is_gateway:
         said = " ".join(response.text[:_SHOWN].split())
         if "location" in response.headers:
             said = f"{where} is elsewhere: {response.headers['location'][:_SHOWN]}. Give that server's own address."
@@ -165,6 +166,8 @@ def of_response(response: httpx.Response) -> VisiontowerError:
     if "detail" not in problem and "/problems/" not in _text(problem.get("type")):
         problem["detail"] = f"{where} is not served there: {_text(problem.get('title')) or 'no reason'}"
     error = of_problem({**problem, "status": response.status_code})
+    if response.status_code == 500 and is_gateway and "problem+json" not in response.headers.get("content-type", ""):
+        error = Overloaded(error.detail, status=500)  # the service answers 500 with a problem: the gateway has lost it
     if isinstance(error, Overloaded):  # the header may be absent, or a date: the client's own pace then
         error.retry_after_s = _seconds(response.headers.get("retry-after")) or error.retry_after_s
     return error

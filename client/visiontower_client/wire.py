@@ -42,7 +42,8 @@ class Wire:
     """One server. slots: so many requests may be prepared or under way at once, each over a connection that is kept.
 
     timeout: seconds that the server may be silent; a try may last four times as long. max_answer_bytes: of one answer,
-    once it is inflated. retries: after the first try, of what is answered 429, 502 or 503 or not at all.
+    once it is inflated. retries: after the first try, of what is answered 429, 502 or 503 or not at all; and
+    500 without a problem of the service, by a gateway that has lost the request: nothing is changed by asking again.
     The wait is 0.25 s and twice as long each time up to 8 s, or what Retry-After says if that is longer; and up to a
     quarter more at random, so that clients that were refused together do not come back together.
     """

@@ -87,6 +87,30 @@ async def test_and_at_least_after_a_time_that_doubles() -> None:
         assert step <= waited <= 1.25 * step
 
 
+async def test_a_request_that_a_gateway_has_lost_is_tried_again() -> None:
+    """Ray's proxy answers so for a replica that was killed; a 500 of the service itself is a problem."""
+    lost = httpx.Response(500, text="Internal Server Error")
+    waits = Waits([lost, httpx.Response(500, json={"detail": "worker gone"}), FINE])
+    assert await waits.wire.get("/models") == {"fine": True}
+    with pytest.raises(Overloaded, match="Internal Server Error") as raised:
+        await Waits([lost], retries=1).wire.get("/models")
+    assert raised.value.status == 500
+
+
+@pytest.mark.parametrize(
+    "failed",
+    [
+        httpx.Response(500, json={"type": "/problems/encoder-failed", "status": 500}),
+        httpx.Response(500, text="{", headers={"content-type": "application/problem+json"}),
+    ],
+)
+async def test_a_failure_of_the_service_is_not_tried_again(failed: httpx.Response) -> None:
+    waits = Waits([failed, FINE])
+    with pytest.raises(ServerFailed):
+        await waits.wire.get("/models")
+    assert len(waits.asked) == 1
+
+
 async def test_clients_refused_together_do_not_come_back_together() -> None:
     waits = Waits([refusal(retry_after="1")], retries=20)
     with pytest.raises(Overloaded):

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from fastapi import FastAPI
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
 from service.cluster.share import Share
@@ -15,6 +14,7 @@ from service.http.app import create_app
 from service.run import heap
 from service.run.ray import autoscaling
 from service.run.ray.bridge import Bridge
+from service.run.ray.messages import ForProxy
 from service.settings import Settings
 from service.telemetry import logs
 
@@ -38,7 +38,7 @@ class Replica:
         Ray ends it by its lifespan, which drains.
         """
         app = self._asgi = create_app(self._settings)
-        app.add_middleware(_WithoutRequestId)
+        app.add_middleware(ForProxy)
         serving = AsyncExitStack()
         try:
             await serving.enter_async_context(app.router.lifespan_context(app))
@@ -77,23 +77,6 @@ class Replica:
         engine = self._engine
         oldest_s = max(engine.threads.waiting(model)[1] for model in engine.models.ids)
         return {autoscaling.PRESSURE: autoscaling.pressure(oldest_s=oldest_s, fullness=engine.admission.fullness)}
-
-
-class _WithoutRequestId:
-    """ASGI: the proxy writes the request's id into the answer itself, and reads it from a header as we do."""
-
-    def __init__(self, app: ASGIApp) -> None:
-        self._app = app
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As ASGI."""
-
-        async def without_id(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                message["headers"] = [(name, value) for name, value in message["headers"] if name != b"x-request-id"]
-            await send(message)
-
-        await self._app(scope, receive, without_id)
 
 
 async def _look_after(engine: Engine) -> None:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from service.cluster.errors import ClusterError
+from service.cluster.share import Share
 from service.settings import Settings
 
 if TYPE_CHECKING:
@@ -30,8 +31,10 @@ class Replicas(NamedTuple):
         if not least.isdecimal() or (dash and not most.isdecimal()):
             raise ValueError(f"'{text}' is no number of replicas: use 3, or 1-8 for as many as the load needs")
         found = cls(int(least), int(most or least))
-        if found.most < max(1, found.least):
-            raise ValueError(f"'{text}' is no number of replicas: there must be one at most, and least to most")
+        if found.most < 1:
+            raise ValueError(f"'{text}' is no number of replicas: with none, nothing would be served; use 1, or 0-1")
+        if found.most < found.least:
+            raise ValueError(f"'{text}' is no number of replicas: write the smaller number first")
         return found
 
 
@@ -80,18 +83,18 @@ def services(
         raise ClusterError("On a cluster there are replicas in place of processes: use --replicas.")
     if not re.fullmatch(r"/|(/[\w.~-]+)+", prefix, re.ASCII):
         raise ClusterError(f"'{prefix}' is no prefix of paths: it begins with / and does not end with it, as /vt does.")
+    Share(1.0 if cpus is None else cpus, gpus or 0.0)  # refuses what none can have; the rest the cluster decides
     given = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OF_THE_PROXY)
 
-    def service(name: str, path: str, models: Sequence[str]) -> Service:
+    def service(path: str, models: Sequence[str]) -> Service:
+        name = f"visiontower{path.rstrip('/').replace('/', '-')}"  # two services of one cluster differ in it
         args = ServiceArgs(settings={**given, "model": list(models)}, replicas=replicas, cpus=cpus, gpus=gpus)
         return Service(name, path, args)
 
     if not per_model:
-        return [service("visiontower", prefix, settings.model)]
-    found = []
-    for model in settings.model:
-        word = _NOT_IN_A_NAME.sub("-", model)
-        found.append(service(f"visiontower-{word}", f"{prefix.rstrip('/')}/{word}", [model]))
+        return [service(prefix, settings.model)]
+    above = prefix.rstrip("/")
+    found = [service(f"{above}/{_NOT_IN_A_NAME.sub('-', model)}", [model]) for model in settings.model]
     if len({each.prefix for each in found}) < len(found):
         raise ClusterError(f"Two of {', '.join(settings.model)} would have one prefix: deploy them separately.")
     return found

@@ -7,6 +7,7 @@ import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from types import FrameType
+from typing import Any
 
 import httpx
 
@@ -55,10 +56,9 @@ def deployed(
 ) -> Iterator[None]:
     """The applications run inside, and are drained and deleted in the end. To be used as a driver of the cluster.
 
-    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here. Applications of the same names that run
-    already are updated, replica by replica.
+    cluster: its resources. ends_serve: end Ray Serve too, if it was begun here and nobody else's are left.
 
-    Raises ClusterError if they do not start.
+    Raises ClusterError if they do not start, or if one of the same name is there: another command may hold it.
     """
     from ray import serve
 
@@ -66,8 +66,10 @@ def deployed(
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as ends:
         try:
-            if ends_serve and not serve.status().proxies:
-                ends.callback(serve.shutdown)
+            before = serve.status()
+            _refuse_others(services, before.applications)
+            if ends_serve and not before.proxies:
+                ends.callback(_end_serve)
             serve.start(proxy_location="EveryNode", http_options={"host": host, "port": port})
             targets = [
                 serve.RunTarget(app(service.args), name=service.name, route_prefix=service.prefix)
@@ -83,6 +85,7 @@ def deployed(
         yield
 
 
+<<<<<<< HEAD
 def shortages(services: Sequence[Service], cluster: Mapping[str, float]) -> Iterator[str]:
     """What the cluster has too little of. Ray waits for machines that may never come, and says so nowhere."""
     wanted = [(service.args.share(cluster), service.args.replicas.least) for service in services]
@@ -93,6 +96,34 @@ def shortages(services: Sequence[Service], cluster: Mapping[str, float]) -> Iter
         has = cluster.get(resource, 0)
         if amount > has:
             yield f"the replicas want {amount:g} {name}, and the cluster has {has:g}: the rest wait for machines"
+=======
+def _end_serve() -> None:
+    from ray import serve
+
+    if not serve.status().applications:
+        serve.shutdown()
+
+
+def _refuse_others(services: Sequence[Service], there: Mapping[str, Any]) -> None:
+    """Raises ClusterError if one of the services is there already. It would be replaced, and deleted in the end."""
+    if taken := [service for service in services if service.name in there]:
+        raise ClusterError(
+            f"'{taken[0].name}' is on this cluster already. Use another --route-prefix; or change it by "
+            "'visiontower ray config' and 'serve deploy'; or end it first: signal the command that serves it, or, if "
+            "that is gone, run 'serve shutdown', which ends all applications of the cluster."
+        )
+
+
+def _tell_shortage(services: Sequence[Service], cluster: Mapping[str, float]) -> None:
+    """Ray waits for machines that may never come, and says so nowhere."""
+    for resource, each in (("CPU", "cpus"), ("GPU", "gpus")):
+        wanted = sum(service.args.replicas.least * (getattr(service.args, each) or 0) for service in services)
+        if wanted > cluster.get(resource, 0):
+            _log.warning(
+                "the replicas want %g %s, and the cluster has %g: those beyond wait for more machines",
+                wanted, resource, cluster.get(resource, 0),
+            )  # fmt: skip
+>>>>>>> r3
 
 
 def _check_proxy(services: Sequence[Service], *, host: str, port: int) -> None:

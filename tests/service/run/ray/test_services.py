@@ -33,15 +33,20 @@ def test_another_number_of_replicas_is_refused(text: str) -> None:
 
 def test_one_application_serves_all_models() -> None:
     (one,) = of(Settings(model=("demo:vit", "demo:resnet"), max_batch=8, port=9000), prefix="/vt")
-    assert (one.name, one.prefix) == ("visiontower", "/vt")
+    assert (one.name, one.prefix) == ("visiontower-vt", "/vt")
     assert one.args.settings == {"model": ["demo:vit", "demo:resnet"], "max_batch": 8}
+
+
+def test_services_below_several_prefixes_have_names_of_their_own() -> None:
+    names = {of(Settings(), prefix=prefix)[0].name for prefix in ("/", "/vt", "/vt/b")}
+    assert names == {"visiontower", "visiontower-vt", "visiontower-vt-b"}
 
 
 def test_or_each_has_its_own_below_its_prefix() -> None:
     found = of(Settings(model=("demo:vit", "openclip:ViT-L-14-336@openai")), prefix="/vt", per_model=True)
     assert [(each.name, each.prefix) for each in found] == [
-        ("visiontower-demo-vit", "/vt/demo-vit"),
-        ("visiontower-openclip-ViT-L-14-336-openai", "/vt/openclip-ViT-L-14-336-openai"),
+        ("visiontower-vt-demo-vit", "/vt/demo-vit"),
+        ("visiontower-vt-openclip-ViT-L-14-336-openai", "/vt/openclip-ViT-L-14-336-openai"),
     ]
     assert [each.args.settings["model"] for each in found] == [["demo:vit"], ["openclip:ViT-L-14-336@openai"]]
 
@@ -121,10 +126,18 @@ def test_flags_of_a_cluster_want_one(words: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
+<<<<<<< HEAD
         ("serve --ray local --replicas two", "--replicas: 'two' is no number of replicas"),
         ("serve --ray local --processes 2", "use --replicas"),
         ("serve --ray local --port 0", "--port cannot be 0"),
         ("embed {images} -o x.npy --ray ray://127.0.0.1:10001", "Ray Data does not run through ray://"),
+=======
+        ("--ray local --replicas two", "--replicas: 'two' is no number of replicas"),
+        ("--ray local --processes 2", "use --replicas"),
+        ("--ray local --port 0", "--port cannot be 0"),
+        ("--ray local --replica-gpus 2", "more engines for more cards"),
+        ("--ray local --replica-cpus 0", "needs a core"),
+>>>>>>> r3
     ],
 )
 def test_what_cannot_be_is_told_at_once(
