@@ -85,7 +85,6 @@ def deployed(
         yield
 
 
-<<<<<<< HEAD
 def shortages(services: Sequence[Service], cluster: Mapping[str, float]) -> Iterator[str]:
     """What the cluster has too little of. Ray waits for machines that may never come, and says so nowhere."""
     wanted = [(service.args.share(cluster), service.args.replicas.least) for service in services]
@@ -96,7 +95,8 @@ def shortages(services: Sequence[Service], cluster: Mapping[str, float]) -> Iter
         has = cluster.get(resource, 0)
         if amount > has:
             yield f"the replicas want {amount:g} {name}, and the cluster has {has:g}: the rest wait for machines"
-=======
+
+
 def _end_serve() -> None:
     from ray import serve
 
@@ -112,18 +112,6 @@ def _refuse_others(services: Sequence[Service], there: Mapping[str, Any]) -> Non
             "'visiontower ray config' and 'serve deploy'; or end it first: signal the command that serves it, or, if "
             "that is gone, run 'serve shutdown', which ends all applications of the cluster."
         )
-
-
-def _tell_shortage(services: Sequence[Service], cluster: Mapping[str, float]) -> None:
-    """Ray waits for machines that may never come, and says so nowhere."""
-    for resource, each in (("CPU", "cpus"), ("GPU", "gpus")):
-        wanted = sum(service.args.replicas.least * (getattr(service.args, each) or 0) for service in services)
-        if wanted > cluster.get(resource, 0):
-            _log.warning(
-                "the replicas want %g %s, and the cluster has %g: those beyond wait for more machines",
-                wanted, resource, cluster.get(resource, 0),
-            )  # fmt: skip
->>>>>>> r3
 
 
 def _check_proxy(services: Sequence[Service], *, host: str, port: int) -> None:

@@ -126,18 +126,12 @@ def test_flags_of_a_cluster_want_one(words: str, capsys: pytest.CaptureFixture[s
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-<<<<<<< HEAD
         ("serve --ray local --replicas two", "--replicas: 'two' is no number of replicas"),
         ("serve --ray local --processes 2", "use --replicas"),
         ("serve --ray local --port 0", "--port cannot be 0"),
         ("embed {images} -o x.npy --ray ray://127.0.0.1:10001", "Ray Data does not run through ray://"),
-=======
-        ("--ray local --replicas two", "--replicas: 'two' is no number of replicas"),
-        ("--ray local --processes 2", "use --replicas"),
-        ("--ray local --port 0", "--port cannot be 0"),
-        ("--ray local --replica-gpus 2", "more engines for more cards"),
-        ("--ray local --replica-cpus 0", "needs a core"),
->>>>>>> r3
+        ("serve --ray local --replica-gpus 2", "more engines for more cards"),
+        ("serve --ray local --replica-cpus 0", "needs a core"),
     ],
 )
 def test_what_cannot_be_is_told_at_once(
