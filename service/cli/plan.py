@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 _CLUSTERS = (1, 2, 5, 10, 20, 50, 100)
 _MOST_CARDS = 1_000_000
+_LEAST = 1e-9
 _BATCH = 32
 """Of `embed`."""
 _SAMPLED = 64
@@ -99,8 +100,8 @@ def _positive(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"'{text}' is not a number above 0")
+    if not _LEAST <= number <= 1 / _LEAST:
+        raise ValueError(f"'{text}' is not a number from 1e-9 to 1e9")
     return number
 
 
@@ -119,7 +120,10 @@ def _file_bytes(text: str) -> int:
 
 
 def _picture_size(text: str) -> ImageSize:
-    size = parse_image_size(text)
+    try:
+        size = parse_image_size(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no size: expected WxH in pixels, for example 640x480") from error
     if not min(size):
         raise ValueError("a picture has 1 pixel a side or more")
     return ImageSize(min(size), max(size))
@@ -398,7 +402,9 @@ def _cards(arguments: argparse.Namespace, stages: "Pipeline", images: int) -> Se
                 f"--hours: with any number of cards it takes {images / stages.limit / 3600:,.1f}: "
                 f"the storage gives {stages.limit:,.0f} images a second."
             )
-        return [stages.cards_for(pace)]
+        if (cards := stages.cards_for(pace)) > _MOST_CARDS:
+            raise ArgumentError(f"--hours: it takes more than {_MOST_CARDS:,} cards.")
+        return [cards]
     if arguments.gpus is None:
         return _CLUSTERS
     with flag("--gpus"):
