@@ -129,8 +129,6 @@ async def _embedded(items: Sequence[Item], request: EmbedRequest, engine: Engine
     texts = {index: item.text or "" for index, item in enumerate(items) if item.source is None}
     found: dict[int, Good | VisiontowerError] = {}
     if texts:
-        if request.output == "tokens":
-            raise BulkError("A text has no tokens here: choose --output pooled or both.")
         engine.models.specs[engine.models.id_of(request.model)].require_text()
     try:
         found = await _found(sources, texts, asked, engine)

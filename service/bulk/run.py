@@ -47,6 +47,8 @@ class Job:
 
     def sink(self) -> Sink:
         """Where it goes. Raises BulkError if that cannot be."""
+        if self.request.output == "tokens" and "text" in self.inputs.modalities:
+            raise BulkError("A text has no tokens here: choose --output pooled or both.")
         sink = sink_of(
             self.out,
             layout=self.layout,

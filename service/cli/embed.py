@@ -20,7 +20,7 @@ from service.cli.arguments import (
     settings_of,
 )
 from service.cli.cluster import ENGINE_FLAGS, add_cluster_flags, cluster_of
-from service.cli.output import say
+from service.cli.output import on_a_line, say
 from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
 
@@ -109,7 +109,9 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
     except KeyboardInterrupt:
-        say(f"Interrupted. What is done is kept in {job.sink().work}: the same command continues from there.")
+        work = job.sink().work
+        kept = f"What is done is kept in {work}: the same command continues from there."
+        say(f"Interrupted. {kept if work.exists() else 'Nothing had been done.'}")
         return 130
     _report(job, finished, seconds=time.monotonic() - started)
     return 1 if finished.failed else 0
@@ -256,7 +258,7 @@ def _duration(seconds: float) -> str:
 
 def _report(job: "Job", finished: "Finished", *, seconds: float) -> None:
     for item, error in finished.failures:
-        say(f"{item}: {error}")
+        say(f"{on_a_line(item)}: {error}")
     if finished.failed:
         more = finished.failed - len(finished.failures)
         where = finished.ledger or f"the column error of {job.out}; --retry-errors tries them again"

@@ -43,6 +43,8 @@ def metrics_served(engine: "Engine", port: int) -> Iterator[int]:
         server = ThreadingHTTPServer(("127.0.0.1", port), Handler)
     except OSError as error:
         raise ArgumentError(f"--metrics-port {port}: {error.strerror}.") from error
+    except OverflowError as error:
+        raise ArgumentError(f"--metrics-port {port}: a port is a number from 0 to 65535.") from error
     with server:
         thread = Thread(target=partial(server.serve_forever, 0.05), name="metrics", daemon=True)
         thread.start()

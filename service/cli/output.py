@@ -9,9 +9,14 @@ _SHOWN = 60
 """Characters of a text that a note shows."""
 
 
-def beginning(text: str) -> str:
+def beginning(text: str, most: int = _SHOWN) -> str:
     """Of a caller's text."""
-    return text if len(text) <= _SHOWN else f"{text[:_SHOWN]}..."
+    return text if len(text) <= most else f"{text[:most]}..."
+
+
+def on_a_line(text: str) -> str:
+    """The beginning of a text that may come from anywhere; what a terminal would take as a command is escaped."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in beginning(text, 200))
 
 
 def say(text: str) -> None:

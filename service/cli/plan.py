@@ -14,6 +14,7 @@ from service.cli.plan_flags import (
     CORES,
     ENGINES,
     HOURS,
+    MOST_CARDS,
     NETWORK,
     PACE,
     PICTURE_SIZE,
@@ -290,7 +291,9 @@ def _cards(arguments: argparse.Namespace, stages: "Pipeline", images: int) -> Se
                 f"--hours: with any number of cards it takes {images / stages.limit / 3600:,.1f}: "
                 f"the storage gives {stages.limit:,.0f} images a second."
             )
-        return [stages.cards_for(pace)]
+        if (cards := stages.cards_for(pace)) > MOST_CARDS:
+            raise ArgumentError(f"--hours: it takes more than {MOST_CARDS:,} cards.")
+        return [cards]
     if arguments.gpus is None:
         return _CLUSTERS
     with flag("--gpus"):

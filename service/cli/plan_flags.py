@@ -13,7 +13,8 @@ from service.sizes import parse_bytes, parse_image_size
 if TYPE_CHECKING:
     from service.scaling.plan import Facts
 
-_MOST_CARDS = 1_000_000
+MOST_CARDS = 1_000_000
+_LEAST = 1e-9
 
 
 @dataclass(frozen=True)
@@ -59,8 +60,8 @@ def _shown(value: object) -> str:
 
 def whole(text: str) -> int:
     """A number of cards or of what goes with them. Raises ValueError."""
-    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= _MOST_CARDS):
-        raise ValueError(f"'{text}' is not a whole number from 1 to {_MOST_CARDS:,}")
+    if not (text.isascii() and text.isdecimal() and 1 <= int(text) <= MOST_CARDS):
+        raise ValueError(f"'{text}' is not a whole number from 1 to {MOST_CARDS:,}")
     return int(text)
 
 
@@ -69,8 +70,8 @@ def _positive(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not 0 < number < math.inf:
-        raise ValueError(f"'{text}' is not a number above 0")
+    if not _LEAST <= number <= 1 / _LEAST:
+        raise ValueError(f"'{text}' is not a number from 1e-9 to 1e9")
     return number
 
 
@@ -90,7 +91,10 @@ def file_bytes(text: str) -> int:
 
 
 def _picture_size(text: str) -> ImageSize:
-    size = parse_image_size(text)
+    try:
+        size = parse_image_size(text)
+    except ValueError as error:
+        raise ValueError(f"'{text}' is no size: expected WxH in pixels, for example 640x480") from error
     if not min(size):
         raise ValueError("a picture has 1 pixel a side or more")
     return ImageSize(min(size), max(size))

@@ -45,7 +45,7 @@ def inputs_from(arguments: argparse.Namespace) -> "Inputs":
         image=arguments.image_column,
         text=arguments.text_column,
         id=arguments.id_column,
-        carried=[name for name in arguments.columns.split(",") if name],
+        carried=[name for name in dict.fromkeys(arguments.columns.split(",")) if name],
         trust_paths=arguments.trust_paths,
     )
     return inputs_of(arguments.paths, options, lists=arguments.list, texts=arguments.texts)

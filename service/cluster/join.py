@@ -13,6 +13,8 @@ from service.cluster.errors import ClusterError
 LOCAL = "local"
 """Names a cluster that begins and ends with this process, on this machine."""
 _ANSWERS_S = 5.0
+_OPENING = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + b"\0\0\0\4\0\0\0\0\0"
+"""Of a connection of HTTP/2, with an empty frame of SETTINGS."""
 _OF_RAY = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # else it warns of a change that is none for us
     "RAY_ENABLE_AUTO_CONNECT": "0",  # else what is cleaned up after the end would start another cluster
@@ -41,7 +43,7 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
         ray.init(
             address=address, logging_level=logging.ERROR, log_to_driver=False, **(local if address == LOCAL else {})
         )
-    except (ray.exceptions.AuthenticationError, ConnectionError, RuntimeError, ValueError) as error:
+    except Exception as error:  # Ray raises this very class where one of its processes does not start in time
         raise ClusterError(_why_not(address, error)) from error
     try:
         yield ray.cluster_resources()
@@ -71,9 +73,26 @@ def _check(address: str) -> None:
             "(10001)."
         )
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S).close()
-    except OSError as error:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=_ANSWERS_S) as connection:
+            speaks = "RAY_USE_TLS" in os.environ or _speaks_http2(connection)
+    except (OSError, OverflowError) as error:
         raise ClusterError(f"No cluster answers at {address} ({error}). 'ray status' shows a running one.") from error
+    if not speaks:
+        raise ClusterError(
+            f"What answers at {address} is no cluster: its port is 6379 as a rule, that of ray:// is 10001, and 8265 "
+            "is the dashboard's."
+        )
+
+
+def _speaks_http2(connection: socket.socket) -> bool:
+    """As gRPC does: it answers an opening with its own SETTINGS, the frame of type 4."""
+    connection.sendall(_OPENING)
+    head = b""
+    while len(head) < 4:
+        if not (more := connection.recv(4 - len(head))):
+            return False
+        head += more
+    return head[3] == 4
 
 
 def _why_not(address: str, error: Exception) -> str:
@@ -83,6 +102,8 @@ def _why_not(address: str, error: Exception) -> str:
             f"The cluster at {address} refuses this process: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or "
             "RAY_AUTH_TOKEN_PATH, as on the cluster's machines."
         )
+    if address == LOCAL:
+        return f"A cluster could not be started on this machine: {first}"
     if address == "auto":
         return f"This machine is no node of a running cluster: {first} Start one by 'ray start --head', or use local."
     return f"The cluster at {address} cannot be joined: {first}"

@@ -4,6 +4,7 @@ A cluster hands out cores and cards by number, and holds nobody to them: an engi
 start sixteen threads, and one that has half a card would plan for all of it.
 """
 
+import math
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,8 +24,8 @@ class Share:
     gpus: float
 
     def __post_init__(self) -> None:
-        if not self.cpus > 0:
-            raise ClusterError(f"An engine needs a core or a part of one, and it is given {self.cpus:g}.")
+        if not 0.01 <= self.cpus < math.inf:
+            raise ClusterError(f"An engine needs a core or a part of one from 0.01 on, and it is given {self.cpus:g}.")
         if not 0 <= self.gpus <= 1:
             raise ClusterError(
                 f"An engine runs on one card or a part of one, and it is given {self.gpus:g}: take a number from 0 to "

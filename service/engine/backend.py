@@ -5,6 +5,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cache
 
+from pydantic_settings import SettingsError
+
 from encoders.adapters import registry
 from encoders.contract.encoder import Encoder, Placement
 from encoders.memory.device import Memory
@@ -26,14 +28,20 @@ class Backend:
 
 
 def real_backend(settings: Settings) -> Backend:
-    """Encoders from the registry. `auto` is resolved when it is first asked for: that is where torch is needed."""
+    """Encoders from the registry. `auto` is resolved when it is first asked for: that is where torch is needed.
+
+    `memory` raises SettingsError if this machine does not have what they ask for.
+    """
     _choose_allocator()
 
     @cache
     def placement() -> Placement:
         from encoders.runtime.device import resolve  # imports torch
 
-        return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
+        try:
+            return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
 
     def memory() -> Memory:
         from encoders.runtime.device_memory import memory_of

@@ -130,3 +130,34 @@ def test_batches_of_texts_of_any_size_have_room(tmp_path: Path, size: str) -> No
     table = embedded(tmp_path / "out.parquet", "--texts", tmp_path / "texts", "--batch-size", size)
     assert table["pooled"].null_count == 0
     assert len(table) == 300
+
+
+def test_tokens_of_texts_are_refused_before_anything_is_embedded(tmp_path: Path) -> None:
+    folder_of(tmp_path / "in")
+    (tmp_path / "texts").write_text("one\n")
+    out = tmp_path / "out.parquet"
+    words = ["embed", f"{tmp_path}/in", "--texts", f"{tmp_path}/texts", "--output", "tokens", "-o", str(out)]
+    assert main(words) == 2
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == []
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [(["--device", "foo"], "'foo' is not a device: use auto, cpu"), (["--metrics-port", "99999"], "from 0 to 65535")],
+)
+def test_what_this_machine_has_not_is_one_line(
+    words: list[str], said: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder_of(tmp_path / "in")
+    assert main(["embed", f"{tmp_path}/in", "-o", f"{tmp_path}/out.parquet", *words]) == 2
+    captured = capsys.readouterr().err
+    assert said in captured
+    assert captured.count("\n") == 1
+
+
+def test_the_name_of_an_item_does_not_steer_the_terminal(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    pq.write_table(pa.table({"id": ["\x1b[2J\n" + "x" * 10_000], "image": [b"no image"]}), tmp_path / "x.parquet")
+    assert main(["embed", f"{tmp_path}/x.parquet", "--id-column", "id", "-o", f"{tmp_path}/out.parquet"]) == 1
+    line = next(line for line in capsys.readouterr().err.splitlines() if "2J" in line)
+    assert line.startswith("\\x1b[2J\\nxxx")
+    assert len(line) < 500

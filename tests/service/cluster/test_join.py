@@ -1,6 +1,8 @@
 """A cluster that cannot be joined: said at once, with what to do."""
 
 import socket
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from threading import Thread
 
 import pytest
 
@@ -21,3 +23,14 @@ def test_where_nobody_listens_nobody_is_waited_for(scheme: str) -> None:
         port = bound.getsockname()[1]
         with pytest.raises(ClusterError, match=f"No cluster answers at {scheme}127.0.0.1:{port}"):
             joined(f"{scheme}127.0.0.1:{port}").__enter__()
+
+
+def test_a_port_of_something_else_is_said_at_once() -> None:
+    """Such as the dashboard's: Ray would try for minutes, and end the process."""
+    with ThreadingHTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler) as server:
+        Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
+        try:
+            with pytest.raises(ClusterError, match=r"is no cluster: its port is 6379"):
+                joined(f"127.0.0.1:{server.server_address[1]}").__enter__()
+        finally:
+            server.shutdown()

@@ -34,7 +34,14 @@ def test_a_part_of_a_card_comes_with_that_part_of_its_cores() -> None:
 
 
 @pytest.mark.parametrize(
-    ("cpus", "gpus", "said"), [(0, 0, "needs a core"), (1, 2, "one card or a part"), (1, -1, "one card or a part")]
+    ("cpus", "gpus", "said"),
+    [
+        (0, 0, "needs a core"),
+        (1e-5, 0, "needs a core"),  # Ray counts in ten thousandths
+        (float("nan"), 0, "needs a core"),
+        (1, 2, "one card or a part"),
+        (1, -1, "one card or a part"),
+    ],
 )
 def test_what_no_engine_can_have_is_refused(cpus: float, gpus: float, said: str) -> None:
     with pytest.raises(ClusterError, match=said):
