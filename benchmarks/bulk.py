@@ -1,7 +1,7 @@
 """`visiontower embed` of a folder of JPEGs beside the limit of the machine, in turn, on the same pictures.
 
     python -m benchmarks.bulk --work vit-b-32,small --seconds 20 --rounds 3
-    python -m benchmarks.bulk --work small -- --ray local
+    python -m benchmarks.bulk --work small --flags '--ray local --engines 2'
 
 The command's own code runs, in a process of its own, into a folder of shards. Its pace is that from the first batch to
 the last: what the start takes is not in it. Run it on an idle machine.
@@ -83,7 +83,7 @@ def limit(work: Work, *, seconds: float, plan: str) -> tuple[float, str]:
     return reached["images_per_s"], f"--decoder {reached['decoder']} --plan {reached['plan']}"
 
 
-def measure(work: Work, *, seconds: float, rounds: int, more: list[str]) -> str:
+def measure(work: Work, *, seconds: float, rounds: int, flags: list[str]) -> str:
     """A line: medians, and the ratio of each round."""
     _ = work.references
     found: list[tuple[float, float]] = []
@@ -91,7 +91,7 @@ def measure(work: Work, *, seconds: float, rounds: int, more: list[str]) -> str:
     with folder_of(work, count=int(best * seconds)) as folder:
         for round in range(rounds):
             out = folder.parent / "out"
-            words = [str(folder), "-o", f"{out}/", "--model", work.encoder_id, "--dtype", "float16", *more]
+            words = [str(folder), "-o", f"{out}/", "--model", work.encoder_id, "--dtype", "float16", *flags]
             done = subprocess.run(
                 [sys.executable, "-m", "benchmarks.bulk", "--one", *words],
                 stdout=subprocess.PIPE,
@@ -103,7 +103,7 @@ def measure(work: Work, *, seconds: float, rounds: int, more: list[str]) -> str:
             print(f"{work.name} round {round + 1}: {found[-1][0]:.1f} of {found[-1][1]:.1f} images/s", flush=True)
     ratios = [bulk / most for bulk, most in found]
     return (
-        f"{work.name}{' ' if more else ''}{' '.join(more)}: {median(bulk for bulk, _ in found):.1f} images/s, limit "
+        f"{work.name}{' ' if flags else ''}{' '.join(flags)}: {median(bulk for bulk, _ in found):.1f} images/s, limit "
         f"{median(most for _, most in found):.1f}, {median(ratios):.1%} ({min(ratios):.1%} to {max(ratios):.1%})"
     )
 
@@ -117,10 +117,10 @@ def main() -> None:
     parser.add_argument("--work", type=names(WORKS), default=["vit-b-32", "small"], help="[vit-b-32,small]")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each run, about [20]")
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
-    parser.add_argument("more", nargs=argparse.REMAINDER, help="flags of embed, such as --batch-size 64")
+    parser.add_argument("--flags", type=str.split, default=[], help="of embed, such as '--batch-size 64'")
     a = parser.parse_args()
     for work in a.work:
-        print(measure(WORKS[work], seconds=a.seconds, rounds=a.rounds, more=a.more))
+        print(measure(WORKS[work], seconds=a.seconds, rounds=a.rounds, flags=a.flags))
 
 
 if __name__ == "__main__":

@@ -35,10 +35,10 @@ def terms(source: ImageSize, preprocessing: Preprocessing, size: ImageSize) -> t
     return 1, pixels, pixels / part**2, size.height * size.width
 
 
-DECODING = Decoding(file=3.6e-4, source=2.07e-9, decoded=4.0e-9, input=1.59e-9)
+DECODING = Decoding(file=1.76e-4, source=1.87e-9, decoded=3.67e-9, input=1.23e-9)
 BYTES_A_PIXEL = 0.19
 """Of a JPEG file."""
-ENGINE_S = 4.5e-4
+ENGINE_S = 4.3e-4
 """Seconds for an image of the engine and the bulk run, beside decoding and the forward. Python runs most of it."""
-WRITE_S = 2.0e-8
+WRITE_S = 2.3e-8
 """Seconds for a byte of a row: numbers checked, narrowed, written to a part, read again and written to a shard."""

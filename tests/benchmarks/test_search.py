@@ -12,9 +12,9 @@ from service.bulk import results
 @pytest.mark.parametrize("dtype", ["float16", "float32"])
 def test_every_way_is_measured_in_every_round(dtype: str, tmp_path: Path) -> None:
     files = search.written(tmp_path, rows=700, width=16, dtype=dtype)
-    assert [results.opened(file).rows for file in files] == [700] * 3
+    assert [results.opened(file).rows for file in files] == [700] * 4
     found = search.measure(files, width=16, rounds=2, cold=False)
-    assert [each.name for each in found] == [".parquet", ".npy", ".safetensors", "NumPy, .npy at once"]
+    assert [each.name for each in found] == [".parquet", ".npy", ".safetensors", ".lance", "NumPy, .npy at once"]
     assert {len(each.scanning) for each in found} == {2}
     console = Console(width=80, record=True)
     console.print(search.table(found, rows=700, width=16, dtype=dtype))
