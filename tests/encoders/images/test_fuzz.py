@@ -29,7 +29,7 @@ def test_damage_anywhere_is_an_image_or_an_image_error() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("first", range(130_000, 160_000, 15_000))
+@pytest.mark.parametrize("first", [130_000])
 def test_damage_takes_little_memory_and_never_hangs(first: int) -> None:
     """In a process of its own, which ends with a trace if a decode hangs. Pillow's memory is not Python's."""
     done = subprocess.run(

@@ -91,7 +91,9 @@ def test_whatever_it_offers_has_a_cost(named: Callable[[str], str], known: str, 
     spec = drawn.spec
     other = ImageSize(*(side + step for side, step in zip(spec.image_size, spec.patch_size, strict=True)))
     asked = [(spec.image_size, outputs) for outputs in offered(spec)]
-    if spec.resolutions.problem(other) is None:
+    if device == "cpu":  # test_trace.py measures there
+        asked = [asked[0], asked[-1]]
+    elif spec.resolutions.problem(other) is None:
         asked.append((other, Outputs(pooled=True, tokens=TokenKind.HIDDEN)))
     for size, outputs in asked:
         cost = drawn.cost(size, outputs, device=device)
