@@ -40,6 +40,7 @@ def cluster_of(arguments: argparse.Namespace, settings: "Settings") -> Iterator[
     from service.cluster.join import joined
     from service.cluster.share import Share
 
+    Share.check(cpus=arguments.engine_cpus, gpus=arguments.engine_gpus)  # a cluster takes seconds to begin
     with joined(arguments.ray, include_dashboard=False) as resources:
         share = Share.of(resources, settings, cpus=arguments.engine_cpus, gpus=arguments.engine_gpus)
         most = share.most(resources)

@@ -55,6 +55,11 @@ class Share:
             )
         return cls(cpus, gpus)
 
+    @classmethod
+    def check(cls, *, cpus: float | None, gpus: float | None) -> None:
+        """Raises ClusterError for what no cluster can give, before one is asked; None is left to Share.of."""
+        cls(1.0 if cpus is None else cpus, gpus or 0.0)
+
     def most(self, cluster: Mapping[str, float]) -> int:
         """How many engines the cluster has room for, if its machines have whole numbers of them."""
         by_cores = cluster.get("CPU", 0.0) / self.cpus

@@ -83,7 +83,7 @@ def services(
         raise ClusterError("On a cluster there are replicas in place of processes: use --replicas.")
     if not re.fullmatch(r"/|(/[\w.~-]+)+", prefix, re.ASCII):
         raise ClusterError(f"'{prefix}' is no prefix of paths: it begins with / and does not end with it, as /vt does.")
-    Share(1.0 if cpus is None else cpus, gpus or 0.0)  # refuses what none can have; the rest the cluster decides
+    Share.check(cpus=cpus, gpus=gpus)
     given = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OF_THE_PROXY)
 
     def service(path: str, models: Sequence[str]) -> Service:

@@ -4,7 +4,7 @@ import asyncio
 import pickle
 import re
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +13,6 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from service.bulk.cluster import ClusterEmbedder, groups
 from service.bulk.embedder import Embedder
 from service.bulk.embedding import EngineEmbedder
 from service.bulk.errors import BulkError
@@ -58,6 +57,8 @@ def cluster(bucket: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator
     with joined(
         "local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, _node_ip_address="127.0.0.1"
     ):
+        from service.bulk.cluster import ClusterEmbedder  # Ray takes seconds to import
+
         yield ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=2)
     signal.signal(signal.SIGTERM, before)
 
@@ -126,12 +127,18 @@ def test_another_batch_size_changes_the_last_digits_alone(tmp_path: Path) -> Non
     assert apart.max() < 1e-6
 
 
-def test_work_is_dealt_out_in_whole_batches(tmp_path: Path) -> None:
+def dealt_out(rows: Iterator[Row], *, batch_size: int) -> list[tuple[Sequence[Row], str | None]]:
+    from service.bulk.cluster import groups
+
+    return list(groups(rows, batch_size=batch_size))
+
+
+def test_work_is_dealt_out_in_whole_batches() -> None:
     rows = [Item(str(number), bytes(1_000_000)) for number in range(100)]
-    dealt = list(groups(iter(rows), batch_size=8))
+    dealt = dealt_out(iter(rows), batch_size=8)
     assert [row for group, _ in dealt for row in group] == rows
     assert [len(group) for group, _ in dealt] == [40, 40, 20]  # 32 MiB, to a whole batch
-    assert [len(group) for group, _ in groups(iter([Item("x")] * 100), batch_size=8)] == [64, 36]
+    assert [len(group) for group, _ in dealt_out(iter([Item("x")] * 100), batch_size=8)] == [64, 36]
 
 
 @pytest.mark.parametrize(
@@ -149,7 +156,7 @@ def test_inputs_that_end_before_their_time_are_dealt_out_with_the_reason(broken:
         raise broken
 
     for count, dealt in ((3, 0), (4, 4), (11, 8)):
-        ((group, error),) = groups(rows(count), batch_size=4)
+        ((group, error),) = dealt_out(rows(count), batch_size=4)
         assert [row.id for row in group if isinstance(row, Item)] == [str(number) for number in range(dealt)]
         assert error is not None
         assert re.fullmatch(said, error)

@@ -132,6 +132,8 @@ def test_flags_of_a_cluster_want_one(words: str, capsys: pytest.CaptureFixture[s
         ("embed {images} -o x.npy --ray ray://127.0.0.1:10001", "Ray Data does not run through ray://"),
         ("serve --ray local --replica-gpus 2", "more engines for more cards"),
         ("serve --ray local --replica-cpus 0", "needs a core"),
+        ("embed {images} -o x.npy --ray local --engine-cpus 0", "needs a core"),
+        ("embed {images} -o x.npy --ray local --engine-gpus 2", "more engines for more cards"),
     ],
 )
 def test_what_cannot_be_is_told_at_once(
