@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
+from service.access.gate import Gate
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http import openapi, problems, routes
@@ -44,6 +45,9 @@ def create_app(
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
+    gate = None
+    if settings.has_keys:
+        gate = Gate(settings.keys, settings.keys_file, usage=settings.keys_usage, clock=clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +58,8 @@ def create_app(
             yield
             await engine.drain()
         readers.close()
+        if gate is not None:
+            gate.close()
 
     readers = Readers()
     app = _App(
@@ -62,12 +68,15 @@ def create_app(
         version=version("visiontower"),
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
-        middleware=middleware(metrics=metrics, clock=clock),
+        middleware=middleware(
+            settings, metrics=metrics, clock=clock, gate=gate, protocols=protocols, siblings=siblings
+        ),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
     )
     app.state.siblings = siblings
     app.state.metrics = metrics
+    app.state.gate = gate
     routes.add(app)
     pages.add(app)
     for protocol in protocols:
