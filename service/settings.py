@@ -331,4 +331,6 @@ def settings_table() -> str:
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
         return ", ".join(f"`{item}`" for item in default) or "none"
+    if default is None:
+        return "none"
     return f"`{default}`"

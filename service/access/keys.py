@@ -20,7 +20,7 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 
-from service.errors import ModelNotAllowed, did_you_mean
+from service.errors import ModelNotAllowed, did_you_mean, shown, shown_value
 
 PREFIX = "vt_"
 """Of a key, so that it is known where it should not be: a scanner for leaked secrets finds it by this."""
@@ -101,20 +101,16 @@ def digest_of(secret: str) -> bytes:
     return sha256(secret.encode()).digest()
 
 
-def named(name: str) -> str:
-    """The name of a key as given. Raises ValueError for one that cannot be."""
-    if not _NAME.fullmatch(name):
-        raise ValueError(f"'{name}' is no name of a key: it has up to 64 letters, digits, - and _")
-    return name
-
-
 def key_of_entry(entry: str) -> Key:
     """NAME=sha256:DIGEST, of the environment. Raises ValueError."""
     name, _, digest = entry.partition("=")
     kind, _, digits = digest.strip().partition(":")
     if kind != "sha256":
-        raise ValueError(f"'{name.strip()}' is not NAME=sha256:DIGEST: visiontower keys create NAME prints it")
-    return Key(named(name.strip()), _digest(digits))
+        raise ValueError(f"'{shown(name.strip())}' is not NAME=sha256:DIGEST: visiontower keys create NAME prints it")
+    try:
+        return key_of(name.strip(), {"sha256": digits})
+    except ValueError as error:
+        raise ValueError(f"'{shown(name.strip())}' {error}") from error
 
 
 def entry_of(key: Key) -> str:
@@ -144,9 +140,9 @@ def read_keys(text: str) -> list[Key]:
         if not isinstance(table, dict):
             raise ValueError(f"'{name}' stands outside of a table: a key is [NAME] and its fields below")
         try:
-            keys.append(_key(named(name), table))
+            keys.append(key_of(name, table))
         except ValueError as error:
-            raise ValueError(f"[{name}] {error}") from error
+            raise ValueError(f"[{shown(name)}] {error}") from error
     return keys
 
 
@@ -158,11 +154,14 @@ def written(key: Key) -> str:
         if isinstance(value, tuple):
             value = "[" + ", ".join(f'"{each}"' for each in value) + "]"
         if value is not None:
-            lines.append(f"{name} = {value}")
+            lines.append(f"{name} = {str(value).removesuffix('.0')}")
     return "\n".join(lines) + "\n"
 
 
-def _key(name: str, table: Mapping[str, object]) -> Key:
+def key_of(name: str, table: Mapping[str, object]) -> Key:
+    """The key of a name and its fields. Raises ValueError, which says what is wrong."""
+    if not _NAME.fullmatch(name):
+        raise ValueError("is no name of a key: it has up to 64 letters, digits, - and _")
     for field in table:
         if field != "sha256" and field not in LIMITS:
             hint = did_you_mean(field, LIMITS)
@@ -185,7 +184,7 @@ def _limit(field: str, value: object) -> object:
     least, most = _LEAST[field], 10**12
     if isinstance(value, bool) or not isinstance(value, kinds) or not least <= value <= most:
         kind = "a number" if float in kinds else "a whole number"
-        raise ValueError(f"{field} is {kind} from {least:g}, and not {value!r}")
+        raise ValueError(f"{field} is {kind} from {least:g}, and not {shown_value(value)}")
     return value
 
 

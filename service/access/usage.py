@@ -14,6 +14,8 @@ from pathlib import Path
 _BUSY_S = 1.0
 _SKEW_S = 5.0
 """A due time that is further away was written before the clock was set back: it does not count."""
+_ROUNDED_S = 1e-5
+"""Seconds since 1970 in 64 bits are no finer than 2e-7: who comes each gap is not to be refused for that."""
 _KEPT_DAYS = 31
 _TABLES = """
 CREATE TABLE IF NOT EXISTS requests (key TEXT PRIMARY KEY, due REAL NOT NULL) WITHOUT ROWID;
@@ -61,11 +63,12 @@ class Usage:
         rate algorithm).
         """
         now, gap = self._clock(), 1 / per_second
-        values = {"key": key, "now": now, "gap": gap, "most": max(1.0, gap), "skew": _SKEW_S}
+        most = max(1.0, gap) + _ROUNDED_S
+        values = {"key": key, "now": now, "gap": gap, "most": most, "skew": _SKEW_S}
         if self._database.execute(_REQUEST, values).rowcount:
             return 0.0
         (due,) = self._database.execute("SELECT due FROM requests WHERE key = ?", [key]).fetchone()
-        return max(0.001, float(due) + gap - max(1.0, gap) - now)
+        return max(0.001, float(due) + gap - most - now)
 
     def images(self, key: str, number: int, *, per_day: int) -> str | None:
         """Count images of today, if there are so many left. Gives the day for which they count."""

@@ -221,7 +221,10 @@ _ERROR = object_schema(
         "error": object_schema(
             {
                 "message": _TEXT,
-                "type": {"type": "string", "enum": ["invalid_request_error", "requests", "insufficient_quota", "server_error"]},
+                "type": {
+                    "type": "string",
+                    "enum": ["invalid_request_error", "requests", "insufficient_quota", "server_error"],
+                },
                 "param": {"anyOf": [_TEXT, {"type": "null"}]},
                 "code": {"type": "string", "example": "undecodable-image"},
             }
