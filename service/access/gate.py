@@ -10,6 +10,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from service.access.key_ring import KeyRing
@@ -21,6 +22,13 @@ _log = logging.getLogger(__name__)
 _SAID_S = 60.0
 """Between two words about counts that fail."""
 _RETRY_S = 1
+
+
+@dataclass
+class Counted:
+    """Images of a request that count for its key's day. Those that the server has failed are to be taken off."""
+
+    images: int
 
 
 class Gate:
@@ -67,7 +75,7 @@ class Gate:
         return key
 
     @contextmanager
-    def images(self, key: Key, number: int) -> Iterator[None]:
+    def images(self, key: Key, number: int) -> Iterator[Counted]:
         """Images of one request are worked on in the block. They count for the day unless it raises.
 
         Raises TooManyImagesForKey, ImagesInFlight or DayUsedUp.
@@ -81,15 +89,17 @@ class Gate:
             raise ImagesInFlight(key.name, inside=in_flight, limit=key.images_in_flight, retry_after_s=_RETRY_S)
         day = self._count(key, number)
         self._in_flight[key.name] += number
+        counted = Counted(number)
         try:
-            yield
+            yield counted
         except BaseException:
-            if day is not None:
-                with self._counting():
-                    self._usage.give_back(key.name, number, day=day)
+            counted.images = 0
             raise
         finally:
             self._in_flight[key.name] -= number
+            if day is not None and counted.images < number:
+                with self._counting():
+                    self._usage.give_back(key.name, number - counted.images, day=day)
 
     def _count(self, key: Key, number: int) -> str | None:
         """Give the day for which images count; None if nobody counts them. Raises DayUsedUp."""

@@ -18,11 +18,12 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
+from service.access.gate import Counted
 from service.caller import CALLER
 from service.engine.engine import INLINE_VALUES, Engine
 from service.engine.values import Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
-from service.http.allowed import allowed
+from service.http.allowed import allowed, failures
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
 from service.http.noting import note_refusal, note_request, note_result
@@ -45,7 +46,7 @@ _DIGITS = 20
 """A number of bytes with as many is over any limit."""
 _JOINED_BYTES = 4096
 """A piece of an answer up to this size is sent together with others."""
-_UNLIMITED: AbstractContextManager[None] = nullcontext()
+_UNLIMITED: AbstractContextManager[Counted | None] = nullcontext()
 """Of requests without an access key."""
 _UNWATCHED_S = 0.05
 """A client that leaves sooner is not worth noticing."""
@@ -213,8 +214,10 @@ class Exchange:
         nbytes = numbers * asked.number_bytes + asked.other_bytes
         if nbytes > _SMALL_BYTES:
             holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
-        with permit:
+        with permit as counted:
             result: Result = await engine.run(question)
+            if counted is not None:
+                counted.images -= failures(result)
         started = engine.clock()
         if result.values <= INLINE_VALUES:
             answer = self.route.write(result, reply)
