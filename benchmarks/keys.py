@@ -7,6 +7,7 @@ import asyncio
 import statistics
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,15 +35,15 @@ def main() -> None:
         for number in (1, _MANY):
             _write(path, secrets[:number])
             gate = Gate([], path)
-            _show(f"a request, {number:,} keys, no limits", _of_middleware(gate, secrets[number - 1]))
-            _show(f"a request, {number:,} keys, refused", _of_middleware(gate, "vt_wrong"))
+            _show(f"a request, 1 of {number:,} keys, no limits", _of_middleware(gate, secrets[number - 1]))
+            _show(f"a request, none of {number:,} keys", _of_middleware(gate, "vt_wrong"))
         _show("reading the file of 1,000 keys", _median(lambda: read_file(path), calls=1))
         for where, file in (("in memory", None), ("in a file", usage)):
             _write(path, secrets, **limited)
             gate = Gate([], path, usage=file)
             _show(f"a request with a rate, counted {where}", _of_middleware(gate, secrets[0]))
             key = gate.enter({secrets[0].encode()})
-            _show(f"its images of the day, counted {where}", _median(lambda gate=gate, key=key: _images(gate, key)))
+            _show(f"its images of the day, counted {where}", _median(partial(_images, gate, key)))
             gate.close()
 
 
@@ -93,7 +94,7 @@ def _median(work: Callable[[], Any], *, calls: int = _CALLS) -> float:
 
 
 def _show(what: str, seconds: float) -> None:
-    print(f"{what:45} {1e6 * seconds:10,.1f} us")
+    print(f"{what:45}{1e6 * seconds:10,.0f} us")
 
 
 if __name__ == "__main__":

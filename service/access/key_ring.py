@@ -12,7 +12,7 @@ _LOOK_S = 1.0
 
 
 class KeyRing:
-    """Keeps the last keys that could be read. Lives on the event loop: to read a thousand keys takes it some 20 ms."""
+    """Keeps the last keys that could be read. Lives on the event loop, which reads a thousand keys in some 50 ms."""
 
     def __init__(
         self, entries: Sequence[str], path: Path | None, *, clock: Callable[[], float] = time.monotonic

@@ -11,7 +11,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-_BUSY_S = 1.0
+_OPENED_S = 5.0
+_BUSY_S = 0.25
+"""Another process may hold the file for so long. It does so for microseconds, unless it has been stopped in them."""
 _SKEW_S = 5.0
 """A due time that is further away was written before the clock was set back: it does not count."""
 _ROUNDED_S = 1e-5
@@ -43,10 +45,11 @@ class Usage:
         self._clock = clock
         try:
             self._database = sqlite3.connect(
-                ":memory:" if path is None else path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False
+                ":memory:" if path is None else path, timeout=_OPENED_S, isolation_level=None, check_same_thread=False
             )
             self._database.execute("PRAGMA journal_mode = WAL").fetchone()
             self._database.execute("PRAGMA synchronous = OFF")
+            self._database.execute(f"PRAGMA busy_timeout = {int(1000 * _BUSY_S)}")
             self._database.executescript(_TABLES)
             self._database.execute("DELETE FROM images WHERE day < ?", [_day(self._now() - timedelta(_KEPT_DAYS))])
         except sqlite3.Error as error:

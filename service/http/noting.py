@@ -41,4 +41,5 @@ def note_refusal(record: RequestRecord, error: VisiontowerError, metrics: Metric
     if (reason := refusal(error)) is not None:
         metrics.rejected(reason)
     if isinstance(error, ModelNotAllowed | TooManyImagesForKey | KeyLimitReached):
+        record.key = error.key
         metrics.key_refused(error.key, error.limit)

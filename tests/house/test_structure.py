@@ -150,7 +150,8 @@ def test_encoders_have_never_heard_of_the_service(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["service.engine", "service.scheduling", "service.memory", "service.cluster", "service.bulk"]
+    "room",
+    ["service.access", "service.engine", "service.scheduling", "service.memory", "service.cluster", "service.bulk"],
 )
 def test_the_engine_knows_no_http(room: str) -> None:
     """Of its own imports nothing serves HTTP; fetching an image by URL is a client's."""

@@ -4,7 +4,7 @@ import asyncio
 import json
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
@@ -48,6 +48,19 @@ async def guarded(
 
 async def post_image(client: httpx.AsyncClient, key: str = "a", **query: Any) -> httpx.Response:
     return await client.post("/embed", content=image_bytes(), headers=PNG | bearer(key), params=query)
+
+
+async def nothing_comes() -> Any:
+    raise AssertionError("the body was read")
+
+
+def into(sent: list[Any]) -> Callable[[Any], Awaitable[None]]:
+    """As ASGI's send."""
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    return send
 
 
 async def images_of_today(client: httpx.AsyncClient, key: str = "a", *, per_day: int) -> int:
@@ -129,18 +142,30 @@ def test_the_same_key_in_two_headers_is_one() -> None:
 async def test_a_body_is_not_read_before_the_key_is_known(tmp_path: Path) -> None:
     app = app_of(keys_file=file_of(tmp_path / "keys.toml", a={}))
     sent: list[Any] = []
-
-    async def receive() -> Any:
-        raise AssertionError("it was read")
-
-    async def send(message: Any) -> None:
-        sent.append(message)
-
     async with client_of(app):
         headers = [(b"content-type", b"image/png"), (b"content-length", b"1000000")]
         scope = {"type": "http", "method": "POST", "path": "/embed", "query_string": b"", "headers": headers}
-        await app({**scope, "client": None, "server": ("s", 80), "http_version": "1.1"}, receive, send)
+        await app({**scope, "client": None, "server": ("s", 80), "http_version": "1.1"}, nothing_comes, into(sent))
     assert sent[0]["status"] == 401
+
+
+async def test_no_spelling_of_a_path_goes_around_the_key(tmp_path: Path) -> None:
+    """Whatever is not refused is a page, or nothing: no route takes a path in another spelling than the open ones."""
+    app = app_of(keys_file=file_of(tmp_path / "keys.toml", a={}))
+    spellings = [
+        "/health/live/../../models", "/web/../models", "/web/..%2fmodels", "//models", "/./models", "/models/",
+        "/problems/../models", "/Models", "/health/live/", "/web/%2e%2e/models", "/ping/../models", "", "/web//models",
+    ]  # fmt: skip
+    statuses = {}
+    async with client_of(app):
+        for path in spellings:
+            for root in ("", "/vt"):
+                sent: list[Any] = []
+                scope: dict[str, Any] = {"type": "http", "method": "GET", "path": root + path, "root_path": root}
+                scope |= {"query_string": b"", "headers": [], "client": None, "server": ("s", 80), "http_version": "1.1"}
+                await app(scope, nothing_comes, into(sent))
+                statuses[root + path] = sent[0]["status"]
+    assert set(statuses.values()) <= {401, 404, 307}, statuses
 
 
 def said(answer: httpx.Response, protocol: str) -> str:
@@ -286,10 +311,12 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with guarded(tmp_path, a={"models": ["fake:vit"]}, idle={}) as client:
+    async with guarded(tmp_path, a={"models": ["fake:vit"]}, fast={"requests_per_second": 0.01}, idle={}) as client:
         await post_image(client)
         await post_image(client, model="fake:other")
         await client.get("/models", headers={"authorization": "Bearer vt_guess"})
+        for _ in range(2):
+            await client.get("/models", headers=bearer("fast"))
         text = (await client.get("/metrics", headers=bearer("a"))).text
     found = {
         (sample.name.removeprefix("visiontower_"), *sample.labels.values()): sample.value
@@ -298,6 +325,7 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     }
     assert found["key_requests_total", "a", "200"] == 1
     assert found["key_requests_total", "a", "403"] == 1
+    assert found["key_requests_total", "fast", "429"] == 1
     assert found["key_images_total", "a"] == 2
     assert found["key_refused_total", "a", "models"] == 1
     reasons = ("requests_per_second", "images_in_flight", "images_per_day", "models")
@@ -305,7 +333,8 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
         ("idle", reason): 0 for reason in reasons
     }
     assert found["rejected_total", "invalid-key"] == 1
-    assert found["rejected_total", "requests-too-fast"] == 0
+    assert found["rejected_total", "requests-too-fast"] == 1
+    assert found["rejected_total", "day-used-up"] == 0
     assert "vt_" not in text
     lines = [record for record in caplog.records if getattr(record, "route", "") == "/embed"]
     assert [line.key for line in lines] == ["a", "a"]  # type: ignore[attr-defined]  # a field of the log line
