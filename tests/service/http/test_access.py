@@ -162,8 +162,8 @@ async def test_no_spelling_of_a_path_goes_around_the_key(tmp_path: Path) -> None
             for root in ("", "/vt"):
                 sent: list[Any] = []
                 scope: dict[str, Any] = {"type": "http", "method": "GET", "path": root + path, "root_path": root}
-                scope |= {"query_string": b"", "headers": [], "client": None, "server": ("s", 80), "http_version": "1.1"}
-                await app(scope, nothing_comes, into(sent))
+                scope |= {"query_string": b"", "headers": [], "client": None, "server": ("s", 80)}
+                await app({**scope, "http_version": "1.1"}, nothing_comes, into(sent))
                 statuses[root + path] = sent[0]["status"]
     assert set(statuses.values()) <= {401, 404, 307}, statuses
 
