@@ -43,7 +43,7 @@ def page(facts: Facts, findings: Sequence[Finding], *, seconds: float) -> Iterat
     for name, rows in _groups(facts):
         table.add_row(Text(name, style="bold"))
         for label, value in rows:
-            table.add_row(f"  {label}", printable(value))
+            table.add_row(f"  {label}", "\n".join(map(printable, value.splitlines())))
     yield table
     for finding in findings:
         yield Text.assemble("\n", (f"{finding.severity}: ", _COLOURS[finding.severity]), printable(finding.what))
@@ -83,7 +83,7 @@ def _groups(facts: Facts) -> Iterator[tuple[str, Iterable[Row]]]:
     yield "pictures", _rows("formats", facts.pictures, _pictures)
     yield "extras", _rows("extras", facts.software, _extras)
     yield "weights", _rows("caches", facts.caches, _caches)
-    yield "variables", facts.variables.items() or [("none", "")]
+    yield "variables", _variables(facts.variables)
     if facts.checks is not None:
         yield "self-test", _rows("encoders", facts.checks, _checks)
 
@@ -136,11 +136,8 @@ def _nvidia(nvidia: Nvidia) -> Iterator[Row]:
 def _choice(choice: Choice) -> Iterator[Row]:
     lanes = f", {choice.lanes} lanes" if choice.lanes > 1 else ""
     yield "serve takes", f"{choice.device}, {choice.dtype}, {choice.runtime}{lanes}"
-    yield (
-        "",
-        f"{show_bytes(choice.budget)} for encoders, {show_bytes(choice.requests)} for requests; decoding threads: "
-        f"{choice.decoding_threads}",
-    )
+    threads = "1 thread decodes" if choice.decoding_threads == 1 else f"{choice.decoding_threads} threads decode"
+    yield "", f"{show_bytes(choice.budget)} for encoders, {show_bytes(choice.requests)} for requests; {threads}"
 
 
 def _memory(machine: Machine) -> Iterator[Row]:
@@ -200,6 +197,12 @@ def _install(extras: str) -> str:
 def _caches(caches: Mapping[str, Folder]) -> Iterator[Row]:
     for name, folder in caches.items():
         yield name, _folder(folder)
+
+
+def _variables(variables: Mapping[str, str]) -> Iterator[Row]:
+    """In the wide column, for their names are long."""
+    told = [printable(f"{name}={value}") for name, value in variables.items()]
+    yield "set", "\n".join(told) or "none"
 
 
 def _checks(checks: Sequence[Check]) -> Iterator[Row]:

@@ -55,10 +55,11 @@ def _cards() -> tuple[tuple[Card, ...], str | None]:
 
 def nvidia() -> Nvidia:
     """Cards and driver without torch: what a torch without CUDA does not see."""
-    return Nvidia(cards=_on_the_bus(BUS), driver=_driver(), cuda=_newest_cuda())
+    return Nvidia(cards=cards_on(BUS), driver=_driver(), cuda=_newest_cuda())
 
 
-def _on_the_bus(bus: Path) -> int:
+def cards_on(bus: Path) -> int:
+    """NVIDIA's, whether or not anything can use them."""
     return sum(_says(each / "vendor", _NVIDIA) and _says(each / "class", _DISPLAY) for each in bus.glob("*"))
 
 

@@ -18,20 +18,25 @@ _OTHERS = (
 )  # fmt: skip
 """Variables of others that change what the service does; proxies in small letters too."""
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
-_USER = re.compile(r"//[^/@\s]*@")
+_USER = re.compile(r"//\S*@")
+_PROXY_USER = re.compile(r"^(\w+://)?\S*@")  # its scheme may be left out
 HIDDEN = "(set)"
 
 
 def variables(environment: Mapping[str, str] = os.environ) -> Mapping[str, str]:
     """Those that matter, by name. Of what may be a secret only that it is set; of an address not the user in it."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    found = {}
-    for name, value in sorted(environment.items()):
-        if name.upper() not in _OTHERS and not name.upper().startswith(PREFIX):
-            continue
-        is_ours = name.upper() in known or name.upper() in _OTHERS  # a misspelt name may hold anything
-        found[name] = _USER.sub("//", value) if is_ours and not _SECRET.search(name) else HIDDEN
-    return found
+    return {
+        name: _shown(name, value, is_known=name.upper() in known or name.upper() in _OTHERS)
+        for name, value in sorted(environment.items())
+        if name.upper() in _OTHERS or name.upper().startswith(PREFIX)
+    }
+
+
+def _shown(name: str, value: str, *, is_known: bool) -> str:
+    if not is_known or _SECRET.search(name):  # a misspelt name may hold anything
+        return HIDDEN
+    return _PROXY_USER.sub(r"\1", value) if name.upper().endswith("_PROXY") else _USER.sub("//", value)
 
 
 class Refused(RuntimeError):

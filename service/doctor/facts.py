@@ -81,9 +81,9 @@ class Card:
 class Torch:
     """What torch can compute on here.
 
-    cuda: the CUDA it was built with; None of a CPU build. architectures: of its kernels, as in sm_90. why_no_card: what
-    it says if CUDA cannot be started; None if it can. vectors: the widest instructions it uses on the CPU, as in AVX512;
-    DEFAULT is none.
+    cuda: the CUDA it was built with; None of a CPU build. architectures: of its kernels, as in sm_90. why_no_card:
+    what it says if CUDA cannot be started; None if it can. vectors: the widest instructions it uses on the CPU, as in
+    AVX512; DEFAULT is none.
     """
 
     version: str
