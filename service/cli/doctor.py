@@ -18,10 +18,10 @@ known ones. Nothing is fetched, and nothing is changed.
   visiontower doctor --json              # to paste into a report
   VISIONTOWER_DEVICE=cuda visiontower doctor
 
-It looks with the eyes of `visiontower serve` that gets no flags: by the same
-VISIONTOWER_* variables. Of variables that may hold a secret it says only that
-they are set. Exit status: 0 nothing is wrong (there may be things worth
-knowing), 1 something is, 2 it could not look."""
+It reads the VISIONTOWER_* variables as `visiontower serve` does, and takes none
+of its flags. Of a variable that may hold a secret it says only that it is set.
+Exit status: 0 nothing is wrong (something may be worth knowing), 1 something
+is, 2 it could not look."""
 
 
 def add(commands: Any) -> None:

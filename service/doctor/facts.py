@@ -26,9 +26,10 @@ def looked(look: Callable[[], T]) -> Maybe[T]:
 
 
 def because(error: BaseException) -> str:
-    """An error in one line. Its class is named where its message does not speak for itself."""
+    """An error in one line. Python's own are named, as `KeyError: 'a'`, where their message needs it."""
     said = " ".join(str(error).split())
-    return said if isinstance(error, RuntimeError | OSError) and said else f"{type(error).__name__}: {said}"
+    speaks = type(error).__module__ != "builtins" or isinstance(error, RuntimeError | OSError)
+    return said if said and speaks else f"{type(error).__name__}: {said}"
 
 
 @dataclass(frozen=True)

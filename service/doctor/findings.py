@@ -101,8 +101,12 @@ def _settings(facts: Facts) -> Findings:
 def _torch(facts: Facts) -> Findings:
     torch = facts.torch
     if isinstance(torch, Unknown):
+        is_short = "SIGKILL" in torch.could_not_tell
         yield _wrong(
-            f"torch does not start: {torch.could_not_tell}", "Install it again: pip install --force-reinstall torch"
+            f"torch does not start: {torch.could_not_tell.rstrip('.')}.",
+            "Raise the container's memory limit."
+            if is_short
+            else "Install it again: pip install --force-reinstall torch",
         )
         return
     if torch.machine in ("x86_64", "AMD64") and torch.vectors in ("DEFAULT", "NO AVX"):
@@ -257,7 +261,7 @@ def _folders(facts: Facts) -> Findings:
         )
     has_ray = not isinstance(facts.software, Unknown) and facts.software.extras.get("ray", False)
     shared = facts.shared_memory
-    if has_ray and not isinstance(shared, Unknown) and shared.free < _RAY_STORE:
+    if has_ray and not isinstance(shared, Unknown) and shared.exists and shared.free < _RAY_STORE:
         yield _note(
             f"{shared.path} has {show_bytes(shared.free)} free: Ray keeps its objects on the disk instead.",
             "docker run --shm-size 4g, or an emptyDir of medium Memory. Without --ray it does not matter.",

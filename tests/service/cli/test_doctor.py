@@ -53,7 +53,8 @@ def test_what_could_not_be_looked_at_is_told() -> None:
     told = printed(replace(HEALTHY, **UNKNOWN))
     assert told.count("could not tell: it broke") >= len(UNKNOWN) - 1
     for name in UNKNOWN:
-        assert "could not tell: it broke" in printed(replace(HEALTHY, **{name: Unknown("it broke")})) or name == "asked"
+        broken: dict[str, Any] = {name: Unknown("it broke")}
+        assert "could not tell: it broke" in printed(replace(HEALTHY, **broken)) or name == "asked"
 
 
 def test_a_hostile_variable_does_not_reach_the_terminal() -> None:

@@ -60,6 +60,10 @@ TROUBLES: dict[str, tuple[Facts, Severity, str, str]] = {
         machine(torch=Unknown("the process ended with SIGILL"), choice=Unknown("it"), checks=Unknown("it")),
         WRONG, "torch does not start: the process ended with SIGILL", "--force-reinstall torch",
     ),
+    "torch is killed": (
+        machine(torch=Unknown("the process ended with SIGKILL"), choice=Unknown("it"), checks=Unknown("it")),
+        WRONG, "ended with SIGKILL", "memory limit",
+    ),
     "an old processor": (machine(torch=replace(TORCH, vectors="DEFAULT")), NOTE, "no AVX2", "pass the host's"),
     "a torch without CUDA beside a card": (machine(torch=NO_CUDA), NOTE, "built without CUDA", "pytorch.org"),
     "no driver": (

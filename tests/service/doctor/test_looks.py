@@ -33,6 +33,12 @@ def test_the_machine_has_memory_and_cores() -> None:
     assert 1 <= here.allowed <= here.cores
 
 
+def test_a_server_needs_more_files_than_connections() -> None:
+    found = machine.open_files(8)
+    assert found.needed > 8
+    assert found.soft is None or found.hard is None or found.soft <= found.hard
+
+
 def test_a_folder_that_is_not_there_yet_has_its_disk(tmp_path: Path) -> None:
     found = machine.folder(tmp_path / "a" / "b", counts=True)
     assert (found.exists, found.is_writable, found.held) == (False, True, 0)
