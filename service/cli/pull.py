@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from service.cli.arguments import add_command
 from service.cli.output import say, show, show_json
+from service.settings import Settings
 from service.sizes import show_bytes
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ must give finite numbers.
   visiontower pull openclip:ViT-L-14-336@openai
   visiontower pull hf:facebook/dinov2-base timm:resnet50.a1_in1k --json
   visiontower pull --check openclip:ViT-L-14-336@openai    # downloads nothing
+  visiontower pull                          # what VISIONTOWER_MODEL names
 
 The files go where the libraries look for them: below HF_HOME, TORCH_HOME and
 ~/.cache/clip. A download from the Hugging Face hub that was cut off goes on
@@ -55,7 +57,9 @@ def add(commands: Any) -> None:
     """The command and its flags."""
     pull = add_command(commands, "pull", "fetch and check the weights of encoders", _HELP, run=run)
     pull.set_defaults(gathers=("ids", str))
-    pull.add_argument("ids", metavar="ID", nargs="+", help="encoder ids, for example openclip:RN50@openai")
+    pull.add_argument(
+        "ids", metavar="ID", nargs="*", help="encoder ids, for example openclip:RN50@openai [those that serve serves]"
+    )
     pull.add_argument("--check", action="store_true", help="download nothing; say whether all is on this machine")
     pull.add_argument("--json", action="store_true", help="for machines")
 
@@ -64,7 +68,7 @@ def run(arguments: argparse.Namespace) -> int:
     """Print what came of each id. 1 if one is not whole."""
     from encoders import EncoderId
 
-    ids = [EncoderId.parse(each) for each in dict.fromkeys(arguments.ids)]
+    ids = [EncoderId.parse(each) for each in dict.fromkeys(arguments.ids or Settings().model)]
     _choose_network(ids, check=arguments.check)
     found = []
     for encoder_id in ids:
@@ -77,6 +81,7 @@ def run(arguments: argparse.Namespace) -> int:
         show_json([{**vars(each), "ok": each.ok} for each in found])
     else:
         show(_table(found))
+        print("\n".join(f"{each.id}  {each.where}" for each in found if each.where))  # a path stays on its line
     return 0 if all(each.ok for each in found) else 1
 
 
@@ -122,14 +127,13 @@ def _table(found: Sequence[Pulled]) -> "Table":
     from rich.table import Table
 
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("id", overflow="fold", min_width=24)
+    table.add_column("id", overflow="fold")
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("revision", no_wrap=True)
-    table.add_column("where", overflow="fold")
     table.add_column("ok", no_wrap=True)
     for each in found:
         size = "" if each.bytes is None else show_bytes(each.bytes)
-        table.add_row(each.id, size, each.revision, each.where, "yes" if each.ok else "no")
+        table.add_row(each.id, size, each.revision, "yes" if each.ok else "no")
     return table
 
 

@@ -24,6 +24,8 @@ class Hub:
     fetched: list[str] = field(default_factory=list)
 
     def answer(self, path: str) -> tuple[int, dict[str, str], bytes]:
+        if path.startswith("/api/"):  # lists of files: it has none
+            return 404, {"X-Error-Code": "EntryNotFound"}, b""
         repository, _, rest = path.strip("/").partition("/resolve/")
         if repository in self.refusals:
             status, code = self.refusals[repository]
@@ -57,7 +59,8 @@ def serving(
             self._respond(with_body=False)
 
         def do_GET(self) -> None:
-            hub.fetched.append(self.path)
+            if "/resolve/" in self.path:
+                hub.fetched.append(self.path)
             self._respond(with_body=True)
 
         def _respond(self, *, with_body: bool) -> None:
@@ -89,8 +92,6 @@ def serving(
 def ask(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     """Have huggingface_hub ask this address, and keep what it fetches in `cache`."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
-    monkeypatch.setattr(
-        constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}"
-    )
+    monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)

@@ -62,10 +62,9 @@ def test_a_repository_is_fetched_once_and_then_needs_no_network(
 ) -> None:
     with hub.serving(monkeypatch, tmp_path, {"house/clip": clip}) as served:
         status, (found,), _ = pull("hf:house/clip", capsys=capsys)
-        assert any(path.endswith("model.safetensors") for path in served.fetched)
-        fetched = len(served.fetched)
+        fetched = sum(path.endswith("model.safetensors") for path in served.fetched)
         assert pull("hf:house/clip", capsys=capsys)[0] == 0
-        assert len(served.fetched) == fetched
+        assert sum(path.endswith("model.safetensors") for path in served.fetched) == fetched == 1
     assert status == 0
     assert found["bytes"] == (clip / "model.safetensors").stat().st_size
     assert Path(found["where"]).is_relative_to(tmp_path)
@@ -151,7 +150,18 @@ def test_a_damaged_file_is_told_and_its_table_fits_80_columns(
     assert main(["pull", f"hf:{tmp_path}", "demo:resnet"]) == 1
     printed = capsys.readouterr()
     assert str(weights) in printed.err
-    assert max(map(len, printed.out.splitlines())) <= 80
+    table, _, where = printed.out.partition("demo:resnet  ")
+    assert max(map(len, table.splitlines())) <= 80
+    assert where.strip() == str(demo.WEIGHTS / "resnet.safetensors")
+
+
+def test_without_an_id_it_pulls_what_would_be_served(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VISIONTOWER_MODEL", "demo:resnet,fake:vit")
+    status, found, _ = pull("--check", capsys=capsys)
+    assert status == 0
+    assert [each["id"] for each in found] == ["demo:resnet", "fake:vit"]
 
 
 def test_a_text_that_is_no_id_is_told_before_anything_is_fetched(capsys: pytest.CaptureFixture[str]) -> None:
@@ -175,15 +185,14 @@ def test_offline_no_url_is_opened() -> None:
     ],
 )
 def test_a_disk_that_takes_no_file_is_told(error: OSError, said: str) -> None:
+    told = FileNotFoundError("Failed to download")  # open_clip's
+    told.__context__ = error
     with pytest.raises(WeightsNotHere, match=said), fitting("openclip:RN50@openai", "openai"):
-        try:
-            raise error
-        except OSError as cause:  # as open_clip does
-            raise FileNotFoundError("Failed to download") from cause
+        raise told
 
 
 def test_an_error_of_another_kind_stays_one() -> None:
-    with pytest.raises(WeightsError, match="does not load into timm:a: shapes differ") as raised:
-        with fitting("timm:a", "a file"):
-            raise ValueError("shapes differ")
+    said = "does not load into timm:a: shapes differ"
+    with pytest.raises(WeightsError, match=said) as raised, fitting("timm:a", "a file"):
+        raise ValueError("shapes differ")
     assert not isinstance(raised.value, WeightsNotHere)
