@@ -57,7 +57,7 @@ def why_not_downloaded(error: BaseException, encoder_id: str) -> str | None:
     chain = list(_chain(error))
     url = next((found[0] for each in chain if (found := re.search(r"https?://[^\s'\"<>]+", str(each)))), None)
     what = url.rstrip(".,:;") if url else "a file"
-    elsewhere = f"`visiontower pull {encoder_id}` fetches it where there is a network, into a cache that can be copied (HF_HOME)."
+    elsewhere = f"`visiontower pull {encoder_id}` fetches it where there is a network. HF_HOME can be copied."
     for each in chain:
         match each:
             case GatedRepoError():
