@@ -94,7 +94,7 @@ def main() -> None:
     given, rest = parser.parse_known_args()
     settings = settings_of(commands().parse_args(rest))
     begin_loading()
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, form=settings.log_format)
     server = make_server(settings, backend=flaky(real_backend(settings), fails=given.fails, hangs=given.hangs))
     app = server.config.app
     assert isinstance(app, FastAPI)

@@ -204,6 +204,10 @@ class Settings(BaseSettings):
     max_url_image_bytes: int = Field(default=32 * _MIB, ge=1, description="Bytes of one fetched image.")
     url_timeout_s: float = Field(default=10.0, gt=0, description="Seconds to fetch one image.")
     log_level: Literal["debug", "info", "warning", "error"] = Field(default="info", description="Least severe log.")
+    log_format: Literal["auto", "text", "json"] = Field(
+        default="auto",
+        description="Logs as text for people, or as json for machines; auto: text on a terminal.",
+    )
 
     @field_validator("protocols", mode="before")
     @classmethod

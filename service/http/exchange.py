@@ -23,11 +23,12 @@ from service.engine.values import Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
-from service.http.problems import refusal
+from service.http.noting import note_request, note_result
+from service.http.problems import problem_type, refusal
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
-from service.telemetry.metrics import Served
+from service.telemetry.request_record import RequestRecord
 
 _SMALL_BYTES = 65_536
 """Bodies up to this size are taken apart on the event loop. They, and answers up to it, are not asked of the account:
@@ -52,6 +53,12 @@ def own_path(scope: Scope) -> str:
     path: str = scope["path"]
     prefix: str = scope.get("root_path", "").rstrip("/")
     return path[len(prefix) :] if prefix and path.startswith(f"{prefix}/") else path
+
+
+def record_of(scope: Scope) -> RequestRecord:
+    """Of the request; the middleware Observe has begun it."""
+    record: RequestRecord = scope["record"]
+    return record
 
 
 class Dispatch:
@@ -120,13 +127,13 @@ class Exchange:
                 work = self._run(request, engine, await self._incoming(request, engine, holds), holds)
                 return await _while_present(request, work)
         except VisiontowerError as error:
-            return self._refused(error, engine)
+            return self._refused(error, request, engine)
         except TimeoutError:
             if not limit.expired():
                 raise
-            return self._refused(DeadlineExceeded(), engine)
+            return self._refused(DeadlineExceeded(), request, engine)
         except ClientDisconnect:
-            return self._refused(ClientGone(), engine)
+            return self._refused(ClientGone(), request, engine)
 
     async def _incoming(self, request: Request, engine: Engine, holds: list[Hold]) -> Incoming:
         """The request, once its body has come."""
@@ -186,6 +193,9 @@ class Exchange:
             incoming = await self._inflated(incoming, encoding, engine.account, holds)
         is_little = len(incoming.body) <= min(_SMALL_BYTES, incoming.settings.max_json_bytes)
         asked = self.route.read(incoming) if is_little else await self._read(incoming, holds)
+        record: RequestRecord = request.scope["record"]
+        record.request_bytes = len(incoming.body)
+        note_request(record, asked.request, engine.models)
         del incoming  # the body would stay as long as the answer is on its way
         reply = asked.reply
         if asked.reply_of is not None:
@@ -202,11 +212,12 @@ class Exchange:
             answer = self.route.write(result, reply)
         else:
             answer = await engine.on_pool(partial(self.route.write, result, reply))
-        if result.model is not None:
-            request.scope["served"] = Served(result.model, engine.clock() - started)  # for the middleware that counts
+        note_result(record, result)
+        record.stages["serialize"] = engine.clock() - started
         return answer
 
-    def _refused(self, error: VisiontowerError, engine: Engine) -> Answer:
+    def _refused(self, error: VisiontowerError, request: Request, engine: Engine) -> Answer:
+        record_of(request.scope).outcome = problem_type(error).slug
         if (reason := refusal(error)) is not None:
             engine.metrics.rejected(reason)
         return self.protocol.write_error(error)

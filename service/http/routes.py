@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import asdict
+from http import HTTPStatus
 from typing import Annotated
 
 from fastapi import FastAPI, Path, Request, Response
@@ -14,7 +15,7 @@ from encoders.contract.errors import VisiontowerError
 from service.engine.engine import Engine
 from service.http import openapi, problems
 from service.http.errors import MethodNotAllowed, NoSuchRoute
-from service.http.exchange import own_path
+from service.http.exchange import own_path, record_of
 from service.http.json import to_json
 from service.http.protocol import Answer
 from service.spec_json import spec_json
@@ -93,6 +94,7 @@ def _state(engine: Engine, model: str) -> dict[str, object]:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
+    record_of(request.scope).outcome = problems.problem_type(error).slug
     if (reason := problems.refusal(error)) is not None:
         _engine(request).metrics.rejected(reason)
     return _response(problems.write_problem(error))
@@ -101,6 +103,7 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _framework_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 422
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # Allow, of a wrong method
+    record_of(request.scope).outcome = HTTPStatus(status).phrase.lower().replace(" ", "-")
     path = own_path(request.scope)  # the request's own `url` decodes the query, which may be anything
     protocol = request.app.protocol_of(path)
     if protocol is not None and status in (404, 405):

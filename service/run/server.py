@@ -41,7 +41,7 @@ def serve(settings: Settings) -> None:
     if settings.processes == 1:
         _serve(settings)
         return
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, form=settings.log_format)
     if status := workers.run(settings, _serve):
         raise SystemExit(status)
 
@@ -50,7 +50,7 @@ def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[s
     """In this process. sockets: bound already; None to bind the settings' address."""
     heap.begin_loading()
     _allow_connections(settings.max_connections)
-    logs.configure(settings.log_level)
+    logs.configure(settings.log_level, form=settings.log_format)
     server = make_server(settings, siblings=siblings)
     server.owns_process = True
     try:

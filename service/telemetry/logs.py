@@ -1,11 +1,26 @@
-"""Logs: one JSON object a line; a request is one line with its id, route, status and time, never its payload."""
+"""Logs: for people on a terminal, else one JSON object a line. A request is one line, never its payload."""
 
 import json
 import logging
+import os
 import sys
-from typing import TextIO
+from collections.abc import Mapping
+from typing import Literal, TextIO, TypeAlias
 
+LogFormat: TypeAlias = Literal["auto", "text", "json"]
+
+REQUESTS = "visiontower.requests"
+"""The logger of the lines about requests."""
 _STANDARD = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "color_message"}
+_RESET, _GREY = "\x1b[0m", "\x1b[90m"
+_COLOURS = {
+    logging.DEBUG: _GREY,
+    logging.WARNING: "\x1b[33m",
+    logging.ERROR: "\x1b[31m",
+    logging.CRITICAL: "\x1b[1;31m",
+}
+_SAID = ("method", "route", "status", "seconds", "stages")
+"""Facts of a request that its line for people begins with."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -19,22 +34,73 @@ class JsonFormatter(logging.Formatter):
             "logger": record.name,
             "message": record.getMessage(),
         }
-        line.update({name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"})
+        line.update(_extra(record))
         if record.exc_info:
             line["trace"] = self.formatException(record.exc_info)
         return json.dumps(line, default=str)
 
 
-def configure(level: str, *, stream: TextIO = sys.stderr) -> None:
-    """Send all logs of the process there, as JSON lines."""
-    handler = logging.StreamHandler(stream)
-    handler.setFormatter(JsonFormatter())
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+class TextFormatter(logging.Formatter):
+    """A record as a line for people: time, level, message, and the `extra` facts as name=value; traces below it."""
+
+    def __init__(self, *, has_colours: bool) -> None:
+        super().__init__()
+        self._has_colours = has_colours
+
+    def format(self, record: logging.LogRecord) -> str:
+        """As logging.Formatter."""
+        extra = _extra(record)
+        message = record.getMessage()
+        if record.name == REQUESTS and "seconds" in extra:
+            message = f"{message} {_milliseconds(extra)}"
+            extra = {name: value for name, value in extra.items() if name not in _SAID}
+        facts = " ".join(f"{name}={_plain(value)}" for name, value in extra.items())
+        level = f"{record.levelname.lower():<8}"
+        if self._has_colours:
+            level = f"{_COLOURS.get(record.levelno, '')}{level}{_RESET}"
+            facts = f"{_GREY}{facts}{_RESET}" if facts else ""
+        line = " ".join(filter(None, (self.formatTime(record, "%H:%M:%S"), level, _plain(message), facts)))
+        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+
+
+def configure(level: str, *, form: LogFormat = "auto", stream: TextIO = sys.stderr) -> None:
+    """Send all logs of the process there. auto: as text if it is a terminal, else as JSON."""
+    logging.basicConfig(level=level.upper(), handlers=[handler(form, stream)], force=True)
     logging.captureWarnings(True)
     logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
     # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
     logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+
+
+def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
+    """Writes logs there. Colours are for terminals, unless the variable NO_COLOR is set (no-color.org)."""
+    is_terminal = stream.isatty()
+    is_text = form == "text" or (form == "auto" and is_terminal)
+    made = logging.StreamHandler(stream)
+    has_colours = is_terminal and not os.environ.get("NO_COLOR")
+    made.setFormatter(TextFormatter(has_colours=has_colours) if is_text else JsonFormatter())
+    return made
+
+
+def _extra(record: logging.LogRecord) -> Mapping[str, object]:
+    return {name: value for name, value in vars(record).items() if name not in _STANDARD and name[0] != "_"}
+
+
+def _milliseconds(facts: Mapping[str, object]) -> str:
+    """The time that a request took, and of which stages it is."""
+    stages = facts.get("stages")
+    parts = stages.items() if isinstance(stages, Mapping) else ()
+    inside = ", ".join(f"{stage} {1000 * seconds:.1f}" for stage, seconds in parts)
+    total = facts["seconds"]
+    assert isinstance(total, float)
+    return f"{1000 * total:.1f} ms" + (f" ({inside})" if inside else "")
+
+
+def _plain(value: object) -> str:
+    """On one line, whatever a terminal would take as a command escaped."""
+    text = str(value)
+    return text if text.isprintable() else text.encode("unicode_escape").decode()
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:

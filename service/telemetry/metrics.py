@@ -1,7 +1,7 @@
 """The service's counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
@@ -9,6 +9,7 @@ from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 
 from encoders.contract.values import ImageSize
+from service.telemetry.request_record import RequestRecord
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
@@ -33,13 +34,14 @@ class Now:
     """Values that are read when the metrics are asked for, not counted as requests pass.
 
     memory: bytes by kind: weights, allocated, reserved, budget, free, total. held: bytes of the host's memory that
-    requests hold, by stage, and their limit.
+    requests hold, by stage, and their limit. cached: bytes of the result cache, by where they are.
     """
 
     models: Mapping[str, ModelNow]
     device: str
     memory: Mapping[str, int]
     held: Mapping[str, int]
+    cached: Mapping[str, int] = field(default_factory=dict)
 
 
 @dataclass
@@ -56,14 +58,6 @@ class ImageStages:
     def seconds(self) -> tuple[float, ...]:
         """In the order of the stages."""
         return self.fetch, self.decode, self.preprocess, self.queue, self.forward
-
-
-@dataclass(frozen=True)
-class Served:
-    """The model that served a request, and the seconds in which its result became bytes."""
-
-    model: str
-    serialize_s: float
 
 
 class Metrics:
@@ -134,7 +128,28 @@ class Metrics:
             ["model"],
             registry=registry,
         )
+        key_requests = Counter(
+            "visiontower_key_requests_total", "Requests answered, by access key.", ["key", "status"], registry=registry
+        )
+        self._key_images = Counter(
+            "visiontower_key_images_total", "Images in requests, by access key.", ["key"], registry=registry
+        )
+        self._key_refused = Counter(
+            "visiontower_key_refused_total",
+            "Requests refused for what their access key may not do, or not now.",
+            ["key", "reason"],
+            registry=registry,
+        )
+        self._cache_hits = Counter(
+            "visiontower_cache_hits_total", "Images whose result was in the cache.", registry=registry
+        )
+        self._cache_misses = Counter(
+            "visiontower_cache_misses_total",
+            "Images whose result was not in the cache, which is on.",
+            registry=registry,
+        )
         # Looking labels up costs more than counting.
+        self._key_requests = cache(key_requests.labels)
         self._stage = cache(stage_seconds.labels)
         self._request = cache(requests.labels)
         self._duration = cache(request_seconds.labels)
@@ -152,14 +167,24 @@ class Metrics:
             self._out_of_memory.labels(model)
             self._batch_images.labels(model)
 
-    def request(
-        self, route: str, status: int, seconds: float, *, protocol: str = "native", served: Served | None = None
-    ) -> None:
-        """A request has been answered; served: by a model."""
-        self._request(route, str(status), protocol).inc()
-        self._duration(route).observe(seconds)
-        if served is not None:
-            self._stage(served.model, "serialize").observe(served.serialize_s)
+    def request(self, record: RequestRecord) -> None:
+        """A request has been answered."""
+        self._request(record.route, str(record.status), record.protocol).inc()
+        self._duration(record.route).observe(record.seconds)
+        if record.model is not None and "serialize" in record.stages:
+            self._stage(record.model, "serialize").observe(record.stages["serialize"])
+        if record.key is not None:
+            self._key_requests(record.key, str(record.status)).inc()
+            self._key_images.labels(record.key).inc(record.images)
+
+    def key_refused(self, key: str, reason: str) -> None:
+        """A request was refused for what its access key may not do, or not now."""
+        self._key_refused.labels(key, reason).inc()
+
+    def cached(self, *, hits: int, misses: int) -> None:
+        """So many images had their result in the cache, or had not."""
+        self._cache_hits.inc(hits)
+        self._cache_misses.inc(misses)
 
     def answered(self, model: str, *, tokens: int, all_stages: Iterable[ImageStages]) -> None:
         """Images have been answered, with so many tokens."""
@@ -257,7 +282,12 @@ class Metrics:
         )
         for stage, size in now.held.items():
             held.add_metric([stage], size)
-        return [images, oldest, ready, vram, held]
+        cached = GaugeMetricFamily(
+            "visiontower_cache_bytes", "Bytes that the result cache holds, in memory and on disk.", labels=["store"]
+        )
+        for store, size in now.cached.items():
+            cached.add_metric([store], size)
+        return [images, oldest, ready, vram, held, cached]
 
 
 class _Looked(CollectorRegistry):

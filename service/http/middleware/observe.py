@@ -7,15 +7,18 @@ import logging
 import random
 import re
 from collections.abc import Callable
+from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.http.json import to_json
-from service.http.problems import MEDIA_TYPE, problem, write_problem
+from service.http.problems import MEDIA_TYPE, problem, problem_type, write_problem
 from service.http.protocol import Answer, Protocol
+from service.telemetry.logs import REQUESTS
 from service.telemetry.metrics import Metrics
+from service.telemetry.request_record import RequestRecord
 
-_log = logging.getLogger("visiontower.requests")
+_log = logging.getLogger(REQUESTS)
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -33,35 +36,37 @@ class Observe:
             await self._app(scope, receive, send)
             return
         started = self._clock()
-        request_id = _request_id(scope)
-        status = 0
+        record = scope["record"] = RequestRecord(_request_id(scope), scope["method"])
+        has_begun = False
 
         async def observed_send(message: Message) -> None:
-            nonlocal status
+            nonlocal has_begun
             if message["type"] == "http.response.start":
-                status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", request_id.encode())]
+                has_begun = True
+                record.status = message["status"]
+                message["headers"] = [*message.get("headers", []), (b"x-request-id", record.request_id.encode())]
+            else:
+                record.answer_bytes += len(message.get("body", b""))
             await send(message)
 
         try:
             await self._app(scope, receive, observed_send)
         except Exception as error:
-            _log.exception("unforeseen error", extra={"request_id": request_id})
-            if status:
+            _log.exception("unforeseen error", extra={"request_id": record.request_id})
+            record.outcome = problem_type(error).slug
+            if has_begun:
                 raise  # half an answer is out: only closing the connection can say that it is not whole
-            await _send_internal(observed_send, _internal(error, scope.get("protocol"), request_id))
+            await _send_internal(observed_send, _internal(error, scope.get("protocol"), record.request_id))
         finally:
-            seconds = self._clock() - started
-            route = getattr(scope.get("route"), "path", "other")
-            protocol = scope["protocol"].name if "protocol" in scope else "native"
-            self._metrics.request(route, status or 499, seconds, protocol=protocol, served=scope.get("served"))
-            _log.info(
-                "%s %s %s",
-                scope["method"],
-                route,
-                status or 499,
-                extra={"request_id": request_id, "seconds": round(seconds, 6), "status": status or 499, "route": route},
-            )
+            record.seconds = self._clock() - started
+            record.route = getattr(scope.get("route"), "path", record.route)
+            if "protocol" in scope:
+                record.protocol = scope["protocol"].name
+            self._metrics.request(record)
+            level = logging.INFO if record.status < HTTPStatus.INTERNAL_SERVER_ERROR else logging.WARNING
+            if _log.isEnabledFor(level):
+                facts = dict(record.facts())
+                _log.log(level, "%s %s %s", record.method, record.route, record.status, extra=facts)
 
 
 def _request_id(scope: Scope) -> str:

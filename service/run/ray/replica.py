@@ -27,7 +27,7 @@ class Replica:
 
     def __init__(self, settings: Settings, share: Share) -> None:
         heap.begin_loading()
-        logs.configure(settings.log_level)
+        logs.configure(settings.log_level, form=settings.log_format)
         self._settings = share.settings(settings)
         self._asgi: FastAPI | None = None
         self._looking: asyncio.Task[None] | None = None

@@ -192,6 +192,30 @@ async def test_an_answer_carries_its_request_s_id(caplog: pytest.LogCaptureFixtu
     assert ids[0] == "abc-1"
 
 
+async def test_a_request_is_one_line_that_says_what_it_asked_and_how_it_went(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO)
+    async with serving() as client:
+        two = [("image", image_bytes()), ("image", b"no image")]
+        await client.post("/embed", files=two)
+        await client.post("/embed", content=b"no image", headers=PNG)
+        await client.post("/embed?model=x", content=image_bytes(), headers=PNG)
+        await client.get("/nowhere")
+    lines = [vars(record) for record in caplog.records if record.name == "visiontower.requests"]
+    told = [
+        (line["status"], line["outcome"], line.get("model"), line.get("images"), line.get("failed")) for line in lines
+    ]
+    assert told == [
+        (207, "ok", "fake:vit", 2, 1),
+        (415, "not-an-image", "fake:vit", 1, None),
+        (404, "unknown-model", None, 1, None),
+        (404, "not-found", None, None, None),
+    ]
+    assert lines[0]["stages"].keys() >= {"decode", "queue", "forward", "serialize"}
+    assert lines[0]["resolution"] == "32x32"
+    assert lines[0]["request_bytes"] > 2 * len(b"no image")
+    assert lines[0]["answer_bytes"] > 0
+
+
 def test_a_log_line_is_one_json_object() -> None:
     stream = io.StringIO()
     handler = logging.StreamHandler(stream)

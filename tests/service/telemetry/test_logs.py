@@ -3,12 +3,14 @@
 import io
 import json
 import logging
+import re
 import traceback
 from collections.abc import Iterator
 
 import pytest
 
 from service.telemetry import logs
+from service.telemetry.request_record import RequestRecord
 
 
 @pytest.fixture
@@ -34,3 +36,50 @@ def test_a_start_that_fails_leaves_no_traceback(error: Exception, lines: io.Stri
     uvicorn.error("Application startup failed. Exiting.")
     (line,) = lines.getvalue().splitlines()
     assert json.loads(line)["message"] == "Application startup failed. Exiting."
+
+
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def line_of(form: logs.LogFormat, stream: io.StringIO, *, status: int = 200, message: str = "POST /embed 200") -> str:
+    """One request's line, as a process with this form of logs writes it there."""
+    handler = logs.handler(form, stream)
+    record = RequestRecord("7", "POST", route="/embed", status=status, seconds=0.0183, model="demo:vit", images=2)
+    record.stages = {"decode": 0.0019, "fetch": 0.0, "forward": 0.006}
+    made = logging.makeLogRecord({"name": logs.REQUESTS, "levelno": logging.INFO, "levelname": "INFO", "msg": message})
+    vars(made).update(record.facts())
+    handler.emit(made)
+    return stream.getvalue()
+
+
+def test_a_line_for_machines_has_all_that_is_known_of_a_request() -> None:
+    line = json.loads(line_of("auto", io.StringIO()))
+    assert line.items() >= {"request_id": "7", "model": "demo:vit", "images": 2, "seconds": 0.0183}.items()
+    assert line["stages"] == {"decode": 0.0019, "forward": 0.006}
+    assert line.keys() & {"key", "texts", "failed", "cached", "resolution"} == set()
+
+
+def test_a_line_for_people_says_the_time_first_and_each_fact_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("NO_COLOR", raising=False)
+    plain = line_of("text", io.StringIO())
+    assert "POST /embed 200 18.3 ms (decode 1.9, forward 6.0) request_id=7" in plain
+    assert "model=demo:vit" in plain
+    assert "status=" not in plain
+    assert "\x1b[" not in plain
+    coloured = line_of("auto", Terminal())
+    assert re.sub(r"\x1b\[[\d;]*m", "", coloured)[8:] == plain[8:]
+    assert "\x1b[" in coloured
+
+
+def test_colours_are_left_out_where_they_are_not_wanted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("NO_COLOR", "1")
+    assert "\x1b[" not in line_of("auto", Terminal())
+    assert "\x1b[" not in line_of("json", Terminal())
+
+
+def test_what_a_caller_sends_gives_a_terminal_no_commands() -> None:
+    line = line_of("text", io.StringIO(), message="POST /\x1b[2J\n 404")
+    assert "\x1b" not in line
+    assert line.count("\n") == 1
