@@ -104,4 +104,6 @@ def _plain(value: object) -> str:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    return "Traceback (most recent call last)" not in record.getMessage()[:60]  # a group indents its own
+    return (
+        "Traceback (most recent call last)" not in record.getMessage()
+    )  # a group indents its own, a chain begins with its cause

@@ -128,7 +128,10 @@ def variables(overlay: str, found: Any) -> dict[str, str]:
 
 def settings(overlay: str) -> Settings:
     given = variables(overlay, container(overlay)).items()
-    return Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in given if name.startswith(PREFIX)})
+    ours: dict[str, Any] = {
+        name.removeprefix(PREFIX).lower(): value for name, value in given if name.startswith(PREFIX)
+    }
+    return Settings(**ours)
 
 
 def check(manifest: Any) -> None:
