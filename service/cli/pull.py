@@ -27,8 +27,9 @@ must give finite numbers.
   visiontower pull                          # what VISIONTOWER_MODEL names
 
 The files go where the libraries look for them: below HF_HOME, TORCH_HOME and
-~/.cache/clip. A download from the Hugging Face hub that was cut off goes on
-where it stopped; HF_TOKEN opens gated repositories.
+~/.cache/clip. What is whole there is not fetched again. A file of the hub whose
+connection breaks goes on where it stopped; after a kill it begins anew.
+HF_TOKEN opens gated repositories.
 
 Exit status: 0 all are whole, 1 some are not, 2 not done and why."""
 

@@ -104,6 +104,5 @@ def _plain(value: object) -> str:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    return (
-        "Traceback (most recent call last)" not in record.getMessage()
-    )  # a group indents its own, a chain begins with its cause
+    # Anywhere: a group indents its own, and a chain may begin with a cause that was never raised.
+    return "Traceback (most recent call last)" not in record.getMessage()

@@ -27,9 +27,7 @@ def lines() -> Iterator[io.StringIO]:
 
 
 CHAIN = ValueError("a")
-CHAIN.__cause__ = ConnectionError(
-    "https://huggingface.co/a/model.safetensors was never asked for, so nothing raised it"
-)
+CHAIN.__cause__ = ConnectionError("https://huggingface.co/a/resolve/main/model.safetensors: offline mode is enabled")
 
 
 @pytest.mark.parametrize("error", [CHAIN, ValueError("a"), ExceptionGroup("many", [ValueError("a"), TypeError("b")])])
