@@ -31,7 +31,7 @@ from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
 from service.scheduling.queue import Line, Queue, Taken
 from service.scheduling.resident import Resident
-from service.scheduling.spans import trace_expired, trace_forward
+from service.scheduling.spans import trace_forward, trace_unserved
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Trace
 
@@ -284,8 +284,11 @@ class DeviceThreads:
         """Nobody waits for a cancelled item: take it out of the queue."""
         if future.cancelled():
             with self._wake:
-                if item.ticket is not None and self._queue.discard(item.ticket):
+                left = None if item.ticket is None else self._queue.discard(item.ticket)
+                if left is not None:
                     self._wake.notify_all()  # the next batch may have waited with it
+            if left is not None:
+                trace_unserved(left, now=self._clock())
 
     # From here on: the device threads.
 
@@ -367,7 +370,7 @@ class DeviceThreads:
     def _tell_expired(self, taken: Taken[Item]) -> None:
         for late in taken.expired:
             self.tell(fail, [late.item.future], DeadlineExceeded())
-            trace_expired(late, now=self._clock())
+            trace_unserved(late, now=self._clock())
 
     def _run(self, lane: int, taken: Taken[Item], part: int) -> None:
         """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""

@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 
 from encoders.contract.errors import VisiontowerError
-from service.errors import DeadlineExceeded
 from service.memory.shape import ImageShape
 from service.scheduling.batch import Outcome
 from service.scheduling.items import Item
@@ -36,10 +35,10 @@ def trace_forward(
     trace_batch(items, started=started, ended=ended, now=now, attributes=about)
 
 
-def trace_expired(late: Waiting[Item], *, now: float) -> None:
-    """An item's deadline passed in the queue."""
-    if late.item.trace is not None:
-        trace_wait(Waited(late.item.trace, late.since, DeadlineExceeded.__name__), now=now)
+def trace_unserved(waited: Waiting[Item], *, now: float) -> None:
+    """An item has left the queue without a forward: its deadline has passed, or nobody waits for it any more."""
+    if waited.item.trace is not None:
+        trace_wait(Waited(waited.item.trace, waited.since, "unserved"), now=now)
 
 
 def _error(outcome: Outcome) -> str | None:

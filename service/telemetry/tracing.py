@@ -174,7 +174,8 @@ def trace_batch(items: Iterable[Waited], *, started: float, ended: float, now: f
         start_time=begin_ns,
     )
     batch.end(end_ns)
-    links = [Link(batch.get_span_context())] if batch.is_recording() else []
+    context = batch.get_span_context()
+    links = [Link(context)] if context.trace_flags.sampled else []
     for trace, item in by_trace.items():
         trace._past("queue", zero_ns + _ns(item.since), begin_ns, error=None)
         trace._past("forward", begin_ns, end_ns, links=links, error=item.error)

@@ -38,7 +38,11 @@ class Traced:
             return
         record = record_of(scope)
         method = record.method if record.method in HTTPMethod.__members__ else "_OTHER"
-        attributes = {"http.request.method": method, "url.path": scope["path"], "url.scheme": scope["scheme"]}
+        attributes = {
+            "http.request.method": method,
+            "url.path": scope["path"],
+            "url.scheme": scope.get("scheme", "http"),
+        }
         if (address := scope.get("server")) is not None and address[1] is not None:
             attributes |= {"server.address": address[0], "server.port": address[1]}
         name = "HTTP" if method == "_OTHER" else method
