@@ -28,7 +28,7 @@ from tests.support.paths import ROOT
 from tests.support.serving import backend_of
 
 DEPLOY = ROOT / "deploy"
-COMPOSE_FILES = ("docker-compose.yml", "deploy/compose.gpu.yml")
+COMPOSE_FILES = ("docker-compose.yml", "deploy/compose.gpu.yml", "deploy/compose.traces.yml")
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 PORT = Settings.model_fields["port"].default
 
