@@ -5,9 +5,11 @@ OTEL_EXPORTER_OTLP_CERTIFICATE, OTEL_BSP_MAX_QUEUE_SIZE and the like.
 """
 
 import logging
+import math
 import os
 import socket
 import threading
+import time
 from collections.abc import Sequence
 from importlib.metadata import version
 
@@ -21,6 +23,7 @@ from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
 
 _log = logging.getLogger(__name__)
+_SELDOM_S = 600.0
 
 
 class Collector:
@@ -38,8 +41,8 @@ class Collector:
         resource = Resource.create(ours).merge(OTELResourceDetector().detect())
         self.provider = TracerProvider(ParentBased(_Share(share)), resource, shutdown_on_exit=False)
         self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
-        # Of a collector that is away, each batch is one line and not five.
-        logging.getLogger(OTLPSpanExporter.__module__).setLevel(logging.ERROR)
+        for speaker in (OTLPSpanExporter.__module__, "opentelemetry.sdk._shared_internal"):
+            logging.getLogger(speaker).addFilter(_SELDOM)
 
     def close(self, *, timeout_s: float) -> None:
         """Send what is left; a collector that does not answer in time loses it."""
@@ -48,6 +51,24 @@ class Collector:
         closing.join(timeout_s)
         if closing.is_alive():
             _log.warning("the last spans could not be sent to %s in %g s", self._endpoint, timeout_s)
+
+
+class _Seldom(logging.Filter):
+    """Lets a message through once in ten minutes, whatever is filled in: a collector may be away all night."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._due: dict[str, float] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """As logging.Filter."""
+        is_due = time.monotonic() >= self._due.get(record.msg, -math.inf)
+        if is_due:
+            self._due[record.msg] = time.monotonic() + _SELDOM_S
+        return is_due
+
+
+_SELDOM = _Seldom()
 
 
 class _Share(Sampler):

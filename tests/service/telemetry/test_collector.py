@@ -4,6 +4,7 @@ import logging
 import sys
 
 import pytest
+from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import ValidationError
 
 from service.settings import Settings
@@ -76,3 +77,12 @@ def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "opentelemetry.exporter.otlp.proto.http", None)
     with pytest.raises(ValidationError, match=r"pip install 'visiontower\[otel\]'"):
         Settings(traces_endpoint="http://collector:4318")
+
+
+def test_a_collector_that_is_away_all_night_is_told_of_once(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level(logging.WARNING):
+        sender = Collector("http://127.0.0.1:1/v1/traces", share=1.0)
+        for reason in ("ConnectionError", "ReadTimeout"):
+            logging.getLogger(OTLPSpanExporter.__module__).warning("an error: %s", reason)
+        sender.close(timeout_s=30)
+    assert [record.getMessage() for record in caplog.records] == ["an error: ConnectionError"]
