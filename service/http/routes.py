@@ -39,7 +39,7 @@ def add(app: FastAPI) -> None:
         engine = _engine(request)
         return _json(_card(engine, engine.models.id_of(model)))
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, **openapi.METRICS)
     async def metrics(request: Request) -> Response:
         engine = _engine(request)
         siblings = request.app.state.siblings

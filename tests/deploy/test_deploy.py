@@ -237,7 +237,7 @@ def test_the_gpu_file_changes_services_that_are_there() -> None:
 def test_traces_go_to_a_jaeger_that_grafana_finds() -> None:
     services = loaded("deploy/compose.traces.yml")["services"]
     assert services.keys() == {"visiontower", "jaeger"}
-    given = {name: _default(value) for name, value in services["visiontower"]["environment"].items()}
+    given: dict[str, Any] = {name: _default(value) for name, value in services["visiontower"]["environment"].items()}
     settings = Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in given.items()})
     assert settings.traces_endpoint == "http://jaeger:4318/v1/traces"
     assert services["jaeger"]["ports"] == ["127.0.0.1:16686:16686"]
