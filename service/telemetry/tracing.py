@@ -37,12 +37,11 @@ Attributes: TypeAlias = Mapping[str, str | int | float]
 TRACE: ContextVar["Trace | None"] = ContextVar("TRACE", default=None)
 """Of the request that is worked on; None if it is not traced. Threads are handed it."""
 
-UNTRACED: AbstractContextManager[None] = nullcontext()
-"""In place of a stage, where nothing is traced."""
-
-
 _LAST_S = 3.0
 """The last spans get as long at the end of the process."""
+
+UNTRACED: AbstractContextManager[None] = nullcontext()
+"""In place of a stage, where nothing is traced."""
 
 
 class Tracing:
@@ -94,6 +93,9 @@ class Tracing:
             token = TRACE.set(trace)
             try:
                 yield trace
+            except BaseException as error:
+                mark_failed(span, type(error).__qualname__)
+                raise
             finally:
                 TRACE.reset(token)
 
@@ -116,15 +118,13 @@ class Trace:
         return replace(self, _attributes={"visiontower.image": index})
 
     @contextmanager
-    def stage(
-        self, name: str, *, kind: SpanKind = SpanKind.INTERNAL, attributes: Attributes | None = None
-    ) -> Iterator[None]:
+    def stage(self, name: str, *, kind: SpanKind = SpanKind.INTERNAL) -> Iterator[None]:
         """The block as a span, which is current in it."""
         with self._tracer.start_as_current_span(
             name,
             set_span_in_context(self.span),
             kind,
-            {**self._attributes, **(attributes or {})},
+            self._attributes,
             record_exception=False,
             set_status_on_exception=False,
         ) as span:

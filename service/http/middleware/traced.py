@@ -55,9 +55,8 @@ class Traced:
             record.trace_id = trace.id
             try:
                 await self._app(scope, receive, send)
-            except Exception as error:
+            except Exception:
                 record.status = HTTPStatus.INTERNAL_SERVER_ERROR  # as Observe will answer
-                mark_failed(trace.span, type(error).__qualname__)
                 raise
             finally:
                 _describe(trace, record, name, scope)
