@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
@@ -27,6 +28,7 @@ from service.http.siblings import Siblings
 from service.http.web import pages
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
 
 
 def create_app(
@@ -36,15 +38,18 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
     siblings: Siblings | None = None,
     protocols: Sequence[Protocol] | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The app. Encoders load when it starts up.
 
     backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve, in
-    place of those that the settings name.
+    place of those that the settings name. tracer_provider: takes the traces; else the collector of the settings does,
+    or OpenTelemetry's global provider, if there is one by now.
     """
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
+    tracing = Tracing.of(settings.traces_endpoint, share=settings.traces_share, provider=tracer_provider)
     gate = None
     if settings.has_keys:
         gate = Gate(settings.keys, settings.keys_file, usage=settings.keys_usage, clock=clock)
@@ -60,6 +65,8 @@ def create_app(
         readers.close()
         if gate is not None:
             gate.close()
+        if tracing is not None:
+            await tracing.close()
 
     readers = Readers()
     app = _App(
@@ -69,7 +76,13 @@ def create_app(
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         middleware=middleware(
-            settings, metrics=metrics, clock=clock, gate=gate, protocols=protocols, siblings=siblings
+            settings,
+            metrics=metrics,
+            clock=clock,
+            tracing=tracing,
+            gate=gate,
+            protocols=protocols,
+            siblings=siblings,
         ),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,

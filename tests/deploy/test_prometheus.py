@@ -6,6 +6,7 @@ Skipped where there is no `prometheus` and `promtool` (Debian: apt-get install p
 import json
 import math
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -21,6 +22,7 @@ import pytest
 import yaml
 
 from service.settings import PREFIX
+from tests.support.collector import collecting
 from tests.support.paths import ROOT
 from tests.support.serving import PNG, noise
 
@@ -109,8 +111,10 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         shutil.copy(PROMETHEUS / name, folder / name)
     with ExitStack() as stack:
         log = folder / "service.log"
+        collected = stack.enter_context(collecting())
         serve = (sys.executable, "-m", "service.cli", "serve", "--model", "demo:vit", "--port", str(service_port))
-        service = stack.enter_context(process(*serve, log=log))
+        traced = ("--traces-endpoint", collected.endpoint, "--traces-share", "1")
+        service = stack.enter_context(process(*serve, *traced, log=log))
         client = stack.enter_context(httpx.Client(base_url=f"http://127.0.0.1:{service_port}", trust_env=False))
         until("the service is ready", lambda: answers(client, "/health/ready"), running=service, log=log)
         log = folder / "prometheus.log"
@@ -120,6 +124,7 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
                 f"--config.file={folder / 'prometheus.yml'}",
                 f"--storage.tsdb.path={folder / 'data'}",
                 f"--web.listen-address=127.0.0.1:{prometheus_port}",
+                "--enable-feature=exemplar-storage",  # as in docker-compose.yml
                 log=log,
             )
         )
@@ -146,6 +151,17 @@ def test_the_live_metrics_follow_prometheus_conventions(running: Running) -> Non
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     done = promtool("check", "metrics", given=response.content)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
+
+
+def test_a_bucket_names_the_trace_of_a_request_in_it(running: Running) -> None:
+    asked = {"query": "visiontower_request_seconds_bucket", "start": "0", "end": "9999999999"}
+    running.traffic()
+    deadline = time.monotonic() + PATIENCE_S
+    while not (series := running.prometheus.get("/api/v1/query_exemplars", params=asked).json()["data"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    ids = {exemplar["labels"]["trace_id"] for each in series for exemplar in each["exemplars"]}
+    assert all(re.fullmatch(r"[0-9a-f]{32}", found) for found in ids)
 
 
 def test_the_scraped_counts_are_the_requests_made(running: Running) -> None:
