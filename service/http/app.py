@@ -44,6 +44,8 @@ def create_app(
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
+    named = (settings.metrics_port, None if siblings is None else siblings.own)
+    probe_ports = frozenset(port for port in named if port is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -62,13 +64,14 @@ def create_app(
         version=version("visiontower"),
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
-        middleware=middleware(metrics=metrics, clock=clock),
+        middleware=middleware(settings, probe_ports=probe_ports, metrics=metrics, clock=clock),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
     )
     app.state.siblings = siblings
     app.state.metrics = metrics
-    routes.add(app)
+    app.state.probe_ports = probe_ports
+    routes.add(app, has_probes=settings.metrics_port is None)
     pages.add(app)
     for protocol in protocols:
         app.add_protocol(protocol)

@@ -19,7 +19,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import Unavailable
 from service.http.siblings import Counts, Siblings, merged
-from service.run.workers import Place, claimed, locked, share
+from service.run.sockets import claimed, locked
+from service.run.workers import Place, share
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 from tests.support.serving import PNG, image_bytes
