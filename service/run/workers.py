@@ -128,9 +128,10 @@ class _Workers:
             async with server:
                 status = None
                 try:
-                    _log.info(
-                        "%d processes serve http://%s:%d", len(self._places), self._settings.host, self._settings.port
-                    )
+                    settings = self._settings
+                    _log.info("%d processes serve http://%s:%d", len(self._places), settings.host, settings.port)
+                    if settings.metrics_port is not None:
+                        _log.info("metrics and health are on http://%s:%d", settings.host, settings.metrics_port)
                     while status is None and not self._signals:
                         status = self._look(now=loop.time())
                         await asyncio.sleep(_LOOK_S)
