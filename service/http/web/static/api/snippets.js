@@ -1,6 +1,7 @@
 /** A request, written down for a user to copy: for a shell, for Python, for JavaScript. */
 
-import { hasKey, isUpload, toJson, uploadsIn, urlOf } from "./call.js";
+import { accessKey } from "./access-key.js";
+import { isUpload, toJson, uploadsIn, urlOf } from "./call.js";
 
 /** @import {Call, Upload} from "./call.js" */
 
@@ -11,6 +12,8 @@ export const LANGUAGES = {
   JavaScript: (calls) => [...filesImport(calls), ...calls.map(toJavaScript)].join("\n"),
 };
 
+/** What is copied must carry the key where requests do; it has a variable's name in its place. */
+const hasKey = () => accessKey() !== null;
 const BINARY = /safetensors|npy|octet-stream/;
 /** Files that the server offers are fetched first, others are the user's own. @param {Call[]} calls */
 const offered = (calls) => {
