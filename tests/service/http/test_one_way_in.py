@@ -80,4 +80,4 @@ async def test_an_unforeseen_error_is_a_problem_with_the_request_s_id(caplog: py
 
 
 async def test_the_list_stands_in_one_place() -> None:
-    assert [each.cls for each in app_of().user_middleware] == [Observe, RefuseCrossSite]
+    assert [each.cls for each in app_of().user_middleware] == [Observe, RefuseCrossSite]  # type: ignore[comparison-overlap]  # starlette has factories
