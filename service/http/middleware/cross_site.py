@@ -36,19 +36,21 @@ class RefuseCrossSite:
                     origin = value.decode("latin-1")
                 elif name == b"host":
                     host = value.decode("latin-1")
-            if (site or origin) and not self._may_send(site, origin, host, server=scope["server"]):
+            if (site or origin) and not self._may_send(site, origin, host, server=scope.get("server")):
                 await refuse(CrossSite(origin), scope, receive, send)
                 return
         await self._app(scope, receive, send)
 
-    def _may_send(self, site: str | None, origin: str | None, host: str | None, *, server: tuple[str, int]) -> bool:
+    def _may_send(
+        self, site: str | None, origin: str | None, host: str | None, *, server: tuple[str, int] | None
+    ) -> bool:
         if ANY in self._origins or origin in self._origins:
             return True
         if site is not None:
             return site in ("same-origin", "none")
         # Without https. A name of the attacker's own may lead to this machine: then it stands in both.
         is_own = origin is not None and host is not None and origin.partition("://")[2].lower() == host.lower()
-        return is_own and (not _is_loopback(server[0]) or _is_of_this_machine(host or ""))
+        return is_own and (server is None or not _is_loopback(server[0]) or _is_of_this_machine(host or ""))
 
 
 def _is_loopback(name: str) -> bool:
