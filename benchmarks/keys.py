@@ -67,7 +67,7 @@ def _of_middleware(gate: Gate, secret: str) -> float:
         def protocol_of(self, path: str) -> None:
             return None
 
-    access = Access(app, gate=gate, metrics=Metrics([]), protocols=(), keyless=(), siblings=None)
+    access = Access(app, gate=gate, metrics=Metrics([]), protocols=(), keyless=())
     headers = [(b"host", b"server"), (b"content-type", b"image/png"), (b"authorization", f"Bearer {secret}".encode())]
     scope = {"type": "http", "path": "/embed", "headers": headers, "app": _Owner()}
 

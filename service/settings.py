@@ -26,6 +26,7 @@ from service.access.gate import Gate
 from service.errors import did_you_mean
 from service.hosts import HostRule
 from service.labels import LabelSet
+from service.origins import origin_of
 from service.sizes import parse_bytes
 
 PREFIX = "VISIONTOWER_"
@@ -51,6 +52,18 @@ class Settings(BaseSettings):
     )
     host: str = Field(default="127.0.0.1", description="Address to listen on.")
     port: int = Field(default=8000, ge=0, le=65535, description="Port to listen on; 0 takes a free one.")
+    metrics_port: int | None = Field(
+        default=None,
+        ge=0,
+        le=65535,
+        description="Port for /metrics and /health alone, which then are nowhere else; 0 takes a free one. No access "
+        "key is asked for there.",
+    )
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Pages elsewhere that may use the service from a browser, by their origins, such as "
+        "https://app.example.org; * for all.",
+    )
     processes: int = Field(
         default=1,
         ge=1,
@@ -274,7 +287,9 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{name}' is no protocol.{did_you_mean(name, known)} Known: {', '.join(known)}")
         return tuple(names)
 
-    @field_validator("model", "image_url_hosts", "labels", "protocols", "keys", "keyless_protocols", mode="before")
+    @field_validator(
+        "model", "image_url_hosts", "labels", "protocols", "keys", "keyless_protocols", "cors_origins", mode="before"
+    )
     @classmethod
     def _listed(cls, value: object) -> object:
         """A variable holds a JSON list or comma-separated names."""
@@ -290,6 +305,11 @@ class Settings(BaseSettings):
         for entry in value:
             HostRule.parse(entry)
         return value
+
+    @field_validator("cors_origins")
+    @classmethod
+    def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(map(origin_of, value))
 
     @field_validator("labels")
     @classmethod
@@ -310,6 +330,8 @@ class Settings(BaseSettings):
     def _consistent(self) -> "Settings":
         if len(set(self.model)) != len(self.model):
             raise ValueError(f"an encoder id is given twice in {', '.join(self.model)}")
+        if self.metrics_port and self.metrics_port == self.port:
+            raise ValueError(f"metrics_port and port are both {self.port}: leave metrics_port out, or take another")
         if self.queue_images < self.max_images:
             raise ValueError(f"queue_images ({self.queue_images}) must be at least max_images ({self.max_images})")
         if self.queue_texts < self.max_texts:
@@ -364,6 +386,4 @@ def settings_table() -> str:
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
         return ", ".join(f"`{item}`" for item in default) or "none"
-    if default is None:
-        return "none"
-    return f"`{default}`"
+    return "none" if default is None else f"`{default}`"

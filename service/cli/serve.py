@@ -91,4 +91,4 @@ def _flag_options(field: FieldInfo) -> dict[str, Any]:
         return {**options, "action": "append", "metavar": "X"}
     if get_origin(kind) is Literal:
         return {**options, "choices": get_args(kind)}
-    return {**options, "metavar": "N" if kind in (int, float) else "X"}
+    return {**options, "metavar": "N" if kind in (int, float, int | None) else "X"}

@@ -53,6 +53,8 @@ def create_app(
     gate = None
     if settings.has_keys:
         gate = Gate(settings.keys, settings.keys_file, usage=settings.keys_usage, clock=clock)
+    named = (settings.metrics_port, None if siblings is None else siblings.own)
+    probe_ports = frozenset(port for port in named if port is not None)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -80,9 +82,9 @@ def create_app(
             metrics=metrics,
             clock=clock,
             tracing=tracing,
+            probe_ports=probe_ports,
             gate=gate,
             protocols=protocols,
-            siblings=siblings,
         ),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
@@ -90,7 +92,8 @@ def create_app(
     app.state.siblings = siblings
     app.state.metrics = metrics
     app.state.gate = gate
-    routes.add(app)
+    app.state.probe_ports = probe_ports
+    routes.add(app, has_probes=settings.metrics_port is None)
     pages.add(app)
     for protocol in protocols:
         app.add_protocol(protocol)

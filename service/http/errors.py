@@ -9,6 +9,8 @@ VisiontowerError (encoders/contract/errors.py)
 ├── UnknownProblem             no such page
 ├── NoSuchRoute                nothing is served there
 ├── MethodNotAllowed           what is served there is asked for by another method
+├── OnAnotherPort              served by this process, and on another port
+├── CrossSite                  a page of another site makes a browser send this
 ├── BadItem                    one of several, in a protocol whose answers have no place for its error
 ├── UnsupportedMediaType       a Content-Type that is not read here
 ├── UnsupportedContentEncoding a Content-Encoding that is not inflated here
@@ -70,6 +72,32 @@ class MethodNotAllowed(VisiontowerError):
 
     def __init__(self, method: str, path: str) -> None:
         super().__init__(f"{shown(path)} has no {shown(method)}: see /docs.")
+
+
+class OnAnotherPort(VisiontowerError):
+    """This is not served on this port.
+
+    With the setting metrics_port, /metrics and /health/ are on that port alone, and nothing else is there.
+    """
+
+    def __init__(self, path: str, *, port: int | None) -> None:
+        if port is None:
+            super().__init__(f"{shown(path)} is not served on this port: here are /metrics and /health/ alone.")
+        else:
+            super().__init__(f"{shown(path)} is served on port {port}.", port=port)
+
+
+class CrossSite(VisiontowerError):
+    """A browser sent this for a page of another site, and the operator has not allowed that page's origin.
+
+    To allow it: `--cors-origins https://app.example.org`. The service's own page is taken for another site's if a proxy
+    without https changes the Host header, or sends requests from this machine under a name: allow that origin too.
+    Programs that are no browsers send neither Origin nor Sec-Fetch-Site, and are not asked.
+    """
+
+    def __init__(self, origin: str | None) -> None:
+        at = "of another site" if origin is None else f"of the origin {shown(origin)}"
+        super().__init__(f"A page {at} may not send this: see the setting cors_origins.")
 
 
 class BadItem(VisiontowerError):

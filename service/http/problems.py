@@ -80,6 +80,8 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
     h.NoSuchRoute: ProblemType(404, "no-such-route", "No such route"),
     h.MethodNotAllowed: ProblemType(405, "method-not-allowed", "Method not allowed"),
+    h.OnAnotherPort: ProblemType(404, "on-another-port", "On another port"),
+    h.CrossSite: ProblemType(403, "cross-site", "Cross-site request"),
     h.BadItem: ProblemType(422, "bad-item", "One item cannot be used"),
     h.UnknownProblem: ProblemType(404, "unknown-problem", "Unknown problem type"),
     h.UnsupportedMediaType: ProblemType(415, "unsupported-media-type", "Unsupported media type"),

@@ -24,8 +24,11 @@ from service.spec_json import spec_json
 from service.telemetry.metrics import TEXT, Form
 
 
-def add(app: FastAPI) -> None:
-    """Add them, and the form of errors outside the protocols."""
+def add(app: FastAPI, *, has_probes: bool) -> None:
+    """Add them, and the form of errors outside the protocols.
+
+    has_probes: whether the API's description has /metrics and /health, which may be on another port.
+    """
     app.add_exception_handler(VisiontowerError, _problem)
     app.add_exception_handler(HTTPException, _framework_problem)
     app.add_exception_handler(RequestValidationError, _framework_problem)
@@ -45,7 +48,13 @@ def add(app: FastAPI) -> None:
             key.require_model(model)
         return _json(_card(engine, engine.models.id_of(model)))
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, **openapi.METRICS)
+    @app.get(
+        "/metrics",
+        summary="Prometheus metrics",
+        response_class=PlainTextResponse,
+        include_in_schema=has_probes,
+        **openapi.METRICS,
+    )
     async def metrics(request: Request) -> Response:
         engine = _engine(request)
         siblings = request.app.state.siblings
@@ -56,11 +65,11 @@ def add(app: FastAPI) -> None:
             exposition = await siblings.exposition(exposition, port=request.scope["server"][1])
         return Response(exposition, headers={"content-type": form.content_type})
 
-    @app.get("/health/live", summary="Whether the process answers")
+    @app.get("/health/live", summary="Whether the process answers", include_in_schema=has_probes)
     async def live() -> dict[str, str]:
         return {"status": "live"}
 
-    @app.get("/health/ready", summary="Whether requests can be answered", **openapi.READY)
+    @app.get("/health/ready", summary="Whether requests can be answered", include_in_schema=has_probes, **openapi.READY)
     async def ready(request: Request, model: str | None = None) -> Response:
         engine = _engine(request)
         asked = engine.models.ids if model is None else (engine.models.id_of(model),)

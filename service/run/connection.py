@@ -14,7 +14,7 @@ No connection has a timer of its own. The door looks at all of them once a secon
 import asyncio
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Any, Literal, TypeAlias
 
 import httptools
@@ -25,6 +25,7 @@ from uvicorn.server import ServerState
 
 from encoders.contract.errors import VisiontowerError
 from service.http.errors import HeadTooLarge, MalformedRequest, RequestTooSlow, TooManyConnections
+from service.http.headers import ALWAYS
 from service.http.problems import problem_type, write_problem
 from service.http.protocol import Answer
 from service.settings import Settings
@@ -44,8 +45,9 @@ _UNSENT_BYTES = 131_072
 reader would not be seen to read."""
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
 _SPARE = 64
-"""Connections beyond the limit that are let in for the paths below, and to be told about the limit."""
-_ALWAYS = (b"/health/", b"/metrics")
+"""Connections beyond the limit that are let in for the paths below, and to be told about the limit. Of those on the
+ports for probes, which the limit leaves out, there may be as many."""
+_FOR_PROBES = (b"/health/", b"/metrics")
 _LINGERING_S = 2.0
 _SWEEP_S = 1.0
 
@@ -56,32 +58,50 @@ Waits: TypeAlias = Literal["request", "head", "body", "answer", "last answer", "
 class Door:
     """The limits of all connections of one server, and how many are open. Lives on the event loop.
 
-    clock: seconds, by which deadlines are kept.
+    probe_ports: on which connections are let in however many there are on others. clock: seconds, by which deadlines
+    are kept.
     """
 
-    def __init__(self, settings: Settings, metrics: Metrics, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        probe_ports: Collection[int] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self.settings = settings
         self.metrics = metrics
         self.clock = clock
         self.connections: set[Connection] = set()
+        self._probe_ports = probe_ports
+        self._probes: set[Connection] = set()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def is_full(self) -> bool:
         """Whether more connections are open than the settings allow."""
-        return len(self.connections) > self.settings.max_connections
+        return len(self.connections) - len(self._probes) > self.settings.max_connections
 
-    def enter(self, connection: "Connection") -> bool:
-        """Count the connection. Gives False if there is no room even for a word."""
+    def is_probe(self, connection: "Connection") -> bool:
+        """Whether it came to a port for probes."""
+        return connection in self._probes
+
+    def enter(self, connection: "Connection", *, port: int) -> bool:
+        """Count the connection, that came to this port. Gives False if there is no room even for a word."""
         self.connections.add(connection)
         self.metrics.connections(len(self.connections))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_SWEEP_S, self._tick)
-        return len(self.connections) <= self.settings.max_connections + _SPARE
+        if port in self._probe_ports:
+            self._probes.add(connection)
+            return len(self._probes) <= _SPARE
+        return len(self.connections) - len(self._probes) <= self.settings.max_connections + _SPARE
 
     def leave(self, connection: "Connection") -> None:
         """The connection is closed."""
         self.connections.discard(connection)
+        self._probes.discard(connection)
         self.metrics.connections(len(self.connections))
 
     def sweep(self) -> None:
@@ -90,9 +110,9 @@ class Door:
         for connection in list(self.connections):
             connection.check(now)
 
-    def too_many(self) -> TooManyConnections:
+    def too_many(self, connection: "Connection") -> TooManyConnections:
         """The error for a connection beyond the limit, counted."""
-        error = TooManyConnections(limit=self.settings.max_connections)
+        error = TooManyConnections(limit=_SPARE if self.is_probe(connection) else self.settings.max_connections)
         self.metrics.rejected(problem_type(error).slug)
         return error
 
@@ -146,10 +166,10 @@ class Connection(HttpToolsProtocol):
         self._outgoing = _Outgoing(self)
         self._since = self._door.clock()
         transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _UNSENT_BYTES)
-        has_room = self._door.enter(self)
-        self._is_spare = self._door.is_full
+        has_room = self._door.enter(self, port=transport.get_extra_info("sockname")[1])
+        self._is_spare = self._door.is_full and not self._door.is_probe(self)
         if not has_room:
-            transport.write(_response(self._door.too_many()))
+            transport.write(_response(self._door.too_many(self)))
             self._close_now()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -202,7 +222,7 @@ class Connection(HttpToolsProtocol):
             self._stop(MalformedRequest(f"over {_PIPELINED} requests wait on this connection"))
         if self._is_spare:
             self._is_spare = self._door.is_full
-            is_refused = self._is_spare and not self.url.startswith(_ALWAYS)
+            is_refused = self._is_spare and not self.url.startswith(_FOR_PROBES)
             self.app = self._refuse_politely if is_refused else self._served
         super().on_headers_complete()
         self._has_begun = self._is_bare = False
@@ -342,7 +362,7 @@ class Connection(HttpToolsProtocol):
 
     async def _refuse_politely(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         """An ASGI app: the answer on a connection beyond the limit."""
-        answer = write_problem(self._door.too_many())
+        answer = write_problem(self._door.too_many(self))
         assert isinstance(answer.content, bytes)
         headers = [(name.encode(), value.encode()) for name, value in _headers(answer).items()]
         await send({"type": "http.response.start", "status": answer.status, "headers": headers})
@@ -360,6 +380,7 @@ def _response(error: VisiontowerError) -> bytes:
 def _headers(answer: Answer) -> dict[str, str]:
     return {
         **answer.headers,
+        **ALWAYS,
         "content-type": answer.media_type,
         "content-length": str(len(answer.content)),
         "connection": "close",

@@ -21,6 +21,7 @@ from service.http.app import create_app
 from service.http.siblings import Siblings
 from service.run import exits, files, heap, workers
 from service.run.connection import Connection, Door
+from service.run.sockets import bound
 from service.settings import Settings
 from service.telemetry import logs
 
@@ -49,7 +50,11 @@ def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[s
     heap.begin_loading()
     files.allow(settings.max_connections)
     logs.configure(settings.log_level, form=settings.log_format)
-    server = make_server(settings, siblings=siblings)
+    try:
+        server = make_server(settings, siblings=siblings)
+    except OSError as error:
+        _log.critical("%s", error)
+        exits.end(exits.CANNOT_LISTEN)
     server.owns_process = True
     try:
         server.run(sockets)
@@ -66,13 +71,21 @@ def make_server(
     clock: Callable[[], float] = time.monotonic,
     siblings: Siblings | None = None,
 ) -> "Server":
-    """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine."""
+    """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine.
+
+    siblings: if it is one of several processes, whose parent binds their ports. Raises OSError if there is a
+    metrics_port, and it is taken.
+    """
+    metrics_socket = None
+    if settings.metrics_port is not None and siblings is None:
+        metrics_socket = bound(settings.host, settings.metrics_port, is_shared=False)
+        settings = settings.model_copy(update={"metrics_port": metrics_socket.getsockname()[1]})
     app = create_app(settings, backend=backend, clock=clock, siblings=siblings)
-    door: Any = partial(Connection, door=Door(settings, app.state.metrics))  # uvicorn calls it as it would a class
+    door: Any = partial(Connection, door=Door(settings, app.state.metrics, probe_ports=app.state.probe_ports))
     return Server(
         uvicorn.Config(
             app,
-            http=door,
+            http=door,  # uvicorn calls it as it would a class
             ws="none",
             host=settings.host,
             port=settings.port,
@@ -82,6 +95,7 @@ def make_server(
             timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,  # ours comes first, and answers
         ),
         siblings=siblings,
+        metrics_socket=metrics_socket,
     )
 
 
@@ -92,11 +106,21 @@ class Server(uvicorn.Server):
     encoders are loaded, as a load cannot be interrupted.
     """
 
-    def __init__(self, config: uvicorn.Config, *, siblings: Siblings | None = None) -> None:
-        """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM."""
+    def __init__(
+        self,
+        config: uvicorn.Config,
+        *,
+        siblings: Siblings | None = None,
+        metrics_socket: socket.socket | None = None,
+    ) -> None:
+        """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM.
+
+        metrics_socket: bound; it listens on this one too.
+        """
         super().__init__(config)
         self.owns_process = False
         self._siblings = siblings
+        self._metrics_socket = metrics_socket
         self._heap = heap.Heap(clock=time.monotonic)
 
     @property
@@ -150,7 +174,17 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server."""
         await super().startup(sockets)
+        if self._metrics_socket is not None:
+            self.servers.append(await self._listen(self._metrics_socket))
         heap.loaded()
+
+    async def _listen(self, on: socket.socket) -> asyncio.Server:
+        """As uvicorn does on its sockets: either on those that it is given, or on one that it binds."""
+        connection: Any = self.config.http_protocol_class
+        make = partial(connection, config=self.config, server_state=self.server_state, app_state=self.lifespan.state)
+        server = await asyncio.get_running_loop().create_server(make, sock=on)
+        _log.info("metrics and health are on http://%s:%d", *on.getsockname()[:2])
+        return server
 
     async def on_tick(self, counter: int) -> bool:
         """As uvicorn.Server, ten times a second: whether to stop."""

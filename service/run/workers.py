@@ -14,7 +14,6 @@ import multiprocessing
 import os
 import signal
 import socket
-import sys
 import threading
 from collections.abc import Callable
 from contextlib import ExitStack, suppress
@@ -29,6 +28,7 @@ from service.access.usage import Usage
 from service.engine.part import part_of
 from service.http.siblings import Counts, Siblings
 from service.run import exits
+from service.run.sockets import bound, claimed, locked
 from service.settings import Settings
 
 _log = logging.getLogger(__name__)
@@ -118,7 +118,6 @@ class _Workers:
         self._places = [Place(index) for index in range(settings.processes)]
         self._counts = Counts()
         self._signals: list[int] = []
-        self._port = settings.port
         self._parent_port = 0
 
     async def run(self) -> int:
@@ -126,21 +125,21 @@ class _Workers:
         for each in exits.SIGNALS:
             loop.add_signal_handler(each, self._signals.append, each)
         resource_tracker.ensure_running()  # its start unblocks signals, and would do so in the midst of `_start`
-        host = self._settings.host
         with ExitStack() as held:
             try:
-                claim = held.enter_context(claimed(host, self._port))
-                self._port = claim.getsockname()[1]
-                held.enter_context(locked(claim))
+                self._claim_ports(held)
             except OSError as error:
-                _log.critical("cannot listen on %s:%d: %s", host, self._port, error)
+                _log.critical("%s", error)
                 return exits.CANNOT_LISTEN
             server = await asyncio.start_server(self._tell_counts, "127.0.0.1", 0)
             self._parent_port = server.sockets[0].getsockname()[1]
             async with server:
                 status = None
                 try:
-                    _log.info("%d processes serve http://%s:%d", len(self._places), host, self._port)
+                    settings = self._settings
+                    _log.info("%d processes serve http://%s:%d", len(self._places), settings.host, settings.port)
+                    if settings.metrics_port is not None:
+                        _log.info("metrics and health are on http://%s:%d", settings.host, settings.metrics_port)
                     while status is None and not self._signals:
                         status = self._look(now=loop.time())
                         await asyncio.sleep(_LOOK_S)
@@ -149,6 +148,17 @@ class _Workers:
         if len(self._signals) > 1:
             return 128 + self._signals[-1]
         return status or (exits.OK if is_clean else exits.FAILED)
+
+    def _claim_ports(self, held: ExitStack) -> None:
+        """Until `held` ends; from then on the settings name them. Raises OSError."""
+        settings = self._settings
+        ports = {"port": settings.port, "metrics_port": settings.metrics_port}
+        for name, port in ports.items():
+            if port is not None:
+                claim = held.enter_context(claimed(settings.host, port))
+                held.enter_context(locked(claim))
+                ports[name] = claim.getsockname()[1]
+        self._settings = settings.model_copy(update=ports)
 
     def _look(self, *, now: float) -> int | None:
         """Start who is due, and end who is stuck. Gives a status if it is in vain."""
@@ -180,14 +190,16 @@ class _Workers:
 
     def _start(self, place: Place) -> None:
         self._beats[place.index] = 0
+        settings = self._settings
+        public = [port for port in (settings.port, settings.metrics_port) if port is not None]
         with ExitStack() as stack:  # from then on the sockets are the process' alone
-            public = stack.enter_context(_bound(self._settings.host, self._port))
-            private = stack.enter_context(_bound("127.0.0.1", 0, is_shared=False))
+            private = stack.enter_context(bound("127.0.0.1", 0, is_shared=False))
+            sockets = [private, *(stack.enter_context(bound(settings.host, port)) for port in public)]
             own = private.getsockname()[1]
             siblings = Siblings(place.index, own, self._parent_port, self._started, self._beats)
             process = self._context.Process(
                 target=_work,
-                args=(self._serve, share(self._settings), siblings, [public, private]),
+                args=(self._serve, share(settings), siblings, sockets),
                 name=f"server {place.index + 1}",
             )
             # A terminal sends its SIGINT to the children too. They obey their parent alone, so they inherit it blocked.
@@ -250,45 +262,3 @@ def share(settings: Settings) -> Settings:
         part["memory_budget"] = settings.memory_budget // number
     one = part_of(settings, host=1 / number, device=1 / number, cores=available_cores() // number)
     return one.model_copy(update=part)
-
-
-def claimed(host: str, port: int) -> socket.socket:
-    """Holds the port for all processes, and does not listen. Raises OSError if somebody listens on it.
-
-    The option by which our processes share the port would let them share it with any other of the same user.
-    """
-    if port:
-        with _bound(host, port, is_shared=False) as alone:
-            alone.listen()
-    return _bound(host, port)
-
-
-def locked(claim: socket.socket) -> socket.socket:
-    """A lock on the port's address, for as long as this process lives. Raises OSError if another has it.
-
-    Before their encoders are loaded two services do not listen, so neither would see the other. Of Linux: a name in the
-    kernel, in the network namespace that the port is in too.
-    """
-    lock = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-    if sys.platform == "linux":
-        try:
-            lock.bind("\0visiontower {}:{}".format(*claim.getsockname()))
-        except OSError as error:
-            lock.close()
-            raise OSError(f"another visiontower serve has it ({error})") from error
-    return lock
-
-
-def _bound(host: str, port: int, *, is_shared: bool = True) -> socket.socket:
-    """Bound, not listening: connections are dealt out among those of equal address that listen. Raises OSError."""
-    family, kind, protocol, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-    bound = socket.socket(family, kind, protocol)
-    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    if is_shared:
-        bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    try:
-        bound.bind(address)
-    except OSError:
-        bound.close()
-        raise
-    return bound

@@ -139,25 +139,6 @@ def test_tokens_that_are_cut_short_are_not_shown(open_page: OpenPage) -> None:
     expect(page.get_by_role("alert")).to_contain_text("the answer is cut short.")
 
 
-def test_who_has_no_key_is_asked_once(open_page: OpenPage, faults: Faults) -> None:
-    faults.expect("answer 401: GET")
-    page, address = without_answers(open_page)
-    page.route("**/models", lambda route: route.fulfill(status=401, body='{"detail": "This server needs a key."}'))
-    page.goto(address)
-    dialog = page.get_by_role("dialog")
-    dialog.get_by_label("Key").fill("schlüssel")
-    page.keyboard.press("Enter")  # no header can hold it
-    dialog.get_by_role("button", name="Cancel").click()
-    expect(page.get_by_role("alert")).to_have_text("This server needs a key.")
-    again = page.get_by_role("button", name="Try again")
-    again.click()
-    expect(dialog).to_have_count(1)
-    page.unroute("**/models")
-    dialog.get_by_label("Key").fill("secret")
-    page.keyboard.press("Enter")
-    shown(page)
-
-
 def test_a_long_id_fits_on_a_phone(open_page: OpenPage) -> None:
     page, address = without_answers(open_page)
     page.set_viewport_size({"width": 390, "height": 800})

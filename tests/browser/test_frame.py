@@ -1,4 +1,4 @@
-"""What all views share: pictures in, advice, errors, code to copy, the saved picture, access keys, recovery."""
+"""What all views share: pictures in, advice, errors, code to copy, the saved picture, recovery."""
 
 import re
 import shutil
@@ -134,33 +134,6 @@ def test_the_view_is_saved_as_a_picture(open_page: OpenPage, tmp_path: Path) -> 
     pixel = picture.getpixel((int(x), int(y)))
     assert isinstance(pixel, tuple)
     assert max(abs(a - b) for a, b in zip(pixel, first, strict=False)) <= 4
-
-
-def test_a_key_is_asked_for_and_kept_in_memory_only(open_page: OpenPage, faults: Faults) -> None:
-    faults.expect("answer 401: POST")
-    page = open_page("/problems")
-
-    def guarded(route: Route) -> None:
-        if route.request.headers.get("authorization") == "Bearer secret-7":
-            route.continue_()
-        else:
-            problem = '{"detail": "This server needs a key."}'
-            route.fulfill(status=401, content_type="application/problem+json", body=problem)
-
-    page.route("**/embed?*", guarded)
-    page.goto(page.url.replace("/problems", "/#tokens?panel=demo:vit"))
-    dialog = page.get_by_role("dialog")
-    expect(dialog).to_contain_text("This server needs a key.")
-    assert axe(page) == []
-    dialog.get_by_label("Key").fill("secret-7")
-    page.keyboard.press("Enter")
-    shown(page)
-    page.get_by_role("button", name="Copy as code").click()
-    code = page.get_by_role("dialog").locator("code")
-    expect(code).to_contain_text("Bearer $VISIONTOWER_KEY")
-    expect(code).not_to_contain_text("secret-7")
-    kept = page.evaluate("JSON.stringify([{...localStorage}, {...sessionStorage}, document.cookie, location.href])")
-    assert "secret-7" not in kept
 
 
 def test_a_server_that_is_gone_is_said_and_waited_for(open_page: OpenPage, faults: Faults) -> None:

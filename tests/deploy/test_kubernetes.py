@@ -74,9 +74,6 @@ CUSTOM = {
 
 with_kubectl = pytest.mark.skipif(shutil.which("kubectl") is None, reason="no kubectl here")
 each_overlay = pytest.mark.parametrize("overlay", OVERLAYS)
-until_all_settings_are_there = pytest.mark.xfail(
-    not {"metrics_port", "keys_file"} <= Settings.model_fields.keys(), reason="settings of other parts of issue 19"
-)
 
 
 @cache
@@ -219,7 +216,6 @@ def test_every_mount_is_a_volume_and_all_that_is_written_lies_in_one(overlay: st
 
 
 @each_overlay
-@until_all_settings_are_there
 def test_the_variables_are_settings_with_sound_values(overlay: str) -> None:
     found = settings(overlay)
     assert found.host == "0.0.0.0"
@@ -243,9 +239,8 @@ def test_commands_are_those_of_the_command_line(overlay: str) -> None:
 
 
 @each_overlay
-@until_all_settings_are_there
 def test_ports_are_those_that_the_server_listens_on(overlay: str) -> None:
-    listened = {"http": settings(overlay).port, "metrics": settings(overlay).metrics_port}  # type: ignore[attr-defined]
+    listened = {"http": settings(overlay).port, "metrics": settings(overlay).metrics_port}
     assert {each["name"]: each["containerPort"] for each in container(overlay)["ports"]} == listened
     for port in named(overlay, "Service")["spec"]["ports"]:
         assert listened[port["targetPort"]] == port["port"]

@@ -15,7 +15,7 @@ HTTP = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 
 SERVICE = (
     ("service.hosts", "service.sizes", "service.caller", "service.labels"),
-    ("service.errors",),
+    ("service.errors", "service.origins"),
     ("service.access",),
     ("service.settings", "service.spec_json", "service.telemetry", "service.line"),
     ("service.memory",),

@@ -6,17 +6,14 @@ load, and the protocols that the settings open.
 
 from collections.abc import Iterable, Sequence
 
-from starlette.responses import Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
 from service.access.gate import Gate
 from service.access.keys import Keys
 from service.http.exchange import own_path, record_of
-from service.http.noting import note_refusal
-from service.http.problems import write_problem
 from service.http.protocol import Protocol
-from service.http.siblings import Siblings
+from service.http.refuse import refuse
 from service.telemetry.metrics import Metrics
 
 _OPEN = frozenset({"/", "/docs", "/openapi.json", "/problems", "/health/live", "/health/ready"})
@@ -37,13 +34,11 @@ class Access:
         metrics: Metrics,
         protocols: Sequence[Protocol],
         keyless: Sequence[str],
-        siblings: Siblings | None,
     ) -> None:
         self._app = app
         self._gate = gate
         self._metrics = metrics
         self._keyless = keyless
-        self._siblings = siblings
         self._open = _OPEN | {each.path for protocol in protocols for each in protocol.routes if each.is_open}
         self._known: Keys | None = None
 
@@ -57,17 +52,12 @@ class Access:
             self._metrics.know_keys(self._known.by_name)
         path = own_path(scope)
         protocol: Protocol | None = scope["app"].protocol_of(path)
-        record = record_of(scope)
         try:
             if not self._is_open(scope, path, protocol):
                 scope["key"] = self._gate.enter(presented(scope["headers"]))
-                record.key = scope["key"].name
+                record_of(scope).key = scope["key"].name
         except VisiontowerError as error:
-            note_refusal(record, error, self._metrics)
-            if protocol is not None:
-                scope["protocol"] = protocol
-            answer = (write_problem if protocol is None else protocol.write_error)(error)
-            await Response(answer.content, answer.status, answer.headers, answer.media_type)(scope, receive, send)
+            await refuse(error, scope, receive, send)
             return
         await self._app(scope, receive, send)
 
@@ -76,8 +66,7 @@ class Access:
             return True
         if protocol is not None and protocol.name in self._keyless:
             return True
-        # The parent of several processes asks each for its counts, on a port that is open to this machine alone.
-        return path == "/metrics" and self._siblings is not None and scope["server"][1] == self._siblings.own
+        return "is_probe" in scope and bool(scope["is_probe"])
 
 
 def presented(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:

@@ -11,6 +11,7 @@ from http import HTTPStatus
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from service.http.headers import ALWAYS
 from service.http.json import to_json
 from service.http.problems import MEDIA_TYPE, problem, problem_type, write_problem
 from service.http.protocol import Answer, Protocol
@@ -19,6 +20,7 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RequestRecord
 
 _log = logging.getLogger(REQUESTS)
+_ALWAYS = [(name.encode(), value.encode()) for name, value in ALWAYS.items()]
 _ID = re.compile(r"[\w.-]{1,64}", re.ASCII)
 
 
@@ -44,7 +46,8 @@ class Observe:
             if message["type"] == "http.response.start":
                 has_begun = True
                 record.status = message["status"]
-                message["headers"] = [*message.get("headers", []), (b"x-request-id", record.request_id.encode())]
+                request_id = (b"x-request-id", record.request_id.encode())
+                message["headers"] = [*message.get("headers", []), request_id, *_ALWAYS]
             else:
                 record.answer_bytes += len(message.get("body", b""))
             await send(message)

@@ -24,8 +24,9 @@ _POLICY = {
 }
 HEADERS = {
     "Content-Security-Policy": "; ".join(f"{name} {value}" for name, value in _POLICY.items()),
-    "X-Content-Type-Options": "nosniff",
-    "Referrer-Policy": "no-referrer",
+    "X-Frame-Options": "DENY",  # as frame-ancestors, for what does not read that
+    "Referrer-Policy": "no-referrer",  # a link that leads elsewhere does not tell this server's address
+    "Permissions-Policy": "camera=(self), microphone=(), geolocation=()",  # the camera takes pictures for the tray
     "Cache-Control": "no-cache",  # asked for again with its ETag: a new version of the server shows its own page
 }
 

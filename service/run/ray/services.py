@@ -57,13 +57,24 @@ class ServiceArgs(BaseModel):
         """What each replica gets. cluster: its resources, as of Share.of. Raises ClusterError."""
         from service.cluster.share import Share  # with the engine
 
-        return Share.of(cluster, Settings(**self.settings), cpus=self.cpus, gpus=self.gpus)
+        settings = Settings(**self.settings)
+        _refuse_metrics_port(settings)
+        return Share.of(cluster, settings, cpus=self.cpus, gpus=self.gpus)
 
     def written(self) -> dict[str, Any]:
         """For a file, from which it can be read again; without what is as by default."""
         least, most = self.replicas
         replicas = {"replicas": least if least == most else f"{least}-{most}"}
         return {**self.model_dump(exclude={"replicas"}, exclude_defaults=True), **replicas}
+
+
+def _refuse_metrics_port(settings: Settings) -> None:
+    """Raises ClusterError if there is one: Ray's proxies listen, and on one port."""
+    if settings.metrics_port is not None:
+        raise ClusterError(
+            "On a cluster Ray's proxies listen, on one port each: leave --metrics-port out. Ray has the metrics of all "
+            "replicas on a port of its own (docs/ray.md)."
+        )
 
 
 @dataclass(frozen=True)
@@ -79,6 +90,7 @@ def services(
     settings: Settings, *, replicas: Replicas, cpus: float | None, gpus: float | None, prefix: str, per_model: bool
 ) -> list[Service]:
     """The applications that serve the models of the settings. Raises ClusterError if they cannot be."""
+    _refuse_metrics_port(settings)
     if settings.processes > 1:
         raise ClusterError("On a cluster there are replicas in place of processes: use --replicas.")
     if not re.fullmatch(r"/|(/[\w.~-]+)+", prefix, re.ASCII):

@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from service.http.middleware.cross_site import RefuseCrossSite
 from service.http.middleware.observe import Observe
 from tests.support.serving import app_of, assert_problem, client_of, image_bytes
 
@@ -79,5 +80,4 @@ async def test_an_unforeseen_error_is_a_problem_with_the_request_s_id(caplog: py
 
 
 async def test_the_list_stands_in_one_place() -> None:
-    (only,) = app_of().user_middleware
-    assert only.cls is Observe  # type: ignore[comparison-overlap]  # starlette types the class as a factory
+    assert [each.cls for each in app_of().user_middleware] == [Observe, RefuseCrossSite]  # type: ignore[comparison-overlap]  # starlette has factories

@@ -122,13 +122,16 @@ class Street:
 
 
 @asynccontextmanager
-async def street(*encoders: FakeEncoder, **settings: Any) -> AsyncIterator[Street]:
+async def street(*encoders: FakeEncoder, is_for_probes: bool = False, **settings: Any) -> AsyncIterator[Street]:
+    """is_for_probes: whether its port is one for probes."""
     app, clock = app_of(*encoders, **{"request_timeout_s": 10, **settings}), Clock()
     async with app.router.lifespan_context(app):
-        door = Door(app.state.engine.settings, app.state.metrics, clock=clock)
+        end = socket.create_server(("127.0.0.1", 0))
+        probes = {end.getsockname()[1]} if is_for_probes else ()
+        door = Door(app.state.engine.settings, app.state.metrics, probe_ports=probes, clock=clock)
         config, state = Config(app, ws="none", log_config=None, access_log=False), ServerState()
         server = await asyncio.get_running_loop().create_server(
-            lambda: Connection(config, state, {}, door=door), "127.0.0.1", 0
+            lambda: Connection(config, state, {}, door=door), sock=end
         )
         found = Street(app, door, clock, server.sockets[0].getsockname()[1])
         try:
@@ -399,6 +402,21 @@ async def test_beyond_the_limit_of_connections_only_health_and_metrics_are_answe
         next_one.send(LIVE)
         assert not (await next_one.answer()).closes
         assert metric(here, "rejected_total{reason=too-many-connections}") == 1
+
+
+async def test_on_a_port_for_probes_the_limit_is_another() -> None:
+    """Those of callers leave it open, and are not told of it."""
+    async with street(is_for_probes=True, max_connections=1) as here:
+        for _ in range(64):
+            probe = await here.client()
+            probe.send(LIVE)
+            assert not (await probe.answer()).closes
+        assert not here.door.is_full
+        one_more = Client(*await asyncio.open_connection("127.0.0.1", here.port))
+        answer = await one_more.answer()
+        assert (answer.status, answer.slug, answer.closes) == (503, "too-many-connections", True)
+        one_more.leave()
+        assert metric(here, "connections") == 64
 
 
 async def test_far_beyond_the_limit_a_connection_is_told_so_and_closed_at_once() -> None:

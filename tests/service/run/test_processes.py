@@ -20,7 +20,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import Unavailable
 from service.http.siblings import Counts, Siblings, merged
-from service.run.workers import Place, claimed, locked, share
+from service.run.sockets import claimed, locked
+from service.run.workers import Place, share
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 from tests.support.keys import bearer, file_of
@@ -251,6 +252,21 @@ async def test_they_answer_together_are_counted_as_one_and_end_in_order() -> Non
         assert len(psutil.Process(process.pid).children()) >= 2
         process.send_signal(signal.SIGTERM)
         assert await asyncio.to_thread(process.wait, 30) == 0
+
+
+@pytest.mark.slow
+async def test_all_of_them_listen_on_the_port_for_metrics_too() -> None:
+    port = free_port()
+    async with serving("--processes", "2", "--metrics-port", str(port)) as (process, client):
+        for _ in range(8):
+            assert await embeds(client)
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as probe:
+            counted = values((await probe.get("/metrics")).text)
+            assert (await probe.get("/health/ready")).status_code == 200
+        assert counted["visiontower_requests_total native /embed 200"] == 8
+        assert (await client.get("/metrics")).status_code == 404
+        listening = [c.laddr.port for each in servers_of(process) for c in each.net_connections("tcp")]
+        assert listening.count(port) == 2
 
 
 def servers_of(process: subprocess.Popen[str]) -> list[psutil.Process]:

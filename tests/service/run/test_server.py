@@ -3,6 +3,7 @@
 import asyncio
 import os
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -20,6 +21,7 @@ from service.run.server import Server, make_server
 from service.settings import Settings
 from tests.support.paths import ROOT
 from tests.support.serving import PNG, backend_of, image_bytes
+from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 SETTINGS = Settings(model=("fake:vit",), port=0)
@@ -47,6 +49,31 @@ async def test_it_answers_over_http() -> None:
         ready = await client.get("/health/ready")
     assert response.json()["data"][0]["tokens"]["shape"] == [16, 12]
     assert ready.status_code == 200
+
+
+async def test_metrics_and_health_have_a_port_of_their_own() -> None:
+    settings = SETTINGS.model_copy(update={"metrics_port": 0})
+    async with listening(FakeEncoder(), make_server(settings, backend=backend_of())) as (server, client, _):
+        await until(lambda: len(server.servers) == 2)
+        port = server.servers[1].sockets[0].getsockname()[1]
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", trust_env=False) as probe:
+            assert (await probe.get("/health/ready")).status_code == 200
+            assert "visiontower_connections 1.0" in (await probe.get("/metrics")).text
+            assert (await probe.get("/models")).status_code == 404
+        assert (await client.get("/metrics")).json()["port"] == port
+        assert (await client.post("/embed", content=image_bytes(), headers=PNG)).status_code == 200
+
+
+def test_a_metrics_port_that_is_taken_is_said_before_anything_is_loaded() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        line = [sys.executable, "-m", "service.cli", "serve", "--model", "fake:a", "--port", "0"]
+        ended = subprocess.run(
+            [*line, "--metrics-port", str(port)], stderr=subprocess.PIPE, text=True, timeout=60, check=False
+        )
+    assert ended.returncode == 1
+    assert f"cannot listen on 127.0.0.1:{port}" in ended.stderr
+    assert "startup" not in ended.stderr
 
 
 async def test_told_to_stop_it_first_answers_what_it_has_admitted() -> None:

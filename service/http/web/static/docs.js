@@ -1,17 +1,17 @@
 /** The page /docs: a filter for its contents, and a form that runs for each operation of openapi.json. */
 
-import { onKeyNeeded, send } from "./api/call.js";
+import { send } from "./api/call.js";
 import { served } from "./api/models.js";
 import { startFilter } from "./docs/filter.js";
 import { tryOut } from "./docs/try-out.js";
 import { byId, el } from "./parts/dom.js";
-import { keyFromUser } from "./parts/key-dialog.js";
+import { startKey } from "./parts/key.js";
 import { startTheme } from "./parts/theme.js";
 
 const NARROW = matchMedia("(width < 60rem)");
 
 startTheme();
-onKeyNeeded(keyFromUser);
+startKey();
 startContents();
 startFilter();
 await addForms().catch((error) => byId("main").prepend(el("p", { class: "problem", role: "alert" }, error.message)));

@@ -1,13 +1,13 @@
 /** The page: its views, the link that restores them, and what all views share. */
 
-import { Problem, Unreachable, onKeyNeeded, send } from "./api/call.js";
+import { Problem, Unreachable, send } from "./api/call.js";
 import { forgetTokens } from "./api/embed.js";
 import { served } from "./api/models.js";
 import { forgetVectors } from "./api/vector-store.js";
 import { inMB } from "./numbers/units.js";
 import { copied } from "./parts/clipboard.js";
 import { button, byId, download, el } from "./parts/dom.js";
-import { keyFromUser } from "./parts/key-dialog.js";
+import { startKey } from "./parts/key.js";
 import { snapshot } from "./parts/snapshot.js";
 import { showSnippets } from "./parts/snippets-dialog.js";
 import { startTheme } from "./parts/theme.js";
@@ -66,7 +66,7 @@ class Page {
 
   async start() {
     startTheme();
-    onKeyNeeded(keyFromUser);
+    startKey();
     byId("views").append(...TABS.map(({ key, title }) => el("a", { href: `#${key}`, "data-view": key }, title)));
     // the event's link, not the page's: what is shown may have written its own over it
     window.addEventListener("hashchange", ({ newURL }) => this.view && this.#open(new URL(newURL).hash));
@@ -202,7 +202,7 @@ class Page {
     for (let isReady = false; !isReady;) {
       await new Promise((resolve) => setTimeout(resolve, RETRY_MS));
       try {
-        await send({ method: "GET", path: "health/ready" });
+        await send({ method: "GET", path: "models" }); // health may be on another port
         isReady = true;
       } catch (error) {
         this.trouble(sentenceOf(error));

@@ -67,6 +67,13 @@ def test_processes_are_replicas_here() -> None:
         of(Settings(processes=2))
 
 
+def test_the_proxies_have_one_port() -> None:
+    with pytest.raises(ClusterError, match="leave --metrics-port out"):
+        of(Settings(metrics_port=9000))
+    with pytest.raises(ClusterError, match="leave --metrics-port out"):
+        ServiceArgs(settings={"metrics_port": 9000}).share({"CPU": 4})
+
+
 @pytest.mark.parametrize(
     ("replicas", "cpus", "gpus", "said"),
     [

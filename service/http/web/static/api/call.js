@@ -3,6 +3,8 @@
  * a user to copy. So both are the same.
  */
 
+import { accessKey, forgetKey, keepKey } from "./access-key.js";
+
 /**
  * A file to send, and how a user gets it: `url` is set for a file that this server offers.
  * @typedef {{name: string, blob: Blob, url?: string}} Upload
@@ -45,20 +47,17 @@ export class Unreachable extends Error {
   }
 }
 
-/** Held in memory only: gone with the page. @type {string | null} */
-let accessKey = null;
+/**
+ * Asks the user for an access key; null if there is none. `isWrong`: the server has refused the one before.
+ * @typedef {(refusal: string, isWrong: boolean) => Promise<string | null>} AskForKey
+ */
 
-/** Asks the user for an access key; null if there is none. @type {(refusal: string) => Promise<string | null>} */
+/** @type {AskForKey} */
 let askForKey = async () => null;
 
-/** @param {(refusal: string) => Promise<string | null>} ask */
+/** @param {AskForKey} ask */
 export function onKeyNeeded(ask) {
   askForKey = ask;
-}
-
-/** Whether requests carry an access key, so that what is copied must too. */
-export function hasKey() {
-  return accessKey !== null;
 }
 
 /**
@@ -97,15 +96,16 @@ export async function sendAnyway(call, { signal } = {}) {
     /** @type {Record<string, string>} */
     const headers = {};
     if (call.accept) headers["Accept"] = call.accept;
-    if (accessKey !== null) headers["Authorization"] = `Bearer ${accessKey}`;
+    const sent = accessKey();
+    if (sent !== null) headers["Authorization"] = `Bearer ${sent}`;
     const body = await bodyOf(call, headers);
-    const sent = accessKey;
     const response = await whole(() => fetch(urlOf(call), { method: call.method, headers, body, signal }), signal);
     if (response.status !== 401) return response;
-    if (accessKey !== sent) continue; // the user gave one while this was under way
-    const key = await askForKey((await problemOf(response.clone())).message);
+    if (accessKey() !== sent) continue; // the user gave another while this was under way
+    if (sent !== null) forgetKey();
+    const key = await askForKey((await problemOf(response.clone())).message, sent !== null);
     if (key === null) return response;
-    accessKey = key;
+    keepKey(key);
   }
 }
 

@@ -1,6 +1,7 @@
 /** A request, written down for a user to copy: for a shell, for Python, for JavaScript. */
 
-import { hasKey, isUpload, toJson, uploadsIn, urlOf } from "./call.js";
+import { accessKey } from "./access-key.js";
+import { isUpload, toJson, uploadsIn, urlOf } from "./call.js";
 
 /** @import {Call, Upload} from "./call.js" */
 
@@ -11,6 +12,8 @@ export const LANGUAGES = {
   JavaScript: (calls) => [...filesImport(calls), ...calls.map(toJavaScript)].join("\n"),
 };
 
+/** What is copied must carry the key where requests do; it has a variable's name in its place. */
+const hasKey = () => accessKey() !== null;
 const BINARY = /safetensors|npy|octet-stream/;
 /** Files that the server offers are fetched first, others are the user's own. @param {Call[]} calls */
 const offered = (calls) => {
@@ -74,7 +77,7 @@ function answerFile(call, index, count) {
 function toCurl(call, index, calls) {
   const parts = [`curl -s ${quoted(String(urlOf(call)))}`];
   if (call.accept) parts.push(`-H ${quoted(`Accept: ${call.accept}`)}`);
-  if (hasKey()) parts.push(`-H "Authorization: Bearer $VISIONTOWER_KEY"`);
+  if (hasKey()) parts.push(`-H "Authorization: Bearer $VT_KEY"`);
   for (const [name, value] of call.form ?? []) {
     if (typeof value === "string") parts.push(`--form-string ${quoted(`${name}=${value}`)}`);
     else parts.push(`-F ${quoted(`${name}=@${nameOf(value)}`)}`);
@@ -142,7 +145,7 @@ function toPython(call) {
   const headers = [];
   if (call.accept) headers.push(`"Accept": ${python(call.accept)}`);
   if (call.file) headers.push(`"Content-Type": ${python(call.file.blob.type || "application/octet-stream")}`);
-  if (hasKey()) headers.push(`"Authorization": f"Bearer {os.environ['VISIONTOWER_KEY']}"`);
+  if (hasKey()) headers.push(`"Authorization": f"Bearer {os.environ['VT_KEY']}"`);
   if (headers.length > 0) options.push(`headers={${headers.join(", ")}}`);
   if (call.form) {
     const parts = call.form.map(([name, value]) =>
@@ -206,7 +209,7 @@ function base64Of(file) {
 function toJavaScript(call) {
   const headers = [];
   if (call.accept) headers.push(`Accept: ${JSON.stringify(call.accept)}`);
-  if (hasKey()) headers.push("Authorization: `Bearer ${process.env.VISIONTOWER_KEY}`");
+  if (hasKey()) headers.push("Authorization: `Bearer ${process.env.VT_KEY}`");
   const options = [`method: ${JSON.stringify(call.method)}`];
   const lines = ["{"];
   if (call.form) {

@@ -133,7 +133,7 @@ export class LiveView extends View {
       if (signal.aborted) return;
       this.history.push({ at, interval: null });
       if (error instanceof Unreachable) this.#say("The server does not answer. It is asked again every second.");
-      else this.#pause(error instanceof Problem ? error.message : `This page cannot read the metrics: ${error}`);
+      else this.#pause(error instanceof Problem ? sentenceOf(error) : `This page cannot read the metrics: ${error}`);
     }
     this.history = this.history.filter((each) => each.at > at - SHOWN_S * 1000);
     this.#draw();
@@ -237,6 +237,12 @@ export class LiveView extends View {
     const rows = refused.map(({ labels: { reason }, value }) => row([reason, grouped(growth(reason)), grouped(value)]));
     fill(this.refusals, rows.length > 0 ? rows : [row(["none", "0", "0"])]);
   }
+}
+
+/** @param {Problem} problem */
+function sentenceOf({ facts, message }) {
+  if (facts.type !== "/problems/on-another-port") return message;
+  return `This server keeps its metrics on a port of their own, ${facts.port}, for Prometheus: this page cannot read them.`;
 }
 
 /** @param {string[]} cells the first is words, the others numbers */
