@@ -7,7 +7,8 @@ from prometheus_client.metrics_core import Metric
 from service.telemetry.metrics import CHANGES, CLOSED, DECISIONS, STATES, Metrics, ModelNow, Now
 from service.telemetry.together import together
 
-_KINDS = ("weights", "allocated", "reserved", "budget", "free", "total")
+_READ = ("weights", "allocated", "reserved", "budget", "free", "total")
+KINDS = (*_READ, "activations_predicted", "activations_peak")
 _HELD = ("body", "image", "text", "answer", "limit")
 _FACTS = ("revision", "dtype", "device", "runtime")
 _STORES = ("memory", "disk")
@@ -39,7 +40,7 @@ _LABELS: dict[str, str] = {
     "change": _named(CHANGES),
     "state": _named(STATES),
     "device": "`cpu`, or `cuda:0` and on",
-    "kind": f"{_named(_KINDS)}, `activations_predicted`, `activations_peak`",
+    "kind": _named(KINDS),
     "key": "the names of the access keys",
     "store": _named(_STORES),
     "revision": "what tells the encoder's weights from others",
@@ -54,22 +55,18 @@ _LABELS: dict[str, str] = {
 def metrics_table() -> str:
     """A row a metric."""
     lines = ["| metric | type | unit | labels | several processes | meaning |", "|---|---|---|---|---|---|"]
-    for family, labels in _families():
-        name = f"{family.name}_total" if family.type == "counter" else family.name
-        shown = _named(labels)
-        lines.append(
-            f"| `{name}` | {family.type} | {_unit(family.name)} | {shown} | {_together(family)} | {family.documentation} |"
-        )
+    for family, labels in all_families():
+        about = family.type, _unit(family.name), _named(labels), _together(family), family.documentation
+        lines.append(f"| `{_name(family)}` | {' | '.join(about)} |")
     return "\n".join(lines) + "\n"
 
 
 def labels_table() -> str:
     """A row a label, with its closed set of values. Raises KeyError if one has no words here."""
     where: dict[str, None] = {}
-    for family, labels in _families():
-        name = f"{family.name}_total" if family.type == "counter" else family.name
+    for family, labels in all_families():
         for label in labels:
-            where[label if label in _LABELS else f"{label} of {name}"] = None
+            where[label if label in _LABELS else f"{label} of {_name(family)}"] = None
     lines = ["| label | values |", "|---|---|"]
     for each in where:
         label, of, metric = each.partition(" of ")
@@ -77,13 +74,13 @@ def labels_table() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _families() -> list[tuple[Metric, tuple[str, ...]]]:
+def all_families() -> list[tuple[Metric, tuple[str, ...]]]:
     """All there are, by name, each with its labels."""
     metrics = Metrics(["demo:vit"])
     now = Now(
         {"demo:vit": ModelNow(0, 0.0, facts=dict.fromkeys(_FACTS, ""))},
         "cpu",
-        dict.fromkeys(_KINDS, 0),
+        dict.fromkeys(_READ, 0),
         dict.fromkeys(_HELD, 0),
         dict.fromkeys(_STORES, 0),
     )
@@ -94,6 +91,10 @@ def _families() -> list[tuple[Metric, tuple[str, ...]]]:
         labels = getattr(made.get(family.name), "_labelnames", None)
         found.append((family, tuple(told if labels is None else labels)))
     return found
+
+
+def _name(family: Metric) -> str:
+    return f"{family.name}_total" if family.type == "counter" else str(family.name)
 
 
 def _unit(name: str) -> str:

@@ -1,6 +1,7 @@
-"""Prometheus as a process of its own, with the configuration of deploy/. Debian: apt-get install prometheus."""
+"""Prometheus as a process of its own, with the configuration of deploy/. `make prometheus` brings one."""
 
 import math
+import os
 import re
 import shutil
 import socket
@@ -25,9 +26,10 @@ _QUICKER = 30
 """So many times shorter than in deploy/ are the windows of quickened rules; and nothing is waited `for`."""
 _SECONDS = {"s": 1, "m": 60, "h": 3600}
 
-needs_prometheus = pytest.mark.skipif(
-    not (shutil.which("prometheus") and shutil.which("promtool")), reason="no prometheus and promtool: make prometheus"
-)
+_PATH = os.pathsep.join([str(ROOT / "build" / "prometheus" / "usr" / "bin"), os.environ["PATH"]])
+_SERVER, _PROMTOOL = (shutil.which(name, path=_PATH) or "" for name in ("prometheus", "promtool"))
+
+needs_prometheus = pytest.mark.skipif(not (_SERVER and _PROMTOOL), reason="no prometheus and promtool: make prometheus")
 
 
 def rules(file: str) -> list[dict[str, Any]]:
@@ -37,7 +39,7 @@ def rules(file: str) -> list[dict[str, Any]]:
 
 
 def promtool(*arguments: str, given: bytes = b"") -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["promtool", *arguments], input=given, capture_output=True, check=False)
+    return subprocess.run([_PROMTOOL, *arguments], input=given, capture_output=True, check=False)
 
 
 @dataclass(frozen=True)
@@ -80,7 +82,7 @@ def scraping(folder: Path, targets: Sequence[str], *, quickened: bool = False) -
         (folder / name).write_text(_quickened(text) if quickened else text)
     port = free_port()
     command = (
-        "prometheus",
+        _SERVER,
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
@@ -99,11 +101,11 @@ def scraping(folder: Path, targets: Sequence[str], *, quickened: bool = False) -
                 process.kill()
 
 
-def until(what: str, is_true: Callable[[], object]) -> None:
-    """Ask other processes ten times a second, until it holds."""
+def until(what: str, is_true: Callable[[], object], *, missing: Callable[[], object] = str) -> None:
+    """Ask other processes ten times a second, until it holds. missing: said if it does not."""
     deadline = time.monotonic() + PATIENCE_S
     while not is_true():
-        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S} s"
+        assert time.monotonic() < deadline, f"{what}: not within {PATIENCE_S} s {missing()}"
         time.sleep(0.1)
 
 
