@@ -192,6 +192,10 @@ class Settings(BaseSettings):
     drain_timeout_s: float = Field(
         default=30.0, ge=0, description="Seconds that admitted requests get to finish at shutdown."
     )
+    offline: bool = Field(
+        default=False,
+        description="Download no weights: what is not on this machine ends the start, which says what is missing.",
+    )
     image_url_hosts: Annotated[tuple[str, ...], NoDecode] = Field(
         default=(),
         description="Hosts images may be fetched from, exact or *.suffix, with a port if it is another than 443 of "

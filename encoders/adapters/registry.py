@@ -4,16 +4,17 @@ import inspect
 import logging
 import re
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
 from typing import Protocol
 
 from encoders.adapters.hints import hint_for_name
 from encoders.contract.encoder import Blueprint, Encoder, Placement
-from encoders.contract.errors import EncoderIdError, VisiontowerError, in_brief
+from encoders.contract.errors import EncoderIdError, VisiontowerError, WeightsNotHere, in_brief
 from encoders.contract.reference import Reference
 
 ENTRY_POINTS = "visiontower.encoders"
@@ -85,6 +86,7 @@ class Adapter(Protocol):
     """The entry point of a scheme: an id in, the parts of an encoder out.
 
     Its module may hold `reference(encoder_id, **options) -> Reference` too: `visiontower verify` then compares with it.
+    And `weights_files(encoder_id) -> Sequence[Path]`: `visiontower pull` then says where the weights are.
     """
 
     def __call__(self, encoder_id: EncoderId, *, with_weights: bool, **options: str) -> Parts:
@@ -116,7 +118,7 @@ def load(encoder_id: str, placement: Placement | None = None) -> Encoder:
     placement: default the CPU in float32. Raises EncoderIdError or WeightsError.
     """
     parsed, placement = EncoderId.parse(encoder_id), placement or Placement()
-    with _naming(encoder_id):
+    with _naming(encoder_id), _telling_size(encoder_id):
         encoder = _adapter(parsed)(parsed, with_weights=True, **parsed.options).encoder(placement)
         runtime = encoder.spec.runtime
     if runtime != placement.runtime:
@@ -149,6 +151,20 @@ def reference(encoder_id: str) -> Reference:
         if not hasattr(module, "reference"):
             raise EncoderIdError(f"'{encoder_id}': the scheme '{parsed.scheme}' has no reference.", model=encoder_id)
         found: Reference = module.reference(parsed, **parsed.options)
+        return found
+
+
+def weights_files(encoder_id: str) -> Sequence[Path]:
+    """Where the weights of an encoder that has been loaded are: `weights_files(encoder_id)` of the adapter's module.
+
+    Empty for random weights, and for a scheme that does not say. Raises EncoderIdError or WeightsError.
+    """
+    parsed = EncoderId.parse(encoder_id)
+    if parsed.is_random:
+        return ()
+    with _naming(encoder_id):
+        module = import_module(_entry(parsed).module)
+        found: Sequence[Path] = module.weights_files(parsed) if hasattr(module, "weights_files") else ()
         return found
 
 
@@ -192,6 +208,19 @@ def _naming(encoder_id: str) -> Iterator[None]:
         raise EncoderIdError(
             f"{encoder_id} cannot be built: {type(error).__name__}: {in_brief(error)}", model=encoder_id
         ) from error
+
+
+@contextmanager
+def _telling_size(encoder_id: str) -> Iterator[None]:
+    """Whoever has to fetch weights is told how large they are, if the shape of the encoder is known without them."""
+    try:
+        yield
+    except WeightsNotHere as error:
+        try:
+            size = blueprint(encoder_id).spec.weights_bytes
+        except VisiontowerError:
+            raise error from None
+        raise WeightsNotHere(f"{error} In float32 the weights have {size / 1e6:,.0f} MB.", **error.facts) from error
 
 
 @contextmanager

@@ -14,6 +14,7 @@ VisiontowerError
 │   └── InvalidText            a text the encoder cannot read
 ├── EncoderIdError             not SCHEME:NAME[@WEIGHTS], or no such scheme, name or weights
 ├── WeightsError               the file is not there, or does not fit the architecture
+│   └── WeightsNotHere         a file that is not on this machine could not be downloaded
 └── EncoderFailed              the forward itself
     ├── NonFiniteOutput        it gave NaN or infinity
     └── OutOfMemory            the device had no room for it
@@ -139,6 +140,10 @@ class EncoderIdError(VisiontowerError):
 
 class WeightsError(VisiontowerError):
     """The weights cannot be had, or do not fit; always fatal, never a warning and random numbers."""
+
+
+class WeightsNotHere(WeightsError):
+    """A file of the encoder is not on this machine, and could not or may not be downloaded."""
 
 
 class EncoderFailed(VisiontowerError):

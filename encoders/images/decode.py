@@ -48,7 +48,7 @@ _MOST_REASON = 200
 
 
 @dataclass(frozen=True)
-class _Plugin:
+class Plugin:
     """A format that Pillow reads once another package is installed."""
 
     package: str
@@ -67,10 +67,11 @@ class _Plugin:
             getattr(module, self.register)()
 
 
-_PLUGINS = {
-    "HEIF": _Plugin("pillow_heif", "register_heif_opener", "HEIC (HEIF)", "heif"),
-    "JXL": _Plugin("pillow_jxl", "", "JPEG XL", "jxl"),
+PLUGINS = {
+    "HEIF": Plugin("pillow_heif", "register_heif_opener", "HEIC (HEIF)", "heif"),
+    "JXL": Plugin("pillow_jxl", "", "JPEG XL", "jxl"),
 }
+"""By Pillow's name of the format."""
 
 
 def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | None = None) -> Image.Image:
@@ -150,7 +151,7 @@ def _ends_in_nothing(image: Image.Image) -> bool:
 def load_plugins() -> list[str]:
     """Let Pillow know of the formats whose packages are installed; their names."""
     found = []
-    for name, plugin in _PLUGINS.items():
+    for name, plugin in PLUGINS.items():
         with suppress(NotAnImage):
             plugin.load()
             found.append(name)
@@ -170,8 +171,8 @@ def _other(image_bytes: bytes, max_pixels: int) -> Picture:
         return netpbm(image_bytes, max_pixels=max_pixels)
     if name == "TIFF":
         return tiff(image_bytes, max_pixels=max_pixels)
-    if name in _PLUGINS:
-        _PLUGINS[name].load()
+    if name in PLUGINS:
+        PLUGINS[name].load()
     if name == "JXL":  # decoded as soon as it is opened
         width, height = announced_size(image_bytes)
         if width * height > max_pixels:

@@ -32,8 +32,29 @@ def available_cores(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> 
     A quota of one core and a half is rounded up to two. At least 1. os.cpu_count counts the machine's cores, whoever
     may use them.
     """
-    quotas = (math.ceil(quota) for quota in _quotas(cgroup, membership))
-    return max(1, min([_cores_to_run_on(), *quotas]))
+    quotas = (math.ceil(quota) for quota in core_quotas(cgroup=cgroup, membership=membership))
+    return max(1, min([cores_to_run_on(), *quotas]))
+
+
+def cores_to_run_on() -> int:
+    """The cores that the scheduler may put this process on (taskset, cpusets)."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def core_quotas(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> Iterator[float]:
+    """Cores' worth of processor time that each control group above this process with a quota may take."""
+    for folder in _groups(cgroup, membership, None):
+        numbers = _numbers(folder / "cpu.max")  # "QUOTA PERIOD", in microseconds; without a quota "max PERIOD"
+        if len(numbers) == 2 and numbers[1] > 0:
+            yield numbers[0] / numbers[1]
+    for folder in _groups(cgroup, membership, "cpu"):
+        quota, period = _numbers(folder / "cpu.cfs_quota_us"), _numbers(folder / "cpu.cfs_period_us")
+        if quota and period and quota[0] > 0 and period[0] > 0:  # without a quota it is -1
+            yield quota[0] / period[0]
 
 
 def memory_limits(*, cgroup: Path = CGROUP, membership: Path = MEMBERSHIP) -> list[MemoryLimit]:
@@ -59,27 +80,6 @@ def host_memory() -> tuple[int, int]:
     for limit, used in memory_limits():
         total, free = min(total, limit), min(free, max(0, limit - used))
     return total, free
-
-
-def _cores_to_run_on() -> int:
-    """The cores that the scheduler may put this process on (taskset, cpusets)."""
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # not on macOS or Windows
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
-
-
-def _quotas(cgroup: Path, membership: Path) -> Iterator[float]:
-    """Cores' worth of processor time that the groups may take, for each group with a quota."""
-    for folder in _groups(cgroup, membership, None):
-        numbers = _numbers(folder / "cpu.max")  # "QUOTA PERIOD", in microseconds; without a quota "max PERIOD"
-        if len(numbers) == 2 and numbers[1] > 0:
-            yield numbers[0] / numbers[1]
-    for folder in _groups(cgroup, membership, "cpu"):
-        quota, period = _numbers(folder / "cpu.cfs_quota_us"), _numbers(folder / "cpu.cfs_period_us")
-        if quota and period and quota[0] > 0 and period[0] > 0:  # without a quota it is -1
-            yield quota[0] / period[0]
 
 
 def _groups(cgroup: Path, membership: Path, controller: str | None) -> Iterator[Path]:

@@ -8,7 +8,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor, nn
 
-from encoders.contract.errors import VisiontowerError, WeightsError, in_brief
+from encoders.contract.errors import VisiontowerError, WeightsError, WeightsNotHere, in_brief
+from encoders.runtime.downloads import why_not_downloaded
 
 
 def fingerprint(weights: Mapping[str, Tensor]) -> str:
@@ -36,12 +37,14 @@ def seeded() -> Iterator[None]:
 
 @contextmanager
 def fitting(encoder_id: str, source: str) -> Iterator[None]:
-    """Translates what libraries raise while they read weights into WeightsError, which names the keys."""
+    """Translates what libraries raise while they fetch and read weights into WeightsError, which names the keys."""
     try:
         yield
     except VisiontowerError:
         raise
     except Exception as error:  # every library and file format raises its own
+        if reason := why_not_downloaded(error, encoder_id):
+            raise WeightsNotHere(f"{encoder_id} is not whole on this machine: {reason}", model=encoder_id) from error
         said = in_brief(error)
         if isinstance(
             error, LookupError | ArithmeticError | AttributeError | TypeError

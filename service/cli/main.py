@@ -15,7 +15,7 @@ from pydantic_settings import SettingsError
 
 from encoders.contract.errors import VisiontowerError
 from service.bulk.errors import BulkError
-from service.cli import embed, models, plan, ray, search, serve, similarity, verify, vram
+from service.cli import doctor, embed, models, plan, pull, ray, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
 from service.cluster.errors import ClusterError
 from service.settings import PREFIX
@@ -28,11 +28,13 @@ Images and texts in; patch tokens, embeddings, scores and labels out.
   visiontower search photos.parquet "a red car"   # find in it
   visiontower similarity cat.jpg "a cat" "a dog"  # which text fits
   visiontower models                              # what can be served
+  visiontower pull openclip:RN50@openai           # fetch weights ahead
   visiontower vram demo:vit                       # what it takes of a GPU
   visiontower plan --images 1e9 --model demo:vit --gpu h100   # how long
-  visiontower verify demo:vit photos/             # are the numbers right"""
+  visiontower verify demo:vit photos/             # are the numbers right
+  visiontower doctor                              # is the machine right"""
 
-_COMMANDS = (serve, embed, search, similarity, models, vram, plan, verify, ray)
+_COMMANDS = (serve, embed, search, similarity, models, pull, vram, plan, verify, doctor, ray)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -14,9 +14,14 @@ def beginning(text: str, most: int = _SHOWN) -> str:
     return text if len(text) <= most else f"{text[:most]}..."
 
 
+def printable(text: str) -> str:
+    """Characters that would move a terminal's cursor or colour it are escaped."""
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
+
+
 def on_a_line(text: str) -> str:
-    """The beginning of a text that may come from anywhere; what a terminal would take as a command is escaped."""
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in beginning(text, 200))
+    """The beginning of a text that may come from anywhere."""
+    return printable(beginning(text, 200))
 
 
 def say(text: str) -> None:

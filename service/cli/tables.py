@@ -14,6 +14,7 @@ from encoders.adapters.catalog import DEMO, Recommended, Scheme
 from encoders.memory.plan import Row
 from encoders.memory.prediction import ALLOCATOR, MIB, Overhead
 from service.cli.fidelity import Agreement, least, most
+from service.cli.output import printable
 from service.sizes import show_bytes
 from service.spec_json import plan_json
 
@@ -122,13 +123,8 @@ def matches_table(matches: Sequence[Match], *, has_pictures: bool) -> Table:
         table.add_column("", no_wrap=True)
     for rank, match in enumerate(matches, start=1):
         picture = [match.picture or "-"] if has_pictures else []
-        table.add_row(f"{rank}", f"{match.score:+.4f}", Text(_printable(match.path)), *picture)
+        table.add_row(f"{rank}", f"{match.score:+.4f}", Text(printable(match.path)), *picture)
     return table
-
-
-def _printable(text: str) -> str:
-    """Characters that would move a terminal's cursor or colour it are escaped."""
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in text)
 
 
 def fidelity_table(agreements: Sequence[Agreement], *, bound: float) -> Table:

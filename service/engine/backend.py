@@ -33,6 +33,10 @@ def real_backend(settings: Settings) -> Backend:
     `memory` raises SettingsError if this machine does not have what they ask for.
     """
     _choose_allocator()
+    if settings.offline:
+        from encoders.runtime.downloads import go_offline  # imports libraries
+
+        go_offline()
 
     @cache
     def placement() -> Placement:

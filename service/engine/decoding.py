@@ -18,6 +18,7 @@ from encoders.contract.errors import VisiontowerError
 from encoders.images.decode import decode
 from encoders.images.price import Price
 from encoders.images.process import DecodeProcess
+from encoders.memory.machine import available_cores
 from service.engine.fair_line import FairLine
 from service.errors import HostMemoryFull, OverHostMemory, ShuttingDown
 from service.memory.account import Account, Hold
@@ -26,6 +27,14 @@ _log = logging.getLogger(__name__)
 
 _LITTLE = 4 * 1024 * 1024
 """Bytes that a decode takes without asking the account: no more of them run than there are threads."""
+
+
+def automatic_threads() -> int:
+    """Threads that decode where the operator names no number.
+
+    With one thread more the threads of a forward wait for each other's turn.
+    """
+    return max(1, available_cores() - 1)
 
 
 class Decode(Protocol):

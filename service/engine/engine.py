@@ -19,10 +19,9 @@ from typing import Any, TypeVar, overload
 
 from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
-from encoders.memory.machine import available_cores
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
-from service.engine.decoding import Decoding
+from service.engine.decoding import Decoding, automatic_threads
 from service.engine.fetcher import Fetcher
 from service.engine.images import Images
 from service.engine.label_sets import KnownLabels, LabelSets
@@ -127,9 +126,8 @@ class Engine:
             when_full=settings.when_full,
             evict_idle_s=settings.evict_idle_s,
         )
-        # With one thread more the threads of a forward wait for each other's turn.
         workers = settings.preprocess_threads
-        decoders = max(1, available_cores() - 1) if workers == "auto" else workers
+        decoders = automatic_threads() if workers == "auto" else workers
         self._decoding = Decoding(self.account, threads=decoders, processes=max(2, decoders))
         self._answer_pool = ThreadPoolExecutor(2, thread_name_prefix="answer")
         self._rehearsal: asyncio.Task[None] | None = None

@@ -54,6 +54,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     e.InvalidText: ProblemType(422, "invalid-text", "Invalid text"),
     e.EncoderIdError: ProblemType(404, "invalid-encoder-id", "Invalid encoder id"),
     e.WeightsError: ProblemType(500, "weights", "Weights cannot be loaded"),
+    e.WeightsNotHere: ProblemType(500, "weights-not-here", "Weights are not on this machine"),
     e.EncoderFailed: ProblemType(500, "encoder-failed", "Encoder failed"),
     e.NonFiniteOutput: ProblemType(500, "non-finite-output", "Non-finite output"),
     e.OutOfMemory: ProblemType(507, "out-of-memory", "Out of device memory"),
@@ -106,7 +107,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
 }
 """Every class of ours. NonFiniteOutput is a 500: the input was sound, the model was not."""
 
-_NEVER_SHOWN = (e.VisiontowerError, e.WeightsError)
+_NEVER_SHOWN = (e.VisiontowerError, e.WeightsError, e.WeightsNotHere)
 REFUSALS = tuple(sorted(kind.slug for kind in TYPES.values() if kind.status in (413, 503)))
 """Reasons of the metric rejected_total: limits and overload, found before work was done."""
 

@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from functools import partial
 from types import FrameType
 from typing import Any
@@ -19,7 +19,7 @@ from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
-from service.run import exits, heap, workers
+from service.run import exits, files, heap, workers
 from service.run.connection import Connection, Door
 from service.settings import Settings
 from service.telemetry import logs
@@ -29,8 +29,6 @@ _FLUSH_S = 5.0
 """Answers get as long to leave before a process ends whose device hangs."""
 _LAST_S = 10.0
 """After an orderly stop the process ends at the latest; a thread inside a library may never."""
-_OTHER_FILES = 512
-"""Open files of a process beside its connections: weights, libraries, sockets of its own."""
 
 
 def serve(settings: Settings) -> None:
@@ -49,7 +47,7 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
     heap.begin_loading()
-    _allow_connections(settings.max_connections)
+    files.allow(settings.max_connections)
     logs.configure(settings.log_level, form=settings.log_format)
     server = make_server(settings, siblings=siblings)
     server.owns_process = True
@@ -85,20 +83,6 @@ def make_server(
         ),
         siblings=siblings,
     )
-
-
-def _allow_connections(number: int) -> None:
-    """Let the process have that many sockets beside its other files, as far as the system's hard limit goes."""
-    with suppress(ImportError):  # not on Windows
-        import resource
-
-        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        wanted = number + _OTHER_FILES
-        if hard != resource.RLIM_INFINITY and wanted > hard:
-            _log.warning("%d connections need %d open files, and the system allows %d", number, wanted, hard)
-            wanted = hard
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
 
 
 class Server(uvicorn.Server):

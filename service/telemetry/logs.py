@@ -104,4 +104,5 @@ def _plain(value: object) -> str:
 
 
 def _is_no_traceback(record: logging.LogRecord) -> bool:
-    return "Traceback (most recent call last)" not in record.getMessage()[:60]  # a group indents its own
+    # Anywhere: a group indents its own, and a chain may begin with a cause that was never raised.
+    return "Traceback (most recent call last)" not in record.getMessage()

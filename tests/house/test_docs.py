@@ -234,7 +234,9 @@ def test_every_make_target_named_is_there() -> None:
 
 def test_every_command_named_is_one() -> None:
     found = set(re.findall(r"(?:`|^)visiontower ([a-z]+)\b", EVERYTHING, flags=re.MULTILINE))
-    assert found == {"serve", "embed", "search", "similarity", "models", "verify", "vram", "plan", "ray"}
+    assert found == {
+        "serve", "embed", "search", "similarity", "models", "verify", "vram", "plan", "pull", "doctor", "ray",
+    }  # fmt: skip
     for command in found:
         with pytest.raises(SystemExit) as ended:
             main([command, "--help"])

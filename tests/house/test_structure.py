@@ -23,6 +23,7 @@ SERVICE = (
     ("service.cluster",),
     ("service.bulk", "service.http", "service.scaling"),
     ("service.run",),
+    ("service.doctor",),
     ("service.cli",),
 )
 """From the ground up: a room imports its own floor's room alone, and the floors below."""

@@ -37,6 +37,11 @@ def reference(encoder_id: EncoderId) -> Reference:
     return OpenClipReference(model, preprocess_cfg, tokenizer())
 
 
+def weights_files(encoder_id: EncoderId) -> list[Path]:
+    """The file in this package."""
+    return [saved.weights_file(encoder_id.name, WEIGHTS)]
+
+
 def _saved(encoder_id: EncoderId, *, with_weights: bool) -> tuple[CLIP, dict[str, Any]]:
     if encoder_id.name not in NAMES or encoder_id.weights is not None:
         known = ", ".join(f"demo:{name}" for name in NAMES)

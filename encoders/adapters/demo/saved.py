@@ -18,10 +18,15 @@ def build(model_cfg: dict[str, Any]) -> CLIP:
     return CLIP(**model_cfg)
 
 
+def weights_file(name: str, folder: Path) -> Path:
+    """What a model has learnt."""
+    return folder / f"{name}.safetensors"
+
+
 def load(name: str, folder: Path, *, weights: bool = True) -> tuple[CLIP, dict[str, Any]]:
     """The saved model in float32, ready to infer, and its preprocessing; without `weights`, its shape alone."""
     described = json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
     model = build(described["model_cfg"])
     if weights:
-        model.load_state_dict(load_file(folder / f"{name}.safetensors"), strict=True)
+        model.load_state_dict(load_file(weights_file(name, folder)), strict=True)
     return model.float().eval(), described["preprocess_cfg"]

@@ -8,6 +8,7 @@ image size of config.json: CLIP's, SigLIP's, BiT's for DINOv2, DINOv3ViT's, Conv
 """
 
 from collections.abc import Callable
+from pathlib import Path
 
 from encoders.adapters.hf.checkpoint import Checkpoint, quiet
 from encoders.adapters.hf.clip import build_clip_vision
@@ -62,6 +63,11 @@ def reference(encoder_id: EncoderId) -> Reference:
                 model=str(encoder_id),
             )
         return HfReference(checkpoint)
+
+
+def weights_files(encoder_id: EncoderId) -> list[Path]:
+    """The files in the checkpoint's folder, or in the hub's cache."""
+    return Checkpoint.of(encoder_id, with_weights=True).weights_files()
 
 
 _FAMILIES: dict[str, Callable[[Checkpoint], TorchParts]] = {

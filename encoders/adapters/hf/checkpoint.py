@@ -20,6 +20,7 @@ from huggingface_hub.errors import (
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
+from huggingface_hub.utils.tqdm import are_progress_bars_disabled, enable_progress_bars
 from safetensors import safe_open
 from transformers.utils import logging as transformers_logging
 
@@ -70,10 +71,13 @@ def _names_in(file: Path) -> list[str]:
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """No bars, and no report of keys: what the report says is raised as WeightsError."""
+    """No bars but those of downloads, and no report of keys: what the report says is raised as WeightsError."""
     verbosity, bars = transformers_logging.get_verbosity(), transformers_logging.is_progress_bar_enabled()
     transformers_logging.set_verbosity_error()
-    transformers_logging.disable_progress_bar()
+    shows_downloads = not are_progress_bars_disabled()
+    transformers_logging.disable_progress_bar()  # the hub's downloads too, which take minutes
+    if shows_downloads:
+        enable_progress_bars()
     try:
         yield
     finally:
@@ -197,6 +201,15 @@ class Checkpoint:
         if self.has("modules.json"):
             return f" It is of sentence-transformers: download it and write hf:FOLDER/0_CLIPModel for {self.name}."
         return ""
+
+    def weights_files(self) -> list[Path]:
+        """Of its folder, or of the hub's cache. Raises WeightsError if there are none."""
+        if self.options["local_files_only"]:
+            return _files_of_weights(Path(self.name), self.id)
+        config = try_to_load_from_cache(self.name, "config.json", revision=self.options["revision"])
+        if not isinstance(config, str):
+            raise WeightsError(f"The cache has no {self.name} for {self.id}.", model=self.id)
+        return _files_of_weights(Path(config).parent, self.id)
 
     def config(self) -> Any:
         """Its configuration, without the kernels for attention that it was trained with: they may not be here."""

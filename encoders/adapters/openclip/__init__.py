@@ -48,6 +48,14 @@ def reference(encoder_id: EncoderId, preprocess: str | None = None, quick_gelu: 
     return OpenClipReference(model, open_clip.get_model_preprocess_cfg(model), tokenizer)
 
 
+def weights_files(encoder_id: EncoderId) -> list[Path]:
+    """The file that an id names, or the one of its tag in the cache of its library."""
+    path = file_of(encoder_id)
+    if path is None:
+        path = Path(open_clip.download_pretrained(open_clip.get_pretrained_cfg(encoder_id.name, encoder_id.weights)))
+    return [path]
+
+
 def _source(encoder_id: EncoderId) -> str:
     """The model's name as open_clip takes it."""
     return f"local-dir:{encoder_id.name}" if Path(encoder_id.name).is_dir() else encoder_id.name
@@ -76,10 +84,13 @@ def _created(encoder_id: EncoderId, preprocess: str | None, quick_gelu: str | No
 
 @contextmanager
 def _unwarned() -> Iterator[None]:
-    """open_clip warns, on the root logger, of a model without weights; here that is meant so: they come later."""
+    """Without two lines that open_clip writes to the root logger.
+
+    One warns of a model without weights: they come later. One tells a failed download, which is raised too.
+    """
 
     def is_another(record: logging.LogRecord) -> bool:
-        return not record.msg.startswith("No pretrained weights loaded")
+        return not str(record.msg).startswith(("No pretrained weights loaded", "Failed to download weights"))
 
     root = logging.getLogger()
     root.addFilter(is_another)

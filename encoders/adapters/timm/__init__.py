@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import timm
+import torch
+from huggingface_hub import try_to_load_from_cache
 
 from encoders.adapters.hints import hint_for_folder, hint_for_name
 from encoders.adapters.registry import EncoderId
@@ -42,6 +44,18 @@ def trunk_parts(trunk: Any, *, encoder_id: str) -> TorchParts:
 def reference(encoder_id: EncoderId) -> Reference:
     """The same backbone as timm runs it. Raises EncoderIdError or WeightsError."""
     return TimmReference(_created(encoder_id, with_weights=True))
+
+
+def weights_files(encoder_id: EncoderId) -> list[Path]:
+    """The file that an id names, or the one in the cache of timm's library."""
+    if encoder_id.weights is not None:
+        return [Path(encoder_id.weights)]
+    config: Any = timm.get_pretrained_cfg(encoder_id.name)
+    if not config.hf_hub_id:
+        return [Path(torch.hub.get_dir(), "checkpoints", Path(config.url).name)]
+    names = (config.hf_hub_filename,) if config.hf_hub_filename else ("model.safetensors", "pytorch_model.bin")
+    cached = (try_to_load_from_cache(config.hf_hub_id, name) for name in names)
+    return [Path(path) for path in cached if isinstance(path, str)][:1]
 
 
 def _created(encoder_id: EncoderId, *, with_weights: bool) -> Any:

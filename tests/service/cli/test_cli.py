@@ -27,7 +27,7 @@ from service.settings import PREFIX, Settings
 from service.sizes import show_bytes
 from tests.support.serving import backend_of, image_bytes
 
-COMMANDS = ("serve", "embed", "search", "similarity", "models", "vram")
+COMMANDS = ("serve", "embed", "search", "similarity", "models", "vram", "pull")
 
 
 @pytest.fixture(autouse=True)

@@ -26,7 +26,11 @@ def lines() -> Iterator[io.StringIO]:
         each.setLevel(level)
 
 
-@pytest.mark.parametrize("error", [ValueError("a"), ExceptionGroup("many", [ValueError("a"), TypeError("b")])])
+CHAIN = ValueError("a")
+CHAIN.__cause__ = ConnectionError("https://huggingface.co/a/resolve/main/model.safetensors: offline mode is enabled")
+
+
+@pytest.mark.parametrize("error", [CHAIN, ValueError("a"), ExceptionGroup("many", [ValueError("a"), TypeError("b")])])
 def test_a_start_that_fails_leaves_no_traceback(error: Exception, lines: io.StringIO) -> None:
     uvicorn = logging.getLogger("uvicorn.error")
     try:
