@@ -8,6 +8,7 @@ import json
 from collections.abc import Mapping
 from functools import cached_property
 from typing import Annotated, Any, Literal, TypeAlias, get_args
+from urllib.parse import urlsplit
 
 from pydantic import BeforeValidator, Field, field_validator, model_validator
 from pydantic_settings import (
@@ -208,6 +209,34 @@ class Settings(BaseSettings):
         default="auto",
         description="Logs as text for people, or as json for machines; auto: text on a terminal.",
     )
+
+    traces_endpoint: str = Field(
+        default="",
+        description="Where traces are sent, by OTLP over HTTP, such as http://collector:4318/v1/traces; empty: "
+        "nowhere. It needs the extra otel (docs/traces.md).",
+    )
+    traces_share: float = Field(
+        default=0.1,
+        ge=0,
+        le=1,
+        description="Share of the requests that are traced, of those whose caller has not decided it (traceparent).",
+    )
+
+    @field_validator("traces_endpoint")
+    @classmethod
+    def _is_collector(cls, value: str) -> str:
+        """The path that OTLP has by default is added to a URL that has none."""
+        if not value:
+            return value
+        parts = urlsplit(value)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"'{value}' is no URL of a collector: use http://HOST:4318/v1/traces")
+        try:
+            import opentelemetry.exporter.otlp.proto.http
+            import opentelemetry.sdk.trace  # noqa: F401  # the first does not import it
+        except ImportError as error:
+            raise ValueError("it takes libraries that are not here: pip install 'visiontower[otel]'") from error
+        return value if parts.path.strip("/") else parts._replace(path="/v1/traces").geturl()
 
     @field_validator("protocols", mode="before")
     @classmethod

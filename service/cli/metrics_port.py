@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 @contextmanager
 def metrics_served(engine: "Engine", port: int) -> Iterator[int]:
     """GET /metrics on 127.0.0.1, as the server has it. Gives the port; for 0 it is a free one. Raises ArgumentError."""
-    from service.telemetry.metrics import CONTENT_TYPE
+    from service.telemetry.metrics import TEXT
 
     loop = asyncio.get_running_loop()
 
@@ -31,7 +31,7 @@ def metrics_served(engine: "Engine", port: int) -> Iterator[int]:
                 return
             body = asyncio.run_coroutine_threadsafe(exposition(), loop).result(timeout=10)
             self.send_response(200)
-            self.send_header("Content-Type", CONTENT_TYPE)
+            self.send_header("Content-Type", TEXT.content_type)
             self.send_header("Content-Length", str(len(body)))
             self.end_headers()
             self.wfile.write(body)

@@ -11,6 +11,7 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import httpx
+from opentelemetry.propagate import inject
 
 from service.engine.look_ups import LookUps
 from service.errors import ImageFetchFailed, ImageUrlRefused, Overloaded, shown
@@ -119,10 +120,13 @@ class Fetcher:
     async def _get(self, url: str, parsed: httpx.URL, fetched: Hold) -> bytes:
         assert self._client is not None, "_allowed has refused"
         address = await self._address(url, parsed)
+        of_trace: dict[str, str] = {}
+        inject(of_trace)  # nothing, if no span is current
         request = self._client.build_request(
             "GET",
             parsed.copy_with(host=address),
             headers={
+                **of_trace,
                 "Host": parsed.netloc.decode(),
                 "Accept": "image/*",
                 "Accept-Encoding": "identity",

@@ -14,6 +14,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
 
+from opentelemetry.trace import SpanKind
 from PIL import Image
 
 from encoders.contract.encoder import Encoder
@@ -31,6 +32,7 @@ from service.scheduling.device_threads import DeviceThreads, Expected
 from service.scheduling.items import Answer
 from service.scheduling.resident import Resident
 from service.telemetry.metrics import ImageStages
+from service.telemetry.tracing import TRACE, UNTRACED
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -100,6 +102,9 @@ class Images:
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
         stages = [ImageStages() for _ in sources]
+        if (trace := TRACE.get()) is not None:
+            for index, spent in enumerate(stages):
+                spent.trace = trace.of_image(index)
         urls = list(map(type, sources)).count(ImageUrl)
         with self._fetcher.request(urls) if urls else _NO_URLS as fetched:
             flow = _Flow(fetched)
@@ -148,7 +153,7 @@ class Images:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             cost = self._price(image_bytes, encoder, shape.size)
-            expected = self._threads.expect(resident, shape, deadline=deadline)
+            expected = self._threads.expect(resident, shape, deadline=deadline, trace=spent.trace)
             job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
             try:
                 self._decoding.submit(job, flow)
@@ -178,7 +183,9 @@ class Images:
             views, given = await self._done(
                 cost, flow, lambda decode: self._made(decode, image_bytes, encoder, canvas, spent, cut)
             )
-            futures = [self._threads.submit(resident, shape, view, deadline=deadline) for view in views]
+            futures = [
+                self._threads.submit(resident, shape, view, deadline=deadline, trace=spent.trace) for view in views
+            ]
             answers: list[Answer[Encoded]] = []
             for answer in await _gathered(futures):
                 if isinstance(answer, VisiontowerError):
@@ -206,7 +213,7 @@ class Images:
             ]
         made = [task.result() for task in tasks]
         sound = {index: each for index, each in enumerate(made) if not isinstance(each, VisiontowerError)}
-        futures = self._threads.submit_set(resident, shape, list(sound.values()), deadline=deadline)
+        futures = self._threads.submit_set(resident, shape, list(sound.values()), deadline=deadline, trace=TRACE.get())
         answers = dict(zip(sound, await _gathered(futures), strict=True))
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
@@ -242,7 +249,8 @@ class Images:
             return await self._done(_FREE, flow, lambda _: _read(source))
         started = self._clock()
         assert flow.fetched is not None, "encode has counted the URLs"
-        image_bytes = await self._fetcher.fetch(source.url, flow.fetched)
+        with spent.trace.stage("fetch", kind=SpanKind.CLIENT) if spent.trace else UNTRACED:
+            image_bytes = await self._fetcher.fetch(source.url, flow.fetched)
         spent.fetch = self._clock() - started
         return image_bytes
 
@@ -311,10 +319,12 @@ class Images:
         at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
         started = self._clock()
         try:
-            image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
+            with spent.trace.stage("decode") if spent.trace else UNTRACED:
+                image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
             decoded = self._clock()
             spent.decode = decoded - started
-            pixels = preprocess(image)
+            with spent.trace.stage("preprocess") if spent.trace else UNTRACED:
+                pixels = preprocess(image)
         except VisiontowerError:
             raise
         except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels

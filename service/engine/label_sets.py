@@ -28,6 +28,7 @@ from service.errors import (
     shown,
 )
 from service.memory.planner import Planner
+from service.telemetry.tracing import TRACE
 
 _log = logging.getLogger(__name__)
 _FULL_S = 0.5
@@ -160,6 +161,7 @@ class LabelSets:
         return task.result()
 
     async def _embed(self, work: _Work, name: str, templates: tuple[str, ...], *, model: str) -> KnownLabels:
+        TRACE.set(None)  # it is for all requests, and may outlast the one that began it
         labels = self._sets[name]
         limits = PromptLimits(prompts=self._most_prompts, chars=2**63, all_chars=2**63)  # the operator's own words
         step = self._most_prompts // len(templates)

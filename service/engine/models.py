@@ -33,6 +33,7 @@ from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
 from service.sizes import show_bytes
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import TRACE, UNTRACED
 
 R = TypeVar("R")
 Load = Callable[[str], Encoder]
@@ -197,7 +198,9 @@ class Models:
         self._users[model] += 1
         try:
             while model not in self._residents:
-                await self._put_once(model)
+                trace = TRACE.get()
+                with trace.stage("load") if trace else UNTRACED:
+                    await self._put_once(model)
             for shape in shapes:
                 if self._fits.get(shape) != self._budget.state:
                     await self._require_room(shape)

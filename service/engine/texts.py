@@ -20,6 +20,7 @@ from service.memory.account import Account, Hold
 from service.memory.shape import TextShape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
+from service.telemetry.tracing import TRACE, UNTRACED
 
 _PIECE_CHARS = 4096
 """Prompts are tokenised so many characters at a time, or one prompt: some milliseconds, rarely some tens."""
@@ -130,7 +131,9 @@ class Texts:
         missing = None
         if wanted.missing is not None:
             prompts = await self._filled(wanted.missing)
-            ids, of_prompts = await self._ids(prompts, resident=resident)
+            trace = TRACE.get()
+            with trace.stage("tokenize") if trace else UNTRACED:
+                ids, of_prompts = await self._ids(prompts, resident=resident)
             missing = wanted.missing.texts, prompts, ids
             lengths.update(zip(wanted.missing.texts, prompts.tokens(of_prompts), strict=True))
         in_order = [lengths[text] for text in wanted.texts]
@@ -189,10 +192,11 @@ class Texts:
 
         Raises EncoderFailed, Unavailable or DeadlineExceeded.
         """
+        trace = TRACE.get()
         if is_set:
-            futures = self._threads.submit_set(resident, shape, list(ids), deadline=deadline)
+            futures = self._threads.submit_set(resident, shape, list(ids), deadline=deadline, trace=trace)
         else:
-            futures = [self._threads.submit(resident, shape, row, deadline=deadline) for row in ids]
+            futures = [self._threads.submit(resident, shape, row, deadline=deadline, trace=trace) for row in ids]
         try:
             answers = await asyncio.gather(*futures)
         finally:

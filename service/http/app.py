@@ -11,6 +11,7 @@ from importlib.metadata import version
 from typing import Any
 
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
@@ -26,6 +27,7 @@ from service.http.siblings import Siblings
 from service.http.web import pages
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Tracing
 
 
 def create_app(
@@ -35,15 +37,18 @@ def create_app(
     clock: Callable[[], float] = time.monotonic,
     siblings: Siblings | None = None,
     protocols: Sequence[Protocol] | None = None,
+    tracer_provider: TracerProvider | None = None,
 ) -> FastAPI:
     """The app. Encoders load when it starts up.
 
     backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve, in
-    place of those that the settings name.
+    place of those that the settings name. tracer_provider: takes the traces; else the collector of the settings does,
+    or OpenTelemetry's global provider, if there is one by now.
     """
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
+    tracing = Tracing.of(settings.traces_endpoint, share=settings.traces_share, provider=tracer_provider)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -54,6 +59,8 @@ def create_app(
             yield
             await engine.drain()
         readers.close()
+        if tracing is not None:
+            await tracing.close()
 
     readers = Readers()
     app = _App(
@@ -62,7 +69,7 @@ def create_app(
         version=version("visiontower"),
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
-        middleware=middleware(metrics=metrics, clock=clock),
+        middleware=middleware(metrics=metrics, clock=clock, tracing=tracing),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
     )

@@ -29,6 +29,7 @@ from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
 from service.telemetry.request_record import RequestRecord
+from service.telemetry.tracing import TRACE, UNTRACED
 
 _SMALL_BYTES = 65_536
 """Bodies up to this size are taken apart on the event loop. They, and answers up to it, are not asked of the account:
@@ -124,7 +125,11 @@ class Exchange:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
             async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
-                work = self._run(request, engine, await self._incoming(request, engine, holds), holds)
+                trace = TRACE.get()
+                with trace.stage("body") if trace else UNTRACED:
+                    incoming = await self._incoming(request, engine, holds)
+                work = self._run(request, engine, incoming, holds)
+                del incoming
                 return await _while_present(request, work)
         except VisiontowerError as error:
             return self._refused(error, request, engine)
@@ -188,11 +193,13 @@ class Exchange:
         return asked
 
     async def _run(self, request: Request, engine: Engine, incoming: Incoming, holds: list[Hold]) -> Answer:
-        if "content-encoding" in request.headers:
-            encoding = ",".join(request.headers.getlist("content-encoding"))
-            incoming = await self._inflated(incoming, encoding, engine.account, holds)
-        is_little = len(incoming.body) <= min(_SMALL_BYTES, incoming.settings.max_json_bytes)
-        asked = self.route.read(incoming) if is_little else await self._read(incoming, holds)
+        trace = TRACE.get()
+        with trace.stage("read") if trace else UNTRACED:
+            if "content-encoding" in request.headers:
+                encoding = ",".join(request.headers.getlist("content-encoding"))
+                incoming = await self._inflated(incoming, encoding, engine.account, holds)
+            is_little = len(incoming.body) <= min(_SMALL_BYTES, incoming.settings.max_json_bytes)
+            asked = self.route.read(incoming) if is_little else await self._read(incoming, holds)
         record: RequestRecord = request.scope["record"]
         record.request_bytes = len(incoming.body)
         note_request(record, asked.request, engine.models)
@@ -208,10 +215,11 @@ class Exchange:
             holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
         result: Result = await engine.run(asked.request)
         started = engine.clock()
-        if result.values <= INLINE_VALUES:
-            answer = self.route.write(result, reply)
-        else:
-            answer = await engine.on_pool(partial(self.route.write, result, reply))
+        with trace.stage("serialize") if trace else UNTRACED:
+            if result.values <= INLINE_VALUES:
+                answer = self.route.write(result, reply)
+            else:
+                answer = await engine.on_pool(partial(self.route.write, result, reply))
         note_result(record, result)
         record.stages["serialize"] = engine.clock() - started
         return answer

@@ -170,4 +170,15 @@ READY: dict[str, Any] = {
         **problem_responses(404),
     },
 }
+METRICS: dict[str, Any] = {
+    "responses": {
+        200: {
+            "description": "Text, or OpenMetrics with exemplars if `Accept` names it",
+            "content": {
+                "text/plain": {"schema": {"type": "string"}},
+                "application/openmetrics-text": {"schema": {"type": "string"}},
+            },
+        }
+    }
+}
 PROBLEM_PAGE: dict[str, Any] = {"responses": problem_responses(404)}

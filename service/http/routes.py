@@ -19,7 +19,7 @@ from service.http.exchange import own_path, record_of
 from service.http.json import to_json
 from service.http.protocol import Answer
 from service.spec_json import spec_json
-from service.telemetry.metrics import CONTENT_TYPE
+from service.telemetry.metrics import TEXT, Form
 
 
 def add(app: FastAPI) -> None:
@@ -39,14 +39,16 @@ def add(app: FastAPI) -> None:
         engine = _engine(request)
         return _json(_card(engine, engine.models.id_of(model)))
 
-    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse)
+    @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, **openapi.METRICS)
     async def metrics(request: Request) -> Response:
         engine = _engine(request)
-        exposition = engine.metrics.exposition(engine.now())
         siblings = request.app.state.siblings
+        # Several processes add up their counts, of which text is enough; exemplars cannot be added up.
+        form = Form.of(request.headers.get("accept", "")) if siblings is None else TEXT
+        exposition = engine.metrics.exposition(engine.now(), form=form)
         if siblings is not None:
             exposition = await siblings.exposition(exposition, port=request.scope["server"][1])
-        return Response(exposition, media_type=CONTENT_TYPE)
+        return Response(exposition, headers={"content-type": form.content_type})
 
     @app.get("/health/live", summary="Whether the process answers")
     async def live() -> dict[str, str]:

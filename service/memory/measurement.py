@@ -27,15 +27,16 @@ class Measurement:
         """Shapes whose forwards need not be measured any more."""
 
     @contextmanager
-    def forward(self, shape: Shape, batch: int) -> Iterator[None]:
-        """Measures the block in which a forward is begun. A forward takes all its memory there (Encoder.begin).
+    def forward(self, shape: Shape, batch: int) -> Iterator[Reading]:
+        """Measures the block in which a forward is begun; the reading has a value at its end.
 
-        So the reading is of one batch, though another may run on the device: the memory of that one was given back.
+        A forward takes all its memory in the block (Encoder.begin). So the reading is of one batch, though another may
+        run on the device: the memory of that one was given back.
         """
         is_due = self._memory.reads_freely or self._forwards[shape] < _FIRST
         with self._memory.reading() if is_due else nullcontext(Reading()) as reading:
-            yield
-        predicted = self._budget.predicted(shape, batch)
+            yield reading
+        predicted = self.predicted(shape, batch)
         if reading.peak is not None and predicted:
             ratio = self._budget.measured(shape, batch, reading.peak)
             self._metrics.measured(shape.model, predicted=predicted, peak=reading.peak, ratio=ratio)
@@ -44,6 +45,10 @@ class Measurement:
             self._budget.ran(shape, batch)
         if not self._memory.reads_freely:
             self._count(shape, has_cap=has_cap)
+
+    def predicted(self, shape: Shape, batch: int) -> int:
+        """Bytes that a forward is expected to take."""
+        return self._budget.predicted(shape, batch)
 
     def ran_out(self, shape: Shape, batch: int) -> None:
         """A forward found no room. From now on this shape's forwards are watched until its ceiling is forgotten."""

@@ -25,6 +25,7 @@ from service.errors import ImageDoesNotFit, Overloaded
 from service.line import Line, Place, Rank
 from service.memory.budget import Budget
 from service.memory.shape import ImageShape, Shape, TextShape
+from service.telemetry.tracing import TRACE, UNTRACED
 
 R = TypeVar("R")
 
@@ -93,7 +94,9 @@ class Planner:
         if isinstance(known, ImageShape):
             self._shapes.move_to_end((model, None, size, outputs))
             return known
-        return await self._image_shape(model, None, size, outputs, (urgency,))
+        trace = TRACE.get()
+        with trace.stage("plan") if trace else UNTRACED:
+            return await self._image_shape(model, None, size, outputs, (urgency,))
 
     async def text_shape(self, model: str, *, urgency: Urgency = Urgency.REQUEST) -> TextShape:
         """The shape of the model's texts. Raises EncoderFailed if the blueprint cannot run."""

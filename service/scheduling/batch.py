@@ -29,8 +29,8 @@ class Batch:
     """Items of one shape, given to their encoder when the batch is made.
 
     is_done: the device has finished, so no other batch can be begun behind this one. outcomes: one an item, in order,
-    once they are known. worked: whether any item has a row. on_failure: called after each forward that failed, on the
-    device thread; others may follow.
+    once they are known. worked: whether any item has a row. peak: bytes that the forward took, if it was measured.
+    on_failure: called after each forward that failed, on the device thread; others may follow.
     """
 
     def __init__(
@@ -48,6 +48,7 @@ class Batch:
         self._on_failure = on_failure
         self.outcomes: list[Outcome] | None = None
         self.worked = False
+        self.peak: int | None = None
         self._failure: EncoderFailed | None = None
         self._forward: Forward | _Texts | None = None
         self.is_done = True
@@ -79,11 +80,12 @@ class Batch:
         payloads, shape = self._payloads, self._shape
         stacked = payloads[0][None] if len(payloads) == 1 else np.stack(payloads)
         is_settled = shape in self._measurement.settled
-        with nullcontext() if is_settled else self._measurement.forward(shape, len(payloads)):
+        with nullcontext() if is_settled else self._measurement.forward(shape, len(payloads)) as reading:
             if isinstance(shape, ImageShape):
                 self._forward = self._encoder.begin(stacked, shape.outputs)
             else:
                 self._forward = _Texts(self._encoder.encode_text(stacked))
+        self.peak = None if reading is None else reading.peak
         self.is_done = self._forward.is_done
         if self.is_done:
             self._take_rows()

@@ -31,7 +31,9 @@ from service.scheduling.limits import BatchLimits
 from service.scheduling.patience import Patience
 from service.scheduling.queue import Line, Queue, Taken
 from service.scheduling.resident import Resident
+from service.scheduling.spans import trace_forward, trace_unserved
 from service.telemetry.metrics import Metrics
+from service.telemetry.tracing import Trace
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
@@ -144,26 +146,34 @@ class DeviceThreads:
             since = self._queue.oldest_since(model)
             return self._queue.waiting_images(model), 0.0 if since is None else max(0.0, self._clock() - since)
 
-    def submit(self, resident: Resident, shape: Shape, payload: Any, *, deadline: float) -> asyncio.Future[Answer[Any]]:
+    def submit(
+        self, resident: Resident, shape: Shape, payload: Any, *, deadline: float, trace: Trace | None = None
+    ) -> asyncio.Future[Answer[Any]]:
         """Queue one image's pixels or one text's ids; cancelling the future takes the item out of the queue.
 
         payload: uint8 [H, W, 3] for an ImageShape, int64 [context_length] for a TextShape. deadline: on the clock; the
-        item is not run past it.
+        item is not run past it. trace: of its request.
 
         The future ends with an Answer, EncoderFailed, DeadlineExceeded, or the error of `abandon` or of the thread's
         end. Raises DeviceLost, or the error that everything was abandoned with.
         """
-        item = self._item(resident, payload)
+        item = self._item(resident, payload, trace)
         with self._wake:
             item.ticket, _ = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
             self._wake.notify_all()
         return item.future
 
     def submit_set(
-        self, resident: Resident, shape: Shape, payloads: Sequence[Any], *, deadline: float
+        self,
+        resident: Resident,
+        shape: Shape,
+        payloads: Sequence[Any],
+        *,
+        deadline: float,
+        trace: Trace | None = None,
     ) -> list[asyncio.Future[Answer[Any]]]:
         """As `submit`, of items that share their forwards with nobody else, in order."""
-        items = [self._item(resident, payload) for payload in payloads]
+        items = [self._item(resident, payload, trace) for payload in payloads]
         with self._wake:
             tickets = self._queue.put_set(shape, items, now=self._clock(), deadline=deadline)
             for item, ticket in zip(items, tickets, strict=True):
@@ -171,9 +181,9 @@ class DeviceThreads:
             self._wake.notify_all()
         return [item.future for item in items]
 
-    def expect(self, resident: Resident, shape: ImageShape, *, deadline: float) -> Expected:
+    def expect(self, resident: Resident, shape: ImageShape, *, deadline: float, trace: Trace | None = None) -> Expected:
         """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
-        expected = Expected(self, self._item(resident, None), shape, deadline)
+        expected = Expected(self, self._item(resident, None, trace), shape, deadline)
         if self._patience is not None:
             with self._wake:
                 self._patience.expect(shape)
@@ -253,11 +263,11 @@ class DeviceThreads:
             return False
         return True
 
-    def _item(self, resident: Resident, payload: Any) -> Item:
+    def _item(self, resident: Resident, payload: Any, trace: Trace | None) -> Item:
         """Not queued yet. Raises as `_promise`, and what is said while a forward of the encoder hangs."""
         if resident.hang is not None:
             raise resident.hang.with_traceback(None)  # each time it would hold more frames
-        item = Item(resident, payload, self._promise())
+        item = Item(resident, payload, self._promise(), trace)
         item.future.add_done_callback(partial(self._forget, item))
         return item
 
@@ -274,8 +284,11 @@ class DeviceThreads:
         """Nobody waits for a cancelled item: take it out of the queue."""
         if future.cancelled():
             with self._wake:
-                if item.ticket is not None and self._queue.discard(item.ticket):
+                left = None if item.ticket is None else self._queue.discard(item.ticket)
+                if left is not None:
                     self._wake.notify_all()  # the next batch may have waited with it
+            if left is not None:
+                trace_unserved(left, now=self._clock())
 
     # From here on: the device threads.
 
@@ -357,6 +370,7 @@ class DeviceThreads:
     def _tell_expired(self, taken: Taken[Item]) -> None:
         for late in taken.expired:
             self.tell(fail, [late.item.future], DeadlineExceeded())
+            trace_unserved(late, now=self._clock())
 
     def _run(self, lane: int, taken: Taken[Item], part: int) -> None:
         """Run the batch, and those that are begun behind it: none is on the device any more when this returns."""
@@ -414,10 +428,11 @@ class DeviceThreads:
         else:
             self._go_on(lane, None)
             resident.probe()
-        futures, waits = [], []
+        futures, waits, is_traced = [], [], False
         for waiting in taken.batch:
             futures.append(waiting.item.future)
             waits.append(running.started - waiting.since)
+            is_traced = is_traced or waiting.item.trace is not None
         self._ran.append((shape, ended - max(running.started, before)))  # it had the device once that was free
         ceiling = self._limits.of(shape).ceiling
         if batch.worked:  # a failure may be quick, and says nothing of how fast forwards are
@@ -432,6 +447,12 @@ class DeviceThreads:
             forward_s=forward_s,
         )
         self.tell(_deliver, futures, outcomes, waits, forward_s)
+        if is_traced:
+            about = {"visiontower.lane": lane, "visiontower.predicted_bytes": self._measurement.predicted(shape, items)}
+            if batch.peak is not None:
+                about["visiontower.peak_bytes"] = batch.peak
+            now, started = self._clock(), running.started
+            trace_forward(taken, outcomes, started=started, ended=ended, now=now, attributes=about)
         return ended
 
     def tell(self, function: Callable[..., None], *args: Any) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from service.scheduling.resident import Resident
+from service.telemetry.tracing import Trace
 
 R = TypeVar("R")
 
@@ -25,11 +26,15 @@ class Answer(Generic[R]):
 
 @dataclass
 class Item:
-    """An image's pixels or a text's ids, for an encoder; None while the pixels are being made."""
+    """An image's pixels or a text's ids, for an encoder; None while the pixels are being made.
+
+    trace: of its request, if that is traced.
+    """
 
     resident: Resident
     payload: Any
     future: asyncio.Future[Any]
+    trace: Trace | None = None
     ticket: int | None = None
     """Its place in the queue, once it is there."""
 

@@ -138,17 +138,17 @@ class Queue(Generic[T]):
         self.size += len(items)
         return list(tickets)
 
-    def discard(self, ticket: int) -> bool:
-        """Take an item out unserved; False if it does not wait any more."""
+    def discard(self, ticket: int) -> Waiting[T] | None:
+        """Take an item out unserved; None if it does not wait any more."""
         key = self._places.pop(ticket, None)
         if key is None:
-            return False
+            return None
         self.size -= 1
         line = self._lines[key]
-        del line.waiting[ticket]
+        waiting = line.waiting.pop(ticket)
         if not line.waiting:
             del self._lines[key]
-        return True
+        return waiting
 
     def clear(self) -> None:
         """Take everything out unserved."""

@@ -1,7 +1,7 @@
 """The service's counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
 
 import platform
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from importlib.metadata import version
@@ -17,11 +17,29 @@ from prometheus_client import (
 )
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
+from prometheus_client.openmetrics import exposition as openmetrics
 
 from encoders.contract.values import ImageSize
 from service.telemetry.request_record import RequestRecord
+from service.telemetry.tracing import Trace
 
-CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+
+@dataclass(frozen=True)
+class Form:
+    """A format of Prometheus'."""
+
+    content_type: str
+    write: Callable[[CollectorRegistry], bytes]
+
+    @classmethod
+    def of(cls, accept: str) -> "Form":
+        """The one that the header Accept asks for: OpenMetrics if it is named, as by Prometheus, else text."""
+        return OPEN_METRICS if "application/openmetrics-text" in accept else TEXT
+
+
+TEXT = Form("text/plain; version=0.0.4; charset=utf-8", generate_latest)
+OPEN_METRICS = Form("application/openmetrics-text; version=1.0.0; charset=utf-8", openmetrics.generate_latest)
+"""Has exemplars: a request's trace beside the bucket that counts it."""
 
 _SIZES_A_MODEL = 32
 """Resolutions are the callers' to choose, label values are not: later ones are counted as `other`."""
@@ -67,13 +85,14 @@ class Now:
 
 @dataclass
 class ImageStages:
-    """Seconds that one image spent in each stage; 0 where it has not been."""
+    """Seconds that one image spent in each stage; 0 where it has not been. trace: of the image, if it is traced."""
 
     fetch: float = 0.0
     decode: float = 0.0
     preprocess: float = 0.0
     queue: float = 0.0
     forward: float = 0.0
+    trace: Trace | None = None
 
     @property
     def seconds(self) -> tuple[float, ...]:
@@ -209,7 +228,8 @@ class Metrics:
     def request(self, record: RequestRecord) -> None:
         """A request has been answered."""
         self._request(record.route, str(record.status), record.protocol).inc()
-        self._duration(record.route).observe(record.seconds)
+        exemplar = None if record.trace_id is None else {"trace_id": record.trace_id}
+        self._duration(record.route).observe(record.seconds, exemplar)
         if record.model is not None and "serialize" in record.stages:
             self._stage(record.model, "serialize").observe(record.stages["serialize"])
         if record.key is not None:
@@ -295,9 +315,9 @@ class Metrics:
         """A connection was closed by a limit."""
         self._closed.labels(reason).inc()
 
-    def exposition(self, now: Now) -> bytes:
-        """All of it, in Prometheus' text format."""
-        return generate_latest(self.registry) + generate_latest(_Looked(self.gauges(now)))
+    def exposition(self, now: Now, *, form: Form = TEXT) -> bytes:
+        """All of it."""
+        return form.write(_Looked(self.families(now)))
 
     def families(self, now: Now) -> list[Metric]:
         """All of it, for another exporter."""
@@ -357,12 +377,12 @@ class Metrics:
 
 
 class _Looked(CollectorRegistry):
-    """A registry of gauges that were looked at once."""
+    """A registry of metrics that were looked at once."""
 
-    def __init__(self, gauges: Sequence[Metric]) -> None:
+    def __init__(self, families: Sequence[Metric]) -> None:
         super().__init__(auto_describe=False)
-        self._gauges = gauges
+        self._families = families
 
     def collect(self) -> Iterable[Metric]:
         """As given."""
-        return self._gauges
+        return self._families

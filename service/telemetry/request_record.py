@@ -15,7 +15,7 @@ class RequestRecord:
     the request's head to the end of its answer. key: the name of the caller's access key. model: that was asked, and
     resolution: at which it sees the images. failed: images that stand as errors in the answer; cached: images whose
     result was in the cache. stages: seconds by stage, of several images those of the slowest. request_bytes,
-    answer_bytes: of the bodies.
+    answer_bytes: of the bodies. trace_id: of its trace, if it has one.
     """
 
     request_id: str
@@ -34,6 +34,7 @@ class RequestRecord:
     texts: int = 0
     request_bytes: int = 0
     answer_bytes: int = 0
+    trace_id: str | None = None
     stages: dict[str, float] = field(default_factory=dict)
 
     def facts(self) -> Iterator[tuple[str, object]]:

@@ -30,7 +30,7 @@ from tests.support.prometheus import RULES, rules
 from tests.support.serving import backend_of
 
 DEPLOY = ROOT / "deploy"
-COMPOSE_FILES = ("docker-compose.yml", "deploy/compose.gpu.yml")
+COMPOSE_FILES = ("docker-compose.yml", "deploy/compose.gpu.yml", "deploy/compose.traces.yml")
 DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 PORT = Settings.model_fields["port"].default
 
@@ -236,6 +236,22 @@ def test_ports_are_open_to_this_machine_only_and_lead_to_the_services() -> None:
 
 def test_the_gpu_file_changes_services_that_are_there() -> None:
     assert set(loaded("deploy/compose.gpu.yml")["services"]) <= set(loaded("docker-compose.yml")["services"])
+
+
+def test_traces_go_to_a_jaeger_that_grafana_finds() -> None:
+    services = loaded("deploy/compose.traces.yml")["services"]
+    assert services.keys() == {"visiontower", "jaeger"}
+    given: dict[str, Any] = {name: _default(value) for name, value in services["visiontower"]["environment"].items()}
+    settings = Settings(**{name.removeprefix(PREFIX).lower(): value for name, value in given.items()})
+    assert settings.traces_endpoint == "http://jaeger:4318/v1/traces"
+    assert services["jaeger"]["ports"] == ["127.0.0.1:16686:16686"]
+    assert re.search(r":\d+\.\d+\.\d+$", services["jaeger"]["image"])
+    (jaeger,) = loaded("deploy/grafana/provisioning/datasources/jaeger.yml")["datasources"]
+    assert jaeger["url"] == "http://jaeger:16686"
+    (prometheus,) = loaded("deploy/grafana/provisioning/datasources/prometheus.yml")["datasources"]
+    (link,) = prometheus["jsonData"]["exemplarTraceIdDestinations"]
+    assert link == {"name": "trace_id", "datasourceUid": jaeger["uid"]}
+    assert "--enable-feature=exemplar-storage" in loaded("docker-compose.yml")["services"]["prometheus"]["command"]
 
 
 def test_a_stop_waits_for_the_drain() -> None:

@@ -1,12 +1,14 @@
 """A real Prometheus scrapes the real service with deploy/'s files. It waits, as both are processes."""
 
 import json
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
 import httpx
 import pytest
 
+from tests.support.collector import collecting
 from tests.support.paths import ROOT
 from tests.support.process import served
 from tests.support.prometheus import PROMETHEUS, RULES, Prometheus, needs_prometheus, promtool, rules, scraping, until
@@ -42,7 +44,8 @@ def running(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """deploy/'s configuration with the target replaced, and scraped more often so that rates come sooner."""
     folder = tmp_path_factory.mktemp("prometheus")
     with (
-        served("--model", "demo:vit") as address,
+        collecting() as collected,
+        served("--model", "demo:vit", "--traces-endpoint", collected.endpoint, "--traces-share", "1") as address,
         httpx.Client(base_url=address, trust_env=False) as client,
         scraping(folder, [address.removeprefix("http://")]) as prometheus,
     ):
@@ -62,6 +65,14 @@ def test_the_live_metrics_follow_prometheus_conventions(running: Running) -> Non
     assert response.headers["content-type"].startswith("text/plain; version=0.0.4")
     done = promtool("check", "metrics", given=response.content)
     assert (done.returncode, done.stderr) == (0, b""), done.stderr.decode()
+
+
+def test_a_bucket_names_the_trace_of_a_request_in_it(running: Running) -> None:
+    running.traffic()
+    found = running.prometheus.exemplars
+    until("an exemplar is scraped", lambda: found("visiontower_request_seconds_bucket"))
+    ids = [labels["trace_id"] for labels in found("visiontower_request_seconds_bucket")]
+    assert all(re.fullmatch(r"[0-9a-f]{32}", each) for each in ids)
 
 
 def test_the_scraped_counts_are_the_requests_made(running: Running) -> None:

@@ -64,6 +64,11 @@ class Prometheus:
         alerts = self._get("alerts")["alerts"]
         return {each["labels"]["alertname"]: each["annotations"] for each in alerts if each["state"] == "firing"}
 
+    def exemplars(self, series: str) -> list[dict[str, str]]:
+        """The labels of all exemplars of a series."""
+        found = self._get("query_exemplars", query=series, start="0", end="9999999999")
+        return [exemplar["labels"] for each in found for exemplar in each["exemplars"]]
+
     def _get(self, what: str, **parameters: str) -> Any:
         answer = self.api.get(f"/api/v1/{what}", params=parameters).json()
         assert answer["status"] == "success", (parameters, answer)
@@ -86,6 +91,7 @@ def scraping(folder: Path, targets: Sequence[str], *, quickened: bool = False) -
         f"--config.file={folder / 'prometheus.yml'}",
         f"--storage.tsdb.path={folder / 'data'}",
         f"--web.listen-address=127.0.0.1:{port}",
+        "--enable-feature=exemplar-storage",  # as in docker-compose.yml
     )
     log = folder / "prometheus.log"
     with log.open("wb") as out, subprocess.Popen(command, stdout=out, stderr=subprocess.STDOUT) as process:

@@ -10,6 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 from fastapi import FastAPI
+from opentelemetry.trace import TracerProvider
 from PIL import Image
 
 from encoders.adapters.fake import FakeBlueprint, FakeEncoder, FakeMemory
@@ -76,9 +77,12 @@ def backend_of(
     )
 
 
-def app_of(*encoders: Encoder, memory: Memory | None = None, **settings: Any) -> FastAPI:
+def app_of(
+    *encoders: Encoder, memory: Memory | None = None, tracer_provider: TracerProvider | None = None, **settings: Any
+) -> FastAPI:
     models = tuple(encoder.spec.id for encoder in encoders) or ("fake:vit",)
-    return create_app(Settings(model=models, **settings), backend=backend_of(*encoders, memory=memory))
+    backend = backend_of(*encoders, memory=memory)
+    return create_app(Settings(model=models, **settings), backend=backend, tracer_provider=tracer_provider)
 
 
 @asynccontextmanager
@@ -90,11 +94,9 @@ async def client_of(app: FastAPI) -> AsyncIterator[httpx.AsyncClient]:
 
 
 @asynccontextmanager
-async def serving(
-    *encoders: Encoder, memory: Memory | None = None, **settings: Any
-) -> AsyncIterator[httpx.AsyncClient]:
-    """A client of a started service; without encoders, of one fake."""
-    async with client_of(app_of(*encoders, memory=memory, **settings)) as client:
+async def serving(*encoders: Encoder, **options: Any) -> AsyncIterator[httpx.AsyncClient]:
+    """A client of a started service; without encoders, of one fake. options: as of `app_of`."""
+    async with client_of(app_of(*encoders, **options)) as client:
         yield client
 
 
