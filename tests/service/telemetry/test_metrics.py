@@ -109,4 +109,4 @@ async def test_the_sets_of_labels_are_those_of_the_code() -> None:
     account = rows["| `stage` of `visiontower_host_memory_bytes`"]
     assert all(f"`{stage}`" in account for stage in Account(1).held)
     stages = rows["| `stage` of `visiontower_stage_seconds`"]
-    assert all(f"`{stage.name}`" in stages for stage in fields(ImageStages))
+    assert all(f"`{stage.name}`" in stages for stage in fields(ImageStages) if stage.type is float)
