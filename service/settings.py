@@ -7,6 +7,7 @@ Nothing else reads the environment. A misspelt variable is an error: pydantic-se
 import json
 from collections.abc import Mapping
 from functools import cached_property
+from pathlib import Path
 from typing import Annotated, Any, Literal, TypeAlias, get_args
 from urllib.parse import urlsplit
 
@@ -21,6 +22,7 @@ from pydantic_settings import (
 )
 
 from encoders.images.decode import MAX_PIXELS
+from service.access.gate import Gate
 from service.errors import did_you_mean
 from service.hosts import HostRule
 from service.labels import LabelSet
@@ -29,6 +31,8 @@ from service.sizes import parse_bytes
 PREFIX = "VISIONTOWER_"
 _MIB = 1024 * 1024
 ProtocolName: TypeAlias = Literal["native", "openai", "open-inference", "cohere", "immich"]
+KeylessName: TypeAlias = Literal["openai", "open-inference", "cohere", "immich"]
+"""Not native, below which the server's own routes are."""
 
 
 def _bytes(value: object) -> object:
@@ -172,6 +176,25 @@ class Settings(BaseSettings):
         description="Protocols that are served, such as native,openai (docs/protocols.md); models, metrics, health and "
         "the pages always are.",
     )
+    keys: Annotated[tuple[str, ...], NoDecode] = Field(
+        default=(),
+        description="Access keys, each NAME=sha256:DIGEST as `visiontower keys create NAME` prints it. With keys, "
+        "every request needs one, but for health and the pages (docs/access.md).",
+    )
+    keys_file: Path | None = Field(
+        default=None,
+        description="TOML file of access keys and their limits, read again when it changes (`visiontower keys create "
+        "NAME --file FILE`).",
+    )
+    keys_usage: Path | None = Field(
+        default=None,
+        description="File that keeps what keys have used, so that a restart does not begin the day's images anew. It "
+        "is made if it is not there, on a local disk.",
+    )
+    keyless_protocols: Annotated[tuple[KeylessName, ...], NoDecode] = Field(
+        default=(),
+        description="Protocols that need no access key, such as immich, whose client sends none.",
+    )
     max_connections: int = Field(
         default=1024,
         ge=1,
@@ -251,7 +274,7 @@ class Settings(BaseSettings):
                 raise ValueError(f"'{name}' is no protocol.{did_you_mean(name, known)} Known: {', '.join(known)}")
         return tuple(names)
 
-    @field_validator("model", "image_url_hosts", "labels", "protocols", mode="before")
+    @field_validator("model", "image_url_hosts", "labels", "protocols", "keys", "keyless_protocols", mode="before")
     @classmethod
     def _listed(cls, value: object) -> object:
         """A variable holds a JSON list or comma-separated names."""
@@ -292,7 +315,14 @@ class Settings(BaseSettings):
         if self.queue_texts < self.max_texts:
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
         _ = self.label_sets  # read now
+        if self.has_keys:
+            Gate(self.keys, self.keys_file, usage=self.keys_usage).close()
         return self
+
+    @property
+    def has_keys(self) -> bool:
+        """Whether requests need an access key."""
+        return bool(self.keys) or self.keys_file is not None
 
     @cached_property
     def label_sets(self) -> Mapping[str, tuple[str, ...]]:
@@ -334,4 +364,6 @@ def settings_table() -> str:
 def _shown(default: object) -> str:
     if isinstance(default, tuple):
         return ", ".join(f"`{item}`" for item in default) or "none"
+    if default is None:
+        return "none"
     return f"`{default}`"

@@ -4,7 +4,7 @@ VisiontowerError
 ├── BadImage         one image cannot be used: unreadable, broken, too large, of an unknown kind
 ├── InvalidRequest   an option, a text or the form of the request
 ├── UnknownModel     the server does not serve this encoder
-├── NotAllowed       the access key is missing or wrong
+├── NotAllowed       the access key is missing or wrong, or may not use this encoder
 ├── LimitExceeded    over a limit of the server; the facts have the limit
 ├── Overloaded       try again later; tried again already as often as `retries` allows
 ├── TimedOut         no answer in time
@@ -63,7 +63,7 @@ class UnknownModel(VisiontowerError):
 
 
 class NotAllowed(VisiontowerError):
-    """The server wants an access key, or another one."""
+    """The server wants an access key, or another one. facts: `allowed`, the encoders that this one may use."""
 
 
 class LimitExceeded(VisiontowerError):
@@ -72,6 +72,8 @@ class LimitExceeded(VisiontowerError):
 
 class Overloaded(VisiontowerError):
     """The server, or a gateway before it, cannot take the request now, or the gateway has lost it (a plain 500).
+
+    Or the access key has used what it may for now: requests of a second, images at once, images of the day.
 
     retry_after_s: when to try again, if the server says so.
     """

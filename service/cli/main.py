@@ -15,7 +15,7 @@ from pydantic_settings import SettingsError
 
 from encoders.contract.errors import VisiontowerError
 from service.bulk.errors import BulkError
-from service.cli import doctor, embed, models, plan, pull, ray, search, serve, similarity, verify, vram
+from service.cli import doctor, embed, keys, models, plan, pull, ray, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
 from service.cluster.errors import ClusterError
 from service.settings import PREFIX
@@ -34,7 +34,7 @@ Images and texts in; patch tokens, embeddings, scores and labels out.
   visiontower verify demo:vit photos/             # are the numbers right
   visiontower doctor                              # is the machine right"""
 
-_COMMANDS = (serve, embed, search, similarity, models, pull, vram, plan, verify, doctor, ray)
+_COMMANDS = (serve, embed, search, similarity, models, pull, vram, plan, verify, doctor, keys, ray)
 
 
 def main(argv: Sequence[str] | None = None) -> int:

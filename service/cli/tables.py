@@ -353,3 +353,28 @@ def _shown(value: object) -> str:
 
 def _kib(count: int) -> str:
     return f"{count / 1024:,.1f} KiB"
+
+
+def keys_table(rows: Sequence[Mapping[str, object]]) -> Table:
+    """Access keys: a row each; what is not limited is `any`."""
+    table = Table(box=box.SIMPLE, pad_edge=False)
+    table.add_column("name", overflow="fold")
+    beside = {
+        "requests_per_second": "requests/s",
+        "images_in_flight": "in flight",
+        "images_per_day": "images/day",
+        "images_today": "today",
+        "models": "models",
+    }
+    shown = [name for name in beside if rows and name in rows[0]]
+    for name in shown:
+        table.add_column(beside[name], justify="left" if name == "models" else "right", overflow="fold")
+    for row in rows:
+        table.add_row(str(row["name"]), *(_limit(row[name]) for name in shown))
+    return table
+
+
+def _limit(value: object) -> str:
+    if isinstance(value, tuple):
+        return ", ".join(value)
+    return "any" if value is None else f"{value:,}".removesuffix(".0")

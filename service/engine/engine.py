@@ -230,6 +230,8 @@ class Engine:
                 return await self.plan(request)
             case ModelsRequest():
                 ids = self.models.ids if request.model is None else (self.models.id_of(request.model),)
+                if request.among is not None:
+                    ids = tuple(model for model in ids if model in request.among)
                 states = {model: self.models.state(model) for model in ids}
                 troubles = {model: state.trouble for model, state in states.items() if not state.can_serve}
                 return ModelsResult([self.models.specs[model] for model in ids], troubles)

@@ -261,9 +261,10 @@ class PlanResult:
 
 @dataclass(frozen=True)
 class ModelsRequest:
-    """What is served: this model, or all of them."""
+    """What is served: this model, or all of them. among: leave out all others."""
 
     model: str | None = None
+    among: Sequence[str] | None = None
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from opentelemetry.trace import TracerProvider
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
+from service.access.gate import Gate
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http import openapi, problems, routes
@@ -49,6 +50,9 @@ def create_app(
         protocols = [PROTOCOLS[name] for name in settings.protocols]
     metrics = Metrics(settings.model, refusals=problems.REFUSALS)
     tracing = Tracing.of(settings.traces_endpoint, share=settings.traces_share, provider=tracer_provider)
+    gate = None
+    if settings.has_keys:
+        gate = Gate(settings.keys, settings.keys_file, usage=settings.keys_usage, clock=clock)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -59,6 +63,8 @@ def create_app(
             yield
             await engine.drain()
         readers.close()
+        if gate is not None:
+            gate.close()
         if tracing is not None:
             await tracing.close()
 
@@ -69,12 +75,21 @@ def create_app(
         version=version("visiontower"),
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
-        middleware=middleware(metrics=metrics, clock=clock, tracing=tracing),
+        middleware=middleware(
+            settings,
+            metrics=metrics,
+            clock=clock,
+            tracing=tracing,
+            gate=gate,
+            protocols=protocols,
+            siblings=siblings,
+        ),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
     )
     app.state.siblings = siblings
     app.state.metrics = metrics
+    app.state.gate = gate
     routes.add(app)
     pages.add(app)
     for protocol in protocols:

@@ -7,6 +7,7 @@ answer before the engine runs.
 import asyncio
 import io
 from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -17,14 +18,15 @@ from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from encoders.contract.errors import VisiontowerError
+from service.access.gate import Counted
 from service.caller import CALLER
 from service.engine.engine import INLINE_VALUES, Engine
 from service.engine.values import Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
+from service.http.allowed import allowed, failures
 from service.http.errors import BodyTooLarge, ClientGone
 from service.http.inflate import inflated
-from service.http.noting import note_request, note_result
-from service.http.problems import problem_type, refusal
+from service.http.noting import note_refusal, note_request, note_result
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
 from service.http.readers import Readers, price
 from service.memory.account import Account, Hold
@@ -45,6 +47,8 @@ _DIGITS = 20
 """A number of bytes with as many is over any limit."""
 _JOINED_BYTES = 4096
 """A piece of an answer up to this size is sent together with others."""
+_UNLIMITED: AbstractContextManager[Counted | None] = nullcontext()
+"""Of requests without an access key."""
 _UNWATCHED_S = 0.05
 """A client that leaves sooner is not worth noticing."""
 
@@ -108,7 +112,8 @@ class Exchange:
     async def respond(self, request: Request) -> Response:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
-        CALLER.set(request.client.host if request.client else None)
+        host = request.client.host if request.client else None
+        CALLER.set(request.scope["record"].key or host)
         holds: list[Hold] = []
         try:
             answer = await self._answer(request, engine, holds)
@@ -204,16 +209,22 @@ class Exchange:
         record.request_bytes = len(incoming.body)
         note_request(record, asked.request, engine.models)
         del incoming  # the body would stay as long as the answer is on its way
-        reply = asked.reply
+        question, reply, permit = asked.request, asked.reply, _UNLIMITED
+        if (key := request.scope.get("key")) is not None:
+            question = allowed(question, key, engine.models)
+            permit = request.app.state.gate.images(key, record.images)
         if asked.reply_of is not None:
-            reply = asked.reply_of(engine.models.specs[engine.models.id_of(asked.request.model)])
-        numbers = await engine.numbers(asked.request)
+            reply = asked.reply_of(engine.models.specs[engine.models.id_of(question.model)])
+        numbers = await engine.numbers(question)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
         nbytes = numbers * asked.number_bytes + asked.other_bytes
         if nbytes > _SMALL_BYTES:
             holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
-        result: Result = await engine.run(asked.request)
+        with permit as counted:
+            result: Result = await engine.run(question)
+            if counted is not None:
+                counted.images -= failures(result)
         started = engine.clock()
         with trace.stage("serialize") if trace else UNTRACED:
             if result.values <= INLINE_VALUES:
@@ -225,9 +236,7 @@ class Exchange:
         return answer
 
     def _refused(self, error: VisiontowerError, request: Request, engine: Engine) -> Answer:
-        record_of(request.scope).outcome = problem_type(error).slug
-        if (reason := refusal(error)) is not None:
-            engine.metrics.rejected(reason)
+        note_refusal(record_of(request.scope), error, engine.metrics)
         return self.protocol.write_error(error)
 
 

@@ -3,6 +3,9 @@
 from encoders.contract.errors import VisiontowerError
 from service.engine.models import Models
 from service.engine.values import EmbedRequest, EmbedResult, Request, Result, SimilarityRequest, SimilarityResult
+from service.errors import KeyLimitReached, ModelNotAllowed, TooManyImagesForKey
+from service.http.problems import problem_type, refusal
+from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RequestRecord
 
 
@@ -30,3 +33,13 @@ def note_result(record: RequestRecord, result: Result) -> None:
             "queue": timing.queue,
             "forward": timing.forward,
         }
+
+
+def note_refusal(record: RequestRecord, error: VisiontowerError, metrics: Metrics) -> None:
+    """Why it was not answered, counted if it is a limit's or a key's refusal."""
+    record.outcome = problem_type(error).slug
+    if (reason := refusal(error)) is not None:
+        metrics.rejected(reason)
+    if isinstance(error, ModelNotAllowed | TooManyImagesForKey | KeyLimitReached):
+        record.key = error.key
+        metrics.key_refused(error.key, error.limit)

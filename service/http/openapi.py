@@ -15,7 +15,10 @@ The `native` protocol has everything. Its errors are `application/problem+json` 
 is an `error` at its `index`, the others are answered. A request with one image answers its problem with the problem's
 own status.
 
-The other protocols are for clients that speak them. Each has its errors in its own form."""
+The other protocols are for clients that speak them. Each has its errors in its own form.
+
+Where the server asks for an access key, send it as `Authorization: Bearer KEY`. Without one, or with a wrong one, it
+answers 401; 403 for a model that the key may not use; 429 and `Retry-After` if the key has used what it may for now."""
 
 EXAMPLE_PICTURE = "iVBORw0KGgoAAAANSUhEUgAAAAEAAAABCAIAAACQd1PeAAAADElEQVR4nGP4z8AAAAMBAQDJ/pLvAAAAAElFTkSuQmCC"
 """One pixel, as PNG in base64: examples that have it can be sent as they are."""

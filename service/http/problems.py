@@ -70,6 +70,13 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.WidthNotOffered: ProblemType(422, "width-not-offered", "Width not offered"),
     s.TextTooLong: ProblemType(422, "text-too-long", "Text too long"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
+    s.InvalidKey: ProblemType(401, "invalid-key", "Access key needed"),
+    s.ModelNotAllowed: ProblemType(403, "model-not-allowed", "Model not allowed"),
+    s.TooManyImagesForKey: ProblemType(413, "too-many-images-for-key", "Too many images for the access key"),
+    s.KeyLimitReached: ProblemType(429, "key-limit-reached", "Limit of the access key reached"),
+    s.RequestsTooFast: ProblemType(429, "requests-too-fast", "Requests too fast"),
+    s.ImagesInFlight: ProblemType(429, "images-in-flight", "Too many images in flight"),
+    s.DayUsedUp: ProblemType(429, "day-used-up", "Images of the day used up"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
     h.NoSuchRoute: ProblemType(404, "no-such-route", "No such route"),
     h.MethodNotAllowed: ProblemType(405, "method-not-allowed", "Method not allowed"),
@@ -108,8 +115,8 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
 """Every class of ours. NonFiniteOutput is a 500: the input was sound, the model was not."""
 
 _NEVER_SHOWN = (e.VisiontowerError, e.WeightsError, e.WeightsNotHere)
-REFUSALS = tuple(sorted(kind.slug for kind in TYPES.values() if kind.status in (413, 503)))
-"""Reasons of the metric rejected_total: limits and overload, found before work was done."""
+REFUSALS = tuple(sorted(kind.slug for kind in TYPES.values() if kind.status in (401, 403, 413, 429, 503)))
+"""Reasons of the metric rejected_total: keys, limits and overload, found before work was done."""
 
 
 def problem_type(error: BaseException) -> ProblemType:
@@ -168,6 +175,8 @@ def headers(error: BaseException) -> dict[str, str]:
     """Headers that go with the problem."""
     if isinstance(error := _cause(error), s.Unavailable):
         return {"Retry-After": str(error.retry_after_s)}
+    if isinstance(error, s.InvalidKey):
+        return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, h.UnsupportedContentEncoding):
         return {"Accept-Encoding": ", ".join(error.accepted)}
     return {}

@@ -80,6 +80,8 @@ Write: TypeAlias = Callable[[Any, Any], Answer]
 class Route:
     """path: may have names in braces; {name:path} takes slashes too, as many as it can.
 
+    is_open: no access key is ever asked for: health.
+
     has_images: its requests are refused before they are read, if no image would be admitted.
 
     json_bytes: of its bodies; None where the Content-Type alone says whether all of a body is JSON.
@@ -92,6 +94,7 @@ class Route:
     write: Write
     method: Literal["GET", "POST"] = "POST"
     has_images: bool = True
+    is_open: bool = False
     json_bytes: JsonBytes | None = None
     documentation: Mapping[str, Any] = field(default_factory=dict)
 

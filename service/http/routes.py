@@ -12,11 +12,13 @@ from starlette.exceptions import HTTPException
 
 from encoders.adapters.catalog import RECOMMENDED
 from encoders.contract.errors import VisiontowerError
+from service.access.keys import Key
 from service.engine.engine import Engine
 from service.http import openapi, problems
 from service.http.errors import MethodNotAllowed, NoSuchRoute
 from service.http.exchange import own_path, record_of
 from service.http.json import to_json
+from service.http.noting import note_refusal
 from service.http.protocol import Answer
 from service.spec_json import spec_json
 from service.telemetry.metrics import TEXT, Form
@@ -31,12 +33,16 @@ def add(app: FastAPI) -> None:
     @app.get("/models", summary="The served encoders", **openapi.MODELS)
     async def models(request: Request) -> Response:
         engine = _engine(request)
-        cards = [_card(engine, model) for model in engine.models.ids]
+        key = _key(request)
+        ids = engine.models.ids if key is None else key.usable(engine.models.ids)
+        cards = [_card(engine, model) for model in ids]
         return _json({"object": "list", "data": cards, "recommended": [asdict(each) for each in RECOMMENDED]})
 
     @app.get("/models/{model:path}", summary="One encoder", **openapi.MODEL)
     async def model(request: Request, model: str) -> Response:
-        engine = _engine(request)
+        engine, key = _engine(request), _key(request)
+        if key is not None:
+            key.require_model(model)
         return _json(_card(engine, engine.models.id_of(model)))
 
     @app.get("/metrics", summary="Prometheus metrics", response_class=PlainTextResponse, **openapi.METRICS)
@@ -83,6 +89,12 @@ def _engine(request: Request) -> Engine:
     return engine
 
 
+def _key(request: Request) -> Key | None:
+    """The access key of the request, if the server has keys."""
+    key: Key | None = request.scope.get("key")
+    return key
+
+
 def _card(engine: Engine, model: str) -> dict[str, object]:
     """The public part of a spec, and the model's state."""
     return {**spec_json(engine.models.specs[model]), **_state(engine, model)}
@@ -96,9 +108,8 @@ def _state(engine: Engine, model: str) -> dict[str, object]:
 
 
 async def _problem(request: Request, error: Exception) -> Response:
-    record_of(request.scope).outcome = problems.problem_type(error).slug
-    if (reason := problems.refusal(error)) is not None:
-        _engine(request).metrics.rejected(reason)
+    assert isinstance(error, VisiontowerError)
+    note_refusal(record_of(request.scope), error, _engine(request).metrics)
     return _response(problems.write_problem(error))
 
 

@@ -20,9 +20,12 @@ from collections.abc import Callable
 from contextlib import ExitStack, suppress
 from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 from encoders.memory.machine import available_cores
+from service.access.usage import Usage
 from service.engine.part import part_of
 from service.http.siblings import Counts, Siblings
 from service.run import exits
@@ -51,7 +54,12 @@ def run(settings: Settings, serve: Serve) -> int:
     """Serve in as many processes as the settings say, until a signal. Gives the exit status."""
     # Read by the numerical libraries when they are imported; what the operator says goes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // settings.processes)))
-    return asyncio.run(_Workers(settings, serve).run())
+    with ExitStack() as held:
+        if settings.has_keys and settings.keys_usage is None:  # one count for all, for as long as they serve
+            usage = Path(held.enter_context(TemporaryDirectory(prefix="visiontower-"))) / "keys-usage"
+            Usage(usage).close()
+            settings = settings.model_copy(update={"keys_usage": usage})
+        return asyncio.run(_Workers(settings, serve).run())
 
 
 class Place:

@@ -20,6 +20,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from encoders.contract.values import ImageSize
+from service.access.keys import LIMITS
 from service.telemetry.request_record import RequestRecord
 from service.telemetry.tracing import Trace
 
@@ -235,6 +236,12 @@ class Metrics:
         if record.key is not None:
             self._key_requests(record.key, str(record.status)).inc()
             self._key_images.labels(record.key).inc(record.images)
+
+    def know_keys(self, keys: Iterable[str]) -> None:
+        """These are the names of the access keys: their refusals begin at 0."""
+        for key in keys:
+            for reason in LIMITS:
+                self._key_refused.labels(key, reason)
 
     def key_refused(self, key: str, reason: str) -> None:
         """A request was refused for what its access key may not do, or not now."""

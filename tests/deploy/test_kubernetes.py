@@ -360,7 +360,6 @@ def test_several_models_share_a_card() -> None:
     assert Settings(when_full=given["VISIONTOWER_WHEN_FULL"]).when_full == "evict"  # type: ignore[arg-type]
 
 
-@until_all_settings_are_there
 def test_keys_are_mounted_where_the_server_looks_for_them() -> None:
     component = yaml.safe_load((KUBERNETES / "components" / "keys" / "kustomization.yaml").read_text())
     pod = yaml.safe_load(component["patches"][0]["patch"])["spec"]["template"]["spec"]

@@ -235,7 +235,7 @@ def test_every_make_target_named_is_there() -> None:
 def test_every_command_named_is_one() -> None:
     found = set(re.findall(r"(?:`|^)visiontower ([a-z]+)\b", EVERYTHING, flags=re.MULTILINE))
     assert found == {
-        "serve", "embed", "search", "similarity", "models", "verify", "vram", "plan", "pull", "doctor", "ray",
+        "serve", "embed", "search", "similarity", "models", "verify", "vram", "plan", "pull", "doctor", "keys", "ray",
     }  # fmt: skip
     for command in found:
         with pytest.raises(SystemExit) as ended:

@@ -16,6 +16,7 @@ HTTP = {"fastapi", "starlette", "uvicorn", "python_multipart"}
 SERVICE = (
     ("service.hosts", "service.sizes", "service.caller", "service.labels"),
     ("service.errors",),
+    ("service.access",),
     ("service.settings", "service.spec_json", "service.telemetry", "service.line"),
     ("service.memory",),
     ("service.scheduling",),
@@ -150,7 +151,8 @@ def test_encoders_have_never_heard_of_the_service(room: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "room", ["service.engine", "service.scheduling", "service.memory", "service.cluster", "service.bulk"]
+    "room",
+    ["service.access", "service.engine", "service.scheduling", "service.memory", "service.cluster", "service.bulk"],
 )
 def test_the_engine_knows_no_http(room: str) -> None:
     """Of its own imports nothing serves HTTP; fetching an image by URL is a client's."""

@@ -202,7 +202,7 @@ _PREDICT = {
 PROTOCOL = Protocol(
     "immich",
     (
-        Route("/ping", read_ping, write_ping, method="GET", has_images=False, documentation=_PING),
+        Route("/ping", read_ping, write_ping, method="GET", has_images=False, is_open=True, documentation=_PING),
         Route("/predict", read_predict, write_predict, documentation=_PREDICT),
     ),
     write_error,

@@ -175,6 +175,8 @@ _ABOUT_INPUT = (
 _ABOUT: Mapping[type[Exception], str] = {
     **dict.fromkeys(_ABOUT_INPUT, "input"),
     s.UnknownModel: "model",
+    s.ModelNotAllowed: "model",
+    s.TooManyImagesForKey: "input",
     s.WidthNotOffered: "dimensions",
     e.LayerNotFound: "layer",
     e.UnsupportedResolution: "resolution",
@@ -182,17 +184,35 @@ _ABOUT: Mapping[type[Exception], str] = {
 """The parameter that an error is about, where the error does not name it itself."""
 
 
+_CODES: Mapping[type[Exception], str] = {
+    s.UnknownModel: "model_not_found",
+    s.InvalidKey: "invalid_api_key",
+    s.RequestsTooFast: "rate_limit_exceeded",
+    s.ImagesInFlight: "rate_limit_exceeded",
+    s.DayUsedUp: "insufficient_quota",
+}
+"""OpenAI's own, where it has one."""
+
+
 def write_error(error: Exception) -> Answer:
-    """In OpenAI's form. code: `model_not_found`, or the name of our problem type; of a bad item that of its cause."""
+    """In OpenAI's form. code: OpenAI's, or the name of our problem type; of a bad item that of its cause.
+
+    The SDKs try again by Retry-After up to a minute, and else after a second or two: not so for a day that is used up.
+    """
     members, status = problem(error), problem_type(error).status
     cause = error.cause if isinstance(error, h.BadItem) else error
+    code = _CODES.get(type(error), problem_type(cause).slug)
+    kind = "server_error" if status >= 500 else "invalid_request_error"
+    if isinstance(error, s.KeyLimitReached):
+        kind = "insufficient_quota" if isinstance(error, s.DayUsedUp) else "requests"
     shown = {
         "message": message(error),
-        "type": "server_error" if status >= 500 else "invalid_request_error",
+        "type": kind,
         "param": members.get("where") or members.get("option") or _ABOUT.get(type(error)),
-        "code": "model_not_found" if isinstance(error, s.UnknownModel) else problem_type(cause).slug,
+        "code": code,
     }
-    return Answer(to_json({"error": shown}), "application/json", status, headers(error))
+    no_retry = {"x-should-retry": "false"} if isinstance(error, s.DayUsedUp) else {}
+    return Answer(to_json({"error": shown}), "application/json", status, {**headers(error), **no_retry})
 
 
 _TEXT, _COUNT = {"type": "string"}, {"type": "integer", "minimum": 0}
@@ -201,7 +221,10 @@ _ERROR = object_schema(
         "error": object_schema(
             {
                 "message": _TEXT,
-                "type": {"type": "string", "enum": ["invalid_request_error", "server_error"]},
+                "type": {
+                    "type": "string",
+                    "enum": ["invalid_request_error", "requests", "insufficient_quota", "server_error"],
+                },
                 "param": {"anyOf": [_TEXT, {"type": "null"}]},
                 "code": {"type": "string", "example": "undecodable-image"},
             }

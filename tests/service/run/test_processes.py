@@ -10,6 +10,7 @@ import subprocess
 import sys
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -22,6 +23,7 @@ from service.http.siblings import Counts, Siblings, merged
 from service.run.workers import Place, claimed, locked, share
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
+from tests.support.keys import bearer, file_of
 from tests.support.serving import PNG, image_bytes
 
 pytestmark = pytest.mark.anyio
@@ -310,3 +312,19 @@ async def test_nobody_shares_their_port_and_none_outlives_their_parent() -> None
         process.kill()
         _, alive = await asyncio.to_thread(psutil.wait_procs, servers, 30)
         assert alive == []
+
+
+@pytest.mark.slow
+async def test_an_access_key_has_one_count_in_all_of_them(tmp_path: Path) -> None:
+    """And their parent still gets everybody's metrics: it has no key."""
+    path = file_of(tmp_path / "keys.toml", a={"images_per_day": 9, "requests_per_second": 1000}, scraper={})
+    async with serving("--processes", "2", "--keys-file", str(path)) as (_, client):
+        assert (await client.get("/metrics")).status_code == 401
+        statuses = [
+            (await client.post("/embed", content=image_bytes(), headers=PNG | bearer("a"))).status_code
+            for _ in range(24)
+        ]
+        assert (statuses.count(200), statuses.count(429)) == (9, 15)
+        counted = values((await client.get("/metrics", headers=bearer("scraper"))).text)
+        assert counted["visiontower_key_requests_total a 200"] == 9
+        assert counted["visiontower_key_refused_total a images_per_day"] == 15

@@ -12,8 +12,8 @@ _MODEL = "/v2/models/{model:path}"
 _HIDDEN = {"include_in_schema": False}
 
 
-def _get(path: str, read: Read, write: Write, documented: dict[str, Any]) -> Route:
-    return Route(path, read, write, method="GET", has_images=False, documentation=documented)
+def _get(path: str, read: Read, write: Write, documented: dict[str, Any], *, is_open: bool = False) -> Route:
+    return Route(path, read, write, method="GET", has_images=False, is_open=is_open, documentation=documented)
 
 
 def _of_model(end: str, read: Read, write: Write, documented: dict[str, Any]) -> tuple[Route, Route]:
@@ -36,8 +36,8 @@ PROTOCOL = Protocol(
     "open-inference",
     (
         _get("/v2", requests.read_server, answers.write_server, documentation.SERVER),
-        _get("/v2/health/live", requests.read_server, answers.write_live, documentation.LIVE),
-        _get("/v2/health/ready", requests.read_server_ready, answers.write_ready, documentation.READY),
+        _get("/v2/health/live", requests.read_server, answers.write_live, documentation.LIVE, is_open=True),
+        _get("/v2/health/ready", requests.read_server_ready, answers.write_ready, documentation.READY, is_open=True),
         *_of_model("/ready", requests.read_model_ready, answers.write_ready, documentation.MODEL_READY),
         *_of_model("/config", requests.read_model, answers.write_config, documentation.CONFIG),
         *_of_model("", requests.read_model, answers.write_model, documentation.MODEL),

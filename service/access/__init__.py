@@ -1,0 +1,1 @@
+"""Who may ask, and for how much: access keys, their file, and what each has used."""

@@ -1,0 +1,122 @@
+"""The gate: whose request it is, and whether its key has room for it now. Lives on the event loop.
+
+If what a key has used cannot be counted, its requests are let in: the log says so. A key itself is always needed.
+"""
+
+import logging
+import math
+import sqlite3
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from service.access.key_ring import KeyRing
+from service.access.keys import Key, Keys
+from service.access.usage import Usage
+from service.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
+
+_log = logging.getLogger(__name__)
+_SAID_S = 60.0
+"""Between two words about counts that fail."""
+_RETRY_S = 1
+
+
+@dataclass
+class Counted:
+    """Images of a request that count for its key's day. Those that the server has failed are to be taken off."""
+
+    images: int
+
+
+class Gate:
+    """Keys and what they use."""
+
+    def __init__(
+        self,
+        entries: Sequence[str],
+        path: Path | None,
+        *,
+        usage: Path | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        """entries, path: as of KeyRing; usage: as of Usage. wall: seconds since 1970. Raises ValueError."""
+        self._ring = KeyRing(entries, path, clock=clock)
+        self._usage = Usage(usage, clock=wall)
+        self._in_flight: Counter[str] = Counter()
+        self._clock = clock
+        self._silent_until = -math.inf
+
+    @property
+    def keys(self) -> Keys:
+        """Those of now; another object once they have changed."""
+        return self._ring.keys
+
+    def close(self) -> None:
+        """Nobody enters after it."""
+        self._usage.close()
+
+    def enter(self, secrets: set[bytes]) -> Key:
+        """The key of a request that presents these. The request counts. Raises InvalidKey or RequestsTooFast."""
+        if len(secrets) != 1:
+            raise InvalidKey("different keys were sent" if secrets else "none was sent")
+        (secret,) = secrets
+        key = self._ring.keys.find(secret)
+        if key is None:
+            raise InvalidKey("the key that was sent is none of this server's")
+        if key.requests_per_second is not None:
+            with self._counting():
+                wait_s = self._usage.request(key.name, per_second=key.requests_per_second)
+                if wait_s:
+                    raise RequestsTooFast(key.name, limit=key.requests_per_second, retry_after_s=math.ceil(wait_s))
+        return key
+
+    @contextmanager
+    def images(self, key: Key, number: int) -> Iterator[Counted]:
+        """Images of one request are worked on in the block. They count for the day unless it raises.
+
+        Raises TooManyImagesForKey, ImagesInFlight or DayUsedUp.
+        """
+        for field in ("images_in_flight", "images_per_day"):
+            limit = getattr(key, field)
+            if limit is not None and number > limit:
+                raise TooManyImagesForKey(key.name, field=field, actual=number, limit=limit)
+        in_flight = self._in_flight[key.name]
+        if key.images_in_flight is not None and number and in_flight + number > key.images_in_flight:
+            raise ImagesInFlight(key.name, inside=in_flight, limit=key.images_in_flight, retry_after_s=_RETRY_S)
+        day = self._count(key, number)
+        self._in_flight[key.name] += number
+        counted = Counted(number)
+        try:
+            yield counted
+        except BaseException:
+            counted.images = 0
+            raise
+        finally:
+            self._in_flight[key.name] -= number
+            if day is not None and counted.images < number:
+                with self._counting():
+                    self._usage.give_back(key.name, number - counted.images, day=day)
+
+    def _count(self, key: Key, number: int) -> str | None:
+        """Give the day for which images count; None if nobody counts them. Raises DayUsedUp."""
+        if not number or (per_day := key.images_per_day) is None:
+            return None
+        with self._counting():
+            if (day := self._usage.images(key.name, number, per_day=per_day)) is not None:
+                return day
+            left, wait_s = per_day - self._usage.today(key.name), self._usage.seconds_left()
+            raise DayUsedUp(key.name, left=max(0, left), limit=per_day, retry_after_s=wait_s)
+        return None  # the count has failed
+
+    @contextmanager
+    def _counting(self) -> Iterator[None]:
+        try:
+            yield
+        except sqlite3.Error as error:
+            if self._clock() >= self._silent_until:
+                self._silent_until = self._clock() + _SAID_S
+                _log.error("what keys have used cannot be counted, and their requests are let in: %s", error)

@@ -1,0 +1,59 @@
+"""The keys as they are now: those of the environment, and those of a file that may change while the server runs."""
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from service.access.keys import Keys, key_of_entry, read_file
+
+_log = logging.getLogger(__name__)
+_LOOK_S = 1.0
+
+
+class KeyRing:
+    """Keeps the last keys that could be read. Lives on the event loop, which reads a thousand keys in some 50 ms."""
+
+    def __init__(
+        self, entries: Sequence[str], path: Path | None, *, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        """entries: as `key_of_entry` reads them. Raises ValueError if they or the file cannot be read."""
+        self._entries = [key_of_entry(entry) for entry in entries]
+        self._path = path
+        self._clock = clock
+        self._signature = self._look()
+        self._due = clock() + _LOOK_S
+        self._keys = self._read()
+        if not self._keys.by_name:
+            _log.warning("%s has no key: every request is refused that needs one", path)
+
+    @property
+    def keys(self) -> Keys:
+        """Those of now: the file is looked at once a second, and read if it is another or has changed.
+
+        If it cannot be read, the keys stay as they were, and the log says so once.
+        """
+        if self._path is not None and (now := self._clock()) >= self._due:
+            self._due = now + _LOOK_S
+            signature = self._look()
+            if signature != self._signature:
+                self._signature = signature
+                try:
+                    self._keys = self._read()
+                    _log.info("%s has been read again: %d keys", self._path, len(self._keys.by_name))
+                except ValueError as error:
+                    _log.error("the access keys stay as they were: %s", error)
+        return self._keys
+
+    def _read(self) -> Keys:
+        return Keys([*self._entries, *([] if self._path is None else read_file(self._path))])
+
+    def _look(self) -> tuple[int, int, int, int] | None:
+        """What changes with the file's content. A mounted secret of Kubernetes changes as a link: it is followed."""
+        if self._path is None:
+            return None
+        try:
+            found = self._path.stat()
+        except OSError:
+            return None
+        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size

@@ -1,0 +1,26 @@
+"""What an access key may ask for, of what a request asks for; and what of its answer is not its caller's doing."""
+
+from dataclasses import replace
+
+from encoders.contract.errors import ImageError, VisiontowerError
+from service.access.keys import Key
+from service.engine.models import Models
+from service.engine.values import EmbedResult, ModelsRequest, ReadyRequest, Request, Result, SimilarityResult
+
+
+def allowed(request: Request, key: Key, models: Models) -> Request:
+    """The request; of a list of all models those that the key may use. Raises ModelNotAllowed.
+
+    A model that is not served is refused in the same way: whoever may use some models is told of these alone.
+    """
+    if request.model is None and isinstance(request, ModelsRequest):
+        return replace(request, among=key.models)
+    if request.model is not None or not isinstance(request, ReadyRequest):
+        key.require_model(request.model or models.ids[0])
+    return request
+
+
+def failures(result: Result) -> int:
+    """Images that the server has failed. Those that cannot be used are their sender's."""
+    items = result.items if isinstance(result, EmbedResult | SimilarityResult) else ()
+    return sum(isinstance(item, VisiontowerError) and not isinstance(item, ImageError) for item in items)
