@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 from prometheus_client.metrics_core import Metric
 
+from service.access.keys import LIMITS
 from service.telemetry.metrics import CHANGES, CLOSED, DECISIONS, STATES, Metrics, ModelNow, Now
 from service.telemetry.together import together
 
@@ -35,7 +36,7 @@ _LABELS: dict[str, str] = {
     "resolution": "height x width, such as `224x224`, of the first 32 of each encoder; `other` for those after them",
     "reason of visiontower_rejected_total": "the problems of status 413 and 503; `GET /problems` has a page of each",
     "reason of visiontower_connections_closed_total": _named(CLOSED),
-    "reason of visiontower_key_refused_total": "the problems that a key can meet; `GET /problems` has a page of each",
+    "reason of visiontower_key_refused_total": f"{_named(LIMITS)}: the limit of the key that was met",
     "decision": _named(DECISIONS),
     "change": _named(CHANGES),
     "state": _named(STATES),
