@@ -20,7 +20,7 @@ from encoders.contract.errors import EncoderFailed
 from encoders.memory.device import Figures
 from service.run.server import Server, make_server
 from service.settings import Settings
-from service.telemetry.request_record import RequestRecord
+from tests.support.keys import bearer, file_of, secret_of
 from tests.support.paths import ROOT
 from tests.support.process import served
 from tests.support.prometheus import (
@@ -139,9 +139,9 @@ class Provoking:
     http: httpx.AsyncClient
     fired: dict[str, dict[str, str]] = field(default_factory=dict)
 
-    async def post(self, server: Server, model: str) -> int:
-        url = f"http://{address(server)}/embed"
-        return (await self.http.post(url, params={"model": model}, content=image_bytes(), headers=PNG)).status_code
+    async def post(self, server: Server, model: str, *, key: str | None = None) -> int:
+        url, headers = f"http://{address(server)}/embed", PNG if key is None else PNG | bearer(key)
+        return (await self.http.post(url, params={"model": model}, content=image_bytes(), headers=headers)).status_code
 
     async def fires(self, alert: str, *, by: Callable[[], Awaitable[object]] | None = None) -> None:
         """Do it until the alert has fired; if there is nothing to do, wait."""
@@ -209,17 +209,16 @@ async def provoke_a_queue(on: Provoking, server: Server, gate: Gate, clock: Cloc
     await asyncio.gather(*running)
 
 
-async def provoke_by_keys_and_cache(on: Provoking, server: Server) -> None:
-    metrics = server.engine.metrics
+async def provoke_by_keys(on: Provoking, server: Server) -> None:
+    await on.fires("VisiontowerUnauthorized", by=partial(on.post, server, "fake:vit"))
+    await on.fires("VisiontowerKeyRefused", by=partial(on.post, server, "fake:vit", key="search"))
 
-    async def refuse() -> None:
-        metrics.request(RequestRecord("", "POST", status=429, key="search"))
-        metrics.key_refused("search", "rate")
-        metrics.request(RequestRecord("", "POST", status=401))
-        metrics.cached(hits=0, misses=1000)
 
-    for alert in ("VisiontowerKeyRefused", "VisiontowerUnauthorized", "VisiontowerCacheUseless"):
-        await on.fires(alert, by=refuse)
+async def provoke_by_a_cache(on: Provoking, server: Server) -> None:
+    async def miss() -> None:
+        server.engine.metrics.cached(hits=0, misses=1000)
+
+    await on.fires("VisiontowerCacheUseless", by=miss)
 
 
 def restart(prometheus: Prometheus, port: int) -> None:
@@ -252,9 +251,11 @@ async def test_every_alert_fires_when_it_is_provoked(tmp_path: Path) -> None:
         full = await stack.enter_async_context(
             listening(FakeEncoder(before=gate), clock=clock, queue_images=2, max_images=1)
         )
-        targets = [address(sick), address(full), f"127.0.0.1:{port}"]
+        keys = file_of(tmp_path / "keys.toml", prometheus={}, search={"requests_per_second": 0.001})
+        guarded = await stack.enter_async_context(listening(FakeEncoder(), keys_file=keys))
+        targets = [address(sick), address(full), address(guarded), f"127.0.0.1:{port}"]
         stack.callback(gate.is_open.set)  # else nothing ends after a failure
-        prometheus = stack.enter_context(scraping(tmp_path, targets, quickened=True))
+        prometheus = stack.enter_context(scraping(tmp_path, targets, key=secret_of("prometheus"), quickened=True))
         on = Provoking(prometheus, await stack.enter_async_context(httpx.AsyncClient(trust_env=False, timeout=60)))
         async with asyncio.TaskGroup() as tasks:
             for provocation in (
@@ -262,7 +263,8 @@ async def test_every_alert_fires_when_it_is_provoked(tmp_path: Path) -> None:
                 provoke_coming_and_going(on, sick, unsteady),
                 provoke_trouble_with_memory(on, sick, large, card),
                 provoke_a_queue(on, full, gate, clock),
-                provoke_by_keys_and_cache(on, sick),
+                provoke_by_keys(on, guarded),
+                provoke_by_a_cache(on, sick),
                 provoke_an_end(on, port),
             ):
                 tasks.create_task(provocation)
