@@ -23,6 +23,7 @@ PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(JOBS) --dist
 
 PEER := build/peers/fastapi/.made
 CLIENTS := build/clients/.venv
+PROMETHEUS := build/prometheus/usr/bin
 
 # The page's files, and the tools that check and format them: tests/browser/package.json. Without npm these are skipped.
 PAGE := service/http/web/static
@@ -31,7 +32,7 @@ PAGE_TOOLS := $(if $(shell command -v npm),build/browser/.made)
 PRETTIER = $(PAGE_BIN)/prettier --config tests/browser/package.json --ignore-path tests/browser/.prettierignore $(PAGE)
 WITHOUT_NPM = @echo "The page's JavaScript, CSS and HTML: skipped, npm is missing"
 
-.PHONY: help setup fmt check test test-slow run serve bench clients browser
+.PHONY: help setup fmt check test test-slow run serve bench clients browser prometheus
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -46,7 +47,7 @@ run: setup ## any command; ARGS="models demo:vit"
 	@exec $(BIN)/visiontower $(ARGS)
 
 # SLOW=1: in one run, for each run begins with 20 seconds of collecting.
-SLOW_NEEDS := clients browser $(PAGE_TOOLS)
+SLOW_NEEDS := clients browser prometheus $(PAGE_TOOLS)
 
 test: setup $(if $(SLOW),$(SLOW_NEEDS)) ## the quick tests, with SLOW=1 all; ARGS="tests/service/cli -k help"
 	$(PYTEST) $(if $(SLOW),--durations 20,-m "not slow") $(ARGS)
@@ -87,6 +88,18 @@ browser: ## a Chromium for the page's tests: the system's, or as root Debian's
 	fi; \
 	echo "There is no Chromium: the page's tests are skipped. Install one as chromium, chromium-browser or" \
 		"google-chrome (Debian: apt install chromium)."
+
+# Debian's package brings a service and starts it; what is unpacked into build/ runs when a test starts it.
+prometheus: ## Prometheus for the tests of its rules: the system's, or Debian's in build/prometheus
+	@PATH="$(CURDIR)/$(PROMETHEUS):$$PATH"; command -v prometheus >/dev/null && command -v promtool >/dev/null && exit; \
+	if command -v apt-get >/dev/null && command -v dpkg-deb >/dev/null; then \
+		echo "Unpacking Debian's Prometheus into build/prometheus"; \
+		mkdir -p build/prometheus; cd build/prometheus; \
+		apt-get update -qq 2>/dev/null || true; \
+		apt-get download -qq -o APT::Sandbox::User=root prometheus && dpkg-deb -x prometheus_*.deb . && rm prometheus_*.deb && exit; \
+	fi; \
+	echo "There is no Prometheus: the tests of its rules are skipped. Install prometheus and promtool" \
+		"(Debian: apt install prometheus)."
 
 # The first of these that is at least 3.11 and can make environments; PYTHON=... decides otherwise.
 $(BIN)/python:

@@ -477,7 +477,9 @@ class Engine:
         models = {}
         for model in self.models.ids:
             images, oldest_s = self.threads.waiting(model)
-            models[model] = ModelNow(images, oldest_s, self.models.state(model).state == "ready")
+            spec = self.models.specs[model]
+            facts = {"revision": spec.revision, "dtype": spec.dtype, "device": spec.device, "runtime": spec.runtime}
+            models[model] = ModelNow(images, oldest_s, self.models.state(model).state, facts)
         kinds = {"weights": self.budget.weights, "budget": self.budget.total, **self.memory.figures()._asdict()}
         return Now(models, self.memory.device, kinds, {**self.account.held, "limit": self.account.limit})
 

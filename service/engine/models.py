@@ -286,6 +286,7 @@ class Models:
                 self._failed(model, error)
             raise
         self._failures.pop(model, None)
+        self._metrics.changed(model, "loaded")
         self._residents[model] = resident
         self.specs[model] = spec = resident.spec
         self._left[model] = self._clock()
@@ -306,6 +307,7 @@ class Models:
         before = self._failures.get(model)
         pause_s = _FIRST_RETRY_S if before is None else min(_LONGEST_RETRY_S, 2 * before.pause_s)
         self._failures[model] = _Failure(str(error), self._clock() + pause_s, pause_s)
+        self._metrics.changed(model, "failed")
         _log.error("%s could not be loaded; next try in %.0f s: %s", model, pause_s, error)
 
     async def _make_room(self, needed: int, *, sparing: str, idle_s: float) -> None:
@@ -329,6 +331,7 @@ class Models:
 
     async def _evict(self, model: str) -> None:
         _log.info("evicting %s: %s", model, show_bytes(self._residents[model].spec.weights_bytes))
+        self._metrics.changed(model, "evicted")
         del self._residents[model]  # a batch of it whose callers left may still run; nothing does during the call
         try:
             await self._threads.call(self._memory.release)

@@ -6,7 +6,7 @@ So no count ever goes down.
 
 import asyncio
 import ctypes
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 import httpx
@@ -16,14 +16,11 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.registry import Collector
 
 from service.errors import Unavailable
+from service.telemetry.together import combined
 
 _ASK_S = 3.0
 _PARENT_S = 6.0
 _PAUSE_S = 0.02
-_HIGHEST = ("visiontower_queue_oldest_seconds", "visiontower_vram_prediction_ratio", "visiontower_batch_padding_ratio")
-_LOWEST = ("visiontower_model_ready",)
-_OF_THE_DEVICE = ("free", "total")
-"""Kinds of visiontower_vram_bytes that every process sees whole."""
 _COUNTED = ("counter", "histogram")
 
 
@@ -114,20 +111,14 @@ def merged(expositions: Iterable[str], *, only: tuple[str, ...] | None = None) -
             known = values.setdefault(family.name, {})
             for sample in family.samples:
                 key = sample.name, tuple(sample.labels.items())
-                combine = _combination(family.name, sample.labels)
-                known[key] = combine((known[key], sample.value)) if key in known else sample.value
+                value = sample.value
+                known[key] = combined(family.name, sample.labels, (known[key], value)) if key in known else value
     for name, family in families.items():
         for (sample_name, labels), value in values[name].items():
             family.add_sample(sample_name, dict(labels), value)
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Given(families.values()))
     return generate_latest(registry)
-
-
-def _combination(family: str, labels: Mapping[str, str]) -> Callable[[tuple[float, float]], float]:
-    if family in _HIGHEST or labels.get("kind") in _OF_THE_DEVICE:
-        return max
-    return min if family in _LOWEST else sum
 
 
 class _Given(Collector):

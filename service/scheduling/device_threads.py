@@ -434,12 +434,14 @@ class DeviceThreads:
             waits.append(running.started - waiting.since)
             is_traced = is_traced or waiting.item.trace is not None
         self._ran.append((shape, ended - max(running.started, before)))  # it had the device once that was free
+        ceiling = self._limits.of(shape).ceiling
         if batch.worked:  # a failure may be quick, and says nothing of how fast forwards are
             self._limits.ran(shape, items, forward_s)
         self._metrics.forward(
             shape.model,
             size=shape.size if isinstance(shape, ImageShape) else None,
             items=items,
+            ceiling=ceiling,
             is_cut=taken.left > 0 and self._limits.is_full(shape, items),
             queue_s=waits,
             forward_s=forward_s,

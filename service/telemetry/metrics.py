@@ -1,10 +1,20 @@
 """The service's counts, under the names of the contract. Knows Prometheus; every label is from a closed set."""
 
+import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from importlib.metadata import version
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.core import GaugeMetricFamily
 from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
@@ -35,17 +45,28 @@ OPEN_METRICS = Form("application/openmetrics-text; version=1.0.0; charset=utf-8"
 _SIZES_A_MODEL = 32
 """Resolutions are the callers' to choose, label values are not: later ones are counted as `other`."""
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
-_CLOSED = ("silent", "idle", "unread-answer", "head-too-large", "request-too-slow", "malformed-request")
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
+
+CLOSED = ("silent", "idle", "unread-answer", "head-too-large", "request-too-slow", "malformed-request")
+"""Reasons for which the server closes a connection."""
+DECISIONS = ("whole", "split", "refused")
+CHANGES = ("loaded", "failed", "evicted")
+STATES = ("ready", "failing", "hangs", "loading", "not loaded", "failed")
+"""Of a served model."""
 
 
 @dataclass(frozen=True)
 class ModelNow:
-    """A model at this moment. queue_images: images that wait; oldest_s: seconds that its oldest item has waited."""
+    """A model at this moment.
+
+    queue_images: images that wait; oldest_s: seconds that its oldest item has waited. state: one of STATES. facts: what
+    its numbers depend on: revision, dtype, device, runtime.
+    """
 
     queue_images: int
     oldest_s: float
-    is_ready: bool
+    state: str = "ready"
+    facts: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -109,6 +130,12 @@ class Metrics:
         self._batch_images = Histogram(
             "visiontower_batch_images", "Images in a forward.", ["model"], buckets=_ITEMS, registry=registry
         )
+        self._ceilings = Counter(
+            "visiontower_batch_ceiling_images_total",
+            "Images that the forwards could have had at the most, by memory, time and --max-batch.",
+            ["model"],
+            registry=registry,
+        )
         padding = Gauge(
             "visiontower_batch_padding_ratio",
             "Share of a batch that is padding; 0, as only images of equal size share a batch.",
@@ -142,6 +169,12 @@ class Metrics:
             ["reason"],
             registry=registry,
         )
+        changes = Counter(
+            "visiontower_model_changes_total",
+            "Times that an encoder was loaded, could not be loaded, or was evicted to make room for another.",
+            ["model", "change"],
+            registry=registry,
+        )
         self._out_of_memory = Counter(
             "visiontower_out_of_memory_total",
             "Forwards the device had no room for, in spite of the plan.",
@@ -168,6 +201,8 @@ class Metrics:
             "Images whose result was not in the cache, which is on.",
             registry=registry,
         )
+        ProcessCollector(registry=registry)  # on Linux; nothing elsewhere
+        self._build = {"version": version("visiontower"), "python": platform.python_version()}
         # Looking labels up costs more than counting.
         self._key_requests = cache(key_requests.labels)
         self._stage = cache(stage_seconds.labels)
@@ -175,17 +210,21 @@ class Metrics:
         self._duration = cache(request_seconds.labels)
         self._forward_bytes = {"activations_predicted": 0, "activations_peak": 0}
         self._decision = cache(admission.labels)
-        for decision in ("whole", "split", "refused"):
+        self._change = changes.labels
+        for decision in DECISIONS:
             self._decision(decision)
         for reason in refusals:
             self._rejected.labels(reason)
-        for reason in _CLOSED:
+        for reason in CLOSED:
             self._closed.labels(reason)
         for model in models:
             padding.labels(model).set(0)
             self._tokens.labels(model)
             self._out_of_memory.labels(model)
             self._batch_images.labels(model)
+            self._ceilings.labels(model)
+            for change in CHANGES:
+                self._change(model, change)
 
     def request(self, record: RequestRecord) -> None:
         """A request has been answered."""
@@ -230,12 +269,14 @@ class Metrics:
         *,
         size: ImageSize | None,
         items: int,
+        ceiling: int,
         is_cut: bool,
         queue_s: Sequence[float],
         forward_s: float,
     ) -> None:
-        """A forward has run. size: of its images, None for texts; is_cut: the memory budget left others waiting.
+        """A forward has run. size: of its images, None for texts; ceiling: the most items that it could have had.
 
+        is_cut: the memory budget left others waiting.
         Called on a device thread.
         """
         self._decision("split" if is_cut else "whole").inc()
@@ -246,6 +287,7 @@ class Metrics:
         if size is None:
             return
         self._batch_images.labels(model).observe(items)
+        self._ceilings.labels(model).inc(ceiling)
         seen = self._sizes[model]
         if len(seen) < _SIZES_A_MODEL:
             seen.add(size)
@@ -263,6 +305,10 @@ class Metrics:
     def out_of_memory(self, model: str) -> None:
         """A forward ran out of memory. Called on a device thread."""
         self._out_of_memory.labels(model).inc()
+
+    def changed(self, model: str, change: str) -> None:
+        """A model was loaded, could not be loaded, or was evicted: one of CHANGES."""
+        self._change(model, change).inc()
 
     def rejected(self, reason: str) -> None:
         """A request was refused."""
@@ -290,11 +336,27 @@ class Metrics:
         oldest = GaugeMetricFamily(
             "visiontower_queue_oldest_seconds", "Seconds the oldest waiting item has waited.", labels=["model"]
         )
-        ready = GaugeMetricFamily("visiontower_model_ready", "1 if the model's last forward worked.", labels=["model"])
-        for model, state in now.models.items():
-            images.add_metric([model], state.queue_images)
-            oldest.add_metric([model], state.oldest_s)
-            ready.add_metric([model], float(state.is_ready))
+        ready = GaugeMetricFamily(
+            "visiontower_model_ready",
+            "1 if the encoder is loaded, its last forward worked, and none hangs.",
+            labels=["model"],
+        )
+        states = GaugeMetricFamily(
+            "visiontower_model_state", "1 for the state that the encoder is in.", labels=["model", "state"]
+        )
+        about = GaugeMetricFamily(
+            "visiontower_model_info",
+            "Always 1: which weights the encoder has, and how it computes.",
+            labels=["model", "revision", "dtype", "device", "runtime"],
+        )
+        for model, of in now.models.items():
+            images.add_metric([model], of.queue_images)
+            oldest.add_metric([model], of.oldest_s)
+            ready.add_metric([model], float(of.state == "ready"))
+            for state in STATES:
+                states.add_metric([model, state], float(of.state == state))
+            if of.facts:
+                about.add_metric([model, *(of.facts[name] for name in ("revision", "dtype", "device", "runtime"))], 1.0)
         vram = GaugeMetricFamily(
             "visiontower_vram_bytes",
             "Device memory by kind; activations are of the last forward that was measured, at its highest point.",
@@ -314,7 +376,11 @@ class Metrics:
         )
         for store, size in now.cached.items():
             cached.add_metric([store], size)
-        return [images, oldest, ready, vram, held, cached]
+        build = GaugeMetricFamily(
+            "visiontower_build_info", "Always 1: the versions of visiontower and Python.", labels=list(self._build)
+        )
+        build.add_metric(list(self._build.values()), 1.0)
+        return [images, oldest, ready, states, about, vram, held, cached, build]
 
 
 class _Looked(CollectorRegistry):

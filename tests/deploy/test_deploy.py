@@ -23,8 +23,10 @@ from packaging.utils import canonicalize_name
 from service.http.app import create_app
 from service.http.problems import REFUSALS
 from service.settings import PREFIX, Settings
-from service.telemetry.metrics import Metrics, ModelNow, Now
+from service.telemetry.metrics import STATES
+from service.telemetry.metrics_table import KINDS, all_families
 from tests.support.paths import ROOT
+from tests.support.prometheus import RULES, rules
 from tests.support.serving import backend_of
 
 DEPLOY = ROOT / "deploy"
@@ -91,29 +93,31 @@ def routes() -> set[str]:
 
 def families() -> dict[str, set[str]]:
     """Every series name the service can expose, with its labels."""
-    metrics = Metrics(["fake:vit"], refusals=REFUSALS)
-    now = Now({"fake:vit": ModelNow(0, 0.0, is_ready=True)}, "cpu", {"total": 1}, {"body": 1})
     suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count"), "gauge": ("",)}
-    found: dict[str, set[str]] = {}
-    for family in [*metrics.registry.collect(), *metrics.gauges(now)]:
-        collector = metrics.registry._names_to_collectors.get(family.name)
-        labels = set(getattr(collector, "_labelnames", ())) | {key for s in family.samples for key in s.labels}
-        found.update({family.name + suffix: labels for suffix in suffixes[family.type]})
+    return {family.name + suffix: set(labels) for family, labels in all_families() for suffix in suffixes[family.type]}
+
+
+def recorded() -> dict[str, set[str]]:
+    """Every series that deploy/prometheus/rules.yml records, with its labels: its name begins with them."""
+    found = {}
+    for rule in rules("rules.yml"):
+        found[rule["record"]] = {*rule["record"].partition(":")[0].split("_"), *rule.get("labels", {})}
     return found
 
 
 def expressions() -> Iterator[str]:
-    for group in loaded("deploy/prometheus/alerts.yml")["groups"]:
-        yield from (rule["expr"] for rule in group["rules"])
+    for file in RULES:
+        yield from (rule["expr"] for rule in rules(file))
     for path in DASHBOARDS:
         board = json.loads(path.read_text())
-        yield from (target["expr"] for panel in board["panels"] for target in panel["targets"])
+        yield from (target["expr"] for panel in board["panels"] for target in panel.get("targets", []))
         yield from (variable["definition"] for variable in board["templating"]["list"])
+        yield from (annotation["expr"] for annotation in board["annotations"]["list"])
 
 
 def selectors(expression: str) -> Iterator[tuple[str, dict[str, str]]]:
     """(series, label -> matched value) of an expression."""
-    for name, inside in re.findall(r"\b(visiontower_\w+)(?:\{([^}]*)\})?", expression):
+    for name, inside in re.findall(r"\b((?:\w+:)?(?:visiontower|process)_\w+(?::\w+)?)(?:\{([^}]*)\})?", expression):
         yield name, dict(re.findall(r'(\w+)[=!~]+"([^"]*)"', inside))
 
 
@@ -301,22 +305,42 @@ def _uids(value: object) -> set[str]:
 def test_dashboards_use_variables_they_define(path: Path) -> None:
     board = json.loads(path.read_text())
     defined = {variable["name"] for variable in board["templating"]["list"]}
-    used = set(re.findall(r"\$(\w+)", " ".join(t["expr"] for panel in board["panels"] for t in panel["targets"])))
+    used = set(
+        re.findall(r"\$(\w+)", " ".join(t["expr"] for panel in board["panels"] for t in panel.get("targets", [])))
+    )
     assert used - {"__rate_interval"} == defined
-    ids = [panel["id"] for panel in board["panels"]]
-    assert len(set(ids)) == len(ids)
+    for key in ("id", "title"):
+        values = [panel[key] for panel in board["panels"]]
+        assert len(set(values)) == len(values)
+
+
+@pytest.mark.parametrize("path", DASHBOARDS, ids=lambda path: path.name)
+def test_panels_do_not_overlap_and_each_says_what_it_is_for(path: Path) -> None:
+    panels = json.loads(path.read_text())["panels"]
+    taken: dict[tuple[int, int], str] = {}
+    for panel in panels:
+        place = panel["gridPos"]
+        assert 0 <= place["x"] <= place["x"] + place["w"] <= 24
+        for x in range(place["x"], place["x"] + place["w"]):
+            for y in range(place["y"], place["y"] + place["h"]):
+                assert (x, y) not in taken, (panel["title"], taken[x, y])
+                taken[x, y] = panel["title"]
+    assert [panel["title"] for panel in panels if panel["type"] != "row" and not panel.get("description")] == []
+    assert all(panel["fieldConfig"]["defaults"]["unit"] for panel in panels if panel["type"] == "timeseries")
 
 
 @pytest.mark.parametrize("expression", sorted(set(expressions())))
 def test_every_metric_and_label_exists(expression: str) -> None:
-    known = families()
+    known = families() | recorded()
     for name, matched in selectors(expression):
         assert name in known, f"no series {name}"
         assert set(matched) <= known[name] | {"instance", "job"}, name
-        if "reason" in matched:
-            assert matched["reason"] in REFUSALS
+        for reason in matched.get("reason", "").split("|"):
+            assert not reason or reason in REFUSALS
         for route in matched.get("route", "").split("|"):
-            assert not route or route in routes()
+            assert not route or route in routes() or route == "/health/.*"
+        for label, of in (("state", STATES), ("kind", KINDS)):
+            assert all(value in of for value in matched.get(label, of[0]).split("|"))
     grouped = {label.strip() for group in re.findall(r"by \(([^)]*)\)", expression) for label in group.split(",")}
     assert grouped <= set().union(*known.values()) | {"instance", "le"}
 

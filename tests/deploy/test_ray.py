@@ -115,7 +115,7 @@ def test_prometheus_gives_the_samples_their_names_back() -> None:
     config = yaml.safe_load((RAY / "prometheus.yml").read_text())
     (job,) = config["scrape_configs"]
     keep, rename, *_ = job["metric_relabel_configs"]
-    families = Metrics(["a"]).families(Now({"a": ModelNow(1, 0.0, True)}, "cpu", {"free": 1}, {"body": 1}))
+    families = Metrics(["a"]).families(Now({"a": ModelNow(1, 0.0)}, "cpu", {"free": 1}, {"body": 1}))
     names = {sample.name for family in families for sample in family.samples}
     assert len(names) > 10
     for name in names:

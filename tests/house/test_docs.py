@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-import yaml
 
 from encoders.adapters.demo import WEIGHTS
 from encoders.adapters.registry import EncoderId, schemes
@@ -22,7 +21,9 @@ from service.http.app import create_app
 from service.http.problems import slugs
 from service.settings import PREFIX, Settings, settings_table
 from service.sizes import show_bytes
+from service.telemetry.metrics_table import labels_table, metrics_table
 from tests.support.paths import ROOT
+from tests.support.prometheus import rules
 from tests.support.serving import client_of
 from training.demo.evaluate import table
 
@@ -270,16 +271,25 @@ def test_the_problem_pages_named_are_there() -> None:
     assert named <= set(slugs())
 
 
-def test_the_metrics_named_are_those_there_are() -> None:
-    source = (ROOT / "service" / "telemetry" / "metrics.py").read_text()
-    named = [name for name in first_column(PAGES["docs/operations.md"]) if name.startswith("visiontower_")]
-    assert sorted(named) == sorted(re.findall(r'"(visiontower_[a-z_]+)"', source))
+@pytest.mark.skipif(sys.platform != "linux", reason="process_* are of Linux")
+def test_the_metrics_tables_are_the_registry_s() -> None:
+    """If this fails, put service.telemetry.metrics_table's tables between the markers."""
+    assert block("docs/metrics.md", "metrics") == metrics_table().strip()
+    assert block("docs/metrics.md", "labels") == labels_table().strip()
+
+
+def test_every_metric_named_is_one() -> None:
+    known = set(first_column(block("docs/metrics.md", "metrics")))
+    named = set(re.findall(r"`(?:ray_)?(visiontower_[a-z_]+)`", EVERYTHING)) - {"visiontower_client"}
+    assert {re.sub(r"_(bucket|sum|count)$", "", name) for name in named} <= known
 
 
 def test_the_alerts_named_are_those_there_are() -> None:
-    (group,) = yaml.safe_load((ROOT / "deploy" / "prometheus" / "alerts.yml").read_text())["groups"]
-    named = [name for name in first_column(PAGES["docs/operations.md"]) if name.startswith("Visiontower")]
-    assert named == [rule["alert"] for rule in group["rules"]]
+    """In the order of the file, each with a section; operations.md has them by severity."""
+    alerts = {rule["alert"]: rule["labels"]["severity"] for rule in rules("alerts.yml")}
+    assert re.findall(r"^## (Visiontower\w+)$", PAGES["docs/runbook.md"], flags=re.MULTILINE) == list(alerts)
+    rows = re.findall(r"^\| (critical|warning|info) \| ([^|]+)", PAGES["docs/operations.md"], flags=re.MULTILINE)
+    assert {name: severity for severity, names in rows for name in re.findall(r"`(\w+)`", names)} == alerts
 
 
 @each_page

@@ -64,6 +64,7 @@ class CountedForward:
     model: str
     size: ImageSize | None
     items: int
+    ceiling: int
     is_cut: bool
     queue_s: list[float]
     forward_s: float

@@ -32,9 +32,9 @@ pytestmark = pytest.mark.anyio
 
 def exposition(*, forwards: int, ready: int, free: int) -> str:
     metrics = Metrics(["a"])
-    models = {"a": ModelNow(queue_images=forwards, oldest_s=float(forwards), is_ready=bool(ready))}
+    models = {"a": ModelNow(queue_images=forwards, oldest_s=float(forwards), state="ready" if ready else "failing")}
     for _ in range(forwards):
-        metrics.forward("a", size=None, items=1, is_cut=False, queue_s=[], forward_s=0.02)
+        metrics.forward("a", size=None, items=1, ceiling=8, is_cut=False, queue_s=[], forward_s=0.02)
     return metrics.exposition(Now(models, "cpu", {"weights": 10, "free": free}, {})).decode()
 
 

@@ -31,9 +31,9 @@ class Gauges:
 def test_every_sample_keeps_its_name_its_labels_and_its_value() -> None:
     metrics, gauges = Metrics(["a"]), Gauges()
     bridge = Bridge(gauges, labels={"replica": "r1"})
-    now = Now({"a": ModelNow(3, 0.5, True)}, "cpu", {"weights": 10}, {})
+    now = Now({"a": ModelNow(3, 0.5)}, "cpu", {"weights": 10}, {})
     for seconds in (0.02, 7.0):
-        metrics.forward("a", size=None, items=1, is_cut=False, queue_s=[], forward_s=seconds)
+        metrics.forward("a", size=None, items=1, ceiling=8, is_cut=False, queue_s=[], forward_s=seconds)
         bridge.pass_on(metrics.families(now))
     assert gauges.of("visiontower_queue_images", model="a") == 3
     assert gauges.of("visiontower_vram_bytes", device="cpu", kind="weights") == 10

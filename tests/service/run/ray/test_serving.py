@@ -22,9 +22,9 @@ from prometheus_client.parser import text_string_to_metric_families
 from prometheus_client.samples import Sample
 
 from service.settings import PREFIX
-from tests.deploy.test_prometheus import free_port
 from tests.support.paths import ROOT
 from tests.support.process import served
+from tests.support.prometheus import free_port
 from tests.support.serving import PNG, noise
 
 pytest.importorskip("ray")
