@@ -1,6 +1,7 @@
 """The process: loads real encoders, listens, and stops in order. Of uvicorn, only connection.py knows more."""
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -29,6 +30,10 @@ _FLUSH_S = 5.0
 """Answers get as long to leave before a process ends whose device hangs."""
 _LAST_S = 10.0
 """After an orderly stop the process ends at the latest; a thread inside a library may never."""
+_STILL_S = 30.0
+"""Longer than an event loop stands still for any good reason."""
+_TICKS_A_SECOND = 10
+"""uvicorn's."""
 _OTHER_FILES = 512
 """Open files of a process beside its connections: weights, libraries, sockets of its own."""
 
@@ -69,6 +74,8 @@ def make_server(
     siblings: Siblings | None = None,
 ) -> "Server":
     """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine."""
+    # One of several processes is watched by their parent.
+    is_watched = settings.on_hang == "exit" and siblings is None
     app = create_app(settings, backend=backend, clock=clock, siblings=siblings)
     door: Any = partial(Connection, door=Door(settings, app.state.metrics))  # uvicorn calls it as it would a class
     return Server(
@@ -84,6 +91,7 @@ def make_server(
             timeout_graceful_shutdown=int(settings.drain_timeout_s) + 5,  # ours comes first, and answers
         ),
         siblings=siblings,
+        still_s=_STILL_S if is_watched else None,
     )
 
 
@@ -108,10 +116,16 @@ class Server(uvicorn.Server):
     encoders are loaded, as a load cannot be interrupted.
     """
 
-    def __init__(self, config: uvicorn.Config, *, siblings: Siblings | None = None) -> None:
-        """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM."""
+    def __init__(
+        self, config: uvicorn.Config, *, siblings: Siblings | None = None, still_s: float | None = None
+    ) -> None:
+        """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM.
+
+        still_s: the process ends if its event loop stands still for as many seconds, if the server owns it; None: never.
+        """
         super().__init__(config)
         self.owns_process = False
+        self.still_s = still_s
         self._siblings = siblings
         self._heap = heap.Heap(clock=time.monotonic)
 
@@ -175,10 +189,15 @@ class Server(uvicorn.Server):
             self._siblings.beat()
         if self.owns_process:
             self._heap.look(is_idle=self.engine.admission.is_empty)
+            if self.still_s is not None and counter % _TICKS_A_SECOND == 0:
+                # Its thread is C's: it needs no interpreter, whose lock may be what everything waits for.
+                faulthandler.dump_traceback_later(self.still_s, exit=True)
         return await super().on_tick(counter) or self.is_device_lost or self.is_hung
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""
+        if self.owns_process and self.still_s is not None:
+            faulthandler.cancel_dump_traceback_later()  # the ticks are over; a supervisor limits the stop
         if self.is_hung:
             self._end_within(_FLUSH_S)
         draining = asyncio.create_task(self.engine.drain())
