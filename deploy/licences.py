@@ -14,15 +14,12 @@ def licences(bom: dict[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _licence(component: dict[str, Any]) -> str:
-    named = [_name(choice) for choice in component.get("licenses", [])]
-    return " AND ".join(dict.fromkeys(filter(None, named))) or NOT_NAMED
-
-
-def _name(choice: dict[str, Any]) -> str | None:
-    """Of an SPDX expression, or of a licence by its SPDX id or by any name; None if only its text is there."""
-    licence = choice.get("license", {})
-    name: str | None = choice.get("expression") or licence.get("id") or licence.get("name")
-    return name
+    """The SPDX identifiers, or else the names that the package's classifiers give."""
+    choices = component.get("licenses", [])
+    spdx = [choice.get("expression") or choice.get("license", {}).get("id") for choice in choices]
+    names = [choice.get("license", {}).get("name", "").rpartition(" :: ")[2] for choice in choices]
+    named = [each for each in spdx if each] or [each for each in names if each]
+    return " AND ".join(dict.fromkeys(named)) or NOT_NAMED
 
 
 if __name__ == "__main__":

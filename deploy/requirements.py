@@ -1,4 +1,4 @@
-"""Print what a pyproject.toml requires, with the extras that are named: `requirements.py pyproject.toml openvino,heif`."""
+"""Print what a project requires, with the extras that are named: `requirements.py pyproject.toml openvino,heif`."""
 
 import sys
 import tomllib

@@ -121,7 +121,7 @@ class Server(uvicorn.Server):
     ) -> None:
         """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM.
 
-        still_s: the process ends if its event loop stands still for as many seconds, if the server owns it; None: never.
+        still_s: a process of its own ends if its event loop stands still for as many seconds; None: never.
         """
         super().__init__(config)
         self.owns_process = False

@@ -263,6 +263,7 @@ def hold(batch):
     threading.Event().wait(5)
 """
 
+
 def test_a_process_whose_event_loop_stands_still_says_where_it_stands_and_ends() -> None:
     with program(HOLDS_THE_LOCK + SERVES.format(options="")) as process:
         said(process, "in a forward")
