@@ -158,7 +158,9 @@ class Builder:
                 environment = {key: self._inside(value, root) for key, value in stage.environment.items()}
                 environment["PATH"] = f"{self._python / 'bin'}{os.pathsep}{os.environ['PATH']}"
                 command = self._inside(step, root)
-                subprocess.run(command, shell=True, check=True, cwd=here, env=os.environ | environment)
+                subprocess.run(
+                    command, shell=True, check=True, cwd=here, env=os.environ | environment, stdout=sys.stderr
+                )
 
     def _copy(self, copy: Copy, here: Path) -> None:
         for each in copy.sources:

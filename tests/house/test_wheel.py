@@ -87,7 +87,8 @@ def test_nothing_else_is_in_the_wheel(names: set[PurePosixPath]) -> None:
     assert not inside - set(tracked())
 
 
-def test_so_does_the_wheel_of_the_client(tmp_path: Path) -> None:
+@pytest.mark.slow
+def test_the_wheel_of_the_client_holds_its_package_and_nothing_else(tmp_path: Path) -> None:
     with zipfile.ZipFile(built(PurePosixPath("client"), tmp_path)) as archive:
         inside = {PurePosixPath("client", name) for name in archive.namelist() if ".dist-info/" not in name}
     assert inside == {path for path in tracked() if path.parts[:2] == ("client", "visiontower_client")}

@@ -272,6 +272,7 @@ def test_a_process_whose_event_loop_stands_still_says_where_it_stands_and_ends()
         assert process.wait(10) == 1
 
 
+@pytest.mark.slow
 def test_a_stop_in_order_may_take_longer() -> None:
     with program(WAITS_LONGER + SERVES.format(options="")) as process:
         said(process, "in a forward")
