@@ -94,6 +94,7 @@ RELEASE := build/release
 CLEAN := $(RELEASE)/.venv/bin
 
 version: setup ## VERSION=0.2.0: of service and client; docs/changes into CHANGELOG.md
+	$(if $(VERSION),,$(error say which: make version VERSION=0.2.0))
 	$(BIN)/uv version --frozen $(VERSION)
 	$(BIN)/uv version --frozen --project client $(VERSION)
 	$(BIN)/towncrier build --yes --version $(VERSION)
