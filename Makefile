@@ -14,7 +14,8 @@ JOBS ?= 2
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # In a tenth of pip's time.
-UV = $(BIN)/uv pip install --system-certs --quiet --compile-bytecode
+export UV_SYSTEM_CERTS := 1
+UV = $(BIN)/uv pip install --quiet --compile-bytecode
 
 # JOBS processes with one thread each, a file's tests in one of them: most tests wait for loading, which no second
 # thread helps. In the files' order: by number of tests, as xdist does it, the files of few long tests come last and one
@@ -32,7 +33,7 @@ PAGE_TOOLS := $(if $(shell command -v npm),build/browser/.made)
 PRETTIER = $(PAGE_BIN)/prettier --config tests/browser/package.json --ignore-path tests/browser/.prettierignore $(PAGE)
 WITHOUT_NPM = @echo "The page's JavaScript, CSS and HTML: skipped, npm is missing"
 
-.PHONY: help setup fmt check test test-slow run serve bench clients browser prometheus
+.PHONY: help setup fmt check test test-slow run serve bench clients browser prometheus version release sbom
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-9s %s\n", $$1, $$2}' Makefile
@@ -100,6 +101,37 @@ prometheus: ## Prometheus for the tests of its rules: the system's, or Debian's 
 	fi; \
 	echo "There is no Prometheus: the tests of its rules are skipped. Install prometheus and promtool" \
 		"(Debian: apt install prometheus)."
+
+# Releases: docs/releasing.md.
+RELEASE := build/release
+CLEAN := $(RELEASE)/.venv/bin
+
+version: setup ## VERSION=0.2.0: of service and client; docs/changes into CHANGELOG.md
+	$(if $(VERSION),,$(error say which: make version VERSION=0.2.0))
+	$(BIN)/uv version --frozen $(VERSION)
+	$(BIN)/uv version --frozen --project client $(VERSION)
+	$(BIN)/towncrier build --yes --version $(VERSION)
+
+release: $(CLEAN)/visiontower sbom ## dist: wheels and source archives, tried in a clean environment
+	cd $(RELEASE) && .venv/bin/visiontower --version && .venv/bin/visiontower similarity \
+		"$(CURDIR)/docs/example.png" "a red circle" --model demo:vit
+	$(CLEAN)/python -c "import visiontower_client"
+
+sbom: $(RELEASE)/licences.txt ## build/release: the SBOM (CycloneDX) of that environment, and its licences
+
+$(RELEASE)/licences.txt: $(CLEAN)/visiontower deploy/licences.py
+	$(BIN)/uv tool run --from cyclonedx-bom==7.5.0 cyclonedx-py environment --pyproject pyproject.toml \
+		-o $(RELEASE)/sbom.json $(RELEASE)/.venv
+	$(BIN)/python deploy/licences.py $(RELEASE)/sbom.json > $@
+
+# A wheel is built from the source archive, so that the archive is tried too.
+$(CLEAN)/visiontower: $(shell git ls-files encoders service client pyproject.toml constraints.txt README.md LICENSE 2>/dev/null) | setup
+	rm -rf dist $(RELEASE)
+	$(BIN)/uv build --quiet --out-dir dist .
+	$(BIN)/uv build --quiet --out-dir dist client
+	$(BIN)/uv tool run twine==7.0.0 check --strict dist/*
+	$(BIN)/uv venv --quiet --python $(BIN)/python $(RELEASE)/.venv
+	$(UV) --python $(CLEAN)/python -c constraints.txt dist/*.whl
 
 # The first of these that is at least 3.11 and can make environments; PYTHON=... decides otherwise.
 $(BIN)/python:

@@ -120,7 +120,8 @@ class Settings(BaseSettings):
     on_hang: Literal["exit", "stay"] = Field(
         default="exit",
         description="If a forward takes over 5 s and over ten times its usual time: end with status 4, for a "
-        "supervisor to start the process anew, or wait for the forward and serve meanwhile what can be served.",
+        "supervisor to start the process anew, or wait for the forward and serve meanwhile what can be served. With "
+        "exit the process also ends, with status 1, if its event loop stands still for 30 s.",
     )
     queue_images: int = Field(
         default=256, ge=1, description="Images admitted and not yet answered, at most; over it requests get 503."

@@ -10,6 +10,7 @@ _log = logging.getLogger(__name__)
 
 OK = 0
 CANNOT_LISTEN = 1
+"""So does a process end whose event loop stands still (server.py): faulthandler has no other status."""
 """2 is the command line's: a flag or a variable is wrong."""
 FAILED = 3
 """An encoder could not be loaded, or a device thread has ended. uvicorn has it for the first."""

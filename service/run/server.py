@@ -1,6 +1,7 @@
 """The process: loads real encoders, listens, and stops in order. Of uvicorn, only connection.py knows more."""
 
 import asyncio
+import faulthandler
 import logging
 import os
 import signal
@@ -30,6 +31,10 @@ _FLUSH_S = 5.0
 """Answers get as long to leave before a process ends whose device hangs."""
 _LAST_S = 10.0
 """After an orderly stop the process ends at the latest; a thread inside a library may never."""
+_STILL_S = 30.0
+"""Longer than an event loop stands still for any good reason."""
+_TICKS_A_SECOND = 10
+"""uvicorn's."""
 
 
 def serve(settings: Settings) -> None:
@@ -73,9 +78,10 @@ def make_server(
 ) -> "Server":
     """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine.
 
-    siblings: if it is one of several processes, whose parent binds their ports. Raises OSError if there is a
-    metrics_port, and it is taken.
+    siblings: if it is one of several processes, whose parent binds their ports, and watches them. Raises OSError if
+    there is a metrics_port, and it is taken.
     """
+    is_watched = settings.on_hang == "exit" and siblings is None
     metrics_socket = None
     if settings.metrics_port is not None and siblings is None:
         metrics_socket = bound(settings.host, settings.metrics_port, is_shared=False)
@@ -96,6 +102,7 @@ def make_server(
         ),
         siblings=siblings,
         metrics_socket=metrics_socket,
+        still_s=_STILL_S if is_watched else None,
     )
 
 
@@ -112,13 +119,16 @@ class Server(uvicorn.Server):
         *,
         siblings: Siblings | None = None,
         metrics_socket: socket.socket | None = None,
+        still_s: float | None = None,
     ) -> None:
         """siblings: if it is one of several processes; then their parent tells it to stop, by one SIGTERM.
 
-        metrics_socket: bound; it listens on this one too.
+        metrics_socket: bound; it listens on this one too. still_s: a process of its own ends if its event loop stands
+        still for as many seconds; None: never.
         """
         super().__init__(config)
         self.owns_process = False
+        self.still_s = still_s
         self._siblings = siblings
         self._metrics_socket = metrics_socket
         self._heap = heap.Heap(clock=time.monotonic)
@@ -193,10 +203,15 @@ class Server(uvicorn.Server):
             self._siblings.beat()
         if self.owns_process:
             self._heap.look(is_idle=self.engine.admission.is_empty)
+            if self.still_s is not None and counter % _TICKS_A_SECOND == 0:
+                # Its thread is C's: it needs no interpreter, whose lock may be what everything waits for.
+                faulthandler.dump_traceback_later(self.still_s, exit=True)
         return await super().on_tick(counter) or self.is_device_lost or self.is_hung
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """As uvicorn.Server, which waits for open answers here; drain sees to it that they come, or fail by name."""
+        if self.owns_process and self.still_s is not None:
+            faulthandler.cancel_dump_traceback_later()  # the ticks are over; a supervisor limits the stop
         if self.is_hung:
             self._end_within(_FLUSH_S)
         draining = asyncio.create_task(self.engine.drain())

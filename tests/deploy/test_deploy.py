@@ -13,13 +13,14 @@ from collections.abc import Iterator, Mapping
 from functools import cache
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from benchmarks.image_size import DOCKERFILE, Instruction, instructions
 from service.http.app import create_app
 from service.http.problems import REFUSALS
 from service.settings import PREFIX, Settings
@@ -35,26 +36,9 @@ DASHBOARDS = sorted((DEPLOY / "grafana" / "dashboards").glob("*.json"))
 PORT = Settings.model_fields["port"].default
 
 
-class Instruction(NamedTuple):
-    """One of the Dockerfile's; stage: the name of the stage it is in."""
-
-    stage: str
-    keyword: str
-    value: str
-
-
 @cache
 def dockerfile() -> list[Instruction]:
-    lines = (DEPLOY / "Dockerfile").read_text().splitlines()
-    text = "\n".join(line for line in lines if not line.startswith("#")).replace("\\\n", " ")
-    found, stage = [], ""
-    for line in text.splitlines():
-        if line.strip():
-            keyword, value = line.split(maxsplit=1)
-            if keyword == "FROM":
-                stage = value.split()[2]
-            found.append(Instruction(stage, keyword, value))
-    return found
+    return list(instructions(DOCKERFILE.read_text()))
 
 
 def values(keyword: str) -> list[str]:
@@ -152,7 +136,7 @@ def test_the_container_listens_where_the_settings_say() -> None:
 
 def variables() -> Iterator[tuple[str, str]]:
     """(where, VISIONTOWER_ variable)."""
-    for path in ("deploy/Dockerfile", "deploy/README.md", *COMPOSE_FILES):
+    for path in ("deploy/Dockerfile", "deploy/README.md", "deploy/systemd/visiontower.env", *COMPOSE_FILES):
         for name in re.findall(rf"\b{PREFIX}[A-Z_]+[A-Z]", (ROOT / path).read_text()):
             yield path, name
 
@@ -264,7 +248,7 @@ def test_images_are_pinned() -> None:
     images = [value.split()[0] for value in values("FROM") if value.split()[0] not in stages()]
     images += [service["image"] for service in loaded("docker-compose.yml")["services"].values()]
     pinned = [image for image in images if not image.startswith("visiontower:")]
-    assert len(pinned) == 4
+    assert len(pinned) == 3
     for image in pinned:
         assert re.search(r":v?\d+\.\d+\.\d+", image), image
 

@@ -1,4 +1,7 @@
-"""The wheel holds the two packages, all of them and nothing else, and is enough to serve the demo encoders."""
+"""The wheel holds the two packages, all of them and nothing else, and is enough to serve the demo encoders.
+
+It is built from the source archive, as for a release: what is missing there is missing in the wheel.
+"""
 
 import os
 import re
@@ -37,16 +40,30 @@ def tracked() -> list[PurePosixPath]:
 
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Built from a copy of the tracked files: building writes beside the source, and reads what was left there."""
-    source, out = tmp_path_factory.mktemp("source"), tmp_path_factory.mktemp("wheel")
+    return built(PurePosixPath(), tmp_path_factory.mktemp("visiontower"))
+
+
+def built(project: PurePosixPath, folder: Path) -> Path:
+    """The wheel of a project of the checkout.
+
+    From a copy of the tracked files: building writes beside the source, and reads what was left there.
+    """
     for path in tracked():
-        (source / path).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(ROOT / path, source / path)
-    build = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
-    built = subprocess.run([*build, str(source)], capture_output=True, text=True)
-    assert built.returncode == 0, built.stdout + built.stderr
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(ROOT / path, folder / path)
+    out = folder / "dist"
+    archive = f"from setuptools.build_meta import build_sdist; build_sdist({str(out)!r})"
+    run([sys.executable, "-c", archive], cwd=folder / project)
+    (source,) = out.glob("*.tar.gz")
+    wheel = [sys.executable, "-m", "pip", "wheel", "--no-deps", "--no-build-isolation", "--no-index", "-w", str(out)]
+    run([*wheel, str(source)], cwd=folder)
     (made,) = out.glob("*.whl")
     return made
+
+
+def run(command: list[str], *, cwd: Path) -> None:
+    done = subprocess.run(command, cwd=cwd, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +85,13 @@ def test_nothing_else_is_in_the_wheel(names: set[PurePosixPath]) -> None:
     inside = {path for path in names if not path.parts[0].endswith(".dist-info")}
     assert {path.parts[0] for path in inside} == set(PACKAGES)
     assert not inside - set(tracked())
+
+
+@pytest.mark.slow
+def test_the_wheel_of_the_client_holds_its_package_and_nothing_else(tmp_path: Path) -> None:
+    with zipfile.ZipFile(built(PurePosixPath("client"), tmp_path)) as archive:
+        inside = {PurePosixPath("client", name) for name in archive.namelist() if ".dist-info/" not in name}
+    assert inside == {path for path in tracked() if path.parts[:2] == ("client", "visiontower_client")}
 
 
 def test_the_command_is_an_entry_point_of_the_wheel(wheel: Path) -> None:

@@ -172,6 +172,8 @@ def load(model):
 def hold(batch):
     wait("in a forward")
 
+still_s = None
+
 def run(backend, **options):
     made = server.make_server(Settings(model=("fake:vit",), port=0), backend=backend, **options)
     made.owns_process = True
@@ -218,6 +220,7 @@ import asyncio, httpx, logging
 logging.basicConfig(level="INFO")
 made = server.make_server(Settings(model=("fake:vit",), port=0), backend=backend_of(encoder){options})
 made.owns_process = True
+made.still_s = still_s
 
 async def post():
     while not made.started:
@@ -270,6 +273,39 @@ def test_a_process_whose_device_hangs_answers_and_ends_with_a_status_of_its_own(
         assert process.stderr is not None
         assert process.stderr.read() == ""
         assert process.wait(10) == 4
+
+
+HOLDS_THE_LOCK = """
+import ctypes
+still_s = 3
+
+def hold(batch):
+    print("in a forward", file=sys.stderr, flush=True)
+    ctypes.PyDLL(None).sleep(60)  # without releasing the interpreter
+"""
+WAITS_LONGER = """
+still_s = 3
+def hold(batch):
+    print("in a forward", file=sys.stderr, flush=True)
+    threading.Event().wait(5)
+"""
+
+
+def test_a_process_whose_event_loop_stands_still_says_where_it_stands_and_ends() -> None:
+    with program(HOLDS_THE_LOCK + SERVES.format(options="")) as process:
+        said(process, "in a forward")
+        said(process, "Timeout")
+        said(process, "in hold")
+        assert process.wait(10) == 1
+
+
+@pytest.mark.slow
+def test_a_stop_in_order_may_take_longer() -> None:
+    with program(WAITS_LONGER + SERVES.format(options="")) as process:
+        said(process, "in a forward")
+        process.send_signal(signal.SIGTERM)
+        said(process, "POST /embed 200")
+        assert process.wait(30) == 0
 
 
 async def test_it_does_not_start_without_its_weights(caplog: pytest.LogCaptureFixture) -> None:
