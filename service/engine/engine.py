@@ -22,9 +22,10 @@ from encoders.memory.device import Memory
 from encoders.memory.machine import available_cores
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
+from service.engine.cache.opening import opened
 from service.engine.decoding import Decoding
 from service.engine.fetcher import Fetcher
-from service.engine.images import Images
+from service.engine.images import EncodedImages, Images
 from service.engine.label_sets import KnownLabels, LabelSets
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
@@ -84,12 +85,16 @@ class Engine:
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """backend: other encoders and another device than the settings say. metrics: for others to read."""
+        """backend: other encoders and another device than the settings say. metrics: for others to read.
+
+        Raises SettingsError if this machine does not have what the settings ask for.
+        """
         backend = backend or real_backend(settings)
         self.settings = settings
         self.metrics = metrics or Metrics(settings.model)
         self.clock = clock
         self.memory = backend.memory()
+        self._cache = opened(settings, hardware=backend.hardware)
         lanes = backend.lanes()
         self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead, lanes=lanes.number)
         self.memory.limit(self.budget.limit)
@@ -148,6 +153,7 @@ class Engine:
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
             exact_pixels=settings.exact_pixels,
+            cache=self._cache,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
         self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
@@ -209,6 +215,8 @@ class Engine:
         self._texts.close()
         await self._fetcher.close()
         self._decoding.stop()
+        if self._cache is not None:
+            self._cache.close()
         self._answer_pool.shutdown(wait=False)
 
     @overload
@@ -330,7 +338,7 @@ class Engine:
                 )
                 finish = partial(embeddings, images, request, model=shape.model)
                 result = finish() if images.values <= INLINE_VALUES else await self.on_pool(finish)
-        self.metrics.answered(shape.model, tokens=result.tokens, all_stages=images.stages)
+        self._count(images, model=shape.model, tokens=result.tokens)
         return result
 
     async def _embed_with_texts(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
@@ -417,8 +425,13 @@ class Engine:
                     numbers += len(texts) * images.values // spec.pooled_size
                 is_small = max(numbers, images.values) <= INLINE_VALUES
                 result = finish() if is_small else await self.on_pool(finish)
-        self.metrics.answered(model, tokens=0, all_stages=images.stages)
+        self._count(images, model=model, tokens=0)
         return result
+
+    def _count(self, images: EncodedImages, *, model: str, tokens: int) -> None:
+        self.metrics.answered(model, tokens=tokens, all_stages=images.stages)
+        if images.cached is not None:
+            self.metrics.cached(hits=images.cached.hits, misses=images.cached.misses)
 
     def _compared(self, request: SimilarityRequest) -> Sequence[str]:
         """The texts of the request, or the labels that it names. Raises InvalidOption."""
@@ -479,7 +492,8 @@ class Engine:
             images, oldest_s = self.threads.waiting(model)
             models[model] = ModelNow(images, oldest_s, self.models.state(model).state == "ready")
         kinds = {"weights": self.budget.weights, "budget": self.budget.total, **self.memory.figures()._asdict()}
-        return Now(models, self.memory.device, kinds, {**self.account.held, "limit": self.account.limit})
+        held = {**self.account.held, "limit": self.account.limit}
+        return Now(models, self.memory.device, kinds, held, self._cache.nbytes if self._cache is not None else {})
 
     async def on_pool(self, function: Callable[[], R]) -> R:
         """Run a function over many numbers on a thread, so that the event loop goes on."""

@@ -9,8 +9,9 @@ from numpy.typing import NDArray
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Encoded, Floats
+from service.engine.finite import require_finite
 from service.engine.images import EncodedImages
-from service.engine.postprocess import l2_normalize, require_finite
+from service.engine.postprocess import l2_normalize
 from service.engine.values import Scores, SimilarityResult
 from service.errors import InvalidOption, NoTexts, PromptTooLong, TooManyTexts, TooMuchText, shown
 
@@ -145,7 +146,7 @@ def similarities(
             items.append(error)
     values = sum(item.values for item in items if isinstance(item, Scores))
     return SimilarityResult(
-        model, texts, items, found.truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps
+        model, texts, items, found.truncated, scoring, images.timing, values, has_heatmaps, images.cached
     )
 
 

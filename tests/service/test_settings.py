@@ -104,6 +104,8 @@ def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
         "_values",
         "_threads",
         "_share",
+        "cache",
+        "cache_disk",
         "batch",
         "port",
         "processes",

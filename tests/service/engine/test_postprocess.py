@@ -5,7 +5,8 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from service.engine.postprocess import is_finite, quantized
+from service.engine.finite import is_finite
+from service.engine.postprocess import quantized
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
