@@ -10,9 +10,9 @@ import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import TypeVar
@@ -28,18 +28,14 @@ _WAL_BYTES = 16 * 1024 * 1024
 """To which SQLite cuts its log of writes back."""
 _BUSY_S = 1.0
 """A write waits so long for another process'."""
-_PAUSE_S = 60.0
-"""A disk that has failed is left alone for so long."""
 _TOUCH_S = 60.0
 """A row's use is written down if the last that was is as long ago: reading stays reading."""
 _BACKLOG_BYTES = 64 * 1024 * 1024
 """Rows that wait to be written; more are not kept."""
-_EVICTED = 8
-"""Rows that go at a time."""
 _BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
 
 _SCHEMA = """
-CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, used REAL NOT NULL, value BLOB NOT NULL);
+CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, used REAL NOT NULL, value BLOB NOT NULL) STRICT;
 CREATE INDEX IF NOT EXISTS rows_by_use ON rows (used);
 """
 
@@ -47,15 +43,18 @@ CREATE INDEX IF NOT EXISTS rows_by_use ON rows (used);
 class Disk:
     """Lives on the event loop; its work is done on two threads, so that no reader waits for a writer.
 
-    folder: made if it is not there. limit: bytes of the file. now: seconds since the epoch.
+    folder: made if it is not there. limit: bytes of the file. now: seconds since the epoch. pause_s: for so long a disk
+    that has failed is left alone.
     """
 
-    def __init__(self, folder: Path, limit: int, *, now: Callable[[], float] = time.time) -> None:
+    def __init__(
+        self, folder: Path, limit: int, *, now: Callable[[], float] = time.time, pause_s: float = 60.0
+    ) -> None:
         """Raises OSError if the folder cannot be written to."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_writable(folder)
-        self._reader = _File(folder / FILE)
-        self._writer = _File(folder / FILE)
+        self._reader = _File(folder / FILE, pause_s)
+        self._writer = _File(folder / FILE, pause_s)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="cache read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="cache write")
         self._limit = limit
@@ -64,7 +63,7 @@ class Disk:
         self._backlog = 0  # bytes; under the lock
         self.nbytes = 0
         """Of the rows on disk, when they were last looked at."""
-        self._writing.submit(self._writer.use, partial(self._make_room, needed=0, is_start=True))
+        self._writing.submit(self._writer.use, self._fit)
 
     async def get(self, key: bytes) -> KeptRow | None:
         """None if it is not there, or cannot be read."""
@@ -119,33 +118,32 @@ class Disk:
         needed = len(value) + 2 * _PAGE_BYTES
         if needed > self._limit:
             return
-        rows.execute("BEGIN IMMEDIATE")
-        try:
+        with _transaction(rows):
             self._make_room(rows, needed)
             rows.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", (key, self._now(), value))
-            rows.execute("COMMIT")
-        except BaseException:
-            if rows.in_transaction:
-                rows.execute("ROLLBACK")
-            raise
         self.nbytes = _nbytes(rows)
 
-    def _make_room(self, rows: sqlite3.Connection, needed: int, *, is_start: bool = False) -> None:
+    def _make_room(self, rows: sqlite3.Connection, needed: int) -> None:
         """Remove the rows not used for longest, until `needed` bytes are free within the limit."""
-        oldest = "DELETE FROM rows WHERE rowid IN (SELECT rowid FROM rows ORDER BY used LIMIT ?)"
-        while (used := _nbytes(rows)) + needed > self._limit:
-            if not rows.execute(oldest, (_EVICTED,)).rowcount:
+        oldest = "DELETE FROM rows WHERE rowid = (SELECT rowid FROM rows ORDER BY used LIMIT 1)"
+        while _nbytes(rows) + needed > self._limit:
+            if not rows.execute(oldest).rowcount:
                 break
-        self.nbytes = used
-        if is_start:  # the limit may have been larger: give back what is free
-            rows.execute("PRAGMA incremental_vacuum").fetchall()
+
+    def _fit(self, rows: sqlite3.Connection) -> None:
+        """At start: the limit may have been larger. Give back what is free."""
+        with _transaction(rows):
+            self._make_room(rows, needed=0)
+        self.nbytes = _nbytes(rows)
+        rows.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")  # `execute` frees one page
 
 
 class _File:
     """One connection, of one thread; opened when it is needed. A file that is broken is begun anew."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, pause_s: float) -> None:
         self._path = path
+        self._pause_s = pause_s
         self._rows: sqlite3.Connection | None = None
         self._inode = 0  # of what was opened
         self._broken_inode = -1
@@ -163,10 +161,10 @@ class _File:
             if _code(error) == sqlite3.SQLITE_BUSY:
                 _log.info("the cache on disk is busy: a row is left out")
                 return None
-            _log.warning("the cache on disk fails, and is left alone for %.0f s: %s", _PAUSE_S, error)
+            _log.warning("the cache on disk fails, and is left alone for %.0f s: %s", self._pause_s, error)
             if _code(error) in _BROKEN:
                 self._broken_inode = self._inode
-            self._paused_until = time.monotonic() + _PAUSE_S
+            self._paused_until = time.monotonic() + self._pause_s
             self.close()
             return None
 
@@ -215,6 +213,13 @@ def _connected(path: Path) -> sqlite3.Connection:
         rows.close()
         raise
     return rows
+
+
+@contextmanager
+def _transaction(rows: sqlite3.Connection) -> Iterator[None]:
+    rows.execute("BEGIN IMMEDIATE")
+    with rows:  # commits, or rolls back
+        yield
 
 
 def _nbytes(rows: sqlite3.Connection) -> int:
