@@ -25,7 +25,7 @@ from service.engine.backend import Backend, real_backend
 from service.engine.cache.opening import opened
 from service.engine.decoding import Decoding
 from service.engine.fetcher import Fetcher
-from service.engine.images import EncodedImages, Images
+from service.engine.images import Images
 from service.engine.label_sets import KnownLabels, LabelSets
 from service.engine.models import Models
 from service.engine.postprocess import as_asked, embeddings
@@ -94,7 +94,7 @@ class Engine:
         self.metrics = metrics or Metrics(settings.model)
         self.clock = clock
         self.memory = backend.memory()
-        self._cache = opened(settings, hardware=backend.hardware)
+        self._cache = opened(settings, hardware=backend.hardware, metrics=self.metrics)
         lanes = backend.lanes()
         self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead, lanes=lanes.number)
         self.memory.limit(self.budget.limit)
@@ -338,7 +338,7 @@ class Engine:
                 )
                 finish = partial(embeddings, images, request, model=shape.model)
                 result = finish() if images.values <= INLINE_VALUES else await self.on_pool(finish)
-        self._count(images, model=shape.model, tokens=result.tokens)
+        self.metrics.answered(shape.model, tokens=result.tokens, all_stages=images.stages)
         return result
 
     async def _embed_with_texts(self, request: EmbedRequest, started: float, deadline: float) -> EmbedResult:
@@ -425,13 +425,8 @@ class Engine:
                     numbers += len(texts) * images.values // spec.pooled_size
                 is_small = max(numbers, images.values) <= INLINE_VALUES
                 result = finish() if is_small else await self.on_pool(finish)
-        self._count(images, model=model, tokens=0)
+        self.metrics.answered(model, tokens=0, all_stages=images.stages)
         return result
-
-    def _count(self, images: EncodedImages, *, model: str, tokens: int) -> None:
-        self.metrics.answered(model, tokens=tokens, all_stages=images.stages)
-        if images.cached is not None:
-            self.metrics.cached(hits=images.cached.hits, misses=images.cached.misses)
 
     def _compared(self, request: SimilarityRequest) -> Sequence[str]:
         """The texts of the request, or the labels that it names. Raises InvalidOption."""

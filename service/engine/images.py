@@ -159,7 +159,7 @@ class Images:
             slowest.forward,
             total=self._clock() - started,
         )
-        return EncodedImages(outcomes, stages, timing, values, _cache_use(flow))
+        return EncodedImages(outcomes, stages, timing, values, _cache_use(flow.found) if flow.found else None)
 
     async def _encode_one(
         self,
@@ -377,11 +377,9 @@ class Images:
         return pixels
 
 
-def _cache_use(flow: _Flow) -> CacheUse | None:
-    if not flow.found:
-        return None
-    ages = [found.age_s for found in flow.found if found.age_s is not None]
-    return CacheUse(hits=len(ages), misses=len(flow.found) - len(ages), age_s=max(ages, default=0.0))
+def _cache_use(found: Sequence[Found]) -> CacheUse:
+    ages = [each.age_s for each in found if each.age_s is not None]
+    return CacheUse(hits=len(ages), misses=len(found) - len(ages), age_s=max(ages, default=0.0))
 
 
 def _joined(encoder: Encoder, rows: Sequence[Encoded], image: ImageSize) -> Floats:

@@ -2,9 +2,8 @@
 
 import numpy as np
 
-from encoders.contract.errors import VisiontowerError
+from encoders.contract.errors import NonFiniteOutput, VisiontowerError
 from encoders.contract.values import Encoded, Floats
-from service.engine.finite import is_finite, require_finite
 from service.engine.images import EncodedImages
 from service.engine.values import DTYPES, Embedding, EmbedRequest, EmbedResult, Numbers, VectorDtype
 from service.errors import NumbersDoNotFit
@@ -79,3 +78,17 @@ def l2_normalize(vectors: Floats) -> Floats:
     norms: Floats = np.linalg.norm(wide, axis=-1, keepdims=True)
     unit: Floats = wide / np.maximum(norms, np.finfo(np.float32).tiny)
     return unit
+
+
+def is_finite(values: Floats) -> bool:
+    """Whether no value is NaN or infinite. One pass that allocates nothing: NaN and infinity survive a sum."""
+    with np.errstate(all="ignore"):
+        if np.isfinite(np.add.reduce(values, axis=None, dtype=np.float32)):
+            return True
+        return bool(np.isfinite(values).all())  # finite values can also overflow the sum
+
+
+def require_finite(array: Floats, *, model: str) -> None:
+    """Raises NonFiniteOutput."""
+    if not is_finite(array):
+        raise NonFiniteOutput(encoder=model)

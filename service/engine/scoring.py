@@ -9,9 +9,8 @@ from numpy.typing import NDArray
 from encoders.contract.errors import VisiontowerError
 from encoders.contract.spec import Scoring
 from encoders.contract.values import Encoded, Floats
-from service.engine.finite import require_finite
 from service.engine.images import EncodedImages
-from service.engine.postprocess import l2_normalize
+from service.engine.postprocess import l2_normalize, require_finite
 from service.engine.values import Scores, SimilarityResult
 from service.errors import InvalidOption, NoTexts, PromptTooLong, TooManyTexts, TooMuchText, shown
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, TokenIds
-from service.engine.finite import require_finite
 from service.engine.origin import Origin
+from service.engine.postprocess import require_finite
 from service.engine.scoring import PromptLimits, Prompts, TextVectors, Unfilled
 from service.engine.text_cache import KnownText, TextCache, text_origin
 from service.errors import TextTooLong

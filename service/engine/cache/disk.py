@@ -22,7 +22,9 @@ from service.engine.cache.row import KeptRow, from_bytes, nbytes_of, to_bytes
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-FILE = "rows.sqlite"
+_FILE, _FILES = "rows-{}.sqlite", "rows-*.sqlite"
+"""Each that is broken is followed by one of the next number: to SQLite a name is a file's for good, as others may have
+it open."""
 _PAGE_BYTES = 8192
 _WAL_BYTES = 16 * 1024 * 1024
 """To which SQLite cuts its log of writes back."""
@@ -53,8 +55,8 @@ class Disk:
         """Raises OSError if the folder cannot be written to."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         _require_writable(folder)
-        self._reader = _File(folder / FILE, pause_s)
-        self._writer = _File(folder / FILE, pause_s)
+        self._reader = _File(folder, pause_s)
+        self._writer = _File(folder, pause_s)
         self._reading = ThreadPoolExecutor(1, thread_name_prefix="cache read")
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="cache write")
         self._limit = limit
@@ -141,12 +143,12 @@ class Disk:
 class _File:
     """One connection, of one thread; opened when it is needed. A file that is broken is begun anew."""
 
-    def __init__(self, path: Path, pause_s: float) -> None:
-        self._path = path
+    def __init__(self, folder: Path, pause_s: float) -> None:
+        self._folder = folder
         self._pause_s = pause_s
         self._rows: sqlite3.Connection | None = None
-        self._inode = 0  # of what was opened
-        self._broken_inode = -1
+        self._path = folder / _FILE.format(1)
+        self._is_broken = False
         self._paused_until = 0.0
 
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
@@ -154,6 +156,8 @@ class _File:
         if time.monotonic() < self._paused_until:
             return None
         try:
+            if self._rows is not None and not self._path.exists():
+                self.close()  # somebody has begun anew
             if self._rows is None:
                 self._rows = self._opened()
             return work(self._rows)
@@ -162,8 +166,7 @@ class _File:
                 _log.info("the cache on disk is busy: a row is left out")
                 return None
             _log.warning("the cache on disk fails, and is left alone for %.0f s: %s", self._pause_s, error)
-            if _code(error) in _BROKEN:
-                self._broken_inode = self._inode
+            self._is_broken = _code(error) in _BROKEN
             self._paused_until = time.monotonic() + self._pause_s
             self.close()
             return None
@@ -176,23 +179,26 @@ class _File:
                 rows.close()
 
     def _opened(self) -> sqlite3.Connection:
-        with suppress(FileNotFoundError):
-            if self._path.stat().st_ino == self._broken_inode:  # nobody has begun it anew yet
-                self._remove()
-        try:
-            rows = _connected(self._path)
-        except sqlite3.Error as error:
-            if _code(error) not in _BROKEN:
-                raise
-            self._remove()
-            rows = _connected(self._path)
-        self._inode = self._path.stat().st_ino
+        """Of the newest file; of a new one, if the newest is broken."""
+        number, newest = max(((_number(path), path) for path in self._folder.glob(_FILES)), default=(1, self._path))
+        if not (self._is_broken and newest == self._path):
+            self._path, self._is_broken = newest, False
+            try:
+                return _connected(newest)
+            except sqlite3.Error as error:
+                if _code(error) not in _BROKEN:
+                    raise
+        _log.warning("%s is broken: it is begun anew", newest)
+        self._path, self._is_broken = self._folder / _FILE.format(number + 1), False
+        rows = _connected(self._path)
+        for suffix in ("", "-wal", "-shm"):
+            newest.with_name(newest.name + suffix).unlink(missing_ok=True)
         return rows
 
-    def _remove(self) -> None:
-        _log.warning("%s is broken: it is begun anew", self._path)
-        for suffix in ("", "-wal", "-shm"):
-            self._path.with_name(self._path.name + suffix).unlink(missing_ok=True)
+
+def _number(path: Path) -> int:
+    digits = path.stem.partition("-")[2]
+    return int(digits) if digits.isdecimal() else 0
 
 
 def _code(error: Exception) -> int:

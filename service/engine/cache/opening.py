@@ -11,20 +11,21 @@ import encoders
 from service.engine.cache.disk import Disk
 from service.engine.cache.results import ResultCache
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
-def opened(settings: Settings, *, hardware: Callable[[], str]) -> ResultCache | None:
+def opened(settings: Settings, *, hardware: Callable[[], str], metrics: Metrics) -> ResultCache | None:
     """None if it is off. hardware: asked where rows outlive the process. Raises SettingsError for its folder."""
     if not settings.cache:
         return None
     about = (f"exact pixels: {settings.exact_pixels}", f"most pixels: {settings.max_image_pixels}")
     if settings.cache_dir is None:
-        return ResultCache(settings.cache, about=about)
+        return ResultCache(settings.cache, about=about, metrics=metrics)
     try:
         disk = Disk(Path(settings.cache_dir), settings.cache_disk)
     except OSError as error:
         raise SettingsError(f"cache_dir {settings.cache_dir} cannot be written to: {error.strerror}.") from error
-    return ResultCache(settings.cache, about=(*about, hardware(), _software()), disk=disk)
+    return ResultCache(settings.cache, about=(*about, hardware(), _software()), metrics=metrics, disk=disk)
 
 
 def _software() -> str:

@@ -23,6 +23,7 @@ from service.engine.origin import Origin, origin_of
 from service.errors import DeadlineExceeded, Unavailable
 from service.memory.shape import ImageShape
 from service.scheduling.items import Answer
+from service.telemetry.metrics import Metrics
 
 _INLINE_BYTES = 131_072
 """Up to so many bytes the event loop hashes or copies itself: cheaper than the way to a thread and back."""
@@ -52,11 +53,18 @@ class ResultCache:
     """
 
     def __init__(
-        self, limit: int, *, about: Iterable[str], disk: Disk | None = None, now: Callable[[], float] = time.time
+        self,
+        limit: int,
+        *,
+        about: Iterable[str],
+        metrics: Metrics,
+        disk: Disk | None = None,
+        now: Callable[[], float] = time.time,
     ) -> None:
         self._rows: Lru[bytes, KeptRow] = Lru(limit)
         self._flights: dict[bytes, _Flight] = {}
         self._about = tuple(about)
+        self._metrics = metrics
         self._disk = disk
         self._now = now
         self._threads = ThreadPoolExecutor(2, thread_name_prefix="cache")
@@ -80,6 +88,12 @@ class ResultCache:
         made leaves, or fails for a reason of its own (it was late, the server was full), one of the others makes it.
         """
         key = await self._key(image_bytes, origin)
+        found = await self._look_up(key, make)
+        is_hit = found.age_s is not None
+        self._metrics.cached(hits=is_hit, misses=not is_hit)
+        return found
+
+    async def _look_up(self, key: bytes, make: Callable[[], Awaitable[Made]]) -> Found:
         began = time.monotonic()
         while True:
             kept = self._rows.get(key)
@@ -134,7 +148,7 @@ class ResultCache:
 
     def _copied(self, key: bytes, copying: "asyncio.Future[Encoded | None]") -> None:
         del self._flights[key]
-        if not copying.cancelled() and copying.exception() is None:
+        if not copying.cancelled():
             self._put(key, copying.result())
 
     def _put(self, key: bytes, row: Encoded | None) -> None:

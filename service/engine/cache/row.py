@@ -8,7 +8,6 @@ from typing import NamedTuple
 import numpy as np
 
 from encoders.contract.values import Encoded, Floats, Grid
-from service.engine.finite import is_finite
 from service.engine.values import DTYPES
 
 _ENTRY_BYTES = 800
@@ -43,7 +42,7 @@ def seal(row: Encoded) -> None:
 
 def copied(row: Encoded) -> Encoded | None:
     """The row in arrays of its own: it is a view into its whole batch's. None if a number is not finite."""
-    if not all(array is None or is_finite(array) for array in (row.tokens, row.pooled)):
+    if not all(array is None or np.isfinite(array).all() for array in (row.tokens, row.pooled)):
         return None
     tokens, pooled = (None if array is None else array.copy(order="C") for array in (row.tokens, row.pooled))
     copy = Encoded(row.grid, row.prefix_tokens, tokens, pooled)

@@ -20,6 +20,7 @@ from service.engine.cache.results import ResultCache
 from service.engine.values import CacheUse, EmbedResult
 from service.errors import DeadlineExceeded, ShuttingDown
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.support.serving import Gate, backend_of, noise
 from tests.support.shapes import image_shape
 from tests.support.waiting import until
@@ -122,7 +123,7 @@ def test_a_row_is_of_its_weights_its_place_and_the_ways_of_the_engine() -> None:
     spec, shape = fake_spec(), image_shape()
 
     def origin(spec: Any = spec, about: tuple[str, ...] = ("exact",), in_tiles: bool = False) -> bytes | None:
-        return ResultCache(1, about=about).origin(spec, shape, in_tiles=in_tiles)
+        return ResultCache(1, about=about, metrics=Metrics([])).origin(spec, shape, in_tiles=in_tiles)
 
     changed = [
         fake_spec(revision="another checkpoint"),

@@ -21,8 +21,7 @@ from pydantic_settings import SettingsError
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.values import Encoded, Grid
 from service.engine import EmbedRequest, Engine
-from service.engine.cache import opening
-from service.engine.cache.disk import FILE, Disk
+from service.engine.cache.disk import Disk
 from service.engine.cache.row import KeptRow, from_bytes, to_bytes
 from service.settings import Settings
 from tests.support.serving import backend_of, noise
@@ -32,6 +31,7 @@ pytestmark = pytest.mark.anyio
 
 MIB = 2**20
 KEY = b"k" * 32
+FILE = "rows-1.sqlite"
 
 
 def row(seed: int = 0, tokens: int = 4) -> Encoded:
@@ -240,6 +240,7 @@ async def test_a_broken_file_is_begun_anew_and_no_request_fails(tmp_path: Path, 
             found = await kept(disk, number.to_bytes(32, "big"), row(number, tokens=500))
             assert found is not None
             assert same(found, row(number, tokens=500))
+    assert len(list(tmp_path.glob("*.sqlite"))) == 1
 
 
 async def test_a_damaged_row_is_none_and_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -277,7 +278,7 @@ def test_a_folder_that_is_none_is_refused_at_start(tmp_path: Path) -> None:
     file.touch()
     settings = Settings(model=("fake:vit",), cache=MIB, cache_dir=str(file))
     with pytest.raises(SettingsError, match=f"cache_dir {file} cannot be written to: File exists"):
-        opening.opened(settings, hardware=str)
+        Engine(settings, backend=backend_of())
     with pytest.raises(ValidationError, match="set cache too, for example to 256MiB"):
         Settings(cache_dir=str(tmp_path))
 

@@ -5,8 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from service.engine.finite import is_finite
-from service.engine.postprocess import quantized
+from service.engine.postprocess import is_finite, quantized
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
