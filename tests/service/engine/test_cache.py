@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, UndecodableImage, VisiontowerError
-from encoders.contract.values import Encoded, ImageSize
+from encoders.contract.values import Encoded, Grid, ImageSize
 from service.engine import EmbedRequest, Engine, SimilarityRequest
-from service.engine.cache.results import ResultCache
+from service.engine.cache.results import Found, Made, ResultCache
 from service.engine.values import CacheUse, EmbedResult
 from service.errors import DeadlineExceeded, ShuttingDown
+from service.scheduling.items import Answer
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.support.serving import Gate, backend_of, noise
@@ -74,6 +75,12 @@ async def test_the_same_bytes_are_computed_once() -> None:
         assert numbers(first) == numbers(second) != numbers(other)
         assert first.timing.forward > 0
         assert second.timing == replace(second.timing, decode=0.0, preprocess=0.0, queue=0.0, forward=0.0)
+
+
+async def test_every_byte_of_an_image_counts() -> None:
+    async with engine_of() as engine:
+        found = [looked_up(await asking(engine, noise(1) + last)) for last in (b"", b"a", b"b", b"a")]
+        assert found == [(0, 1), (0, 1), (0, 1), (1, 0)]
 
 
 async def test_off_nothing_is_looked_for() -> None:
@@ -260,6 +267,35 @@ async def test_everybody_has_a_deadline_of_his_own() -> None:
         assert not patient.done()
         at.gate.is_open.set()
         assert looked_up(await patient) == (0, 1)
+
+
+@pytest.mark.parametrize("reason", [DeadlineExceeded(), ShuttingDown(), None], ids=str)
+async def test_a_reason_of_the_first_s_own_is_nobody_else_s(reason: VisiontowerError | None) -> None:
+    """None: it fails in a way that nobody foresaw."""
+    cache = ResultCache(MIB, about=(), metrics=Metrics([]))
+    may_end = asyncio.Event()
+
+    async def fail() -> Made:
+        await may_end.wait()
+        if reason is None:
+            raise RuntimeError
+        return reason
+
+    async def make() -> Made:
+        made.append(1)
+        return Answer(Encoded(Grid(1, 1), pooled=np.ones(3, np.float32)), 0.0, 0.0)
+
+    made: list[int] = []
+    first = asyncio.create_task(cache.row(b"image", b"origin", fail))
+    await turns()
+    others = [asyncio.create_task(cache.row(b"image", b"origin", make)) for _ in range(3)]
+    await turns()
+    may_end.set()
+    found = await asyncio.gather(first, *others, return_exceptions=True)
+    cache.close()
+    assert isinstance(found[0], RuntimeError) if reason is None else found[0] == Found(reason, None)
+    assert [isinstance(each, Found) and isinstance(each.made, Answer) for each in found[1:]] == [True] * 3
+    assert made == [1]
 
 
 async def test_what_ends_all_ends_those_too_who_wait_for_another_s_row() -> None:
