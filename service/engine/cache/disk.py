@@ -62,7 +62,8 @@ class Disk:
         self._limit = limit
         self._now = now
         self._lock = threading.Lock()
-        self._backlog = 0  # bytes; under the lock
+        self.backlog = 0
+        """Bytes that wait to be written; changed under the lock."""
         self.nbytes = 0
         """Of the rows on disk, when they were last looked at."""
         self._writing.submit(self._writer.use, self._fit)
@@ -75,9 +76,9 @@ class Disk:
         """Write it soon; not if much waits to be written."""
         nbytes = nbytes_of(kept.row)
         with self._lock:
-            if self._backlog + nbytes > _BACKLOG_BYTES:
+            if self.backlog + nbytes > _BACKLOG_BYTES:
                 return
-            self._backlog += nbytes
+            self.backlog += nbytes
         self._writing.submit(self._write, key, kept, nbytes)
 
     def close(self) -> None:
@@ -114,7 +115,7 @@ class Disk:
             self._writer.use(partial(self._insert, key=key, value=value))
         finally:
             with self._lock:
-                self._backlog -= nbytes
+                self.backlog -= nbytes
 
     def _insert(self, rows: sqlite3.Connection, key: bytes, value: bytes) -> None:
         needed = len(value) + 2 * _PAGE_BYTES
@@ -207,6 +208,7 @@ def _code(error: Exception) -> int:
 
 
 def _connected(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
     rows = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
     try:
         rows.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
