@@ -175,6 +175,20 @@ class Settings(BaseSettings):
         description="Host memory for the vectors of texts, which are not computed again while they are kept, such as "
         "64MiB; 0 keeps none.",
     )
+    cache: Annotated[int, BeforeValidator(_bytes)] = Field(
+        default=0,
+        ge=0,
+        description="Host memory for the rows of images, such as 1GiB: the same bytes, asked the same of the same "
+        "encoder, are then not computed again (docs/cache.md). 0 keeps none.",
+    )
+    cache_dir: str | None = Field(
+        default=None,
+        min_length=1,
+        description="A folder for rows that outlive the process, beside those in memory; none keeps none on disk.",
+    )
+    cache_disk: Annotated[int, BeforeValidator(_bytes)] = Field(
+        default=10 * 1024 * _MIB, ge=1024 * 1024, description="Bytes of the rows in cache_dir, such as 10GiB."
+    )
     max_heatmap_values: int = Field(
         default=4 * _MIB, ge=1, description="Values (images x texts x patches) in the heat maps of one request."
     )
@@ -337,6 +351,8 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_images ({self.queue_images}) must be at least max_images ({self.max_images})")
         if self.queue_texts < self.max_texts:
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
+        if self.cache_dir is not None and not self.cache:
+            raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
         _ = self.label_sets  # read now
         if self.has_keys:
             Gate(self.keys, self.keys_file, usage=self.keys_usage).close()

@@ -120,6 +120,7 @@ class EncoderSpec:
     dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...; meta in a blueprint.
     runtime: torch, or openvino where that runs final tokens and pooled vectors of native size.
     parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights; empty in a blueprint.
+    architecture: fingerprint of what is computed with them, and with which settings; empty in a blueprint.
     """
 
     id: str
@@ -153,6 +154,7 @@ class EncoderSpec:
     parameters: int = 0
     weights_bytes: int = 0
     revision: str = ""
+    architecture: str = ""
 
     @property
     def has_text(self) -> bool:

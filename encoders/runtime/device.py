@@ -1,5 +1,6 @@
 """`auto` becomes a device and a dtype. Knows what torch can see and what hardware does well."""
 
+import platform
 from importlib.util import find_spec
 from typing import Literal
 
@@ -49,6 +50,13 @@ def resolve(
     if number > 1 and found.type != "cpu":
         raise ValueError(f"{number} lanes are for CPUs, and the device is '{device}': it runs one forward at a time.")
     return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number)
+
+
+def hardware(device: str) -> str:
+    """What computes there: the card's name, or what the processor is capable of. Others may round otherwise."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return f"{platform.machine()} {sorted(torch.cpu.get_capabilities().items())}"
 
 
 def _native_dtype(device: torch.device) -> str:

@@ -14,6 +14,7 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized
 from encoders.images.preprocess import preprocess, resize_exactly
 from encoders.images.resample import resize
+from encoders.runtime.architecture import architecture
 from encoders.runtime.failures import running
 from encoders.runtime.packed_linear import is_packable
 from encoders.runtime.placed_towers import PlacedTowers, as_module
@@ -25,12 +26,15 @@ from encoders.runtime.weights import fingerprint
 class TorchEncoder(PlacedTowers):
     """An Encoder over a Tower.
 
-    spec: as the adapter knows it; dtype, device, parameters, weights_bytes and revision are filled in here.
+    spec: as the adapter knows it; dtype, device, parameters, weights_bytes, revision and architecture are filled in
+    here.
     """
 
     def __init__(self, spec: EncoderSpec, tower: Tower, text: TextTower | None = None, *, placement: Placement) -> None:
-        revision = fingerprint(as_module(tower, text).state_dict())  # of the weights as loaded, so before they are cast
-        super().__init__(replace(spec, revision=revision), tower, text, device=placement.device, dtype=placement.dtype)
+        model = as_module(tower, text)
+        revision = fingerprint(model.state_dict())  # of the weights as loaded, so before they are cast
+        spec = replace(spec, revision=revision, architecture=architecture(model))
+        super().__init__(spec, tower, text, device=placement.device, dtype=placement.dtype)
         if placement.runtime == "torch":
             self.pack()
         self._uploads = _upload_stream(self._device) if self._device.type == "cuda" else None

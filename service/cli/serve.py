@@ -81,9 +81,9 @@ def setting_flag(setting: str) -> str:
 
 def _flag_options(field: FieldInfo) -> dict[str, Any]:
     """add_argument's keywords for a setting. No default: what is not given is left to the environment."""
-    default = ", ".join(field.default) or "none" if isinstance(field.default, tuple) else field.default
-    default = "none" if default is None else default
-    options: dict[str, Any] = {"default": None, "help": f"{field.description} [{default}]".replace("%", "%%")}
+    default = ", ".join(field.default) if isinstance(field.default, tuple) else field.default
+    shown = "none" if default in ("", None) else default
+    options: dict[str, Any] = {"default": None, "help": f"{field.description} [{shown}]".replace("%", "%%")}
     kind = field.annotation
     if kind is bool:
         return {**options, "action": argparse.BooleanOptionalAction}

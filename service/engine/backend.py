@@ -19,12 +19,13 @@ from service.settings import Settings
 
 @dataclass(frozen=True)
 class Backend:
-    """Makes the parts of an engine. `memory` is called first, and once."""
+    """Makes the parts of an engine. `memory` is called first, and once. hardware: names the device's kind."""
 
     load: Load
     blueprint: MakeBlueprint
     memory: Callable[[], Memory]
     lanes: Callable[[], Lanes] = Lanes
+    hardware: Callable[[], str] = str
 
 
 def real_backend(settings: Settings) -> Backend:
@@ -63,11 +64,17 @@ def real_backend(settings: Settings) -> Backend:
         take_cores(1)  # of the loading thread
         return registry.load(model, placement())
 
+    def hardware() -> str:
+        from encoders.runtime.device import hardware
+
+        return hardware(placement().device)
+
     return Backend(
         load=load,
         blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
         memory=memory,
         lanes=lanes,
+        hardware=hardware,
     )
 
 

@@ -21,6 +21,7 @@ from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
+from service.engine.cache.opening import opened
 from service.engine.decoding import Decoding, automatic_threads
 from service.engine.fetcher import Fetcher
 from service.engine.images import Images
@@ -83,12 +84,16 @@ class Engine:
         metrics: Metrics | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """backend: other encoders and another device than the settings say. metrics: for others to read."""
+        """backend: other encoders and another device than the settings say. metrics: for others to read.
+
+        Raises SettingsError if this machine does not have what the settings ask for.
+        """
         backend = backend or real_backend(settings)
         self.settings = settings
         self.metrics = metrics or Metrics(settings.model)
         self.clock = clock
         self.memory = backend.memory()
+        self._cache = opened(settings, hardware=backend.hardware, metrics=self.metrics)
         lanes = backend.lanes()
         self.budget = Budget(limit=_limit(settings, self.memory), overhead=self.memory.overhead, lanes=lanes.number)
         self.memory.limit(self.budget.limit)
@@ -146,6 +151,7 @@ class Engine:
             clock=clock,
             max_image_pixels=settings.max_image_pixels,
             exact_pixels=settings.exact_pixels,
+            cache=self._cache,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
         self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
@@ -207,6 +213,8 @@ class Engine:
         self._texts.close()
         await self._fetcher.close()
         self._decoding.stop()
+        if self._cache is not None:
+            self._cache.close()
         self._answer_pool.shutdown(wait=False)
 
     @overload
@@ -481,7 +489,8 @@ class Engine:
             facts = {"revision": spec.revision, "dtype": spec.dtype, "device": spec.device, "runtime": spec.runtime}
             models[model] = ModelNow(images, oldest_s, self.models.state(model).state, facts)
         kinds = {"weights": self.budget.weights, "budget": self.budget.total, **self.memory.figures()._asdict()}
-        return Now(models, self.memory.device, kinds, {**self.account.held, "limit": self.account.limit})
+        held = {**self.account.held, "limit": self.account.limit}
+        return Now(models, self.memory.device, kinds, held, self._cache.nbytes if self._cache is not None else {})
 
     async def on_pool(self, function: Callable[[], R]) -> R:
         """Run a function over many numbers on a thread, so that the event loop goes on."""

@@ -6,10 +6,10 @@ device threads. Everything that depends on one caller's bytes is over before the
 
 import asyncio
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TypeAlias, TypeVar
@@ -22,9 +22,11 @@ from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Pixels
 from encoders.images.preprocess import enough
 from encoders.images.price import Price, price
+from service.engine.cache.results import Found, Made, ResultCache
 from service.engine.decoding import Decode, Decoding, Job
 from service.engine.fetcher import Fetcher
-from service.engine.values import ImageUrl, Source, Timing
+from service.engine.origin import Origin
+from service.engine.values import CacheUse, ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
 from service.memory.account import Hold
 from service.memory.shape import ImageShape
@@ -46,19 +48,32 @@ _NO_URLS: AbstractContextManager[Hold | None] = nullcontext()
 
 @dataclass(frozen=True)
 class EncodedImages:
-    """One outcome and its stages an image, in order; timing: of the slowest. values: how many numbers the rows hold."""
+    """One outcome and its stages an image, in order; timing: of the slowest. values: how many numbers the rows hold.
+
+    cached: how many of the rows were kept ones; None if none was looked for.
+    """
 
     outcomes: Sequence[Outcome]
     stages: Sequence[ImageStages]
     timing: Timing
     values: int
+    cached: CacheUse | None = None
 
 
 @dataclass(frozen=True, eq=False)
 class _Flow:
-    """One request: its images stand in line together. fetched: holds the bytes behind its URLs."""
+    """One request: its images stand in line together. fetched: holds the bytes behind its URLs.
+
+    origin: of its rows; None if they are neither kept nor looked for. found: those that were looked for.
+    """
 
     fetched: Hold | None
+    origin: Origin | None
+    found: list[Found] = field(default_factory=list)
+
+
+MakeRow: TypeAlias = Callable[[bytes, Resident, ImageShape, float, ImageStages, _Flow], Awaitable[Made]]
+"""From an image's bytes to its row, by the deadline."""
 
 
 class Images:
@@ -73,6 +88,7 @@ class Images:
         clock: Callable[[], float],
         max_image_pixels: int,
         exact_pixels: bool,
+        cache: ResultCache | None = None,
     ) -> None:
         self._threads = threads
         self._fetcher = fetcher
@@ -81,6 +97,7 @@ class Images:
         self._clock = clock
         self._max_image_pixels = max_image_pixels
         self._exact_pixels = exact_pixels
+        self._cache = cache
 
     async def encode(
         self,
@@ -96,8 +113,8 @@ class Images:
         """A bad image is an error at its index, the others are answered.
 
         started, deadline: on the clock. is_set: the images share their forwards with nobody else, in order; they are
-        all decoded first. in_tiles: each image goes as the views that the encoder cuts it into, and their tokens are
-        joined; then is_set does nothing.
+        all decoded first, and no row is kept, or one that was. in_tiles: each image goes as the views that the encoder
+        cuts it into, and their tokens are joined; then is_set concerns kept rows alone.
 
         Raises what is true of the whole request: Unavailable or DeadlineExceeded.
         """
@@ -107,16 +124,19 @@ class Images:
                 spent.trace = trace.of_image(index)
         urls = list(map(type, sources)).count(ImageUrl)
         with self._fetcher.request(urls) if urls else _NO_URLS as fetched:
-            flow = _Flow(fetched)
-            encode_one = self._encode_tiled if in_tiles else self._encode_one
+            origin = None
+            if self._cache is not None and not is_set:
+                origin = self._cache.origin(resident.spec, shape, in_tiles=in_tiles)
+            flow = _Flow(fetched, origin)
+            make = self._make_tiled if in_tiles else self._make_row
             if is_set and not in_tiles:
                 answers = await self._encode_set(sources, resident, shape, deadline, stages, flow)
             elif len(sources) == 1:
-                answers = [await encode_one(sources[0], resident, shape, deadline, stages[0], flow)]
+                answers = [await self._encode_one(sources[0], make, resident, shape, deadline, stages[0], flow)]
             else:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(encode_one(source, resident, shape, deadline, spent, flow))
+                        group.create_task(self._encode_one(source, make, resident, shape, deadline, spent, flow))
                         for source, spent in zip(sources, stages, strict=True)
                     ]
                 answers = [task.result() for task in tasks]
@@ -144,14 +164,41 @@ class Images:
             slowest.forward,
             total=self._clock() - started,
         )
-        return EncodedImages(outcomes, stages, timing, values)
+        return EncodedImages(outcomes, stages, timing, values, _cache_use(flow.found) if flow.found else None)
 
     async def _encode_one(
-        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: _Flow
-    ) -> Answer[Encoded] | VisiontowerError:
-        encoder = resident.encoder
+        self,
+        source: Source,
+        make: MakeRow,
+        resident: Resident,
+        shape: ImageShape,
+        deadline: float,
+        spent: ImageStages,
+        flow: _Flow,
+    ) -> Made:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
+        except VisiontowerError as error:
+            return error
+        if self._cache is None or flow.origin is None:
+            return await make(image_bytes, resident, shape, deadline, spent, flow)
+        found = await self._cache.row(
+            image_bytes, flow.origin, lambda: make(image_bytes, resident, shape, deadline, spent, flow)
+        )
+        flow.found.append(found)
+        return found.made
+
+    async def _make_row(
+        self,
+        image_bytes: bytes,
+        resident: Resident,
+        shape: ImageShape,
+        deadline: float,
+        spent: ImageStages,
+        flow: _Flow,
+    ) -> Made:
+        encoder = resident.encoder
+        try:
             cost = self._price(image_bytes, encoder, shape.size)
             expected = self._threads.expect(resident, shape, deadline=deadline, trace=spent.trace)
             job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
@@ -167,12 +214,17 @@ class Images:
         except VisiontowerError as error:
             return error
 
-    async def _encode_tiled(
-        self, source: Source, resident: Resident, shape: ImageShape, deadline: float, spent: ImageStages, flow: _Flow
-    ) -> Answer[Encoded] | VisiontowerError:
+    async def _make_tiled(
+        self,
+        image_bytes: bytes,
+        resident: Resident,
+        shape: ImageShape,
+        deadline: float,
+        spent: ImageStages,
+        flow: _Flow,
+    ) -> Made:
         encoder = resident.encoder
         try:
-            image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             side = max(shape.size) * (encoder.spec.most_views - 1)  # of no canvas is any longer
             canvas = ImageSize(side, side)
             cost = self._price(image_bytes, encoder, canvas)
@@ -205,7 +257,7 @@ class Images:
         deadline: float,
         stages: Sequence[ImageStages],
         flow: _Flow,
-    ) -> list[Answer[Encoded] | VisiontowerError]:
+    ) -> list[Made]:
         async with asyncio.TaskGroup() as group:
             tasks = [
                 group.create_task(self._make_in_turn(source, resident.encoder, shape, spent, flow))
@@ -335,6 +387,11 @@ class Images:
         return pixels
 
 
+def _cache_use(found: Sequence[Found]) -> CacheUse:
+    ages = [each.age_s for each in found if each.age_s is not None]
+    return CacheUse(hits=len(ages), misses=len(found) - len(ages), age_s=max(ages, default=0.0))
+
+
 def _joined(encoder: Encoder, rows: Sequence[Encoded], image: ImageSize) -> Floats:
     """The tokens of an image's views as one. Raises VisiontowerError, whatever a library raised."""
     try:
@@ -354,7 +411,7 @@ def _read(path: Path) -> bytes:
         raise ImageUnreadable(path, reason=error.strerror or type(error).__name__) from error
 
 
-async def _gathered(futures: Sequence["asyncio.Future[Answer[Encoded]]"]) -> list[Answer[Encoded] | VisiontowerError]:
+async def _gathered(futures: Sequence["asyncio.Future[Answer[Encoded]]"]) -> list[Made]:
     """Every future's answer or error, in order; if the wait is cancelled, so are they."""
     if not futures:
         return []
@@ -363,7 +420,7 @@ async def _gathered(futures: Sequence["asyncio.Future[Answer[Encoded]]"]) -> lis
     finally:
         for future in futures:
             future.cancel()
-    answers: list[Answer[Encoded] | VisiontowerError] = []
+    answers: list[Made] = []
     for future in futures:
         error = future.exception()
         if error is None:

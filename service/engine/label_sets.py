@@ -14,9 +14,10 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats
 from service.engine.admission import Admission
 from service.engine.models import Models
+from service.engine.origin import Origin
 from service.engine.postprocess import l2_normalize
 from service.engine.scoring import PromptLimits, TextVectors
-from service.engine.text_cache import Origin, origin_of
+from service.engine.text_cache import text_origin
 from service.engine.texts import Texts
 from service.errors import (
     HostMemoryFull,
@@ -59,7 +60,7 @@ class KnownLabels:
         Raises TextTooLong for labels that were cut if not `truncate`, LabelsNotReady if other weights have been loaded
         since.
         """
-        if origin_of(spec, templates) != self.origin:
+        if text_origin(spec, templates) != self.origin:
             raise LabelsNotReady(self.name, done=0, number=len(self.vectors.tokens), retry_after_s=1)
         if self.vectors.truncated and not truncate:
             too_long = {index: self.vectors.tokens[index] for index in self.vectors.truncated}
@@ -139,7 +140,7 @@ class LabelSets:
         """
         labels = self.labels(name)
         async with self._models.using(model) as resident:  # it may have been evicted, and come back with other weights
-            origin = origin_of(resident.spec, templates)
+            origin = text_origin(resident.spec, templates)
         work = self._work.get((model, name, templates))
         if work is None or work.origin != origin:
             work = self._work[model, name, templates] = _Work(origin, self._clock())
@@ -172,7 +173,7 @@ class LabelSets:
                 with self._admission.admit(images=0, texts=wanted.prompts), self._texts.hold(wanted.nbytes):
                     shape = await self._planner.text_shape(model)
                     async with self._models.using(model, shape) as resident:
-                        if origin_of(resident.spec, templates) != work.origin or wanted.origin != work.origin:
+                        if text_origin(resident.spec, templates) != work.origin or wanted.origin != work.origin:
                             raise LabelsNotReady(name, done=0, number=len(labels), retry_after_s=1)
                         tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=True)
                         found = await self._texts.embed(

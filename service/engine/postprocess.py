@@ -24,7 +24,7 @@ def embeddings(images: EncodedImages, request: EmbedRequest, *, model: str) -> E
         else:
             items.append(item)
             tokens += item.prefix_tokens + item.grid.rows * item.grid.cols
-    return EmbedResult(model, items, images.timing, tokens, images.values)
+    return EmbedResult(model, items, images.timing, tokens, images.values, cached=images.cached)
 
 
 def embedding(row: Encoded, request: EmbedRequest, *, model: str) -> Embedding:

@@ -145,7 +145,7 @@ def similarities(
             items.append(error)
     values = sum(item.values for item in items if isinstance(item, Scores))
     return SimilarityResult(
-        model, texts, items, found.truncated, scoring, images.timing, values, has_heatmaps=has_heatmaps
+        model, texts, items, found.truncated, scoring, images.timing, values, has_heatmaps, images.cached
     )
 
 

@@ -3,20 +3,17 @@
 A vector depends on the weights, the text and its templates alone: so that is its key, and it is never out of date.
 """
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Sequence
-from typing import NamedTuple, TypeAlias
+from typing import NamedTuple
 
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats
+from service.engine.lru import Lru
+from service.engine.origin import Origin, origin_of
 
 _ENTRY_BYTES = 400
 """Of an entry, beside its vector and the characters of its text: about."""
 _CHAR_BYTES = 4
-
-Origin: TypeAlias = bytes
-"""What texts go through to become vectors: weights and templates."""
 
 
 class KnownText(NamedTuple):
@@ -26,39 +23,27 @@ class KnownText(NamedTuple):
     tokens: int
 
 
-def origin_of(spec: EncoderSpec, templates: Sequence[str]) -> Origin:
-    """The same for the same weights and templates, in the same precision and place."""
-    about = (spec.id, spec.revision, spec.dtype, spec.device, spec.runtime, *templates)
-    return hashlib.blake2b("".join(f"{len(each)}:{each}" for each in about).encode("utf-8", "surrogatepass")).digest()
+def text_origin(spec: EncoderSpec, templates: Sequence[str]) -> Origin:
+    """What texts go through to become vectors: the weights and templates, in this precision and place."""
+    return origin_of((spec.id, spec.revision, spec.dtype, spec.device, spec.runtime, *templates))
 
 
 class TextCache:
     """By origin and text. limit: bytes; 0 keeps nothing."""
 
     def __init__(self, limit: int) -> None:
-        self._limit = limit
-        self._known: OrderedDict[tuple[Origin, str], KnownText] = OrderedDict()
-        self.nbytes = 0
+        self._known: Lru[tuple[Origin, str], KnownText] = Lru(limit)
+
+    @property
+    def nbytes(self) -> int:
         """Bytes that it holds, about."""
+        return self._known.nbytes
 
     def get(self, origin: Origin, text: str) -> KnownText | None:
         """None if it is not known."""
-        known = self._known.get((origin, text))
-        if known is not None:
-            self._known.move_to_end((origin, text))
-        return known
+        return self._known.get((origin, text))
 
     def put(self, origin: Origin, text: str, known: KnownText) -> None:
         """Keep it, if it is not larger than everything may be."""
-        size = _size(text, known)
-        if size > self._limit or (origin, text) in self._known:
-            return
-        self._known[origin, text] = known
-        self.nbytes += size
-        while self.nbytes > self._limit:
-            (_, oldest), gone = self._known.popitem(last=False)
-            self.nbytes -= _size(oldest, gone)
-
-
-def _size(text: str, known: KnownText) -> int:
-    return _ENTRY_BYTES + _CHAR_BYTES * len(text) + int(known.vector.nbytes)
+        size = _ENTRY_BYTES + _CHAR_BYTES * len(text) + int(known.vector.nbytes)
+        self._known.put((origin, text), known, size)

@@ -11,9 +11,10 @@ from numpy.typing import NDArray
 
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Floats, TokenIds
+from service.engine.origin import Origin
 from service.engine.postprocess import require_finite
 from service.engine.scoring import PromptLimits, Prompts, TextVectors, Unfilled
-from service.engine.text_cache import KnownText, Origin, TextCache, origin_of
+from service.engine.text_cache import KnownText, TextCache, text_origin
 from service.errors import TextTooLong
 from service.line import Line
 from service.memory.account import Account, Hold
@@ -103,7 +104,7 @@ class Texts:
         spec.require_text()
         limits = limits or self._limits
         unfilled = Unfilled.of(texts, templates, limits)
-        origin = origin_of(spec, templates)
+        origin = text_origin(spec, templates)
         known: dict[str, KnownText] = {}
         missing: dict[str, None] = {}
         for text in texts:
@@ -125,7 +126,7 @@ class Texts:
 
     async def tokenize(self, wanted: WantedTexts, *, resident: Resident, truncate: bool) -> _Tokenized:
         """What `embed` takes. Raises TextTooLong if not `truncate`, or InvalidText."""
-        if wanted.origin != origin_of(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
+        if wanted.origin != text_origin(resident.spec, wanted.templates):  # other weights have been loaded meanwhile
             wanted = self.wanted(wanted.texts, wanted.templates, resident.spec, is_set=wanted.is_set)
         lengths = {text: each.tokens for text, each in wanted.known.items()}
         missing = None

@@ -162,7 +162,10 @@ def require_tokens(output: Output, **options: int | bool | None) -> None:
 
 @dataclass(frozen=True)
 class Timing:
-    """Seconds by stage; of several images the slowest, stage by stage. total: since the engine got the request."""
+    """Seconds by stage; of several images the slowest, stage by stage. total: since the engine got the request.
+
+    queue: for the device, or for the row of an equal image that another request had asked for.
+    """
 
     fetch: float = 0.0
     decode: float = 0.0
@@ -173,8 +176,17 @@ class Timing:
 
 
 @dataclass(frozen=True)
+class CacheUse:
+    """How many of a request's images had a kept row, and how many had not. age_s: of the oldest such row."""
+
+    hits: int
+    misses: int
+    age_s: float
+
+
+@dataclass(frozen=True)
 class Embedding:
-    """The arrays of one image, C-contiguous, in the dtype asked for.
+    """The arrays of one image, C-contiguous, in the dtype asked for. They may be read-only.
 
     tokens: [prefix_tokens + rows * cols, width], prefix first, then the patches row-major over `grid`. pooled: [width].
     None if not asked for. grid: of the tokens; of the final feature map if there are none.
@@ -192,7 +204,7 @@ class EmbedResult:
 
     tokens: that the images are answered with, or were pooled from. values: numbers that the answer holds, at most.
     texts: [texts, width] in the dtype asked for. truncated: indices of the texts that were cut.
-    text_tokens: that the texts were embedded from.
+    text_tokens: that the texts were embedded from. cached: None if no row was looked for in the result cache.
     """
 
     model: str
@@ -203,6 +215,7 @@ class EmbedResult:
     texts: Numbers = field(default_factory=partial(np.empty, (0, 0), np.float32))
     truncated: Sequence[int] = ()
     text_tokens: int = 0
+    cached: CacheUse | None = None
 
 
 @dataclass(frozen=True)
@@ -225,7 +238,7 @@ class Scores:
 class SimilarityResult:
     """One item an image, in the order of the request. values: how many numbers the items hold.
 
-    texts: that the images were compared with. truncated: indices of those that were cut.
+    texts: that the images were compared with. truncated: indices of those that were cut. cached: as of EmbedResult.
     """
 
     model: str
@@ -236,6 +249,7 @@ class SimilarityResult:
     timing: Timing
     values: int
     has_heatmaps: bool = False
+    cached: CacheUse | None = None
 
 
 @dataclass(frozen=True)
@@ -257,6 +271,7 @@ class PlanResult:
     rows: Sequence[PlannedRow]
     values: int = 0
     """A plan is small."""
+    cached: None = None
 
 
 @dataclass(frozen=True)
@@ -275,6 +290,7 @@ class ModelsResult:
     troubles: Mapping[str, str] = field(default_factory=dict)
     model: None = None
     values: int = 0
+    cached: None = None
 
 
 @dataclass(frozen=True)
@@ -291,6 +307,7 @@ class ReadyResult:
     reason: str | None
     model: None = None
     values: int = 0
+    cached: None = None
 
 
 Request: TypeAlias = EmbedRequest | SimilarityRequest | PlanRequest | ModelsRequest | ReadyRequest

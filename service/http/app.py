@@ -4,6 +4,7 @@ Every request passes the middleware, whatever its route. Behind it, the protocol
 path. All others go through FastAPI's own layers, which cost a small model's request a noticeable part of its time.
 """
 
+import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
@@ -12,6 +13,7 @@ from typing import Any
 
 from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
+from pydantic_settings import SettingsError
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
@@ -29,6 +31,8 @@ from service.http.web import pages
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.tracing import Tracing
+
+_log = logging.getLogger(__name__)
 
 
 def create_app(
@@ -58,7 +62,12 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with Engine(settings, backend=backend, metrics=metrics, clock=clock) as engine:
+        try:
+            made = Engine(settings, backend=backend, metrics=metrics, clock=clock)
+        except SettingsError as error:  # what raises in here is a traceback to uvicorn, which is not shown
+            _log.critical("cannot serve: %s", error)
+            raise
+        async with made as engine:
             app.state.engine = engine
             if siblings is not None:
                 await siblings.together()

@@ -21,7 +21,7 @@ from encoders.contract.errors import VisiontowerError
 from service.access.gate import Counted
 from service.caller import CALLER
 from service.engine.engine import INLINE_VALUES, Engine
-from service.engine.values import Result
+from service.engine.values import CacheUse, Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.allowed import allowed, failures
 from service.http.errors import BodyTooLarge, ClientGone
@@ -233,6 +233,8 @@ class Exchange:
                 answer = await engine.on_pool(partial(self.route.write, result, reply))
         note_result(record, result)
         record.stages["serialize"] = engine.clock() - started
+        if result.cached is not None:
+            answer = replace(answer, headers={**answer.headers, **_cache_headers(result.cached)})
         return answer
 
     def _refused(self, error: VisiontowerError, request: Request, engine: Engine) -> Answer:
@@ -282,6 +284,13 @@ def _portions(pieces: Iterable[bytes | memoryview]) -> Iterator[bytes | memoryvi
             yield from (piece[start : start + _SENT_BYTES] for start in range(0, len(piece), _SENT_BYTES))
     if small:
         yield b"".join(small)
+
+
+def _cache_headers(use: CacheUse) -> dict[str, str]:
+    """Whether the rows were kept ones; Age: of the oldest, as RFC 9111 has it."""
+    if not use.hits:
+        return {"x-cache": "miss"}
+    return {"x-cache": "partial" if use.misses else "hit", "age": str(int(use.age_s))}
 
 
 def _release(holds: Iterable[Hold]) -> None:

@@ -25,6 +25,7 @@ def note_result(record: RequestRecord, result: Result) -> None:
     """What the engine gave."""
     if isinstance(result, EmbedResult | SimilarityResult):
         record.failed = sum(isinstance(item, VisiontowerError) for item in result.items)
+        record.cached = 0 if result.cached is None else result.cached.hits
         timing = result.timing
         record.stages = {
             "fetch": timing.fetch,

@@ -250,12 +250,12 @@ def _end_with_parent() -> None:
 
 
 def share(settings: Settings) -> Settings:
-    """One process' part of the settings: of the budgets and the threads.
+    """One process' part of the settings: of the budgets, the cache in memory and the threads. They share that on disk.
 
     The queue is not divided: connections are not dealt out evenly, and one would refuse while another has room.
     """
     number = settings.processes
-    part: dict[str, Any] = {"processes": 1}
+    part: dict[str, Any] = {"processes": 1, "cache": settings.cache // number}
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number
     if settings.memory_budget != "auto":

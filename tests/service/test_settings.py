@@ -104,11 +104,14 @@ def test_a_number_has_its_unit_or_what_it_counts_in_its_name(name: str) -> None:
         "_values",
         "_threads",
         "_share",
+        "cache",
+        "cache_disk",
         "batch",
         "port",
         "processes",
     )
-    if isinstance(Settings.model_fields[name].default, int | float):
+    default = Settings.model_fields[name].default
+    if isinstance(default, int | float) and not isinstance(default, bool):
         assert name.endswith(units)
 
 

@@ -51,7 +51,7 @@ def plain(spec: EncoderSpec) -> EncoderSpec:
     scoring = spec.scoring and Scoring(spec.scoring.activation, logit_scale=1.0)
     if spec.id.rpartition("/")[2] in POOLERLESS:
         spec = replace(spec, parameters=0, weights_bytes=0)
-    return replace(spec, revision="", device="", scoring=scoring)
+    return replace(spec, revision="", architecture="", device="", scoring=scoring)
 
 
 @pytest.mark.parametrize("known", [*NAMES, *FAMILIES])

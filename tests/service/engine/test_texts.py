@@ -10,7 +10,7 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.values import Tokenized
 from service.engine import EmbedRequest, Engine, SimilarityRequest
 from service.engine.scoring import PromptLimits, Unfilled
-from service.engine.text_cache import origin_of
+from service.engine.text_cache import text_origin
 from service.errors import InvalidOption, OverHostMemory, PromptTooLong, TooMuchText
 from service.settings import Settings
 from tests.support.serving import backend_of, noise
@@ -153,5 +153,5 @@ async def test_short_prompts_share_a_piece() -> None:
 
 def test_templates_that_differ_in_half_a_character_are_not_one_source() -> None:
     """A library's caller may have any str; what is kept of one template must not be given for another."""
-    sources = {origin_of(fake_spec(), [template]) for template in ("\ud800{}", "\udfff{}", "?{}", "\ufffd{}")}
+    sources = {text_origin(fake_spec(), [template]) for template in ("\ud800{}", "\udfff{}", "?{}", "\ufffd{}")}
     assert len(sources) == 4

@@ -17,7 +17,7 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.errors import EncoderFailed
 from encoders.contract.values import Floats, Tokenized
 from service.engine.postprocess import l2_normalize, quantized
-from service.engine.text_cache import KnownText, TextCache, origin_of
+from service.engine.text_cache import KnownText, TextCache, text_origin
 from tests.support.serving import PNG, assert_problem, noise, serving
 
 pytestmark = pytest.mark.anyio
@@ -362,15 +362,15 @@ def test_what_is_larger_than_the_whole_cache_throws_nothing_out() -> None:
 def test_an_origin_is_of_weights_precision_place_and_templates() -> None:
     spec = fake_spec()
     others = [
-        origin_of(fake_spec("fake:other"), ["{}"]),
-        origin_of(fake_spec(revision="other"), ["{}"]),
-        origin_of(fake_spec(dtype="bfloat16"), ["{}"]),
-        origin_of(fake_spec(device="cuda"), ["{}"]),
-        origin_of(fake_spec(runtime="openvino"), ["{}"]),
-        origin_of(spec, ["a {}"]),
-        origin_of(spec, ["{}", "{}"]),
+        text_origin(fake_spec("fake:other"), ["{}"]),
+        text_origin(fake_spec(revision="other"), ["{}"]),
+        text_origin(fake_spec(dtype="bfloat16"), ["{}"]),
+        text_origin(fake_spec(device="cuda"), ["{}"]),
+        text_origin(fake_spec(runtime="openvino"), ["{}"]),
+        text_origin(spec, ["a {}"]),
+        text_origin(spec, ["{}", "{}"]),
     ]
-    assert len({origin_of(spec, ["{}"]), *others}) == len(others) + 1
-    assert origin_of(spec, ["ab{}", "{}"]) != origin_of(spec, ["a{}", "b{}"])
-    assert origin_of(spec, ["?{}"]) != origin_of(spec, ["\ud800{}"])
-    assert origin_of(spec, ["{}"]) == origin_of(fake_spec(), ["{}"])
+    assert len({text_origin(spec, ["{}"]), *others}) == len(others) + 1
+    assert text_origin(spec, ["ab{}", "{}"]) != text_origin(spec, ["a{}", "b{}"])
+    assert text_origin(spec, ["?{}"]) != text_origin(spec, ["\ud800{}"])
+    assert text_origin(spec, ["{}"]) == text_origin(fake_spec(), ["{}"])

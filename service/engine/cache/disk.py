@@ -1,0 +1,241 @@
+"""Rows in one SQLite file, that outlive the process and that several processes share. Bounded in bytes.
+
+A value is plain bytes with a checksum (row.py). Whatever is wrong with the disk is a line in the log and a row that is
+not found, never an error of a request.
+"""
+
+import asyncio
+import logging
+import sqlite3
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
+
+from service.engine.cache.row import KeptRow, from_bytes, nbytes_of, to_bytes
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+_FILE, _FILES = "rows-{}.sqlite", "rows-*.sqlite"
+"""Each that is broken is followed by one of the next number: to SQLite a name is a file's for good, as others may have
+it open."""
+_PAGE_BYTES = 8192
+_WAL_BYTES = 16 * 1024 * 1024
+"""To which SQLite cuts its log of writes back."""
+_BUSY_S = 1.0
+"""A write waits so long for another process'."""
+_TOUCH_S = 60.0
+"""A row's use is written down if the last that was is as long ago: reading stays reading."""
+_BACKLOG_BYTES = 64 * 1024 * 1024
+"""Rows that wait to be written; more are not kept."""
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, used REAL NOT NULL, value BLOB NOT NULL) STRICT;
+CREATE INDEX IF NOT EXISTS rows_by_use ON rows (used);
+"""
+
+
+class Disk:
+    """Lives on the event loop; its work is done on two threads, so that no reader waits for a writer.
+
+    folder: made if it is not there. limit: bytes of the file. now: seconds since the epoch. pause_s: for so long a disk
+    that has failed is left alone.
+    """
+
+    def __init__(
+        self, folder: Path, limit: int, *, now: Callable[[], float] = time.time, pause_s: float = 60.0
+    ) -> None:
+        """Raises OSError if the folder cannot be written to."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        _require_writable(folder)
+        self._reader = _File(folder, pause_s)
+        self._writer = _File(folder, pause_s)
+        self._reading = ThreadPoolExecutor(1, thread_name_prefix="cache read")
+        self._writing = ThreadPoolExecutor(1, thread_name_prefix="cache write")
+        self._limit = limit
+        self._now = now
+        self._lock = threading.Lock()
+        self.backlog = 0
+        """Bytes that wait to be written; changed under the lock."""
+        self.nbytes = 0
+        """Of the rows on disk, when they were last looked at."""
+        self._writing.submit(self._writer.use, self._fit)
+
+    async def get(self, key: bytes) -> KeptRow | None:
+        """None if it is not there, or cannot be read."""
+        return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, key)
+
+    def put(self, key: bytes, kept: KeptRow) -> None:
+        """Write it soon; not if much waits to be written."""
+        nbytes = nbytes_of(kept.row)
+        with self._lock:
+            if self.backlog + nbytes > _BACKLOG_BYTES:
+                return
+            self.backlog += nbytes
+        self._writing.submit(self._write, key, kept, nbytes)
+
+    def close(self) -> None:
+        """End the threads after what they are to do. Does not wait."""
+        for thread, file in ((self._reading, self._reader), (self._writing, self._writer)):
+            thread.submit(file.close)
+            thread.shutdown(wait=False)
+
+    # From here on: the two threads.
+
+    def _read(self, key: bytes) -> KeptRow | None:
+        found: tuple[bytes, float] | None = self._reader.use(
+            lambda rows: rows.execute("SELECT value, used FROM rows WHERE key = ?", (key,)).fetchone()
+        )
+        if found is None:
+            return None
+        value, used = found
+        kept = from_bytes(key, value)
+        now = self._now()
+        if kept is None:
+            _log.warning("a row in the cache on disk is damaged, and is removed")
+            self._write_soon("DELETE FROM rows WHERE key = ?", key)
+        elif abs(now - used) > _TOUCH_S:
+            self._write_soon("UPDATE rows SET used = ? WHERE key = ?", now, key)
+        return kept
+
+    def _write_soon(self, statement: str, *values: object) -> None:
+        with suppress(RuntimeError):  # it is being closed
+            self._writing.submit(self._writer.use, lambda rows: rows.execute(statement, values))
+
+    def _write(self, key: bytes, kept: KeptRow, nbytes: int) -> None:
+        try:
+            value = to_bytes(key, kept)
+            self._writer.use(partial(self._insert, key=key, value=value))
+        finally:
+            with self._lock:
+                self.backlog -= nbytes
+
+    def _insert(self, rows: sqlite3.Connection, key: bytes, value: bytes) -> None:
+        needed = len(value) + 2 * _PAGE_BYTES
+        if needed > self._limit:
+            return
+        with _transaction(rows):
+            self._make_room(rows, needed)
+            rows.execute("INSERT OR REPLACE INTO rows VALUES (?, ?, ?)", (key, self._now(), value))
+        self.nbytes = _nbytes(rows)
+
+    def _make_room(self, rows: sqlite3.Connection, needed: int) -> None:
+        """Remove the rows not used for longest, until `needed` bytes are free within the limit."""
+        oldest = "DELETE FROM rows WHERE rowid = (SELECT rowid FROM rows ORDER BY used LIMIT 1)"
+        while _nbytes(rows) + needed > self._limit:
+            if not rows.execute(oldest).rowcount:
+                break
+
+    def _fit(self, rows: sqlite3.Connection) -> None:
+        """At start: the limit may have been larger. Give back what is free."""
+        with _transaction(rows):
+            self._make_room(rows, needed=0)
+        self.nbytes = _nbytes(rows)
+        rows.executescript("PRAGMA incremental_vacuum; PRAGMA wal_checkpoint(TRUNCATE)")  # `execute` frees one page
+
+
+class _File:
+    """One connection, of one thread; opened when it is needed. A file that is broken is begun anew."""
+
+    def __init__(self, folder: Path, pause_s: float) -> None:
+        self._folder = folder
+        self._pause_s = pause_s
+        self._rows: sqlite3.Connection | None = None
+        self._path = folder / _FILE.format(1)
+        self._is_broken = False
+        self._paused_until = 0.0
+
+    def use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
+        """The work's result; None, and a line in the log, if the disk fails."""
+        if time.monotonic() < self._paused_until:
+            return None
+        try:
+            if self._rows is not None and not self._path.exists():
+                self.close()  # somebody has begun anew
+            if self._rows is None:
+                self._rows = self._opened()
+            return work(self._rows)
+        except (sqlite3.Error, OSError) as error:
+            if _code(error) == sqlite3.SQLITE_BUSY:
+                _log.info("the cache on disk is busy: a row is left out")
+                return None
+            _log.warning("the cache on disk fails, and is left alone for %.0f s: %s", self._pause_s, error)
+            self._is_broken = _code(error) in _BROKEN
+            self._paused_until = time.monotonic() + self._pause_s
+            self.close()
+            return None
+
+    def close(self) -> None:
+        """Until the next use."""
+        rows, self._rows = self._rows, None
+        if rows is not None:
+            with suppress(sqlite3.Error):  # it is broken
+                rows.close()
+
+    def _opened(self) -> sqlite3.Connection:
+        """Of the newest file; of a new one, if the newest is broken."""
+        number, newest = max(((_number(path), path) for path in self._folder.glob(_FILES)), default=(1, self._path))
+        if not (self._is_broken and newest == self._path):
+            self._path, self._is_broken = newest, False
+            try:
+                return _connected(newest)
+            except sqlite3.Error as error:
+                if _code(error) not in _BROKEN:
+                    raise
+        _log.warning("%s is broken: it is begun anew", newest)
+        self._path, self._is_broken = self._folder / _FILE.format(number + 1), False
+        rows = _connected(self._path)
+        for suffix in ("", "-wal", "-shm"):
+            newest.with_name(newest.name + suffix).unlink(missing_ok=True)
+        return rows
+
+
+def _number(path: Path) -> int:
+    digits = path.stem.partition("-")[2]
+    return int(digits) if digits.isdecimal() else 0
+
+
+def _code(error: Exception) -> int:
+    """SQLite's, without what it says beyond the kind; 0 if it has none."""
+    return int(getattr(error, "sqlite_errorcode", 0)) & 0xFF
+
+
+def _connected(path: Path) -> sqlite3.Connection:
+    path.touch(mode=0o600)  # SQLite gives the files beside it the same mode
+    rows = sqlite3.connect(path, timeout=_BUSY_S, isolation_level=None, check_same_thread=False)
+    try:
+        rows.execute(f"PRAGMA page_size = {_PAGE_BYTES}")
+        rows.execute("PRAGMA auto_vacuum = INCREMENTAL")
+        rows.execute("PRAGMA journal_mode = WAL")
+        rows.execute("PRAGMA synchronous = NORMAL")
+        rows.execute(f"PRAGMA journal_size_limit = {_WAL_BYTES}")
+        rows.executescript(_SCHEMA)
+    except BaseException:
+        rows.close()
+        raise
+    return rows
+
+
+@contextmanager
+def _transaction(rows: sqlite3.Connection) -> Iterator[None]:
+    rows.execute("BEGIN IMMEDIATE")
+    with rows:  # commits, or rolls back
+        yield
+
+
+def _nbytes(rows: sqlite3.Connection) -> int:
+    """Of the file, without pages that are free."""
+    pages, free = (rows.execute(f"PRAGMA {name}").fetchone()[0] for name in ("page_count", "freelist_count"))
+    return int((pages - free) * _PAGE_BYTES)
+
+
+def _require_writable(folder: Path) -> None:
+    with tempfile.TemporaryFile(dir=folder):
+        pass

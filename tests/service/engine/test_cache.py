@@ -1,0 +1,476 @@
+"""The result cache: all get the numbers that an engine without it gives, and nobody fails for another's fault."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from encoders.adapters.fake import FakeEncoder, fake_spec
+from encoders.contract.encoder import Encoder
+from encoders.contract.errors import EncoderFailed, NonFiniteOutput, UndecodableImage, VisiontowerError
+from encoders.contract.values import Encoded, Grid, ImageSize
+from service.engine import EmbedRequest, Engine, SimilarityRequest
+from service.engine.cache.results import Found, Made, ResultCache
+from service.engine.values import CacheUse, EmbedResult
+from service.errors import DeadlineExceeded, ShuttingDown
+from service.scheduling.items import Answer
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from tests.support.serving import Gate, backend_of, noise
+from tests.support.shapes import image_shape
+from tests.support.waiting import until
+
+pytestmark = pytest.mark.anyio
+
+MIB = 2**20
+MISS = CacheUse(hits=0, misses=1, age_s=0.0)
+
+
+@asynccontextmanager
+async def engine_of(*encoders: Encoder, cache: int = MIB, **given: Any) -> AsyncIterator[Engine]:
+    encoders = encoders or (FakeEncoder(),)
+    chosen = Settings(model=tuple(each.spec.id for each in encoders), cache=cache, **given)
+    async with asyncio.timeout(30), Engine(chosen, backend=backend_of(*encoders)) as engine:
+        yield engine
+
+
+def asking(engine: Engine, image: int | bytes, **options: Any) -> "asyncio.Task[EmbedResult]":
+    source = noise(image) if isinstance(image, int) else image
+    return asyncio.create_task(engine.embed(EmbedRequest([source], **options)))
+
+
+def looked_up(result: EmbedResult) -> tuple[int, int]:
+    assert result.cached is not None
+    return result.cached.hits, result.cached.misses
+
+
+Numbers: TypeAlias = tuple[bytes, ...]
+
+
+def numbers(result: EmbedResult) -> Numbers:
+    """Every byte of every array; an error by its words."""
+    parts = []
+    for item in result.items:
+        if isinstance(item, VisiontowerError):
+            parts.append(str(item).encode())
+            continue
+        for array in (item.tokens, item.pooled):
+            parts.append(b"" if array is None else str((array.dtype, array.shape)).encode() + array.tobytes())
+    return tuple(parts)
+
+
+async def test_the_same_bytes_are_computed_once() -> None:
+    encoder = FakeEncoder()
+    async with engine_of(encoder) as engine:
+        encoder.batches.clear()
+        first, second, other = await asking(engine, 1), await asking(engine, 1), await asking(engine, 2)
+        assert encoder.batches == [1, 1]
+        assert [looked_up(each) for each in (first, second, other)] == [(0, 1), (1, 0), (0, 1)]
+        assert numbers(first) == numbers(second) != numbers(other)
+        assert first.timing.forward > 0
+        assert second.timing == replace(second.timing, decode=0.0, preprocess=0.0, queue=0.0, forward=0.0)
+
+
+async def test_every_byte_of_an_image_counts() -> None:
+    async with engine_of() as engine:
+        found = [looked_up(await asking(engine, noise(1) + last)) for last in (b"", b"a", b"b", b"a")]
+        assert found == [(0, 1), (0, 1), (0, 1), (1, 0)]
+
+
+async def test_off_nothing_is_looked_for() -> None:
+    encoder = FakeEncoder()
+    async with engine_of(encoder, cache=0) as engine:
+        encoder.batches.clear()
+        assert [(await asking(engine, 1)).cached for _ in range(2)] == [None, None]
+        assert encoder.batches == [1, 1]
+        assert engine.now().cached == {}
+
+
+async def test_a_form_of_the_answer_that_costs_nothing_has_no_row_of_its_own() -> None:
+    async with engine_of() as engine:
+        await asking(engine, 1)
+        for options in ({"normalize": True}, {"dtype": "float16"}, {"prefix": True}):
+            assert looked_up(await asking(engine, 1, **options)) == (1, 0), options
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"output": "pooled"},
+        {"output": "both"},
+        {"layer": 1},
+        {"layer": -1},
+        {"project": True},
+        {"resolution": ImageSize(64, 32)},
+        {"model": "fake:other"},
+        {"project": True, "tiles": True},
+    ],
+)
+async def test_whatever_changes_a_row_has_its_own(options: dict[str, Any]) -> None:
+    def encoders() -> list[Encoder]:
+        return [FakeEncoder(fake_spec(name, most_views=3, most_joined=48)) for name in ("fake:vit", "fake:other")]
+
+    async with engine_of(*encoders()) as engine, engine_of(*encoders(), cache=0) as plain:
+        await asking(engine, 1)
+        await asking(engine, 1, project=True)
+        found = await asking(engine, 1, **options)
+        assert looked_up(found) == ((1, 0) if options == {"project": True} else (0, 1))
+        again = await asking(engine, 1, **options)
+        assert looked_up(again) == (1, 0)
+        assert numbers(found) == numbers(again) == numbers(await asking(plain, 1, **options))
+
+
+def test_a_row_is_of_its_weights_its_place_and_the_ways_of_the_engine() -> None:
+    spec, shape = fake_spec(), image_shape()
+
+    def origin(spec: Any = spec, about: tuple[str, ...] = ("exact",), in_tiles: bool = False) -> bytes | None:
+        return ResultCache(1, about=about, metrics=Metrics([])).origin(spec, shape, in_tiles=in_tiles)
+
+    changed = [
+        fake_spec(revision="another checkpoint"),
+        fake_spec(dtype="bfloat16"),
+        fake_spec(device="cuda"),
+        fake_spec(runtime="openvino"),
+        replace(spec, preprocessing=replace(spec.preprocessing, interpolation="bicubic")),
+    ]
+    others = [*map(origin, changed), origin(about=("fast",)), origin(about=()), origin(in_tiles=True)]
+    assert len({origin(), *others}) == 1 + len(others)
+    assert origin() == origin(fake_spec())
+    assert origin(fake_spec(revision="")) is None
+
+
+@pytest.mark.parametrize("settings", [{"exact_pixels": True}, {"max_image_pixels": 10**6}])
+async def test_the_engine_says_how_it_makes_pixels_and_which_it_refuses(settings: dict[str, Any]) -> None:
+    found = []
+    for options in ({}, settings, {}):
+        async with engine_of(**options) as engine:
+            assert engine._cache is not None
+            found.append(engine._cache.origin(fake_spec(), image_shape(), in_tiles=False))
+    assert found[0] == found[2] != found[1]
+
+
+async def test_similarity_has_the_rows_of_the_pooled_vector_and_its_own_for_heat_maps() -> None:
+    async with engine_of() as engine:
+        await asking(engine, 1, output="pooled")
+        found = []
+        for heatmap in (False, True, True):
+            result = await engine.similarity(SimilarityRequest([noise(1)], ["a", "b"], heatmap=heatmap))
+            assert result.cached is not None
+            found.append(result.cached.hits)
+        assert found == [1, 0, 1]
+
+
+async def test_of_several_images_those_that_are_kept_are_not_computed_and_equal_ones_once() -> None:
+    encoder = FakeEncoder()
+    async with engine_of(encoder) as engine, engine_of(cache=0) as plain:
+        await asking(engine, 1)
+        encoder.batches.clear()
+        request = EmbedRequest([noise(seed) for seed in (2, 1, 2, 3)])
+        found = await engine.embed(request)
+        assert looked_up(found) == (2, 2)
+        assert sum(encoder.batches) == 2
+        assert numbers(found) == numbers(await plain.embed(request))
+
+
+async def test_a_set_neither_takes_kept_rows_nor_leaves_any() -> None:
+    encoder = FakeEncoder()
+    async with engine_of(encoder) as engine:
+        encoder.batches.clear()
+        assert (await asking(engine, 1, is_set=True)).cached is None
+        assert looked_up(await asking(engine, 1)) == (0, 1)
+        assert (await asking(engine, 1, is_set=True)).cached is None
+        assert encoder.batches == [1, 1, 1]
+
+
+@dataclass
+class Held:
+    """An engine whose forwards wait at a gate."""
+
+    engine: Engine
+    encoder: FakeEncoder
+    gate: Gate
+
+
+@asynccontextmanager
+async def held(**given: Any) -> AsyncIterator[Held]:
+    gate = Gate()
+    encoder = FakeEncoder(before=gate)
+    async with engine_of(encoder, **given) as engine:
+        encoder.batches.clear()
+        gate.close()
+        try:
+            yield Held(engine, encoder, gate)
+        finally:
+            gate.is_open.set()
+
+
+async def turns(number: int = 20) -> None:
+    for _ in range(number):
+        await asyncio.sleep(0)
+
+
+async def test_who_asks_for_a_row_in_the_making_waits_for_it() -> None:
+    async with held() as at:
+        first = asking(at.engine, 1)
+        await at.gate.someone_inside()
+        others = [asking(at.engine, 1) for _ in range(3)]
+        await turns()
+        at.gate.is_open.set()
+        results = await asyncio.gather(first, *others)
+        assert at.encoder.batches == [1]
+        assert [looked_up(each) for each in results] == [(0, 1), (1, 0), (1, 0), (1, 0)]
+        assert len({numbers(each) for each in results}) == 1
+        assert [each.cached.age_s for each in results if each.cached] == [0.0] * 4
+        assert all(each.timing.queue > 0 == each.timing.forward for each in results[1:])
+
+
+async def test_if_the_first_leaves_another_makes_the_row() -> None:
+    async with held() as at:
+        first = asking(at.engine, 1)
+        await at.gate.someone_inside()
+        others = [asking(at.engine, 1) for _ in range(3)]
+        await turns()
+        first.cancel()
+        await until(first.done)
+        at.gate.is_open.set()
+        assert [looked_up(each) for each in await asyncio.gather(*others)] == [(0, 1), (1, 0), (1, 0)]
+        assert at.encoder.batches == [1, 1]
+
+
+async def test_who_waits_and_leaves_takes_nothing_along() -> None:
+    async with held() as at:
+        first = asking(at.engine, 1)
+        await at.gate.someone_inside()
+        second, third = asking(at.engine, 1), asking(at.engine, 1)
+        await turns()
+        second.cancel()
+        await until(second.done)
+        at.gate.is_open.set()
+        assert looked_up(await first) == (0, 1)
+        assert looked_up(await third) == (1, 0)
+
+
+async def test_everybody_has_a_deadline_of_his_own() -> None:
+    async with held() as at:
+        hurried = asking(at.engine, 1, timeout_s=0.05)
+        await at.gate.someone_inside()
+        patient, late = asking(at.engine, 1), asking(at.engine, 1, timeout_s=0.05)
+        for each in (hurried, late):
+            with pytest.raises(DeadlineExceeded):
+                await each
+        assert not patient.done()
+        at.gate.is_open.set()
+        assert looked_up(await patient) == (0, 1)
+
+
+@pytest.mark.parametrize("reason", [DeadlineExceeded(), ShuttingDown(), None], ids=str)
+async def test_a_reason_of_the_first_s_own_is_nobody_else_s(reason: VisiontowerError | None) -> None:
+    """None: it fails in a way that nobody foresaw."""
+    cache = ResultCache(MIB, about=(), metrics=Metrics([]))
+    may_end = asyncio.Event()
+
+    async def fail() -> Made:
+        await may_end.wait()
+        if reason is None:
+            raise RuntimeError
+        return reason
+
+    async def make() -> Made:
+        made.append(1)
+        return Answer(Encoded(Grid(1, 1), pooled=np.ones(3, np.float32)), 0.0, 0.0)
+
+    made: list[int] = []
+    first = asyncio.create_task(cache.row(b"image", b"origin", fail))
+    await turns()
+    others = [asyncio.create_task(cache.row(b"image", b"origin", make)) for _ in range(3)]
+    await turns()
+    may_end.set()
+    found = await asyncio.gather(first, *others, return_exceptions=True)
+    cache.close()
+    assert isinstance(found[0], RuntimeError) if reason is None else found[0] == Found(reason, None)
+    assert [isinstance(each, Found) and isinstance(each.made, Answer) for each in found[1:]] == [True] * 3
+    assert made == [1]
+
+
+async def test_what_ends_all_ends_those_too_who_wait_for_another_s_row() -> None:
+    async with held() as at:
+        tasks = [asking(at.engine, 1) for _ in range(3)]
+        await at.gate.someone_inside()
+        await turns()
+        at.engine.threads.abandon(ShuttingDown())
+        found = await asyncio.gather(*tasks, return_exceptions=True)
+        assert [type(each) for each in found] == [ShuttingDown] * 3
+
+
+async def test_a_failure_is_told_to_those_who_wait_and_not_kept() -> None:
+    gate, failures = Gate(), 0
+
+    def before(batch: int) -> None:
+        nonlocal failures
+        gate(batch)
+        if failures:
+            failures -= 1
+            raise EncoderFailed("It fails once.", model="fake:vit")
+
+    async with engine_of(FakeEncoder(before=before)) as engine:
+        failures = 1
+        gate.close()
+        tasks = [asking(engine, 1) for _ in range(2)]
+        await gate.someone_inside()
+        await turns()
+        gate.is_open.set()
+        found = await asyncio.gather(*tasks)
+        assert [type(each.items[0]) for each in found] == [EncoderFailed] * 2
+        assert looked_up(await asking(engine, 1)) == (0, 1)
+        assert looked_up(await asking(engine, 1)) == (1, 0)
+
+
+async def test_an_image_that_cannot_be_read_is_read_again() -> None:
+    broken = noise(1)[:-30]
+    async with engine_of() as engine:
+        found = await engine.embed(EmbedRequest([broken, broken, noise(2)]))
+        assert [type(item) for item in found.items[:2]] == [UndecodableImage] * 2
+        assert looked_up(found) == (0, 3)
+        assert looked_up(await asking(engine, broken)) == (0, 1)
+
+
+async def test_numbers_that_are_none_are_not_kept() -> None:
+    def spoil(encoded: Encoded) -> Encoded:
+        assert encoded.pooled is not None
+        return replace(encoded, pooled=encoded.pooled * np.float32(np.nan)) if spoilt else encoded
+
+    spoilt = False
+    async with engine_of(FakeEncoder(after=spoil)) as engine:
+        spoilt = True
+        (item,) = (await asking(engine, 1, output="pooled")).items
+        assert isinstance(item, NonFiniteOutput)
+        spoilt = False
+        assert looked_up(await asking(engine, 1, output="pooled")) == (0, 1)
+
+
+async def test_nobody_can_change_a_row() -> None:
+    async with engine_of() as engine:
+        results = [await asking(engine, 1, output="both", prefix=True) for _ in range(2)]
+        for result in results:
+            (item,) = result.items
+            assert not isinstance(item, VisiontowerError)
+            for array in (item.tokens, item.pooled):
+                assert array is not None
+                with pytest.raises(ValueError, match="read-only"):
+                    array += 1
+
+
+async def test_a_kept_row_does_not_hold_its_batch() -> None:
+    async with held(max_batch=8) as at:
+        first = asking(at.engine, 0)
+        await at.gate.someone_inside()
+        await asyncio.gather(opening(at.gate), first, *(asking(at.engine, seed) for seed in range(1, 9)))
+        assert max(at.encoder.batches) > 1
+        (item,) = (await asking(at.engine, 5, prefix=True)).items
+        assert not isinstance(item, VisiontowerError)
+        tokens = item.tokens
+        assert tokens is not None
+        while isinstance(tokens.base, np.ndarray):
+            tokens = tokens.base
+        assert tokens.base is None
+        assert tokens.nbytes == 17 * 12 * 4
+
+
+async def opening(gate: Gate) -> None:
+    await turns(200)
+    gate.is_open.set()
+
+
+async def test_the_row_not_asked_for_longest_goes_first_and_never_more_are_kept_than_may_be() -> None:
+    row = 17 * 12 * 4 + 800
+    async with engine_of(cache=2 * row) as engine:
+        for seed in (1, 2, 1, 3):
+            await asking(engine, seed)
+        assert engine.now().cached == {"memory": 2 * row}
+        assert [looked_up(await asking(engine, seed))[0] for seed in (1, 3, 2, 1)] == [1, 1, 0, 0]
+    async with engine_of(cache=row - 1) as engine:
+        assert [looked_up(await asking(engine, 1))[0] for _ in range(2)] == [0, 0]
+        assert engine.now().cached == {"memory": 0}
+
+
+async def test_large_images_and_rows_are_kept_too() -> None:
+    """They are hashed and copied on a thread."""
+    large, size = noise(1, (300, 300)), ImageSize(512, 512)
+    assert len(large) > 131_072
+    async with engine_of(cache=8 * MIB) as engine:
+        first = await asking(engine, large, resolution=size)
+        await until(lambda: engine.now().cached["memory"] > 131_072)
+        second = await asking(engine, large, resolution=size)
+        assert (looked_up(first), looked_up(second)) == ((0, 1), (1, 0))
+        assert numbers(first) == numbers(second)
+
+
+ASKED: list[dict[str, Any]] = [{}, {"layer": 1}, {"output": "both", "resolution": ImageSize(16, 16), "normalize": True}]
+IMAGES = [noise(1), noise(2), noise(3)[:-30]]
+STEPS = st.one_of(
+    st.tuples(
+        st.just("ask"),
+        st.lists(st.sampled_from(range(len(IMAGES))), min_size=1, max_size=3),
+        st.sampled_from(range(len(ASKED))),
+    ),
+    st.tuples(st.just("cancel"), st.integers(0, 5)),
+    st.tuples(st.just("fail")),
+    st.tuples(st.just("turns"), st.integers(1, 40)),
+    st.tuples(st.just("settle")),
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(steps=st.lists(STEPS, max_size=14), cache=st.sampled_from([1700, MIB]))
+def test_in_any_order_every_answer_is_that_of_an_engine_without_a_cache(steps: list[Any], cache: int) -> None:
+    """Requests, equal and unequal, some cancelled, and forwards that fail."""
+
+    async def run() -> None:
+        failures = 0
+
+        def before(batch: int) -> None:
+            nonlocal failures
+            if failures:
+                failures -= 1
+                raise EncoderFailed("It fails on purpose.", model="fake:vit")
+
+        async with engine_of(cache=0) as plain, engine_of(FakeEncoder(before=before), cache=cache) as engine:
+            asked: list[tuple[EmbedRequest, asyncio.Task[EmbedResult]]] = []
+            for name, *values in steps:
+                match name:
+                    case "ask":
+                        images, options = values
+                        request = EmbedRequest([IMAGES[each] for each in images], **ASKED[options])
+                        asked.append((request, asyncio.create_task(engine.embed(request))))
+                    case "cancel" if values[0] < len(asked):
+                        asked[values[0]][1].cancel()
+                    case "fail":
+                        failures += 1
+                    case "turns":
+                        await turns(values[0])
+                    case "settle":
+                        await settled(asked)
+            await settled(asked)
+            failed = False
+            for request, task in asked:
+                if not task.cancelled():
+                    expected, found = numbers(await plain.embed(request)), numbers(task.result())
+                    failed = failed or b"It fails on purpose." in found
+                    assert b"It fails on purpose." in found or expected == found
+            assert not failed or ("fail",) in steps
+            failures = 0
+            for options in ASKED:
+                request = EmbedRequest(IMAGES, **options)
+                assert numbers(await engine.embed(request)) == numbers(await plain.embed(request))
+
+    async def settled(asked: list[tuple[EmbedRequest, "asyncio.Task[EmbedResult]"]]) -> None:
+        if asked:
+            await asyncio.wait([task for _, task in asked])
+
+    asyncio.run(run())
