@@ -180,21 +180,37 @@ class _File:
                 rows.close()
 
     def _opened(self) -> sqlite3.Connection:
-        """Of the newest file; of a new one, if the newest is broken."""
-        number, newest = max(((_number(path), path) for path in self._folder.glob(_FILES)), default=(1, self._path))
-        if not (self._is_broken and newest == self._path):
-            self._path, self._is_broken = newest, False
-            try:
-                return _connected(newest)
-            except sqlite3.Error as error:
-                if _code(error) not in _BROKEN:
-                    raise
-        _log.warning("%s is broken: it is begun anew", newest)
-        self._path, self._is_broken = self._folder / _FILE.format(number + 1), False
-        rows = _connected(self._path)
-        for suffix in ("", "-wal", "-shm"):
-            newest.with_name(newest.name + suffix).unlink(missing_ok=True)
+        """Of the newest file; of a new one, if the newest is broken. Older ones go."""
+        newest = self._newest()
+        if self._is_broken and newest == self._path:
+            newest = self._follow(newest)
+        self._path, self._is_broken = newest, False
+        try:
+            rows = _connected(newest)
+        except sqlite3.Error as error:
+            if _code(error) not in _BROKEN:
+                raise
+            self._path = self._follow(newest)
+            rows = _connected(self._path)
+        if self._newest() != self._path:  # another has begun anew meanwhile
+            rows.close()
+            return self._opened()
+        for path in self._folder.glob(_FILES):  # only now: who finds none would begin with the first
+            if _number(path) < _number(self._path):
+                _remove(path)
         return rows
+
+    def _follow(self, broken: Path) -> Path:
+        _log.warning("%s is broken: it is begun anew", broken)
+        return self._folder / _FILE.format(_number(broken) + 1)
+
+    def _newest(self) -> Path:
+        return max(self._folder.glob(_FILES), key=_number, default=self._folder / _FILE.format(1))
+
+
+def _remove(path: Path) -> None:
+    for suffix in ("", "-wal", "-shm"):
+        path.with_name(path.name + suffix).unlink(missing_ok=True)
 
 
 def _number(path: Path) -> int:
