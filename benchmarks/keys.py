@@ -10,6 +10,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 from typing import Any
 
 from starlette.types import Receive, Scope, Send
@@ -63,11 +64,15 @@ def _of_middleware(gate: Gate, secret: str) -> float:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         pass
 
+    metrics = Metrics([])
+
     class _Owner:
+        state = SimpleNamespace(metrics=metrics)
+
         def protocol_of(self, path: str) -> None:
             return None
 
-    access = Access(app, gate=gate, metrics=Metrics([]), protocols=(), keyless=())
+    access = Access(app, gate=gate, metrics=metrics, protocols=(), keyless=())
     headers = [(b"host", b"server"), (b"content-type", b"image/png"), (b"authorization", f"Bearer {secret}".encode())]
     scope = {"type": "http", "path": "/embed", "headers": headers, "app": _Owner()}
 
