@@ -1,6 +1,7 @@
-"""Whose request is being worked on, as far as a server without access keys can tell. For turns, not for trust."""
+"""Whose request is being worked on. For turns, not for trust."""
 
 from contextvars import ContextVar
 
 CALLER: ContextVar[str | None] = ContextVar("CALLER", default=None)
-"""The address of the client's connection; None in process. Of all clients behind a proxy it is the proxy's."""
+"""The name of the access key, without keys the address of the connection; None in process. Of all clients behind a proxy
+it is the proxy's."""
