@@ -4,6 +4,7 @@ import platform
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache
+from http import HTTPStatus
 from importlib.metadata import version
 
 from prometheus_client import (
@@ -185,7 +186,10 @@ class Metrics:
             "visiontower_key_requests_total", "Requests answered, by access key.", ["key", "status"], registry=registry
         )
         self._key_images = Counter(
-            "visiontower_key_images_total", "Images in requests, by access key.", ["key"], registry=registry
+            "visiontower_key_images_total",
+            "Images in requests that were answered, by access key.",
+            ["key"],
+            registry=registry,
         )
         self._key_refused = Counter(
             "visiontower_key_refused_total",
@@ -235,7 +239,8 @@ class Metrics:
             self._stage(record.model, "serialize").observe(record.stages["serialize"])
         if record.key is not None:
             self._key_requests(record.key, str(record.status)).inc()
-            self._key_images.labels(record.key).inc(record.images)
+            if record.status < HTTPStatus.BAD_REQUEST:
+                self._key_images.labels(record.key).inc(record.images)
 
     def know_keys(self, keys: Iterable[str]) -> None:
         """These are the names of the access keys: their refusals begin at 0."""
