@@ -215,8 +215,8 @@ async def test_a_gateway_s_page_is_shown_in_brief() -> None:
 
 
 EXPECTED: dict[int, type[VisiontowerError]] = {
-    400: InvalidRequest, 404: UnknownModel, 405: InvalidRequest, 406: InvalidRequest, 408: TimedOut, 413: LimitExceeded,
-    415: InvalidRequest, 422: InvalidRequest, 431: LimitExceeded, 499: InvalidRequest, 500: ServerFailed,
+    400: InvalidRequest, 401: NotAllowed, 403: NotAllowed, 404: UnknownModel, 405: InvalidRequest, 406: InvalidRequest, 408: TimedOut, 413: LimitExceeded,
+    415: InvalidRequest, 422: InvalidRequest, 429: Overloaded, 431: LimitExceeded, 499: InvalidRequest, 500: ServerFailed,
     503: Overloaded, 504: TimedOut, 507: ServerFailed,
 }  # fmt: skip
 
@@ -225,9 +225,9 @@ EXPECTED: dict[int, type[VisiontowerError]] = {
 def test_every_problem_of_the_service_has_its_exception(slug: str, status: int) -> None:
     error = of_problem({"type": f"/problems/{slug}", "title": "t", "status": status, "detail": "d", "limit": 3})
     assert (error.slug, error.status, error.detail, error.facts) == (slug, status, "d", {"limit": 3})
-    about_an_image = ("image" in slug and slug not in ("no-images", "too-many-images")) or slug == "invalid-base64"
+    about_an_image = ("image" in slug and "images" not in slug) or slug == "invalid-base64"
     expected = BadImage if about_an_image else EXPECTED[status]
-    if slug in ("no-such-route", "unknown-problem"):
+    if slug in ("no-such-route", "unknown-problem", "on-another-port"):
         expected = InvalidRequest
     assert type(error) is expected
 
