@@ -215,9 +215,9 @@ async def test_a_gateway_s_page_is_shown_in_brief() -> None:
 
 
 EXPECTED: dict[int, type[VisiontowerError]] = {
-    400: InvalidRequest, 401: NotAllowed, 403: NotAllowed, 404: UnknownModel, 405: InvalidRequest, 406: InvalidRequest, 408: TimedOut, 413: LimitExceeded,
-    415: InvalidRequest, 422: InvalidRequest, 429: Overloaded, 431: LimitExceeded, 499: InvalidRequest, 500: ServerFailed,
-    503: Overloaded, 504: TimedOut, 507: ServerFailed,
+    400: InvalidRequest, 401: NotAllowed, 403: NotAllowed, 404: UnknownModel, 405: InvalidRequest, 406: InvalidRequest,
+    408: TimedOut, 413: LimitExceeded, 415: InvalidRequest, 422: InvalidRequest, 429: Overloaded, 431: LimitExceeded,
+    499: InvalidRequest, 500: ServerFailed, 503: Overloaded, 504: TimedOut, 507: ServerFailed,
 }  # fmt: skip
 
 
