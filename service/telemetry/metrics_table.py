@@ -34,7 +34,8 @@ _LABELS: dict[str, str] = {
     "stage of visiontower_stage_seconds": "`fetch`, `decode`, `preprocess`, `queue`, `forward`, `serialize`",
     "stage of visiontower_host_memory_bytes": f"{_named(_HELD)}; `limit` is that of all together",
     "resolution": "height x width, such as `224x224`, of the first 32 of each encoder; `other` for those after them",
-    "reason of visiontower_rejected_total": "the problems of status 413 and 503; `GET /problems` has a page of each",
+    "reason of visiontower_rejected_total": "the problems of status 401, 403, 413, 429 and 503; `GET /problems` has a "
+    "page of each",
     "reason of visiontower_connections_closed_total": _named(CLOSED),
     "reason of visiontower_key_refused_total": f"{_named(LIMITS)}: the limit of the key that was met",
     "decision": _named(DECISIONS),
