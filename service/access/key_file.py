@@ -67,8 +67,9 @@ def _changing(path: Path) -> Iterator[tuple[str, list[str]]]:
             os.fsync(descriptor)
         _take_after(new, path)
         new.replace(path)
-    finally:
+    except BaseException:  # after the replacement the name may be the next writer's
         new.unlink(missing_ok=True)
+        raise
 
 
 def _text(path: Path) -> str:

@@ -103,7 +103,9 @@ def digest_of(secret: str) -> bytes:
 
 def key_of_entry(entry: str) -> Key:
     """NAME=sha256:DIGEST, of the environment. Raises ValueError."""
-    name, _, digest = entry.partition("=")
+    name, equals, digest = entry.partition("=")
+    if not equals:  # it may be a key: it is not shown
+        raise ValueError("an entry is not NAME=sha256:DIGEST: visiontower keys create NAME prints it")
     kind, _, digits = digest.strip().partition(":")
     if kind != "sha256":
         raise ValueError(f"'{shown(name.strip())}' is not NAME=sha256:DIGEST: visiontower keys create NAME prints it")

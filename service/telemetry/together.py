@@ -17,12 +17,14 @@ _HIGHEST = (
 _LOWEST = ("visiontower_model_ready",)
 _OF_THE_DEVICE = ("free", "total")
 """Kinds of visiontower_vram_bytes that every process sees whole."""
+_SHARED = "disk"
+"""The store of visiontower_cache_bytes that all processes share."""
 _COMBINE: Mapping[Together, Callable[[tuple[float, float]], float]] = {"sum": sum, "highest": max, "lowest": min}
 
 
 def together(family: str, labels: Mapping[str, str]) -> Together:
     """What stands for all processes: what cannot be added is shown as it is in the worst."""
-    if family in _HIGHEST or labels.get("kind") in _OF_THE_DEVICE:
+    if family in _HIGHEST or labels.get("kind") in _OF_THE_DEVICE or labels.get("store") == _SHARED:
         return "highest"
     return "lowest" if family in _LOWEST else "sum"
 

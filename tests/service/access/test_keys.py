@@ -99,11 +99,17 @@ def test_what_is_wrong_in_a_file_is_named(text: str, why: str, tmp_path: Path) -
     assert len(str(refused.value)) < 600
 
 
-@pytest.mark.parametrize(
-    "entry", ["", "a", "a=", f"a={DIGEST}", f"a=md5:{DIGEST}", "a=sha256:", f"a b=sha256:{DIGEST}"]
-)
+@pytest.mark.parametrize("entry", ["a=", f"a={DIGEST}", f"a=md5:{DIGEST}", "a=sha256:", f"a b=sha256:{DIGEST}"])
 def test_what_is_wrong_in_the_environment_is_told(entry: str) -> None:
     with pytest.raises(ValueError, match="'"):
+        key_of_entry(entry)
+
+
+@pytest.mark.parametrize("entry", ["", "a", "vt_secret"])
+def test_a_key_in_place_of_its_digest_is_not_shown(entry: str) -> None:
+    with pytest.raises(
+        ValueError, match=r"^an entry is not NAME=sha256:DIGEST: visiontower keys create NAME prints it$"
+    ):
         key_of_entry(entry)
 
 

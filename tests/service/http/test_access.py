@@ -396,7 +396,7 @@ async def test_without_keys_whatever_a_client_sends_is_not_looked_at() -> None:
     [
         ({"keys_file": "nowhere.toml"}, "nowhere.toml cannot be read: No such file"),
         ({"keys_file": "."}, "cannot be read: Is a directory"),
-        ({"keys": "a"}, "'a' is not NAME=sha256:DIGEST"),
+        ({"keys": "a"}, "an entry is not NAME=sha256:DIGEST"),
         ({"keys": f"a=sha256:{'0' * 64},a=sha256:{'1' * 64}"}, "two keys 'a'"),
         ({"keys": f"a=sha256:{'0' * 64}", "keys_usage": "/nowhere/usage"}, "unable to open"),
         ({"keyless_protocols": "native"}, "Input should be 'openai'"),

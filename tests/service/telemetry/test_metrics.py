@@ -94,6 +94,12 @@ async def test_of_several_processes_an_encoder_is_in_every_state_that_one_of_the
     assert set(values(both, "visiontower_build_info").values()) == {1}
 
 
+async def test_several_processes_have_each_its_memory_for_the_cache_and_share_the_disk() -> None:
+    now = Now({}, "cpu", {}, {}, {"memory": 3, "disk": 10})
+    texts = [Metrics(["a"]).exposition(now).decode() for _ in range(2)]
+    assert values(merged(texts).decode(), "visiontower_cache_bytes") == {("memory",): 6, ("disk",): 10}
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="process_* are of Linux")
 async def test_the_process_is_told_and_of_several_the_youngest_start_stands() -> None:
     one = Metrics(["a"]).exposition(Now({}, "cpu", {}, {})).decode()
