@@ -10,7 +10,7 @@ _ORIGIN = re.compile(
 )
 
 
-def origin_of(entry: str) -> str:
+def web_origin(entry: str) -> str:
     """The entry as a browser writes it; `*` stays. Raises ValueError, which says what an origin looks like."""
     if entry == ANY:
         return entry

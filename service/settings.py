@@ -26,7 +26,7 @@ from service.access.gate import Gate
 from service.errors import did_you_mean
 from service.hosts import HostRule
 from service.labels import LabelSet
-from service.origins import origin_of
+from service.origins import web_origin
 from service.sizes import parse_bytes
 
 PREFIX = "VISIONTOWER_"
@@ -133,7 +133,7 @@ class Settings(BaseSettings):
         default=64,
         ge=2,
         description="Resolutions that nobody has asked for before and that are being planned, at most; over it "
-        "requests get 503. One address gets at most half of what others leave.",
+        "requests get 503. One caller (a key, without keys an address) gets at most half of what others leave.",
     )
     max_images: int = Field(default=64, ge=1, description="Images in one request.")
     max_texts: int = Field(default=1024, ge=1, description="Prompts (texts x templates) in one request.")
@@ -324,7 +324,7 @@ class Settings(BaseSettings):
     @field_validator("cors_origins")
     @classmethod
     def _are_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(map(origin_of, value))
+        return tuple(map(web_origin, value))
 
     @field_validator("labels")
     @classmethod

@@ -13,10 +13,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from service.access.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
 from service.access.key_ring import KeyRing
 from service.access.keys import Key, Keys
 from service.access.usage import Usage
-from service.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
 
 _log = logging.getLogger(__name__)
 _SAID_S = 60.0

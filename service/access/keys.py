@@ -20,7 +20,8 @@ from dataclasses import dataclass, fields
 from hashlib import sha256
 from pathlib import Path
 
-from service.errors import ModelNotAllowed, did_you_mean, shown, shown_value
+from service.access.errors import ModelNotAllowed
+from service.errors import did_you_mean, shown, shown_value
 
 PREFIX = "vt_"
 """Of a key, so that it is known where it should not be: a scanner for leaked secrets finds it by this."""

@@ -62,18 +62,21 @@ class EncodedImages:
 
 @dataclass(frozen=True, eq=False)
 class _Flow:
-    """One request: its images stand in line together. fetched: holds the bytes behind its URLs.
+    """One request: its images stand in line together. deadline: on the clock. fetched: holds the bytes behind its URLs.
 
     origin: of its rows; None if they are neither kept nor looked for. found: those that were looked for.
     """
 
+    resident: Resident
+    shape: ImageShape
+    deadline: float
     fetched: Hold | None
     origin: Origin | None
     found: list[Found] = field(default_factory=list)
 
 
-MakeRow: TypeAlias = Callable[[bytes, Resident, ImageShape, float, ImageStages, _Flow], Awaitable[Made]]
-"""From an image's bytes to its row, by the deadline."""
+MakeRow: TypeAlias = Callable[[bytes, ImageStages, _Flow], Awaitable[Made]]
+"""From an image's bytes to its row."""
 
 
 class Images:
@@ -127,16 +130,16 @@ class Images:
             origin = None
             if self._cache is not None and not is_set:
                 origin = self._cache.origin(resident.spec, shape, in_tiles=in_tiles)
-            flow = _Flow(fetched, origin)
+            flow = _Flow(resident, shape, deadline, fetched, origin)
             make = self._make_tiled if in_tiles else self._make_row
             if is_set and not in_tiles:
-                answers = await self._encode_set(sources, resident, shape, deadline, stages, flow)
+                answers = await self._encode_set(sources, stages, flow)
             elif len(sources) == 1:
-                answers = [await self._encode_one(sources[0], make, resident, shape, deadline, stages[0], flow)]
+                answers = [await self._encode_one(sources[0], make, stages[0], flow)]
             else:
                 async with asyncio.TaskGroup() as group:
                     tasks = [
-                        group.create_task(self._encode_one(source, make, resident, shape, deadline, spent, flow))
+                        group.create_task(self._encode_one(source, make, spent, flow))
                         for source, spent in zip(sources, stages, strict=True)
                     ]
                 answers = [task.result() for task in tasks]
@@ -166,41 +169,22 @@ class Images:
         )
         return EncodedImages(outcomes, stages, timing, values, _cache_use(flow.found) if flow.found else None)
 
-    async def _encode_one(
-        self,
-        source: Source,
-        make: MakeRow,
-        resident: Resident,
-        shape: ImageShape,
-        deadline: float,
-        spent: ImageStages,
-        flow: _Flow,
-    ) -> Made:
+    async def _encode_one(self, source: Source, make: MakeRow, spent: ImageStages, flow: _Flow) -> Made:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
         except VisiontowerError as error:
             return error
         if self._cache is None or flow.origin is None:
-            return await make(image_bytes, resident, shape, deadline, spent, flow)
-        found = await self._cache.row(
-            image_bytes, flow.origin, lambda: make(image_bytes, resident, shape, deadline, spent, flow)
-        )
+            return await make(image_bytes, spent, flow)
+        found = await self._cache.row(image_bytes, flow.origin, lambda: make(image_bytes, spent, flow))
         flow.found.append(found)
         return found.made
 
-    async def _make_row(
-        self,
-        image_bytes: bytes,
-        resident: Resident,
-        shape: ImageShape,
-        deadline: float,
-        spent: ImageStages,
-        flow: _Flow,
-    ) -> Made:
-        encoder = resident.encoder
+    async def _make_row(self, image_bytes: bytes, spent: ImageStages, flow: _Flow) -> Made:
+        resident, shape, encoder = flow.resident, flow.shape, flow.resident.encoder
         try:
             cost = self._price(image_bytes, encoder, shape.size)
-            expected = self._threads.expect(resident, shape, deadline=deadline, trace=spent.trace)
+            expected = self._threads.expect(resident, shape, deadline=flow.deadline, trace=spent.trace)
             job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
             try:
                 self._decoding.submit(job, flow)
@@ -214,16 +198,8 @@ class Images:
         except VisiontowerError as error:
             return error
 
-    async def _make_tiled(
-        self,
-        image_bytes: bytes,
-        resident: Resident,
-        shape: ImageShape,
-        deadline: float,
-        spent: ImageStages,
-        flow: _Flow,
-    ) -> Made:
-        encoder = resident.encoder
+    async def _make_tiled(self, image_bytes: bytes, spent: ImageStages, flow: _Flow) -> Made:
+        resident, shape, encoder = flow.resident, flow.shape, flow.resident.encoder
         try:
             side = max(shape.size) * (encoder.spec.most_views - 1)  # of no canvas is any longer
             canvas = ImageSize(side, side)
@@ -236,7 +212,7 @@ class Images:
                 cost, flow, lambda decode: self._made(decode, image_bytes, encoder, canvas, spent, cut)
             )
             futures = [
-                self._threads.submit(resident, shape, view, deadline=deadline, trace=spent.trace) for view in views
+                self._threads.submit(resident, shape, view, deadline=flow.deadline, trace=spent.trace) for view in views
             ]
             answers: list[Answer[Encoded]] = []
             for answer in await _gathered(futures):
@@ -249,38 +225,29 @@ class Images:
         whole = Encoded(Grid(1, len(joined)), 0, joined, answers[0].row.pooled)
         return Answer(whole, max(each.queue_s for each in answers), max(each.forward_s for each in answers))
 
-    async def _encode_set(
-        self,
-        sources: Sequence[Source],
-        resident: Resident,
-        shape: ImageShape,
-        deadline: float,
-        stages: Sequence[ImageStages],
-        flow: _Flow,
-    ) -> list[Made]:
+    async def _encode_set(self, sources: Sequence[Source], stages: Sequence[ImageStages], flow: _Flow) -> list[Made]:
         async with asyncio.TaskGroup() as group:
             tasks = [
-                group.create_task(self._make_in_turn(source, resident.encoder, shape, spent, flow))
+                group.create_task(self._make_in_turn(source, spent, flow))
                 for source, spent in zip(sources, stages, strict=True)
             ]
         made = [task.result() for task in tasks]
         sound = {index: each for index, each in enumerate(made) if not isinstance(each, VisiontowerError)}
-        futures = self._threads.submit_set(resident, shape, list(sound.values()), deadline=deadline, trace=TRACE.get())
+        futures = self._threads.submit_set(
+            flow.resident, flow.shape, list(sound.values()), deadline=flow.deadline, trace=TRACE.get()
+        )
         answers = dict(zip(sound, await _gathered(futures), strict=True))
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
 
-    async def _make_in_turn(
-        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: _Flow
-    ) -> Pixels | VisiontowerError:
+    async def _make_in_turn(self, source: Source, spent: ImageStages, flow: _Flow) -> Pixels | VisiontowerError:
         """As `_make`. As many files are in memory as there are threads, in order."""
         if not isinstance(source, Path):
-            return await self._make(source, encoder, shape, spent, flow)
+            return await self._make(source, spent, flow)
         async with self._files:
-            return await self._make(source, encoder, shape, spent, flow)
+            return await self._make(source, spent, flow)
 
-    async def _make(
-        self, source: Source, encoder: Encoder, shape: ImageShape, spent: ImageStages, flow: _Flow
-    ) -> Pixels | VisiontowerError:
+    async def _make(self, source: Source, spent: ImageStages, flow: _Flow) -> Pixels | VisiontowerError:
+        encoder, shape = flow.resident.encoder, flow.shape
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             cost = self._price(image_bytes, encoder, shape.size)

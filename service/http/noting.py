@@ -1,9 +1,9 @@
 """What is noted of a request in its record, on its way through an exchange."""
 
 from encoders.contract.errors import VisiontowerError
+from service.access.errors import KeyLimitReached, ModelNotAllowed, TooManyImagesForKey
 from service.engine.models import Models
 from service.engine.values import EmbedRequest, EmbedResult, Request, Result, SimilarityRequest, SimilarityResult
-from service.errors import KeyLimitReached, ModelNotAllowed, TooManyImagesForKey
 from service.http.problems import problem_type, refusal
 from service.telemetry.metrics import Metrics
 from service.telemetry.request_record import RequestRecord

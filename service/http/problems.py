@@ -12,6 +12,7 @@ from typing import Any, TypeAlias
 
 from encoders.contract import errors as e
 from service import errors as s
+from service.access import errors as a
 from service.http import errors as h
 from service.http.json import to_json
 from service.http.protocol import Answer
@@ -70,13 +71,13 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     s.WidthNotOffered: ProblemType(422, "width-not-offered", "Width not offered"),
     s.TextTooLong: ProblemType(422, "text-too-long", "Text too long"),
     s.NumbersDoNotFit: ProblemType(422, "numbers-do-not-fit", "Numbers do not fit the dtype"),
-    s.InvalidKey: ProblemType(401, "invalid-key", "Access key needed"),
-    s.ModelNotAllowed: ProblemType(403, "model-not-allowed", "Model not allowed"),
-    s.TooManyImagesForKey: ProblemType(413, "too-many-images-for-key", "Too many images for the access key"),
-    s.KeyLimitReached: ProblemType(429, "key-limit-reached", "Limit of the access key reached"),
-    s.RequestsTooFast: ProblemType(429, "requests-too-fast", "Requests too fast"),
-    s.ImagesInFlight: ProblemType(429, "images-in-flight", "Too many images in flight"),
-    s.DayUsedUp: ProblemType(429, "day-used-up", "Images of the day used up"),
+    a.InvalidKey: ProblemType(401, "invalid-key", "Access key needed"),
+    a.ModelNotAllowed: ProblemType(403, "model-not-allowed", "Model not allowed"),
+    a.TooManyImagesForKey: ProblemType(413, "too-many-images-for-key", "Too many images for the access key"),
+    a.KeyLimitReached: ProblemType(429, "key-limit-reached", "Limit of the access key reached"),
+    a.RequestsTooFast: ProblemType(429, "requests-too-fast", "Requests too fast"),
+    a.ImagesInFlight: ProblemType(429, "images-in-flight", "Too many images in flight"),
+    a.DayUsedUp: ProblemType(429, "day-used-up", "Images of the day used up"),
     s.UnknownModel: ProblemType(404, "unknown-model", "Unknown model"),
     h.NoSuchRoute: ProblemType(404, "no-such-route", "No such route"),
     h.MethodNotAllowed: ProblemType(405, "method-not-allowed", "Method not allowed"),
@@ -177,7 +178,7 @@ def headers(error: BaseException) -> dict[str, str]:
     """Headers that go with the problem."""
     if isinstance(error := _cause(error), s.Unavailable):
         return {"Retry-After": str(error.retry_after_s)}
-    if isinstance(error, s.InvalidKey):
+    if isinstance(error, a.InvalidKey):
         return {"WWW-Authenticate": "Bearer"}
     if isinstance(error, h.UnsupportedContentEncoding):
         return {"Accept-Encoding": ", ".join(error.accepted)}

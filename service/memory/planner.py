@@ -213,7 +213,7 @@ class Planner:
         if name not in self._under_way and own >= most:
             what, waiting, limit = "new resolutions", total, self._places
             if total < self._places:
-                what, waiting, limit = "new resolutions of one address", own, most
+                what, waiting, limit = "new resolutions of one caller", own, most
             retry_after_s = max(1, waiting // _PLANS_A_SECOND)
             raise Overloaded(what=what, waiting=waiting, limit=limit, retry_after_s=retry_after_s)
         return own

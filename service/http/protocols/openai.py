@@ -16,6 +16,7 @@ from pydantic import Field
 
 from encoders.contract import errors as e
 from service import errors as s
+from service.access import errors as a
 from service.engine.values import EmbedResult, ModelsRequest, ModelsResult, Numbers
 from service.http import errors as h
 from service.http.items import ImageText, Item, Items, require_few
@@ -175,8 +176,8 @@ _ABOUT_INPUT = (
 _ABOUT: Mapping[type[Exception], str] = {
     **dict.fromkeys(_ABOUT_INPUT, "input"),
     s.UnknownModel: "model",
-    s.ModelNotAllowed: "model",
-    s.TooManyImagesForKey: "input",
+    a.ModelNotAllowed: "model",
+    a.TooManyImagesForKey: "input",
     s.WidthNotOffered: "dimensions",
     e.LayerNotFound: "layer",
     e.UnsupportedResolution: "resolution",
@@ -186,10 +187,10 @@ _ABOUT: Mapping[type[Exception], str] = {
 
 _CODES: Mapping[type[Exception], str] = {
     s.UnknownModel: "model_not_found",
-    s.InvalidKey: "invalid_api_key",
-    s.RequestsTooFast: "rate_limit_exceeded",
-    s.ImagesInFlight: "rate_limit_exceeded",
-    s.DayUsedUp: "insufficient_quota",
+    a.InvalidKey: "invalid_api_key",
+    a.RequestsTooFast: "rate_limit_exceeded",
+    a.ImagesInFlight: "rate_limit_exceeded",
+    a.DayUsedUp: "insufficient_quota",
 }
 """OpenAI's own, where it has one."""
 
@@ -203,15 +204,15 @@ def write_error(error: Exception) -> Answer:
     cause = error.cause if isinstance(error, h.BadItem) else error
     code = _CODES.get(type(error), problem_type(cause).slug)
     kind = "server_error" if status >= 500 else "invalid_request_error"
-    if isinstance(error, s.KeyLimitReached):
-        kind = "insufficient_quota" if isinstance(error, s.DayUsedUp) else "requests"
+    if isinstance(error, a.KeyLimitReached):
+        kind = "insufficient_quota" if isinstance(error, a.DayUsedUp) else "requests"
     shown = {
         "message": message(error),
         "type": kind,
         "param": members.get("where") or members.get("option") or _ABOUT.get(type(error)),
         "code": code,
     }
-    no_retry = {"x-should-retry": "false"} if isinstance(error, s.DayUsedUp) else {}
+    no_retry = {"x-should-retry": "false"} if isinstance(error, a.DayUsedUp) else {}
     return Answer(to_json({"error": shown}), "application/json", status, {**headers(error), **no_retry})
 
 

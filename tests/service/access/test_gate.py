@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
+from service.access.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
 from service.access.gate import Gate
 from service.access.keys import Key
-from service.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
 from tests.support.keys import file_of, secret_of
 
 NOON = datetime(2026, 11, 30, 12, tzinfo=UTC).timestamp()

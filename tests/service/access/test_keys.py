@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from service.access.errors import ModelNotAllowed
 from service.access.keys import (
     MOST_FILE_BYTES,
     Key,
@@ -18,7 +19,6 @@ from service.access.keys import (
     read_keys,
     written,
 )
-from service.errors import ModelNotAllowed
 
 DIGEST = digest_of("vt_a").hex()
 
