@@ -96,7 +96,8 @@ def choice() -> Choice:
     from service.engine.engine import Engine
 
     settings = Settings()
-    engine = Engine(settings)  # not started: nothing is loaded
+    # Not started, so nothing is loaded; and without a cache, whose folder it would make.
+    engine = Engine(settings.model_copy(update={"cache": 0}))
     placement = resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
     threads = settings.preprocess_threads
     return Choice(

@@ -24,8 +24,9 @@ class KnownText(NamedTuple):
 
 
 def text_origin(spec: EncoderSpec, templates: Sequence[str]) -> Origin:
-    """What texts go through to become vectors: the weights and templates, in this precision and place."""
-    return origin_of((spec.id, spec.revision, spec.dtype, spec.device, spec.runtime, *templates))
+    """What texts go through to become vectors: the encoder and templates, in this precision and place."""
+    about = (spec.id, spec.revision, spec.architecture, spec.dtype, spec.device, spec.runtime)
+    return origin_of((*about, *templates))
 
 
 class TextCache:

@@ -73,13 +73,17 @@ class Disk:
         return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, key)
 
     def put(self, key: bytes, kept: KeptRow) -> None:
-        """Write it soon; not if much waits to be written."""
+        """Write it soon; not if much waits to be written, or after `close`."""
         nbytes = nbytes_of(kept.row)
         with self._lock:
             if self.backlog + nbytes > _BACKLOG_BYTES:
                 return
             self.backlog += nbytes
-        self._writing.submit(self._write, key, kept, nbytes)
+        try:
+            self._writing.submit(self._write, key, kept, nbytes)
+        except RuntimeError:  # it is closed
+            with self._lock:
+                self.backlog -= nbytes
 
     def close(self) -> None:
         """End the threads after what they are to do. Does not wait."""

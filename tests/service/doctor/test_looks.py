@@ -95,6 +95,13 @@ def test_the_choice_is_what_the_settings_come_to(monkeypatch: pytest.MonkeyPatch
     assert (choice.device, choice.dtype, choice.budget, choice.decoding_threads) == ("cpu", "float32", 3 * 2**30, 5)
 
 
+def test_looking_at_the_settings_makes_no_folder_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"DEVICE": "cpu", "CACHE": "1MiB", "CACHE_DIR": str(tmp_path / "cache")}.items():
+        monkeypatch.setenv(f"VISIONTOWER_{name}", value)
+    devices.choice()
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_every_format_is_named_with_what_reads_it() -> None:
     found = {each.name: each for each in pictures.pictures()}
     assert set(FORMATS) < set(found)

@@ -263,6 +263,13 @@ async def test_a_damaged_row_is_none_and_goes(tmp_path: Path, caplog: pytest.Log
     assert "a row in the cache on disk is damaged" in caplog.text
 
 
+async def test_a_row_that_comes_after_the_end_is_not_kept(tmp_path: Path) -> None:
+    disk = Disk(tmp_path, MIB)
+    disk.close()
+    disk.put(KEY, KeptRow(row(), made=0.0))
+    assert disk.backlog == 0
+
+
 async def test_a_disk_that_fails_is_a_line_in_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Full, read-only and the like all look so to us; here the table is gone."""
     caplog.set_level(logging.WARNING)

@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pytest
 
@@ -155,3 +156,9 @@ def test_templates_that_differ_in_half_a_character_are_not_one_source() -> None:
     """A library's caller may have any str; what is kept of one template must not be given for another."""
     sources = {text_origin(fake_spec(), [template]) for template in ("\ud800{}", "\udfff{}", "?{}", "\ufffd{}")}
     assert len(sources) == 4
+
+
+def test_equal_weights_of_another_architecture_are_another_source() -> None:
+    """A setting such as the activation is in no weight."""
+    one = fake_spec()
+    assert text_origin(replace(one, architecture="another"), ["{}"]) != text_origin(one, ["{}"])
