@@ -1,7 +1,7 @@
-"""Every setting: a flag and a VISIONTOWER_* variable, with its unit in its name. Built once, by the entry point.
+"""Every setting: a flag and a VISIONTOWER_* variable, with its unit in its name, or in its value, as 1GiB.
 
-Nothing else reads the environment. A misspelt variable is an error: pydantic-settings only notices misspelt names in
-`.env` files, so `_Environment` compares ours with the fields.
+Built once, by the entry point. Nothing else reads the environment. A misspelt variable is an error: pydantic-settings
+only notices misspelt names in `.env` files, so `_Environment` compares ours with the fields.
 """
 
 import json
@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from encoders.images.decode import MAX_PIXELS
-from service.access.gate import Gate
+from service.access.key_ring import KeyRing
 from service.errors import did_you_mean
 from service.hosts import HostRule
 from service.labels import LabelSet
@@ -355,7 +355,7 @@ class Settings(BaseSettings):
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
         _ = self.label_sets  # read now
         if self.has_keys:
-            Gate(self.keys, self.keys_file, usage=self.keys_usage).close()
+            KeyRing(self.keys, self.keys_file)  # reads them
         return self
 
     @property

@@ -43,7 +43,10 @@ class Gate:
         clock: Callable[[], float] = time.monotonic,
         wall: Callable[[], float] = time.time,
     ) -> None:
-        """entries, path: as of KeyRing; usage: as of Usage. wall: seconds since 1970. Raises ValueError."""
+        """entries, path: as of KeyRing; usage: as of Usage. wall: seconds since 1970.
+
+        Raises ValueError for keys, SettingsError for usage.
+        """
         self._ring = KeyRing(entries, path, clock=clock)
         self._usage = Usage(usage, clock=wall)
         self._in_flight: Counter[str] = Counter()

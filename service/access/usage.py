@@ -11,6 +11,8 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+from pydantic_settings import SettingsError
+
 _OPENED_S = 5.0
 _BUSY_S = 0.25
 """Another process may hold the file for so long. It does so for microseconds, unless it has been stopped in them."""
@@ -41,7 +43,7 @@ class Usage:
     """
 
     def __init__(self, path: Path | None, *, clock: Callable[[], float] = time.time) -> None:
-        """path: None keeps the counts in this process. Raises ValueError for a file that cannot be used."""
+        """path: None keeps the counts in this process. Raises SettingsError for a file that cannot be used."""
         self._clock = clock
         try:
             self._database = sqlite3.connect(
@@ -53,7 +55,7 @@ class Usage:
             self._database.executescript(_TABLES)
             self._database.execute("DELETE FROM images WHERE day < ?", [_day(self._now() - timedelta(_KEPT_DAYS))])
         except sqlite3.Error as error:
-            raise ValueError(f"{path} cannot keep what keys have used: {error}") from error
+            raise SettingsError(f"keys_usage {path} cannot keep what keys have used: {error}.") from error
 
     def close(self) -> None:
         """Nothing is counted after it."""

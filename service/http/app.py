@@ -48,7 +48,8 @@ def create_app(
 
     backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve, in
     place of those that the settings name. tracer_provider: takes the traces; else the collector of the settings does,
-    or OpenTelemetry's global provider, if there is one by now.
+    or OpenTelemetry's global provider, if there is one by now. Raises SettingsError for a file that cannot keep what
+    keys have used.
     """
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]

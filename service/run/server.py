@@ -41,6 +41,7 @@ def serve(settings: Settings) -> None:
     """Serve until a signal, then end the process. Admitted requests are finished first, but not at a second signal.
 
     The status is one of run/exits.py. With several processes this returns, or raises SystemExit if it is not 0.
+    Raises SettingsError for a file that cannot keep what keys have used.
     """
     if settings.processes == 1:
         _serve(settings)
@@ -79,7 +80,7 @@ def make_server(
     """The server, not yet running. It stops by itself if the device is lost or hangs. backend, clock: as of Engine.
 
     siblings: if it is one of several processes, whose parent binds their ports, and watches them. Raises OSError if
-    there is a metrics_port, and it is taken.
+    there is a metrics_port, and it is taken; SettingsError as create_app.
     """
     is_watched = settings.on_hang == "exit" and siblings is None
     metrics_socket = None

@@ -12,6 +12,7 @@ from typing import Any
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic_settings import SettingsError
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.encoder import Encoder
@@ -398,10 +399,21 @@ async def test_without_keys_whatever_a_client_sends_is_not_looked_at() -> None:
         ({"keys_file": "."}, "cannot be read: Is a directory"),
         ({"keys": "a"}, "an entry is not NAME=sha256:DIGEST"),
         ({"keys": f"a=sha256:{'0' * 64},a=sha256:{'1' * 64}"}, "two keys 'a'"),
-        ({"keys": f"a=sha256:{'0' * 64}", "keys_usage": "/nowhere/usage"}, "unable to open"),
         ({"keyless_protocols": "native"}, "Input should be 'openai'"),
     ],
 )
 def test_what_is_wrong_with_the_keys_is_said_at_start(settings: dict[str, Any], why: str) -> None:
     with pytest.raises(ValueError, match=why):
         Settings(**settings)
+
+
+def test_a_file_that_cannot_keep_what_keys_use_is_said_at_start() -> None:
+    settings = Settings(keys=(f"a=sha256:{'0' * 64}",), keys_usage=Path("/nowhere/usage"))
+    with pytest.raises(SettingsError, match=r"^keys_usage /nowhere/usage cannot keep .* unable to open"):
+        create_app(settings)
+
+
+def test_settings_read_the_keys_and_make_nothing(tmp_path: Path) -> None:
+    """`visiontower doctor` and `pull` have the server's settings, and may run as another user."""
+    Settings(keys=(f"a=sha256:{'0' * 64}",), keys_usage=tmp_path / "usage")
+    assert not list(tmp_path.iterdir())
