@@ -12,8 +12,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from encoders.runtime.packed_linear import PackedLinear
-
 _aten = torch.ops.aten
 _MASK_ALIGNMENT = 8
 """ATen's preprocess_mask copies a mask whose rows do not begin at a multiple of it, for the efficient kernel."""
@@ -115,22 +113,6 @@ def straighten(model: nn.Module) -> None:
 class BatchFirst(nn.MultiheadAttention):
     """What nn.MultiheadAttention gives at inference, computed in the order the tensors lie in memory."""
 
-    _packed: tuple[PackedLinear, PackedLinear] | None = None
-    """For queries, and for keys and values in one."""
-
-    def pack(self) -> None:
-        """Lay its weights out for CPUs (packed_linear.py). nn.MultiheadAttention can then no longer run."""
-        width, weight, bias = self.embed_dim, self.in_proj_weight, self.in_proj_bias
-        assert weight is not None
-        biases = (None, None) if bias is None else (bias[:width], bias[width:])
-        self._packed = PackedLinear(weight[:width], biases[0]), PackedLinear(weight[width:], biases[1])
-        self.in_proj_weight = self.in_proj_bias = None  # type: ignore[assignment]  # they may be, torch says elsewhere
-        self.out_proj = PackedLinear(self.out_proj.weight, self.out_proj.bias)  # type: ignore[assignment]  # it is called
-
-    def values(self, tokens: Tensor) -> Tensor:
-        """The values of [batch, tokens, width], of equal shape; the keys, one product with them, are computed too."""
-        return self._keys_and_values(tokens)[1]
-
     def forward(
         self,
         query: Tensor,
@@ -159,9 +141,6 @@ class BatchFirst(nn.MultiheadAttention):
 
     def _projected(self, query: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, ...]:
         """Queries, keys and values, each [batch, tokens, width]."""
-        if self._packed is not None:
-            assert key is value
-            return self._packed[0](query), *self._keys_and_values(key)
         if self.in_proj_weight is not None and query is key is value:
             return F.linear(query, self.in_proj_weight, self.in_proj_bias).chunk(3, dim=-1)
         if self.in_proj_weight is not None:
@@ -170,14 +149,6 @@ class BatchFirst(nn.MultiheadAttention):
             weights = (self.q_proj_weight, self.k_proj_weight, self.v_proj_weight)
         biases = (None, None, None) if self.in_proj_bias is None else self.in_proj_bias.chunk(3)
         return tuple(map(F.linear, (query, key, value), weights, biases))
-
-    def _keys_and_values(self, tokens: Tensor) -> tuple[Tensor, ...]:
-        if self._packed is not None:
-            both: Tensor = self._packed[1](tokens)
-        else:
-            bias = None if self.in_proj_bias is None else self.in_proj_bias[self.embed_dim :]
-            both = F.linear(tokens, self.in_proj_weight[self.embed_dim :], bias)
-        return both.chunk(2, dim=-1)
 
     def _by_head(self, rows: Tensor) -> Tensor:
         """[batch, tokens, width] -> [batch, heads, tokens, width of a head], not copied."""

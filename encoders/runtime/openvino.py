@@ -20,9 +20,10 @@ from PIL import Image
 from torch import Tensor, nn
 
 from encoders.contract.encoder import Encoder, Finished, Forward
-from encoders.contract.spec import EncoderSpec, Preprocessing
+from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized, TokenKind
 from encoders.memory.machine import available_cores
+from encoders.runtime.block import class_block, only_first
 from encoders.runtime.failures import running
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.tower import FINAL, Tower
@@ -57,9 +58,7 @@ class OpenVinoEncoder:
         self._torch = encoder
         self._graph = Graph(
             copy.deepcopy(encoder.tower).float(),
-            encoder.spec.image_size,
-            encoder.spec.preprocessing,
-            dtype=encoder.spec.dtype,
+            encoder.spec,
             lanes=lanes,
         )
         self.spec: EncoderSpec = replace(
@@ -106,25 +105,26 @@ class Graph:
     One graph for both, that is told how many tokens are wanted: a graph for each would hold the weights twice.
     """
 
-    def __init__(self, tower: Tower, size: ImageSize, preprocessing: Preprocessing, *, dtype: str, lanes: int) -> None:
+    def __init__(self, tower: Tower, spec: EncoderSpec, *, lanes: int) -> None:
         """Takes torch's threads for forwards, at most as many as there are cores, and divides them among the lanes.
 
-        tower: in float32; not needed afterwards. dtype: what the graph computes in. lanes: threads that may `encode`
-        at once without waiting for each other.
+        tower: in float32; not needed afterwards. spec: of its encoder. lanes: threads that may `encode` at once
+        without waiting for each other.
         """
-        final = _Final(tower, preprocessing)
-        # Traced with two images and one token, tried with others: a number that was taken for a constant shows.
+        final, size = _Final(tower, spec), spec.image_size
+        self._least = max(spec.prefix_tokens, 1)
+        # Traced with two images and few tokens, tried with others: a number that was taken for a constant shows.
         noise = torch.randint(256, (3, *size, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
         with torch.no_grad():
             features = tower(final.normalised(noise), FINAL)  # not of the trace: there even a grid is made of tensors
             wanted = [tensor.numpy() for tensor in (features.tokens, features.pooled) if tensor is not None]
-            model = _converted(final, (noise[:2], torch.tensor(1)))
+            model = _converted(final, (noise[:2], torch.tensor(self._least)))
         model.reshape({model.inputs[0]: (-1, *size, 3)})
         self._size = size
         self._grid = features.grid
         self._prefix_tokens = features.prefix_tokens
         options = {
-            "INFERENCE_PRECISION_HINT": _PRECISION[dtype],
+            "INFERENCE_PRECISION_HINT": _PRECISION[spec.dtype],
             "INFERENCE_NUM_THREADS": min(torch.get_num_threads(), available_cores()),
             "NUM_STREAMS": lanes,
             "ENABLE_CPU_PINNING": False,  # pinned, two processes share one core and leave the other idle
@@ -150,8 +150,8 @@ class Graph:
         )
 
     def _run(self, pixels: Pixels, *, tokens: bool) -> tuple[Floats, Floats]:
-        """All tokens or just one, and pooled, in memory that this thread's next run writes to."""
-        count = self._prefix_tokens + self._grid.rows * self._grid.cols if tokens else 1
+        """All tokens or the fewest, and pooled, in memory that this thread's next run writes to."""
+        count = self._prefix_tokens + self._grid.rows * self._grid.cols if tokens else self._least
         if not hasattr(self._requests, "own"):
             self._requests.own = self._compiled.create_infer_request()
         results = self._requests.own.infer({0: pixels, 1: np.array(count)}, share_inputs=True, share_outputs=True)
@@ -161,10 +161,11 @@ class Graph:
 class _Final(nn.Module):
     """uint8 [B, H, W, 3], N -> the first N final tokens [B, N, C] and pooled vectors [B, E], normalised on the way."""
 
-    def __init__(self, tower: Tower, preprocessing: Preprocessing) -> None:
+    def __init__(self, tower: Tower, spec: EncoderSpec) -> None:
         super().__init__()
         self.tower = tower
-        self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (preprocessing.mean, preprocessing.std))
+        self.class_block = class_block(tower, spec.pooling)
+        self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (spec.preprocessing.mean, spec.preprocessing.std))
 
     def normalised(self, pixels: Tensor) -> Tensor:
         """As TorchEncoder.normalise, in float32."""
@@ -172,10 +173,9 @@ class _Final(nn.Module):
 
     def forward(self, pixels: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """Tensors only, as a graph must give them."""
-        features = self.tower.final(self.normalised(pixels), count)
-        assert features.tokens is not None
-        assert features.pooled is not None
-        return features.tokens, features.pooled
+        with only_first(self.class_block, count):
+            features = self.tower(self.normalised(pixels), FINAL)
+        return features.tokens[:, :count], features.pooled
 
 
 def _converted(module: nn.Module, example: tuple[Tensor, ...]) -> openvino.Model:

@@ -4,6 +4,8 @@ For bfloat16 alone, where the turning shows, most of all with one image. The wei
 costs no memory.
 """
 
+from typing import Literal
+
 import torch
 from torch import Tensor, nn
 
@@ -18,24 +20,38 @@ def is_packable(dtype: torch.dtype) -> bool:
 
 
 class PackedLinear(nn.Module):
-    """What nn.Linear gives at inference, but for bfloat16's rounding."""
+    """What nn.Linear gives at inference, but for bfloat16's rounding; with `gelu` behind it, if one is named."""
 
-    weight: Tensor
+    _packed: Tensor | None
+    _plain: Tensor | None = None
 
-    def __init__(self, weight: Tensor, bias: Tensor | None) -> None:
-        """weight: bfloat16 [out, in] on the CPU. Copied, in an order that only oneDNN knows."""
+    def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: Literal["none", "tanh"] | None = None) -> None:
+        """weight: bfloat16 [out, in] on the CPU. Copied, in an order that only oneDNN knows. gelu: as nn.GELU's."""
         super().__init__()
-        self.register_buffer("weight", _onednn._reorder_linear_weight(weight.contiguous(), None), persistent=False)
+        self.out_features, self.in_features = weight.shape
+        self.register_buffer("_packed", _onednn._reorder_linear_weight(weight.contiguous(), None), persistent=False)
         self.bias = bias
+        self._then = ("none", "") if gelu is None else ("gelu", gelu)
+
+    @property
+    def weight(self) -> Tensor:
+        """[out, in], for a library that multiplies by itself. From then on it lies as it did."""
+        if (packed := self._packed) is not None:
+            self._plain, self._packed = packed.to_dense(), None
+        assert self._plain is not None
+        return self._plain
 
     def forward(self, x: Tensor) -> Tensor:
         """[..., in] -> [..., out]."""
-        out: Tensor = _onednn._linear_pointwise(x, self.weight, self.bias, "none", [], "")
+        activation, algorithm = self._then
+        weight = packed if (packed := self._packed) is not None else self.weight
+        out: Tensor = _onednn._linear_pointwise(x, weight, self.bias, activation, [], algorithm)
         return out
 
 
-def pack(sequential: nn.Sequential) -> None:
-    """Puts a PackedLinear in the place of every nn.Linear in it."""
-    for name, child in sequential.named_children():
-        if type(child) is nn.Linear:
-            setattr(sequential, name, PackedLinear(child.weight, child.bias))
+def pack(model: nn.Module) -> None:
+    """Puts a PackedLinear in the place of every nn.Linear in the model."""
+    for module in list(model.modules()):
+        for name, child in module.named_children():
+            if type(child) is nn.Linear:
+                setattr(module, name, PackedLinear(child.weight, child.bias))

@@ -14,6 +14,7 @@ from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Outputs
 from encoders.runtime.attention import pin, straighten
+from encoders.runtime.block import class_block, only_first, unify
 from encoders.runtime.tower import Features, TextTower, Tower
 
 
@@ -27,6 +28,7 @@ class PlacedTowers:
         self._device = torch.device(device)
         self._dtype: torch.dtype = getattr(torch, dtype)
         parts = as_module(tower, text).eval().requires_grad_(False)
+        unify(parts)
         parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
         pin()
         straighten(parts)
@@ -34,6 +36,7 @@ class PlacedTowers:
         unique = {tensor.untyped_storage()._cdata: tensor for tensor in every}.values()
         self.tower = tower
         self.text = text
+        self._class_block = class_block(tower, spec.pooling)
         self.spec = replace(
             spec,
             dtype=dtype,
@@ -46,8 +49,13 @@ class PlacedTowers:
 
     def run(self, pixels: Tensor, outputs: Outputs) -> Features:
         """uint8 [B, H, W, 3] -> features on the device, each compact, as they go to the host."""
-        features: Features = self.tower(self.normalise(pixels), outputs)
+        with only_first(self._class_block if self._reads_class_alone(outputs) else None, self.spec.prefix_tokens):
+            features: Features = self.tower(self.normalise(pixels), outputs)
         return replace(features, tokens=_compact(features.tokens), pooled=_compact(features.pooled))
+
+    def _reads_class_alone(self, outputs: Outputs) -> bool:
+        """Whether nothing but the class token is read of the last block."""
+        return not outputs.tokens or (outputs.layer is not None and outputs.layer < self.spec.layers - 1)
 
     def run_text(self, ids: Tensor) -> Tensor:
         """int64 [N, context_length] -> [N, embed_dim] on the device, compact. Raises OutputNotOffered."""

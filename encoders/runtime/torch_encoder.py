@@ -5,6 +5,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 
 import ml_dtypes
+import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -15,11 +16,12 @@ from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels
 from encoders.images.preprocess import preprocess, resize_exactly
 from encoders.images.resample import resize
 from encoders.runtime.architecture import architecture
+from encoders.runtime.block import Block
 from encoders.runtime.failures import running
-from encoders.runtime.packed_linear import is_packable
+from encoders.runtime.packed_linear import is_packable, pack
 from encoders.runtime.placed_towers import PlacedTowers, as_module
 from encoders.runtime.tiles import Tiles
-from encoders.runtime.tower import Features, TextTower, Tower
+from encoders.runtime.tower import FINAL, Features, TextTower, Tower
 from encoders.runtime.weights import fingerprint
 
 
@@ -42,9 +44,18 @@ class TorchEncoder(PlacedTowers):
     def pack(self) -> None:
         """Lay the weights out for the CPU, if that is where they are; what they were is let go of."""
         if self._device.type == "cpu" and is_packable(self._dtype):
-            for part in (self.tower, self.text):
-                if part is not None:
-                    part.pack()
+            parts = as_module(self.tower, self.text)
+            for module in parts.modules():
+                if isinstance(module, Block):
+                    module.pack()
+            pack(parts)
+            self._run_once()
+
+    def _run_once(self) -> None:
+        """One image and one text: libraries that take packed weights back (PackedLinear.weight) do so before it counts."""
+        self.encode(np.zeros((1, *self.spec.image_size, 3), dtype=np.uint8), FINAL)
+        if self.text is not None:
+            self.encode_text(self.tokenize(["a"]).ids)
 
     def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""

@@ -5,7 +5,7 @@ TorchParts (parts.py) makes an Encoder or a Blueprint of them. A third party sub
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from torch import Tensor, nn
 
@@ -55,18 +55,6 @@ class Tower(nn.Module, ABC):
         """How images are cut into views, where the model reads them so."""
         return None
 
-    def final(self, pixels: Tensor, count: Tensor) -> Features:
-        """The first `count` of the final tokens and the pooled vectors, in one graph for any count.
-
-        pixels: as for `forward`. count: int64 scalar from 1. Override it where work is saved by knowing the count.
-        """
-        features: Features = self(pixels, FINAL)
-        assert features.tokens is not None
-        return replace(features, tokens=features.tokens[:, :count])
-
-    def pack(self) -> None:
-        """Lay weights out as the CPU's kernels read them, where the tower knows how (packed_linear.py)."""
-
 
 class TextTower(nn.Module, ABC):
     """A text tower with its tokenizer."""
@@ -78,9 +66,6 @@ class TextTower(nn.Module, ABC):
     @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
         """int64 [N, context_length] -> [N, embed_dim], not normalised."""
-
-    def pack(self) -> None:
-        """As Tower.pack."""
 
 
 def to_patches(feature_map: Tensor) -> Tensor:

@@ -59,8 +59,7 @@ class ClipTower(VitTower):
         tokens do not localise, the values do.
         """
         block: Any = self.blocks[-1]
-        values = block.self_attn.out_proj(block.self_attn.v_proj(block.layer_norm1(tokens[:, self.prefix_tokens :])))
-        return self.project(self.norm(values))
+        return self.project(self.norm(block.alone(tokens[:, self.prefix_tokens :])))
 
 
 def build_clip_vision(checkpoint: Checkpoint) -> TorchParts:

@@ -9,7 +9,6 @@ from open_clip.tokenizer import SimpleTokenizer
 from torch import Tensor, nn
 
 from encoders.adapters.openclip.merges import Merges
-from encoders.adapters.openclip.packing import pack_blocks
 from encoders.adapters.openclip.tokenizer import tokenized
 from encoders.contract.errors import InvalidText
 from encoders.contract.values import Tokenized
@@ -44,8 +43,3 @@ class OpenClipText(TextTower):
         """As TextTower.forward."""
         embedded: Tensor = self.model.encode_text(ids, normalize=False)  # CoCa's would be normalised
         return embedded
-
-    def pack(self) -> None:
-        """As Tower.pack."""
-        half = getattr(self.model, "text", self.model)  # where open_clip keeps it apart
-        pack_blocks(getattr(getattr(half, "transformer", None), "resblocks", ()))

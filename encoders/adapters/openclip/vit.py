@@ -3,14 +3,12 @@
 from typing import Any
 
 import torch
-from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor
 
-from encoders.adapters.openclip.packing import pack_blocks
 from encoders.adapters.openclip.positions import resample_positions
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
 from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
-from encoders.runtime.tower import FINAL, Features, Tower, largest_size, to_patches
+from encoders.runtime.tower import Features, Tower, largest_size, to_patches
 
 
 class VitTower(Tower):
@@ -36,47 +34,15 @@ class VitTower(Tower):
             tokens = self._value_path(last, x)
             if not outputs.pooled:
                 return Features(grid, tokens=tokens)
-        if outputs.tokens is None or tokens is not None:
-            x = self._first(last, x, 1)
-        else:
-            x = last(x)
+        x = last(x)
+        if outputs.tokens and tokens is None:
             tokens = self._tokens(x, outputs)
         prefix_tokens = 0 if outputs.tokens in (None, TokenKind.DENSE) else 1
         return Features(grid, prefix_tokens, tokens, self._pool(x) if outputs.pooled else None)
 
-    def final(self, pixels: Tensor, count: Tensor) -> Features:
-        """As Tower.final."""
-        *before, last = self.visual.transformer.resblocks
-        grid = self._grid(pixels)
-        x = self._embed(pixels, grid)
-        for block in before:
-            x = block(x)
-        x = self._first(last, x, count)
-        return Features(grid, 1, self._tokens(x, FINAL)[:, :count], self._pool(x))
-
-    def pack(self) -> None:
-        """As Tower.pack."""
-        pack_blocks(self.visual.transformer.resblocks)
-
     def _grid(self, pixels: Tensor) -> Grid:
         patch = self.visual.patch_size
         return Grid(pixels.shape[2] // patch[0], pixels.shape[3] // patch[1])
-
-    def _first(self, block: Any, x: Tensor, count: int | Tensor) -> Tensor:
-        """The first `count` tokens of the last block, [B, count, C]; all of them where the pooling looks at all.
-
-        Behind the last block a class token meets no other: of those it needs the keys and values, and nothing else.
-        That is a fifteenth less work for a ViT of twelve blocks.
-        """
-        visual = self.visual
-        if visual.attn_pool is not None or visual.pool_type != "tok" or type(block) is not ResidualAttentionBlock:
-            every: Tensor = block(x)
-            return every
-        normed = block.ln_1(x)
-        attended = block.attn(normed[:, :count], normed, normed, need_weights=False)[0]
-        first: Tensor = x[:, :count] + block.ls_1(attended)
-        first = first + block.ls_2(block.mlp(block.ln_2(first)))
-        return first
 
     def _tokens(self, x: Tensor, outputs: Outputs) -> Tensor:
         """What is shown of a block's output [B, N, C]: a layer's raw, the last one's after the tower's norm.
@@ -112,8 +78,7 @@ class VitTower(Tower):
         each token, so projected final tokens do not localise; the values do. No residual and no MLP, as in ClearCLIP
         (Lan et al. 2024, arXiv:2407.12442).
         """
-        value = block.attn.values(block.ln_1(x[:, 1:]))
-        dense: Tensor = self.visual.ln_post(block.attn.out_proj(value)) @ self.visual.proj
+        dense: Tensor = self.visual.ln_post(block.alone(x[:, 1:])) @ self.visual.proj
         return dense
 
 

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from encoders.adapters.timm.geometry import Layout, last, measure
 from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.runtime.block import Block
 from encoders.runtime.tower import Features, Tower, to_patches
 
 
@@ -163,6 +164,8 @@ class TimmTower(Tower):
         MaskCLIP (Zhou et al. 2022, arXiv:2112.01071): the values localise, the attended sums do not.
         """
         block = self.trunk.blocks[-1]
+        if isinstance(block, Block):
+            return self._head(self.trunk.norm(block.alone(before_last[:, self.prefix_tokens :])))
         attention, x = block.attn, block.norm1(before_last)
         if "attn_mask" in inspect.signature(attention.forward).parameters:
             itself = torch.eye(x.shape[1], dtype=torch.bool, device=x.device)
