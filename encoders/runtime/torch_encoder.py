@@ -37,9 +37,9 @@ class TorchEncoder(PlacedTowers):
         revision = fingerprint(model.state_dict())  # of the weights as loaded, so before they are cast
         spec = replace(spec, revision=revision, architecture=architecture(model))
         super().__init__(spec, tower, text, device=placement.device, dtype=placement.dtype)
+        self._uploads = _upload_stream(self._device) if self._device.type == "cuda" else None
         if placement.runtime == "torch":
             self.pack()
-        self._uploads = _upload_stream(self._device) if self._device.type == "cuda" else None
 
     def pack(self) -> None:
         """Lay the weights out for the CPU, if that is where they are; what they were is let go of."""
@@ -52,7 +52,7 @@ class TorchEncoder(PlacedTowers):
             self._run_once()
 
     def _run_once(self) -> None:
-        """One image and one text: libraries that take packed weights back (PackedLinear.weight) do so before it counts."""
+        """One image and one text: a library that takes packed weights back (PackedLinear.weight) does so now."""
         self.encode(np.zeros((1, *self.spec.image_size, 3), dtype=np.uint8), FINAL)
         if self.text is not None:
             self.encode_text(self.tokenize(["a"]).ids)
