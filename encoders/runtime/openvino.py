@@ -23,7 +23,7 @@ from encoders.contract.encoder import Encoder, Finished, Forward
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized, TokenKind
 from encoders.memory.machine import available_cores
-from encoders.runtime.block import class_block, only_first
+from encoders.runtime.block import only_first
 from encoders.runtime.failures import running
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.tower import FINAL, Tower
@@ -164,7 +164,6 @@ class _Final(nn.Module):
     def __init__(self, tower: Tower, spec: EncoderSpec) -> None:
         super().__init__()
         self.tower = tower
-        self.class_block = class_block(tower, spec.pooling)
         self.mean, self.std = (torch.tensor(x).view(3, 1, 1) for x in (spec.preprocessing.mean, spec.preprocessing.std))
 
     def normalised(self, pixels: Tensor) -> Tensor:
@@ -173,7 +172,7 @@ class _Final(nn.Module):
 
     def forward(self, pixels: Tensor, count: Tensor) -> tuple[Tensor, Tensor]:
         """Tensors only, as a graph must give them."""
-        with only_first(self.class_block, count):
+        with only_first(self.tower.class_block, count):
             features = self.tower(self.normalised(pixels), FINAL)
         return features.tokens[:, :count], features.pooled
 

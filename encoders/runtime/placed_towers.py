@@ -14,7 +14,7 @@ from encoders.contract.errors import OutputNotOffered
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Outputs
 from encoders.runtime.attention import pin, straighten
-from encoders.runtime.block import class_block, only_first, unify
+from encoders.runtime.block import only_first, unify
 from encoders.runtime.tower import Features, TextTower, Tower
 
 
@@ -36,7 +36,6 @@ class PlacedTowers:
         unique = {tensor.untyped_storage()._cdata: tensor for tensor in every}.values()
         self.tower = tower
         self.text = text
-        self._class_block = class_block(tower, spec.pooling)
         self.spec = replace(
             spec,
             dtype=dtype,
@@ -49,7 +48,8 @@ class PlacedTowers:
 
     def run(self, pixels: Tensor, outputs: Outputs) -> Features:
         """uint8 [B, H, W, 3] -> features on the device, each compact, as they go to the host."""
-        with only_first(self._class_block if self._reads_class_alone(outputs) else None, self.spec.prefix_tokens):
+        block = self.tower.class_block if self._reads_class_alone(outputs) else None
+        with only_first(block, self.spec.prefix_tokens):
             features: Features = self.tower(self.normalise(pixels), outputs)
         return replace(features, tokens=_compact(features.tokens), pooled=_compact(features.pooled))
 

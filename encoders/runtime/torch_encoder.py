@@ -104,7 +104,7 @@ class TorchEncoder(PlacedTowers):
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text."""
         with running(self.spec.id):
-            return to_host(self.run_text(torch.from_numpy(ids)))
+            return to_host(self.run_text(torch.from_numpy(self.require_text().trim(ids))))
 
     def upload(self, pixels: Tensor) -> Tensor:
         """The pixels on the device. To a card they travel on a stream of their own, beside the forward that runs."""

@@ -7,9 +7,10 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
 from torch import Tensor, nn
 
-from encoders.contract.values import Grid, ImageSize, Outputs, Tokenized, TokenKind
+from encoders.contract.values import Grid, ImageSize, Outputs, TokenIds, Tokenized, TokenKind
 from encoders.runtime.tiles import Tiles
 
 MAX_GRID = 64
@@ -27,6 +28,9 @@ def largest_size(patch_size: ImageSize) -> ImageSize:
 
 FINAL = Outputs(tokens=TokenKind.HIDDEN, pooled=True)
 """Final tokens and pooled vectors."""
+
+_COLUMNS = 8
+"""Texts are this many tokens long, or a multiple: a device then sees a few shapes."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +55,11 @@ class Tower(nn.Module, ABC):
         """
 
     @property
+    def class_block(self) -> nn.Module | None:
+        """The last block, if pooled vectors depend on its prefix tokens and on no others (block.py's only_first)."""
+        return None
+
+    @property
     def tiles(self) -> Tiles | None:
         """How images are cut into views, where the model reads them so."""
         return None
@@ -65,7 +74,21 @@ class TextTower(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
-        """int64 [N, context_length] -> [N, embed_dim], not normalised."""
+        """int64 [N, context_length], or fewer columns as `trim` leaves them -> [N, embed_dim], not normalised."""
+
+    def trim(self, ids: TokenIds) -> TokenIds:
+        """The ids without columns that no vector depends on. Override it where the model reads no padding."""
+        return ids
+
+
+def without_padding(ids: TokenIds, padding: int) -> TokenIds:
+    """The ids up to the longest text and one column on, in steps of _COLUMNS.
+
+    padding: the id; it may be that of the end of a text too, so the first is kept.
+    """
+    used = np.flatnonzero((ids != padding).any(axis=0))
+    columns = int(used[-1]) + 2 if len(used) else 1
+    return ids[:, : -(-columns // _COLUMNS) * _COLUMNS]
 
 
 def to_patches(feature_map: Tensor) -> Tensor:

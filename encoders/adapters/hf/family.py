@@ -180,6 +180,11 @@ class FamilyTower(Tower):
         """The pooling's name, as EncoderSpec.pooling."""
         return self.family.pooling(self.model)
 
+    @property
+    def class_block(self) -> nn.Module | None:
+        """As Tower.class_block."""
+        return list(self.family.blocks(self.model))[-1] if self.pooling == "class" else None
+
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward, for hidden tokens."""
         layer = outputs.layer if outputs.tokens else None

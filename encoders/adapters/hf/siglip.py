@@ -11,11 +11,13 @@ from torch.nn import functional as F
 from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.config import vit_facts
 from encoders.adapters.hf.spec import vit_spec
-from encoders.adapters.hf.text import with_text
+from encoders.adapters.hf.text import TextFamily, with_text
 from encoders.adapters.hf.vit import VitTower
 from encoders.contract.spec import Scoring
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.weights import number
+
+_TEXT = TextFamily(reads_padding=True)
 
 
 class SiglipTower(VitTower):
@@ -94,7 +96,7 @@ def build_siglip(checkpoint: Checkpoint) -> TorchParts:
     model = checkpoint.model(transformers.Siglip2Model if naflex else transformers.SiglipModel, config)
     parts = _siglip_parts(checkpoint, config.vision_config, model.vision_model)
     scoring = Scoring("sigmoid", logit_scale=number(model.logit_scale.exp()), logit_bias=number(model.logit_bias))
-    return with_text(checkpoint, parts, config.text_config, model.text_model, None, scoring)
+    return with_text(checkpoint, parts, config.text_config, model.text_model, None, scoring, _TEXT)
 
 
 def build_siglip_vision(checkpoint: Checkpoint) -> TorchParts:

@@ -14,9 +14,9 @@ from encoders.adapters.hf.checkpoint import Checkpoint
 from encoders.adapters.hf.trained_text import as_trained
 from encoders.contract.errors import InvalidText, WeightsError, in_brief
 from encoders.contract.spec import Scoring
-from encoders.contract.values import Tokenized
+from encoders.contract.values import TokenIds, Tokenized
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.tower import TextTower
+from encoders.runtime.tower import TextTower, without_padding
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,13 @@ class TextFamily:
     mask: what attention adds to its logits, [N or 1, 1, 1 or tokens, tokens], from the mask of what is not padding and
         a dtype. None: padding need not be masked, as CLIP's attention is causal and its padding comes last, and
         SigLIP was trained without.
+    reads_padding: whether vectors depend on it.
     context: the tokens that it was trained on, where it has more positions.
     """
 
     pool: Callable[[Any], Tensor] = lambda output: output.pooler_output
     mask: Callable[[Tensor, torch.dtype], Tensor] | None = None
+    reads_padding: bool = False
     context: int | None = None
 
     def context_length(self, config: Any, tokenizer: Any) -> int:
@@ -87,6 +89,10 @@ class HfText(TextTower):
         except Exception as error:  # a lone surrogate, a word that its vocabulary has no name for
             raise InvalidText(f"A text cannot be tokenised: {in_brief(error)}") from error
         return Tokenized(np.array(ids, dtype=np.int64), np.array([len(row) for row in whole], dtype=np.int64))
+
+    def trim(self, ids: TokenIds) -> TokenIds:
+        """As TextTower.trim."""
+        return ids if self.family.reads_padding else without_padding(ids, self.padding)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""

@@ -52,6 +52,11 @@ class VitTower(Tower):
         """The pooling's name, as EncoderSpec.pooling."""
         return "class"
 
+    @property
+    def class_block(self) -> nn.Module | None:
+        """As Tower.class_block."""
+        return self.blocks[-1] if self.pooling == "class" else None
+
     def project(self, final: Tensor) -> Tensor:
         """Normed tokens -> the joint space."""
         raise NotImplementedError

@@ -3,7 +3,7 @@
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from encoders.adapters.openclip.positions import resample_positions
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
@@ -39,6 +39,12 @@ class VitTower(Tower):
             tokens = self._tokens(x, outputs)
         prefix_tokens = 0 if outputs.tokens in (None, TokenKind.DENSE) else 1
         return Features(grid, prefix_tokens, tokens, self._pool(x) if outputs.pooled else None)
+
+    @property
+    def class_block(self) -> nn.Module | None:
+        """As Tower.class_block."""
+        by_class = self.visual.attn_pool is None and self.visual.pool_type == "tok"
+        return self.visual.transformer.resblocks[-1] if by_class else None
 
     def _grid(self, pixels: Tensor) -> Grid:
         patch = self.visual.patch_size

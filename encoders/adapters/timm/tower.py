@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from timm.layers import Format
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 
 from encoders.adapters.timm.geometry import Layout, last, measure
@@ -38,6 +39,11 @@ class TimmTower(Tower):
     def pools_by_attention(self) -> bool:
         """Whether attention pools the tokens."""
         return getattr(self.trunk, "attn_pool", None) is not None
+
+    @property
+    def class_block(self) -> nn.Module | None:
+        """As Tower.class_block."""
+        return self.trunk.blocks[-1] if type(self.trunk) is VisionTransformer and self._pools_by_class_token else None
 
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward."""

@@ -1,7 +1,7 @@
 """The hf adapter against transformers' own models, from the same folder: tiny random twins of every family.
 
-Tolerance: both sides run the same modules in the same order in float32, so native results are equal to the bit; at
-other sizes and for single rows of a batch, kernels may sum in another order: 1e-5 on values of order 1.
+Tolerance: both sides compute the same in float32, and may sum in another order, as of products that one side has in
+one: 1e-5 on values of order 1.
 """
 
 import copy
@@ -150,15 +150,12 @@ def cosine(a: Any, b: Any) -> Any:
 
 
 @pytest.mark.parametrize("family", split(TOWERS, quick=QUICK))
-def test_native_tokens_and_pooled_are_transformers_to_the_bit(twins: Twins, family: str) -> None:
+def test_native_tokens_and_pooled_are_transformers(twins: Twins, family: str) -> None:
     encoder, model = twins(family)
     images = pixels(encoder.spec.size())
     encoded = encoder.encode(images, encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN))
     out, _ = reference(encoder, model, images)
-    if family == "vit-mae":  # the reference shuffles its patches
-        assert_near(encoded.tokens, final_tokens(model, out))
-    else:
-        np.testing.assert_array_equal(encoded.tokens, final_tokens(model, out).numpy())
+    assert_near(encoded.tokens, final_tokens(model, out))
     assert_near(encoded.pooled, pooled_vector(encoder, model, out))
     assert encoded.tokens is not None
     assert encoded.pooled is not None

@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import save_file
 from timm.data import create_transform, resolve_data_config
 
-from encoders.adapters.registry import load
+from encoders.adapters.registry import EncoderId, load
+from encoders.adapters.timm import build
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderIdError, OutputNotOffered, UnsupportedResolution, WeightsError
 from encoders.contract.values import ImageSize, TokenKind
@@ -40,8 +41,15 @@ def reference(encoder: Encoder) -> Any:
     """timm's own model, fixed to its native size, with the weights the adapter drew."""
     name = encoder.spec.id.removeprefix("timm:").removesuffix("@random")
     model = timm.create_model(name, num_classes=0).eval()
-    model.load_state_dict(encoder.tower.trunk.state_dict())  # type: ignore[attr-defined]  # a TorchEncoder
+    model.load_state_dict(weights_of(encoder.spec.id))
     return model
+
+
+def weights_of(encoder_id: str) -> dict[str, torch.Tensor]:
+    """As the adapter draws them, under timm's names: an encoder has other blocks."""
+    tower: Any = build(EncoderId.parse(encoder_id), with_weights=True).tower
+    weights: dict[str, torch.Tensor] = tower.trunk.state_dict()
+    return weights
 
 
 def batch(encoder: Encoder, size: ImageSize) -> Any:
@@ -120,7 +128,7 @@ def test_an_image_only_encoder_says_so(encoder: Encoder) -> None:
 def test_a_position_table_is_resampled_as_timms_own() -> None:
     encoder = load("timm:vit_tiny_patch16_224@random")
     model = timm.create_model("vit_tiny_patch16_224", num_classes=0, dynamic_img_size=True).eval()
-    model.load_state_dict(encoder.tower.trunk.state_dict())  # type: ignore[attr-defined]
+    model.load_state_dict(weights_of(encoder.spec.id))
     size = ImageSize(160, 320)
     pixels = encoder.preprocess(photograph("coffee"), size)[None]
     found = encoder.encode(pixels, encoder.spec.outputs(tokens=TokenKind.HIDDEN))

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 
 from benchmarks.coverage import examined
-from encoders.adapters.registry import EncoderId, blueprint, load
-from encoders.adapters.timm import trunk_parts
+from encoders.adapters.registry import EncoderId, blueprint
+from encoders.adapters.timm import build, trunk_parts
 from encoders.adapters.timm.geometry import measure
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.errors import EncoderIdError
@@ -130,16 +130,28 @@ def timms(name: str) -> Any:
 
 
 @pytest.fixture(scope="module", params=split(SMALL, quick=QUICK))
-def encoder(request: pytest.FixtureRequest) -> Encoder:
-    """With shaken weights."""
+def drawn(request: pytest.FixtureRequest) -> tuple[Encoder, dict[str, Tensor]]:
+    """An encoder, and its weights under timm's names, shaken."""
     name: str = request.param
     encoder_id = f"timm:{name}@random"
     if name in LIGHT:
-        encoder = trunk_parts(timms(name), encoder_id=encoder_id).encoder(Placement())
+        parts = trunk_parts(timms(name), encoder_id=encoder_id)
     else:
-        encoder = load(encoder_id)
-    shaken(encoder.tower.trunk)  # type: ignore[attr-defined]  # a TorchEncoder
-    return encoder
+        parts = build(EncoderId.parse(encoder_id), with_weights=True)
+    tower: Any = parts.tower
+    shaken(tower.trunk)
+    weights: dict[str, Tensor] = tower.trunk.state_dict()
+    return parts.encoder(Placement()), weights
+
+
+@pytest.fixture(scope="module")
+def encoder(drawn: tuple[Encoder, dict[str, Tensor]]) -> Encoder:
+    return drawn[0]
+
+
+@pytest.fixture(scope="module")
+def weights(drawn: tuple[Encoder, dict[str, Tensor]]) -> dict[str, Tensor]:
+    return drawn[1]
 
 
 def as_tokens(final: Any, places: int, width: int) -> Tensor:
@@ -152,11 +164,11 @@ def as_tokens(final: Any, places: int, width: int) -> Tensor:
     return features.flatten(2).transpose(1, 2)
 
 
-def test_tokens_pooled_vectors_and_layers_are_timms_own(encoder: Encoder) -> None:
+def test_tokens_pooled_vectors_and_layers_are_timms_own(encoder: Encoder, weights: dict[str, Tensor]) -> None:
     spec = encoder.spec
     name = EncoderId.parse(spec.id).name
     model = timms(name)
-    model.load_state_dict(encoder.tower.trunk.state_dict(), strict=False)  # type: ignore[attr-defined]
+    model.load_state_dict(weights, strict=False)
     pixels = random_pixels(encoder, spec.image_size)
     final_outputs = spec.outputs(tokens=TokenKind.HIDDEN, pooled=True)
     found = encoder.encode(pixels, final_outputs)

@@ -16,7 +16,8 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from encoders.adapters.registry import blueprint, load
+from encoders.adapters.registry import EncoderId, blueprint, load
+from encoders.adapters.timm import build as timm_parts
 from encoders.contract.errors import EncoderIdError, VisiontowerError, WeightsError
 from encoders.runtime.weights_file import read_weights
 from tests.support.hf_folders import write
@@ -74,10 +75,11 @@ def test_averaged_weights_are_taken_and_the_log_says_so(
     averaged: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     torch.save({"state_dict": weights_of(0.0), averaged: weights_of()}, tmp_path / "both.pth")
-    encoder = load(f"timm:{MODEL}@{tmp_path}/both.pth")
+    tower: Any = timm_parts(EncoderId.parse(f"timm:{MODEL}@{tmp_path}/both.pth"), with_weights=True).tower
+    ours = tower.trunk.state_dict()
     theirs = timm.create_model(MODEL, num_classes=0, checkpoint_path=str(tmp_path / "both.pth"))
     for name, value in theirs.state_dict().items():
-        assert torch.equal(encoder.tower.trunk.state_dict()[name], value)  # type: ignore[attr-defined]
+        assert torch.equal(ours[name], value)
     assert f"{averaged} beside state_dict: the averaged (EMA) weights" in caplog.text
 
 

@@ -158,4 +158,4 @@ def test_a_blueprint_has_no_weights() -> None:
     assert isinstance(drawn, TorchBlueprint)
     assert drawn.spec.weights_bytes > 5e9
     assert all(parameter.is_meta for parameter in drawn.tower.parameters())
-    assert drawn.cost(drawn.spec.image_size, BOTH, device="cuda").requested(1) > 10e6
+    assert drawn.cost(drawn.spec.image_size, BOTH, device="cuda").requested(1) > 5e6
