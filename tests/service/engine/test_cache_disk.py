@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
@@ -279,7 +280,37 @@ async def test_a_disk_that_fails_is_a_line_in_the_log(tmp_path: Path, caplog: py
         with closing(sqlite3.connect(tmp_path / FILE)) as rows, rows:
             rows.execute("DROP TABLE rows")
         assert await hits(engine, 2, 3, 1) == [0, 0, 1]
-    assert "the cache on disk fails, and is left alone for 60 s: no such table: rows" in caplog.text
+    assert f"the cache on disk fails, and is left alone for 60 s: {tmp_path / FILE}: no such table: rows" in caplog.text
+
+
+async def test_another_that_writes_for_long_is_waited_for_once_not_for_each_row(tmp_path: Path) -> None:
+    """Else the end of the process, which waits for the thread, would be hours away."""
+    async with opened(tmp_path) as disk:
+        assert await kept(disk, KEY, row()) is not None
+        with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as rows:
+            rows.execute("BEGIN IMMEDIATE")
+            for number in range(50):
+                disk.put(number.to_bytes(32, "big"), KeptRow(row(), 1.0))
+            await until(lambda: not disk.backlog)
+        assert written(tmp_path) == 1
+        assert await kept(disk, KEY) is not None
+
+
+async def test_a_disk_that_hangs_holds_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    may_go_on = threading.Event()
+
+    def hanging() -> float:
+        assert may_go_on.wait(30)
+        return 1.0
+
+    async with opened(tmp_path) as disk:
+        assert await kept(disk, KEY, row()) is not None
+    async with opened(tmp_path, now=hanging, slow_s=0.01) as disk:
+        try:
+            assert await asyncio.gather(*(disk.get(KEY) for _ in range(20))) == [None] * 20
+        finally:
+            may_go_on.set()
+    assert caplog.text.count("is left alone for 60 s") == 1
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
