@@ -23,8 +23,11 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.values import Encoded, Grid
 from service.engine import EmbedRequest, Engine
 from service.engine.cache.disk import Disk
+from service.engine.cache.results import Made, ResultCache
 from service.engine.cache.row import KeptRow, from_bytes, to_bytes
+from service.scheduling.items import Answer
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.support.serving import app_of, backend_of, client_of, noise
 from tests.support.waiting import until
 
@@ -109,6 +112,27 @@ async def test_rows_outlive_the_engine(tmp_path: Path) -> None:
         assert one.tokens is not None
         assert other.tokens is not None
         assert one.tokens.tobytes() == other.tokens.tobytes()
+
+
+async def test_all_who_wait_for_a_row_from_the_disk_are_told_its_age(tmp_path: Path) -> None:
+    made = 0
+
+    async def make() -> Made:
+        nonlocal made
+        made += 1
+        return Answer(row(), 0.0, 0.0)
+
+    async def asked(now: float, askers: int) -> list[float | None]:
+        disk = Disk(tmp_path, MIB)
+        cache = ResultCache(MIB, about=(), metrics=Metrics([]), disk=disk, now=lambda: now)
+        found = await asyncio.gather(*(cache.row(b"image", b"origin", make) for _ in range(askers)))
+        await until(lambda: not disk.backlog)
+        cache.close()
+        return [each.age_s for each in found]
+
+    assert await asked(1000.0, askers=2) == [None, 0.0]
+    assert await asked(1060.0, askers=3) == [60.0, 60.0, 60.0]
+    assert made == 1
 
 
 async def test_other_weights_software_or_hardware_have_their_own(
