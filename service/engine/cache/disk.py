@@ -21,7 +21,7 @@ from service.engine.cache.row import KeptRow, from_bytes, to_bytes
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-_FILE, _FILES = "rows-{}.sqlite", "rows-*.sqlite"
+_FILE = "rows-{}.sqlite"
 """Each that is broken is followed by one of the next number: to SQLite a name is a file's for good, as others may have
 it open."""
 _PAGE_BYTES = 8192
@@ -37,7 +37,8 @@ _BACKLOG_BYTES = 64 * 1024 * 1024
 """Of what waits to be written; more is left out."""
 _STATEMENT_BYTES = 1024
 """Of a statement that waits: about."""
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""The last: it has other tables or columns, as those of another version may."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, used REAL NOT NULL, value BLOB NOT NULL) STRICT;
@@ -228,7 +229,7 @@ class _File:
         if self._newest() != self._path:  # another has begun anew meanwhile
             rows.close()
             return self._opened()
-        for path in self._folder.glob(_FILES):  # only now: who finds none would begin with the first
+        for path in self._files():  # only now: who finds none would begin with the first
             if _number(path) < _number(self._path):
                 _remove(path)
         return rows
@@ -238,7 +239,11 @@ class _File:
         return self._folder / _FILE.format(_number(broken) + 1)
 
     def _newest(self) -> Path:
-        return max(self._folder.glob(_FILES), key=_number, default=self._folder / _FILE.format(1))
+        return max(self._files(), key=_number, default=self._folder / _FILE.format(1))
+
+    def _files(self) -> list[Path]:
+        """Ours alone: there may be others with names that are alike."""
+        return [path for path in self._folder.glob(_FILE.format("*")) if path.name == _FILE.format(_number(path))]
 
 
 def _remove(path: Path) -> None:
@@ -247,6 +252,7 @@ def _remove(path: Path) -> None:
 
 
 def _number(path: Path) -> int:
+    """Of one of our files; 0 of any other."""
     digits = path.stem.partition("-")[2]
     return int(digits) if digits.isdecimal() else 0
 

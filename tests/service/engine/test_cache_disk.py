@@ -52,8 +52,13 @@ def same(one: Encoded, other: Encoded) -> bool:
 
 @pytest.mark.parametrize(
     "row",
-    [row(), replace(row(), pooled=None), replace(row(), tokens=None, prefix_tokens=0)],
-    ids=["both", "tokens", "pooled"],
+    [
+        row(),
+        replace(row(), pooled=None),
+        replace(row(), tokens=None, prefix_tokens=0),
+        replace(row(), grid=Grid(*np.array([1, 4])), prefix_tokens=np.int64(1), pooled=np.ones(3)),  # type: ignore[arg-type]  # a plug-in's
+    ],
+    ids=["both", "tokens", "pooled", "numpy's"],
 )
 def test_a_row_comes_back_as_it_was(row: Encoded) -> None:
     found = from_bytes(KEY, to_bytes(KEY, KeptRow(row, 12.5)))
@@ -276,6 +281,19 @@ async def test_a_broken_file_is_begun_anew_and_no_request_fails(tmp_path: Path, 
     async with opened(tmp_path) as disk:
         assert await kept(disk, KEY) is None
         assert len(list(tmp_path.glob("*.sqlite"))) == 1
+
+
+async def test_a_file_of_another_version_is_begun_anew_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    others = {tmp_path / name for name in ("rows-backup.sqlite", "rows-007.sqlite", "rows.sqlite")}
+    for each in others:
+        each.write_text("somebody's")
+    with closing(sqlite3.connect(tmp_path / FILE)) as rows, rows:
+        rows.execute("CREATE TABLE rows (key BLOB PRIMARY KEY, used REAL, vectors BLOB)")
+    async with opened(tmp_path, pause_s=0.0) as disk:
+        assert await kept(disk, KEY, row()) is not None
+    assert {each for each in tmp_path.glob("rows*.sqlite") if each in others} == others
+    assert {each.read_text() for each in others} == {"somebody's"}
+    assert not (tmp_path / FILE).exists()
 
 
 async def test_a_damaged_row_is_none_and_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
