@@ -159,5 +159,5 @@ def test_labels_that_cannot_be_read_are_refused_at_start(
 def test_what_is_no_amount_of_memory_is_told_what_one_is(name: str) -> None:
     for word in ("auto", "lots", "-1MiB"):
         with pytest.raises(ValidationError, match=f"'{word}' is not an amount of memory: expected for example 24GiB"):
-            Settings(**{name: word})
+            Settings.model_validate({name: word})
     assert Settings(vram_budget="auto", memory_budget="auto") == Settings()

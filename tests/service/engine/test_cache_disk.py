@@ -154,9 +154,14 @@ async def test_other_weights_software_or_hardware_have_their_own(
     package = tmp_path / "packages" / "decoder-2.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: decoder\nVersion: 2\n")
+    (package / "entry_points.txt").write_text("[visiontower.encoders]\nplug-in = plug_in.adapter:Adapter\n")
+    code = package.parent / "plug_in" / "adapter.py"
+    code.parent.mkdir()
     monkeypatch.syspath_prepend(package.parent)
-    async with engine_of(tmp_path) as engine:
-        assert await hits(engine, 1) == [0]
+    for of_a_working_copy in ("layers = 1", "layers = 2"):
+        code.write_text(of_a_working_copy)
+        async with engine_of(tmp_path) as engine:
+            assert await hits(engine, 1) == [0]
     monkeypatch.undo()
     async with engine_of(tmp_path) as engine:
         assert await hits(engine, 1) == [1]
