@@ -357,6 +357,8 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
         if self.cache_dir is not None and not self.cache:
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
+        if self.cache_dir is None and "cache_disk" in self.model_fields_set:
+            raise ValueError("cache_disk keeps nothing without a folder: set cache_dir too")
         _ = self.label_sets  # read now
         if self.has_keys:
             Gate(self.keys, self.keys_file, usage=self.keys_usage).close()

@@ -376,6 +376,8 @@ def test_a_folder_that_is_none_is_refused_at_start(tmp_path: Path) -> None:
         Engine(settings, backend=backend_of())
     with pytest.raises(ValidationError, match="set cache too, for example to 256MiB"):
         Settings(cache_dir=str(tmp_path))
+    with pytest.raises(ValidationError, match="set cache_dir too"):
+        Settings(cache=MIB, cache_disk=MIB)
 
 
 async def test_the_server_s_log_says_why_it_does_not_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
