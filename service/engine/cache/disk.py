@@ -6,6 +6,7 @@ not found, never an error of a request.
 
 import asyncio
 import logging
+import os
 import sqlite3
 import tempfile
 import threading
@@ -171,6 +172,7 @@ class _File:
         self._pause_s = pause_s
         self._rows: sqlite3.Connection | None = None
         self._path = folder / _FILE.format(1)
+        self._file: os.stat_result | None = None
         self._is_broken = False
         self._paused_until = 0.0
 
@@ -192,10 +194,11 @@ class _File:
         if self.is_paused:
             return None
         try:
-            if self._rows is not None and not self._path.exists():
+            if self._rows is not None and not self._is_there():
                 self.close()  # somebody has begun anew
             if self._rows is None:
                 self._rows = self._opened()
+                self._file = self._path.stat()
             return work(self._rows)
         except (sqlite3.Error, OSError) as error:
             if _code(error) == sqlite3.SQLITE_BUSY:
@@ -205,6 +208,13 @@ class _File:
             self._is_broken = _code(error) in _BROKEN
             self.close()
             return None
+
+    def _is_there(self) -> bool:
+        """Whether the file that is open is still the one of its name: who deletes it does not tell us."""
+        try:
+            return self._file is not None and os.path.samestat(self._path.stat(), self._file)
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Until the next use."""

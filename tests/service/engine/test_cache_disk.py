@@ -301,6 +301,16 @@ async def test_a_file_of_another_version_is_begun_anew_and_other_files_are_left_
     assert not (tmp_path / FILE).exists()
 
 
+async def test_files_that_somebody_deletes_are_made_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as disk:
+        assert await kept(disk, KEY, row()) is not None
+        for each in tmp_path.iterdir():
+            each.unlink()
+        assert await kept(disk, KEY) is None, "the reader has made the file anew, before the writer has looked"
+        assert await kept(disk, KEY, row()) is not None
+        assert written(tmp_path) == 1
+
+
 async def test_a_damaged_row_is_none_and_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(tmp_path) as disk:
         await kept(disk, KEY, row())
