@@ -37,7 +37,11 @@ KeylessName: TypeAlias = Literal["openai", "open-inference", "cohere", "immich"]
 
 
 def _bytes(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str) and value != "auto" else value
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _bytes_or_auto(value: object) -> object:
+    return value if value == "auto" else _bytes(value)
 
 
 class Settings(BaseSettings):
@@ -80,7 +84,7 @@ class Settings(BaseSettings):
         "vectors at native size; PyTorch runs everything else. It needs the extra of that name, and some seconds for "
         "each encoder at start.",
     )
-    vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
+    vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes_or_auto)] = Field(
         default="auto",
         description="Device memory for everything, such as 6GiB; forwards are planned to stay within it. "
         "auto takes vram_share of what is free at start.",
@@ -88,7 +92,7 @@ class Settings(BaseSettings):
     vram_share: float = Field(
         default=0.8, gt=0, le=1, description="Share of the memory free at start, for vram_budget auto."
     )
-    memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
+    memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes_or_auto)] = Field(
         default="auto",
         description="Host memory that requests may hold together, such as 2GiB: bodies, pictures being decoded, texts, "
         "answers. Encoders and forwards are not in it. auto takes an eighth of what is free at start, from 256 MiB to "
@@ -353,6 +357,8 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
         if self.cache_dir is not None and not self.cache:
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
+        if self.cache_dir is None and "cache_disk" in self.model_fields_set:
+            raise ValueError("cache_disk keeps nothing without a folder: set cache_dir too")
         _ = self.label_sets  # read now
         if self.has_keys:
             KeyRing(self.keys, self.keys_file)  # reads them
