@@ -3,6 +3,7 @@
 import io
 import json
 import logging
+import os
 import re
 import traceback
 from collections.abc import Iterator
@@ -87,3 +88,46 @@ def test_what_a_caller_sends_gives_a_terminal_no_commands() -> None:
     line = line_of("text", io.StringIO(), message="POST /\x1b[2J\n 404")
     assert "\x1b" not in line
     assert line.count("\n") == 1
+
+
+def test_an_error_s_message_makes_no_lines_of_its_own() -> None:
+    stream = io.StringIO()
+    handler = logs.handler("text", stream)
+    try:
+        raise ValueError("a\n08:00:00 info     all is well \x1b[2J")
+    except ValueError as error:
+        record = logging.makeLogRecord({"msg": "failed", "exc_info": (ValueError, error, error.__traceback__)})
+    handler.emit(record)
+    first, *below = stream.getvalue().splitlines()
+    assert first.endswith("failed")
+    assert "\x1b" not in stream.getvalue()
+    assert below
+    assert all(line.startswith("  ") for line in below)
+
+
+def test_a_reader_that_stalls_holds_nobody_up_and_is_told_what_it_missed() -> None:
+    read, write = os.pipe()
+    with open(read, "rb", buffering=0) as reader, open(write, "w") as stream:
+        handler = logs.handler("json", stream)
+
+        def emit(number: int) -> None:
+            handler.emit(logging.makeLogRecord({"msg": f"{number} " + "x" * 5000}))
+
+        for number in range(30):  # a pipe holds 64 KiB
+            emit(number)
+        os.set_blocking(read, False)
+        text = reader.read(1_000_000)
+        emit(30)
+        text += reader.read(1_000_000)
+    messages = []
+    cut = 0
+    for line in text.splitlines():
+        try:
+            messages.append(json.loads(line)["message"])
+        except ValueError:
+            cut += 1
+    numbers = [int(message.split()[0]) for message in messages]
+    (lost,) = (number for number, message in zip(numbers, messages, strict=True) if "are lost" in message)
+    assert len(messages) - 1 + lost == 31
+    assert numbers[-1] == 30
+    assert cut <= 1
