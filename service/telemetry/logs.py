@@ -22,6 +22,8 @@ _COLOURS = {
 }
 _SAID = ("method", "route", "status", "seconds", "stages")
 """Facts of a request that its line for people begins with."""
+_HEADER_READERS = ("opentelemetry.trace.span", "opentelemetry.trace.propagation", "opentelemetry.baggage")
+"""They warn of tracestate and baggage by a caller's very bytes, at each request."""
 _PATIENCE_S = 0.1
 _PIPE_BYTES = 4096
 """A pipe that can be written to takes as many at once."""
@@ -122,6 +124,8 @@ def configure(level: str, *, form: LogFormat = "auto", stream: TextIO = sys.stde
     # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
     logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)
     logging.getLogger("httpx").setLevel(logging.WARNING)
+    for reader in _HEADER_READERS:
+        logging.getLogger(reader).setLevel(logging.ERROR)
 
 
 def handler(form: LogFormat, stream: TextIO) -> logging.Handler:

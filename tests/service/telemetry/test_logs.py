@@ -12,12 +12,14 @@ import pytest
 
 from service.telemetry import logs
 from service.telemetry.request_record import RequestRecord
+from service.telemetry.tracing import propagator
 
 
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """What the process logs, as the service has configured it."""
-    loggers = [logging.getLogger(name) for name in (None, "uvicorn.error", "uvicorn.access", "httpx")]
+    names = (None, "uvicorn.error", "uvicorn.access", "httpx", *logs._HEADER_READERS)
+    loggers = [logging.getLogger(name) for name in names]
     before = [(each.handlers[:], each.filters[:], each.level, each.disabled) for each in loggers]
     stream = io.StringIO()
     logs.configure("info", stream=stream)
@@ -41,6 +43,14 @@ def test_a_start_that_fails_leaves_no_traceback(error: Exception, lines: io.Stri
     uvicorn.error("Application startup failed. Exiting.")
     (line,) = lines.getvalue().splitlines()
     assert json.loads(line)["message"] == "Application startup failed. Exiting."
+
+
+def test_headers_of_traces_that_are_wrong_stay_out_of_the_log(lines: io.StringIO) -> None:
+    parent = f"00-{'1' * 32}-{'2' * 16}-01"
+    for state, baggage in (("secret", "secret"), ("a=1," * 40 + "secret", "k=" + "secret" * 2000)):
+        propagator().extract({"traceparent": parent, "tracestate": state, "baggage": baggage})
+    propagator().extract({"traceparent": "secret" * 1000})
+    assert lines.getvalue() == ""
 
 
 class Terminal(io.StringIO):
