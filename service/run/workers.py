@@ -227,7 +227,7 @@ class _Workers:
         """Everybody's metrics to whoever connects, and nothing else."""
         processes = ((place.process, place.port) for place in self._places)
         ports = {process.pid: port for process, port in processes if process is not None and process.pid is not None}
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # the latter at the end, which asyncio would tell as an error
             writer.write(await self._counts.exposition(ports))
             await writer.drain()
         writer.close()
