@@ -22,8 +22,15 @@ _COLOURS = {
 }
 _SAID = ("method", "route", "status", "seconds", "stages")
 """Facts of a request that its line for people begins with."""
-_HEADER_READERS = ("opentelemetry.trace.span", "opentelemetry.trace.propagation", "opentelemetry.baggage")
-"""They warn of tracestate and baggage by a caller's very bytes, at each request."""
+_LEAST = {
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,  # it tells the headers of answers, with their cookies and signed addresses
+    "PIL": logging.WARNING,  # it tells what is in pictures
+    "opentelemetry.trace.span": logging.ERROR,  # these three warn of headers by a caller's very bytes, at each request
+    "opentelemetry.trace.propagation": logging.ERROR,
+    "opentelemetry.baggage": logging.ERROR,
+}
+"""Levels of libraries' loggers, whatever the service's own is."""
 _PATIENCE_S = 0.1
 _PIPE_BYTES = 4096
 """A pipe that can be written to takes as many at once."""
@@ -123,17 +130,16 @@ def configure(level: str, *, form: LogFormat = "auto", stream: TextIO = sys.stde
     logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
     # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
     logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
-    for reader in _HEADER_READERS:
-        logging.getLogger(reader).setLevel(logging.ERROR)
+    for name, least in _LEAST.items():
+        logging.getLogger(name).setLevel(least)
 
 
 def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
-    """Writes logs there. Colours are for terminals, unless the variable NO_COLOR is set (no-color.org)."""
+    """Writes logs there. Colours are for terminals, unless NO_COLOR is set (no-color.org), or they have none."""
     is_terminal = stream.isatty()
     is_text = form == "text" or (form == "auto" and is_terminal)
     made = _Handler(stream)
-    has_colours = is_terminal and not os.environ.get("NO_COLOR")
+    has_colours = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     made.setFormatter(TextFormatter(has_colours=has_colours) if is_text else JsonFormatter())
     return made
 

@@ -18,7 +18,7 @@ from service.telemetry.tracing import propagator
 @pytest.fixture
 def lines() -> Iterator[io.StringIO]:
     """What the process logs, as the service has configured it."""
-    names = (None, "uvicorn.error", "uvicorn.access", "httpx", *logs._HEADER_READERS)
+    names = (None, "uvicorn.error", "uvicorn.access", *logs._LEAST)
     loggers = [logging.getLogger(name) for name in names]
     before = [(each.handlers[:], each.filters[:], each.level, each.disabled) for each in loggers]
     stream = io.StringIO()
@@ -78,6 +78,7 @@ def test_a_line_for_machines_has_all_that_is_known_of_a_request() -> None:
 
 def test_a_line_for_people_says_the_time_first_and_each_fact_once(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("NO_COLOR", raising=False)
+    monkeypatch.setenv("TERM", "xterm")
     plain = line_of("text", io.StringIO())
     assert "POST /embed 200 18.3 ms (decode 1.9, forward 6.0) request_id=7" in plain
     assert "model=demo:vit" in plain
@@ -92,6 +93,9 @@ def test_colours_are_left_out_where_they_are_not_wanted(monkeypatch: pytest.Monk
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b[" not in line_of("auto", Terminal())
     assert "\x1b[" not in line_of("json", Terminal())
+    monkeypatch.delenv("NO_COLOR")
+    monkeypatch.setenv("TERM", "dumb")
+    assert "\x1b[" not in line_of("auto", Terminal())
 
 
 def test_what_a_caller_sends_gives_a_terminal_no_commands() -> None:
