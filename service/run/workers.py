@@ -97,7 +97,7 @@ class Place:
             self._served_since = self._served_since or now
         elif self._served_since is not None:
             self._silent += 1
-        return self._silent >= _SILENT_LOOKS
+        return self._silent == _SILENT_LOOKS  # once: it takes a while to end
 
     def ended(self, *, now: float) -> None:
         """The next is due at once, and later each time if the last ones did not last."""
