@@ -90,29 +90,30 @@ class _Handler(logging.StreamHandler[TextIO]):
     def emit(self, record: logging.LogRecord) -> None:
         """As logging.Handler."""
         try:
-            if not _has_room(self.stream, 0.0 if self._dropped else _PATIENCE_S):
-                self._dropped += 1
-                return
             if self._dropped:
                 lost = f"{self._dropped} lines of the log are lost: nobody read them"
+                if not self._put(logging.LogRecord(__name__, logging.WARNING, __file__, 0, lost, (), None), 0.0):
+                    self._dropped += 1
+                    return
                 self._dropped = 0
-                self._write(logging.LogRecord(__name__, logging.WARNING, __file__, 0, lost, (), None))
-            self._write(record)
+            if not self._put(record, _PATIENCE_S):
+                self._dropped += 1
         except Exception:
             self.handleError(record)
 
-    def _write(self, record: logging.LogRecord) -> None:
+    def _put(self, record: logging.LogRecord, patience_s: float) -> bool:
+        """Whether all of it was written."""
         line = self.format(record) + self.terminator
         if self._is_cut:
-            line, self._is_cut = self.terminator + line, False
+            line = self.terminator + line
         size = _PIPE_BYTES if line.isascii() else _PIPE_BYTES // _CHARACTER_BYTES
         for start in range(0, len(line), size):
-            if not _has_room(self.stream, _PATIENCE_S):
-                self._dropped += 1
-                self._is_cut = start > 0
-                return
+            if not _has_room(self.stream, patience_s):
+                return False
             self.stream.write(line[start : start + size])
             self.flush()
+            self._is_cut = start + size < len(line)
+        return True
 
 
 def _has_room(stream: TextIO, seconds: float) -> bool:
