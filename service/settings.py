@@ -283,9 +283,15 @@ class Settings(BaseSettings):
         """The path that OTLP has by default is added to a URL that has none."""
         if not value:
             return value
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"'{value}' is no URL of a collector: use http://HOST:4318/v1/traces")
+        try:
+            parts = urlsplit(value)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise ValueError("it is no URL of a collector: use http://HOST:4318/v1/traces")
+        if "@" in parts.netloc or parts.query:  # the log names the URL
+            raise ValueError("a secret has no place in it: OTEL_EXPORTER_OTLP_HEADERS takes authorization=...")
         try:
             import opentelemetry.exporter.otlp.proto.http
             import opentelemetry.sdk.trace  # noqa: F401  # the first does not import it

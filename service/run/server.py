@@ -15,6 +15,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from pydantic_settings import SettingsError
 
 from service.engine.backend import Backend
 from service.engine.engine import Engine
@@ -61,6 +62,9 @@ def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[s
     except OSError as error:
         _log.critical("%s", error)
         exits.end(exits.CANNOT_LISTEN)
+    except SettingsError as error:
+        _log.critical("cannot serve: %s", error)
+        exits.end(exits.WRONG_SETTING)
     server.owns_process = True
     try:
         server.run(sockets)
