@@ -252,7 +252,13 @@ async def test_a_key_sees_and_uses_its_own_models(tmp_path: Path) -> None:
             assert (await client.get(path, headers=bearer("some"))).status_code == 403, path
             assert (await client.get(path, headers=bearer("all"))).status_code == 200, path
         assert (await client.get("/models/fake:b", headers=bearer("some"))).status_code == 200
-        assert_problem(await post_image(client, "some", model="fake:gone"), 404, "unknown-model")
+        gone = assert_problem(await post_image(client, "some", model="fake:gone"), 404, "unknown-model")
+        assert gone["served"] == ["fake:b", "fake:c"], "no others are named"
+        assert (await client.get("/models/fake:gone", headers=bearer("some"))).json()["served"] == gone["served"]
+        entries = {"entries": json.dumps({"clip": {"visual": {"modelName": "ViT-B-32__openai"}}})}
+        of_immich = await client.post("/predict", data=entries, files={"image": b"1"}, headers=bearer("some"))
+        assert of_immich.status_code == 403
+        assert "fake:a" not in of_immich.text
 
 
 async def test_images_in_flight_are_limited_for_each_key(tmp_path: Path) -> None:
