@@ -16,6 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from encoders.contract.errors import VisiontowerError
 from service.access.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
 from service.access.key_ring import KeyRing
 from service.access.keys import Key, Keys
@@ -33,9 +34,13 @@ _RETRY_S = 1
 
 @dataclass
 class Counted:
-    """Images of a request that count for its key's day. Those that the server has failed are to be taken off."""
+    """Images of a request that count for its key's day. Those that the server has failed are to be taken off.
+
+    if_refused: as many count if the request is refused in the end: those for which it is.
+    """
 
     images: int
+    if_refused: int = 0
 
 
 class Gate:
@@ -82,7 +87,7 @@ class Gate:
 
     @contextmanager
     def images(self, key: Key, number: int) -> Iterator[Counted]:
-        """Images of one request are worked on in the block. They count for the day unless it raises.
+        """Images of one request are worked on in the block. They count for the day, unless it raises: see Counted.
 
         Raises TooManyImagesForKey, ImagesInFlight or DayUsedUp.
         """
@@ -100,8 +105,8 @@ class Gate:
         counted = Counted(number)
         try:
             yield counted
-        except BaseException:
-            counted.images = 0
+        except BaseException as error:
+            counted.images = counted.if_refused if isinstance(error, VisiontowerError) else 0
             raise
         finally:
             self._in_flight[key.name] -= number

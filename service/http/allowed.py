@@ -28,7 +28,8 @@ def require_model(model: str, key: Key, models: Models) -> None:
         raise UnknownModel(model, served=key.usable(models.ids))
 
 
-def failures(result: Result) -> int:
-    """Images that the server has failed. Those that cannot be used are their sender's."""
+def failures(result: Result) -> tuple[int, int]:
+    """Images that the server has failed, and those that cannot be used, which are their sender's."""
     items = result.items if isinstance(result, EmbedResult | SimilarityResult) else ()
-    return sum(isinstance(item, VisiontowerError) and not isinstance(item, ImageError) for item in items)
+    bad = sum(isinstance(item, ImageError) for item in items)
+    return sum(isinstance(item, VisiontowerError) for item in items) - bad, bad

@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -292,14 +293,16 @@ async def test_who_leaves_gives_room_to_the_next(tmp_path: Path) -> None:
 
 async def test_images_count_once_they_are_answered_be_it_by_an_error_of_theirs(tmp_path: Path) -> None:
     fails = False
+    coming: list[bool] = []
+    """Whether each of the next forwards works."""
 
     def before(batch: int) -> None:
-        if fails:
+        if fails or (coming and not coming.pop(0)):
             raise RuntimeError("broken")
 
     limits = {"images_per_day": 20, "images_in_flight": 20}
-    async with guarded(tmp_path, FakeEncoder(before=before), a=limits) as client:
-        assert (await post_image(client)).status_code == 200
+    async with guarded(tmp_path, FakeEncoder(before=before), a=limits, settings={"max_batch": 1}) as client:
+        assert (await client.post("/embed", content=b"\x89PNG broken", headers=PNG | bearer("a"))).status_code == 415
         bad = [("image", image_bytes()), ("image", b"\x89PNG broken")]
         assert (await client.post("/embed", files=bad, headers=bearer("a"))).status_code == 207
         assert await images_of_today(client, per_day=20) == 3
@@ -307,10 +310,18 @@ async def test_images_count_once_they_are_answered_be_it_by_an_error_of_theirs(t
             assert (await post_image(client, **refused)).status_code in (404, 422), refused
         assert (await client.get("/vram", headers=bearer("a"))).status_code == 200
         assert await images_of_today(client, per_day=20) == 3, "refused ones do not count"
+        pictures = ["data:;base64," + b64encode(each).decode() for each in (image_bytes(), image_bytes(), b"broken")]
+        body = {"model": "fake:vit", "input": [{"image": each} for each in pictures]}
+        assert (await client.post("/v1/embeddings", json=body, headers=bearer("a"))).status_code == 422
+        assert await images_of_today(client, per_day=20) == 4, "one is refused for its own sake, and two with it"
+        coming += [True, False]
+        body = {"model": "fake:vit", "input": body["input"][:2]}
+        assert (await client.post("/v1/embeddings", json=body, headers=bearer("a"))).status_code == 500
+        assert await images_of_today(client, per_day=20) == 4, "nobody has the vector of the other"
         fails = True
         failed = await post_image(client)
         assert_problem(failed, 500, "encoder-failed")
-        assert await images_of_today(client, per_day=20) == 3, "the server's failures do not"
+        assert await images_of_today(client, per_day=20) == 4, "the server's failures do not"
 
 
 async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
