@@ -353,6 +353,8 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
         if self.cache_dir is not None and not self.cache:
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
+        if self.keys_usage is not None and not self.has_keys:
+            raise ValueError("keys_usage is there and no access key is: set keys_file or keys too")
         _ = self.label_sets  # read now
         if self.has_keys:
             Gate(self.keys, self.keys_file, usage=self.keys_usage).close()
