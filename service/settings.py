@@ -22,7 +22,7 @@ from pydantic_settings import (
 )
 
 from encoders.images.decode import MAX_PIXELS
-from service.access.gate import Gate
+from service.access.key_ring import KeyRing
 from service.errors import did_you_mean
 from service.hosts import HostRule
 from service.labels import LabelSet
@@ -357,7 +357,7 @@ class Settings(BaseSettings):
             raise ValueError("keys_usage is there and no access key is: set keys_file or keys too")
         _ = self.label_sets  # read now
         if self.has_keys:
-            Gate(self.keys, self.keys_file, usage=self.keys_usage).close()
+            KeyRing(self.keys, self.keys_file)
         return self
 
     @property

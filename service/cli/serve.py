@@ -5,7 +5,8 @@ from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
 
-from service.cli.arguments import add_command, refuse_without_ray
+from service.access.usage import Usage
+from service.cli.arguments import add_command, flag, refuse_without_ray
 from service.cli.replicas import REPLICA_FLAGS, add_replicas, services_of
 from service.run.exits import end_at_once_on_signals
 from service.settings import Settings
@@ -47,6 +48,9 @@ def add_settings(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
     settings = settings_of(arguments)
+    if settings.keys_usage is not None:  # not by the settings: other commands have them too, and would make the file
+        with flag("--keys-usage"):
+            Usage(settings.keys_usage).close()
     if arguments.ray is not None:
         from service.run.ray.serving import serve as serve_on_ray
 

@@ -89,3 +89,17 @@ def test_help_fits_80_columns(words: list[str], capsys: pytest.CaptureFixture[st
     with pytest.raises(SystemExit):
         main([*words, "--help"])
     assert max(map(len, capsys.readouterr().out.splitlines())) <= 80
+
+
+def test_the_file_of_counts_is_made_by_serve_alone(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Made by another command, it could be of a user whose files the server may not write."""
+    path, usage = tmp_path / "keys.toml", tmp_path / "usage"
+    main(["keys", "create", "a", "--file", str(path)])
+    Settings(keys_file=path, keys_usage=usage)
+    assert not usage.exists()
+    capsys.readouterr()
+    for wrong, why in ((path, "not a database"), (tmp_path / "nowhere" / "usage", "unable to open")):
+        assert main(["serve", "--keys-file", str(path), "--keys-usage", str(wrong)]) == 2
+        _, err = capsys.readouterr()
+        assert (err.count("\n"), why in err) == (1, True)
+        assert err.startswith("visiontower serve: --keys-usage: ")
