@@ -365,6 +365,8 @@ class Settings(BaseSettings):
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
         if self.cache_dir is None and "cache_disk" in self.model_fields_set:
             raise ValueError("cache_disk keeps nothing without a folder: set cache_dir too")
+        if self.keys_usage is not None and not self.has_keys:
+            raise ValueError("keys_usage is there and no access key is: set keys_file or keys too")
         _ = self.label_sets  # read now
         if self.has_keys:
             KeyRing(self.keys, self.keys_file)  # reads them

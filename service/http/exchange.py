@@ -224,13 +224,14 @@ class Exchange:
         with permit as counted:
             result: Result = await engine.run(question)
             if counted is not None:
-                counted.images -= failures(result)
-        started = engine.clock()
-        with trace.stage("serialize") if trace else UNTRACED:
-            if result.values <= INLINE_VALUES:
-                answer = self.route.write(result, reply)
-            else:
-                answer = await engine.on_pool(partial(self.route.write, result, reply))
+                failed, counted.if_refused = failures(result)
+                counted.images -= failed
+            started = engine.clock()
+            with trace.stage("serialize") if trace else UNTRACED:
+                if result.values <= INLINE_VALUES:
+                    answer = self.route.write(result, reply)
+                else:
+                    answer = await engine.on_pool(partial(self.route.write, result, reply))
         note_result(record, result)
         record.stages["serialize"] = engine.clock() - started
         if result.cached is not None:

@@ -15,6 +15,7 @@ from encoders.contract.errors import VisiontowerError
 from service.access.keys import Key
 from service.engine.engine import Engine
 from service.http import openapi, problems
+from service.http.allowed import require_model
 from service.http.errors import MethodNotAllowed, NoSuchRoute
 from service.http.exchange import own_path, record_of
 from service.http.json import to_json
@@ -45,7 +46,7 @@ def add(app: FastAPI, *, has_probes: bool) -> None:
     async def model(request: Request, model: str) -> Response:
         engine, key = _engine(request), _key(request)
         if key is not None:
-            key.require_model(model)
+            require_model(model, key, engine.models)
         return _json(_card(engine, engine.models.id_of(model)))
 
     @app.get(
