@@ -281,7 +281,7 @@ class Settings(BaseSettings):
             return value
         parts = urlsplit(value)
         if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"'{value}' is no URL of a collector: use http://HOST:4318/v1/traces")
+            raise ValueError("it is no URL of a collector: use http://HOST:4318/v1/traces")  # it may hold a password
         try:
             import opentelemetry.exporter.otlp.proto.http
             import opentelemetry.sdk.trace  # noqa: F401  # the first does not import it
@@ -355,7 +355,7 @@ class Settings(BaseSettings):
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
         _ = self.label_sets  # read now
         if self.has_keys:
-            Gate(self.keys, self.keys_file, usage=self.keys_usage).close()
+            Gate(self.keys, self.keys_file).close()  # a command that serves nothing makes no file of what they use
         return self
 
     @property

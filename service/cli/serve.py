@@ -1,10 +1,13 @@
 """`visiontower serve`: encoders over HTTP. Every setting is a flag."""
 
 import argparse
+from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
 from pydantic.fields import FieldInfo
+from pydantic_settings import SettingsError
 
+from service.access.usage import Usage
 from service.cli.arguments import add_command, refuse_without_ray
 from service.cli.replicas import REPLICA_FLAGS, add_replicas, services_of
 from service.run.exits import end_at_once_on_signals
@@ -47,6 +50,8 @@ def add_settings(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
     settings = settings_of(arguments)
+    if settings.keys_usage is not None:
+        _try(settings.keys_usage)
     if arguments.ray is not None:
         from service.run.ray.serving import serve as serve_on_ray
 
@@ -64,6 +69,14 @@ def run(arguments: argparse.Namespace) -> int:
 
     serve(settings)
     return 0
+
+
+def _try(keys_usage: Path) -> None:
+    """Make the file. Raises SettingsError for one that cannot be used."""
+    try:
+        Usage(keys_usage).close()
+    except ValueError as error:
+        raise SettingsError(f"--keys-usage (VISIONTOWER_KEYS_USAGE): {error}") from error
 
 
 def settings_of(arguments: argparse.Namespace) -> Settings:

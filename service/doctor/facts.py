@@ -168,8 +168,9 @@ class Folder:
 
 @dataclass(frozen=True)
 class Port:
-    """Where a server would listen. problem: why it cannot; None if it can. is_taken: because somebody does."""
+    """Where a server would listen. setting: the one that names it. problem: why it cannot; None if it can. is_taken: because somebody does."""
 
+    setting: str
     host: str
     number: int
     problem: str | None
@@ -197,6 +198,7 @@ class Asked:
     device: str
     host: str
     port: int
+    metrics_port: int | None
     processes: int
     connections: int
 
@@ -230,5 +232,5 @@ class Facts:
     temporary: Maybe[Folder]
     pictures: Maybe[tuple[Format, ...]]
     caches: Maybe[Mapping[str, Folder]]
-    port: Maybe[Port]
+    ports: Maybe[tuple[Port, ...]]
     checks: Maybe[tuple[Check, ...]] | None

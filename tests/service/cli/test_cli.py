@@ -106,6 +106,7 @@ def test_serve_takes_flags_over_variables(served: list[Settings], monkeypatch: p
             "--labels (VISIONTOWER_LABELS): the labels of 'birds' cannot be read from ",
         ),
         (["serve", "--model", "fake:a", "--model", "fake:a"], "given twice"),
+        (["serve", "--keys", f"a=sha256:{'0' * 64}", "--keys-usage", "/nowhere/usage"], "unable to open"),
         (["models", "nowhere:x"], "Unknown scheme"),
         (["models", "vit"], "not an encoder id"),
         (["models", "--scheme", "nowhere"], "Unknown scheme"),
