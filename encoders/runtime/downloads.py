@@ -4,10 +4,12 @@ They download from the Hugging Face hub, by huggingface_hub, and a few weights f
 """
 
 import errno
+import hashlib
 import logging
 import re
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.error import URLError
 
 from huggingface_hub import constants, get_session
@@ -50,6 +52,15 @@ def hub_fault() -> str | None:
     except Exception as error:  # the HTTP client's own classes differ between versions of huggingface_hub
         return in_brief(error)
     return None
+
+
+def is_damaged(file: Path) -> bool:
+    """Whether a file of the hub's cache is another than the hub's. The cache keeps a large file by its SHA-256."""
+    kept = file.resolve()
+    if kept.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", kept.name):
+        return False
+    with kept.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() != kept.name
 
 
 def why_not_downloaded(error: BaseException, encoder_id: str) -> str | None:

@@ -168,7 +168,10 @@ class Folder:
 
 @dataclass(frozen=True)
 class Port:
-    """Where a server would listen. setting: the one that names it. problem: why it cannot; None if it can. is_taken: because somebody does."""
+    """Where a server would listen.
+
+    setting: the one that names it. problem: why it cannot; None if it can. is_taken: because somebody does.
+    """
 
     setting: str
     host: str

@@ -72,6 +72,23 @@ def test_a_repository_is_fetched_once_and_then_needs_no_network(
     assert pull("--check", "hf:house/clip", capsys=capsys)[:2] == (0, [found])
 
 
+def test_a_damaged_file_is_told_and_fetched_again(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hub.serving(monkeypatch, tmp_path, {"house/clip": clip}):
+        _, (whole,), _ = pull("hf:house/clip", capsys=capsys)
+        file = Path(whole["where"]).resolve()
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # it loads
+        status, (found,), told = pull("hf:house/clip", capsys=capsys)
+        assert (status, found) == (0, whole)
+        assert "is damaged" in told
+        file.write_bytes(b"a page of a proxy")
+        status, (found,), _ = pull("--check", "hf:house/clip", capsys=capsys)
+        assert status == 1
+        assert f"{file} is damaged" in found["error"]
+
+
 def test_timm_and_open_clip_fetch_from_it_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
