@@ -181,7 +181,8 @@ def _pictures(formats: Sequence[Format]) -> Iterator[Row]:
     )
     for each in formats:
         if each.library is None:
-            yield "not read", each.name + (f": {_install(each.extra)}" if each.extra else "")
+            advice = each.problem or (_install(each.extra) if each.extra else None)
+            yield "not read", f"{each.name}: {advice}" if advice else each.name
 
 
 def _extras(software: Software) -> Iterator[Row]:

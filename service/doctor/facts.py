@@ -186,11 +186,16 @@ TURBO = "libjpeg-turbo"
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of picture. library: what reads it, with its version; None if nothing does. extra: what would bring it."""
+    """A kind of picture.
+
+    library: what reads it, with its version; None if nothing does. extra: what would bring it. problem: why what was
+    brought does not work.
+    """
 
     name: str
     library: str | None
     extra: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)

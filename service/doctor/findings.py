@@ -288,7 +288,9 @@ def _pictures(facts: Facts) -> Findings:
     if isinstance(facts.pictures, Unknown):
         return
     for each in facts.pictures:
-        if each.library is None and each.extra is None:
+        if each.problem is not None:
+            yield _wrong(f"{each.name} is not read: {each.problem}.", "Install that package again, or take it out.")
+        elif each.library is None and each.extra is None:
             yield (_wrong if each.name in ("JPEG", "PNG") else _note)(
                 f"This Pillow reads no {each.name}.",
                 "Install Pillow's own wheel: pip install --force-reinstall --only-binary :all: pillow",

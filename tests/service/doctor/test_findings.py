@@ -103,6 +103,10 @@ TROUBLES: dict[str, tuple[Facts, Severity, str, str]] = {
     "a slow decoder": (machine(pictures=(Format("JPEG", "jpg 9.0"),)), NOTE, "without libjpeg-turbo", "wheel"),
     "no decoder": (machine(pictures=(Format("JPEG", None),)), WRONG, "reads no JPEG", "wheel"),
     "no decoder of a rare format": (machine(pictures=(Format("AVIF", None),)), NOTE, "reads no AVIF", "wheel"),
+    "a broken plug-in": (
+        machine(pictures=(Format("HEIC", None, "heif", "pillow_heif is broken: no libheif"),)),
+        WRONG, "HEIC is not read: pillow_heif is broken: no libheif", "again",
+    ),
     "a taken port": (
         machine(ports=(Port("port", "127.0.0.1", 8000, "in use", is_taken=True),)), NOTE, "8000", "--port N",
     ),

@@ -9,7 +9,7 @@ import huggingface_hub.constants as constants
 import numpy as np
 import pytest
 
-from encoders.images.decode import FORMATS
+from encoders.images.decode import FORMATS, PLUGINS, Plugin
 from service.doctor import caches, devices, environment, machine, pictures, software
 from service.doctor.facts import Asked, Choice, Unknown, looked
 from service.doctor.self_test import APART, COSINES, read_formats, try_encoder
@@ -136,6 +136,15 @@ def test_looking_at_the_settings_makes_no_folder_of_the_cache(tmp_path: Path, mo
         monkeypatch.setenv(f"VISIONTOWER_{name}", value)
     devices.choice()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_cannot_be_imported_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pillow_lame.py").write_text("raise ImportError('liblame.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(PLUGINS, "LAME", Plugin("pillow_lame", "", "LAME", "lame"))
+    found = pictures.pictures()[-1]
+    assert (found.name, found.library) == ("LAME", None)
+    assert found.problem == "pillow_lame is broken: ImportError: liblame.so: no such file"
 
 
 def test_every_format_is_named_with_what_reads_it() -> None:
