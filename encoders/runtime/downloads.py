@@ -21,7 +21,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from encoders.contract.errors import in_brief
+from encoders.contract.errors import in_brief, without_users
 
 # It warns of each of its five tries a file, which the error at their end says once.
 logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
@@ -67,7 +67,7 @@ def why_not_downloaded(error: BaseException, encoder_id: str) -> str | None:
     """What kept a library from a file of the encoder, and what to do; None if the error is of another kind."""
     chain = list(_chain(error))
     url = next((found[0] for each in chain if (found := re.search(r"https?://[^\s'\"<>]+", str(each)))), None)
-    what = url.rstrip(".,:;") if url else "a file"
+    what = without_users(url.rstrip(".,:;")) if url else "a file"
     elsewhere = f"`visiontower pull {encoder_id}` fetches it where there is a network. HF_HOME can be copied."
     for each in chain:
         match each:

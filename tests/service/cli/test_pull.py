@@ -11,6 +11,7 @@ import huggingface_hub.constants as constants
 import pytest
 import timm
 import torch
+from huggingface_hub.errors import LocalEntryNotFoundError
 
 import encoders
 from encoders.adapters import demo
@@ -206,6 +207,16 @@ def test_a_disk_that_takes_no_file_is_told(error: OSError, said: str) -> None:
     told.__context__ = error
     with pytest.raises(WeightsNotHere, match=said), fitting("openclip:RN50@openai", "openai"):
         raise told
+
+
+def test_the_password_of_a_mirror_is_not_told() -> None:
+    missing = LocalEntryNotFoundError("no https://me:hush@mirror.example/house/a/config.json")
+    missing.__context__ = OSError("proxy http://me:hush@proxy:3128 does not answer")
+    with pytest.raises(WeightsNotHere) as raised, fitting("hf:a", "a"):
+        raise missing
+    assert "https://mirror.example/house/a/config.json" in str(raised.value)
+    assert "http://proxy:3128" in str(raised.value)
+    assert "hush" not in str(raised.value)
 
 
 def test_an_error_of_another_kind_stays_one() -> None:
