@@ -15,6 +15,7 @@ from urllib.error import URLError
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
@@ -83,7 +84,7 @@ def why_not_downloaded(error: BaseException, encoder_id: str) -> str | None:
                 return f"the disk is full. Make room, or set HF_HOME to another folder than {constants.HF_HOME}."
             case OSError(errno=errno.EROFS | errno.EACCES):
                 return f"{each.filename} cannot be written ({each.strerror}). Set HF_HOME to a folder that can."
-    if any(isinstance(each, LocalEntryNotFoundError | URLError) for each in chain):
+    if any(isinstance(each, LocalEntryNotFoundError | URLError) or _is_of_the_server(each) for each in chain):
         return f"{what} is missing, and cannot be downloaded ({in_brief(chain[-1])}). {elsewhere}"
     return None
 
@@ -101,6 +102,13 @@ class _Refusing(urllib.request.BaseHandler):
         raise _Forbidden(f"{request.full_url} was not opened")
 
     https_open = http_open
+
+
+def _is_of_the_server(error: BaseException) -> bool:
+    """Whether the hub could not answer, or not so many requests."""
+    return isinstance(error, HfHubHTTPError) and (
+        error.response.status_code >= 500 or error.response.status_code == 429
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

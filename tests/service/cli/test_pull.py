@@ -11,7 +11,8 @@ import huggingface_hub.constants as constants
 import pytest
 import timm
 import torch
-from huggingface_hub.errors import LocalEntryNotFoundError
+from httpx import Request, Response
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 import encoders
 from encoders.adapters import demo
@@ -200,9 +201,13 @@ def test_offline_no_url_is_opened() -> None:
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/models/a"), "the disk is full. Make room"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "/models/a"), "/models/a cannot be written"),
+        (
+            HfHubHTTPError("500 for url https://a/b", response=Response(500, request=Request("GET", "https://a/b"))),
+            "https://a/b is missing, and cannot be downloaded",
+        ),
     ],
 )
-def test_a_disk_that_takes_no_file_is_told(error: OSError, said: str) -> None:
+def test_a_file_that_cannot_be_had_or_kept_is_told(error: OSError, said: str) -> None:
     told = FileNotFoundError("Failed to download")  # open_clip's
     told.__context__ = error
     with pytest.raises(WeightsNotHere, match=said), fitting("openclip:RN50@openai", "openai"):
