@@ -110,7 +110,7 @@ class Engine:
             metrics=self.metrics,
             clock=clock,
             lanes=lanes,
-            patience=Patience(enough=lanes.enough) if self.memory.device == "cpu" else None,
+            patience=Patience() if self.memory.device == "cpu" else None,
         )
         self._watchdog = Watchdog(self.threads, limits, clock=clock)
         self.planner = Planner(
