@@ -43,7 +43,10 @@ STEPS = {
     "engine": ("service.engine.engine:Engine.embed",),
     "image": ("service.engine.images:Images.encode",),
     "price": ("service.engine.images:Images._price",),
-    "to a decoding thread": ("service.engine.decoding:Decoding.submit", "service.scheduling.device_threads:DeviceThreads.expect"),
+    "to a decoding thread": (
+        "service.engine.decoding:Decoding.submit",
+        "service.scheduling.device_threads:DeviceThreads.expect",
+    ),
     "decode": ("encoders.images.decode:decode",),
     "preprocess": ("encoders.runtime.torch_encoder:TorchEncoder.preprocess",),
     "into the queue": ("service.scheduling.device_threads:DeviceThreads.settle",),
