@@ -39,7 +39,7 @@ STEPS = {
     "metrics": ("service.telemetry.metrics:Metrics.request", "service.telemetry.metrics:Metrics.answered"),
     "exchange": ("service.http.exchange:Dispatch.__call__",),
     "body": ("service.http.exchange:Exchange._incoming",),
-    "options": ("service.http.protocols.native.requests:parse", "service.http.protocols.native.requests:read"),
+    "options": tuple(f"service.http.protocols.native.requests:{name}" for name in ("parse", "read", "choose")),
     "engine": ("service.engine.engine:Engine.embed",),
     "image": ("service.engine.images:Images.encode",),
     "price": ("service.engine.images:Images._price",),
@@ -55,7 +55,10 @@ STEPS = {
     "batch, before and after": ("service.scheduling.device_threads:DeviceThreads._run",),
     "rows to the event loop": ("service.scheduling.device_threads:_deliver",),
     "row as asked": ("service.engine.engine:embeddings",),
-    "write": ("service.http.protocols.native.answers:written", "service.http.protocols.native.answers:server_timing"),
+    "write": tuple(
+        f"service.http.protocols.native.answers:{name}"
+        for name in ("_entries", "timing_ms", "server_timing", "written")
+    ),
 }
 """Functions by step."""
 
