@@ -15,7 +15,7 @@ from fastapi import FastAPI
 from opentelemetry.trace import TracerProvider
 from pydantic_settings import SettingsError
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import ASGIApp
 
 from service.access.gate import Gate
 from service.engine.backend import Backend
@@ -98,6 +98,8 @@ def create_app(
         ),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
+        # Nor does it look for OpenTelemetry's providers at each request: traces are ours (middleware/traced.py).
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.siblings = siblings
     app.state.metrics = metrics
@@ -118,16 +120,6 @@ class _App(FastAPI):
         self._readers = readers
         self._exchanges: list[Exchange] = []
         self._protocols: list[Protocol] = []
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As Starlette's. FastAPI's own looks for OpenTelemetry's providers at each request: traces are Traced's."""
-        if scope["type"] != "http":
-            await super().__call__(scope, receive, send)
-            return
-        scope["app"] = self
-        if self.middleware_stack is None:
-            self.middleware_stack = self.build_middleware_stack()
-        await self.middleware_stack(scope, receive, send)
 
     def add_protocol(self, protocol: Protocol) -> None:
         """Add its routes, to FastAPI's table too: for the schema, and for whoever asks for them by another method."""

@@ -137,7 +137,7 @@ class Exchange:
                     trace = TRACE.get()
                     with trace.stage("body") if trace else UNTRACED:
                         incoming = await self._incoming(request, engine, holds)
-                    watch.body_has_come()
+                    watch.has_body = True
                     work = self._run(request, engine, incoming, holds, deadline)
                     del incoming
                     return await work
@@ -384,15 +384,11 @@ class _Watch:
         self._request = request
         self._limit = limit
         self._timeout_s = timeout_s
-        self._has_body = self._is_late = self._is_over = False
+        self.has_body = False
+        """Whether the body has come, so that only the client's leaving is received from now on."""
+        self._is_over = False
         self._leaving: asyncio.Task[None] | None = None
         self._timer = asyncio.get_running_loop().call_later(_UNWATCHED_S, self._begin)
-
-    def body_has_come(self) -> None:
-        """From now on only the client's leaving is received."""
-        self._has_body = True
-        if self._is_late:
-            self._look()
 
     def end(self) -> None:
         """The request is over."""
@@ -402,13 +398,12 @@ class _Watch:
             self._leaving.cancel()
 
     def _begin(self) -> None:
-        self._is_late = True
-        if self._timeout_s > _UNWATCHED_S:
-            self._limit.reschedule(asyncio.get_running_loop().time() + self._timeout_s - _UNWATCHED_S)
-        if self._has_body:
-            self._look()
-
-    def _look(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._limit.when() is None:
+            self._limit.reschedule(loop.time() + self._timeout_s - _UNWATCHED_S)
+        if not self.has_body:
+            self._timer = loop.call_later(_UNWATCHED_S, self._begin)
+            return
         self._leaving = asyncio.create_task(_left(self._request))
         self._leaving.add_done_callback(self._on_left)
 
