@@ -12,7 +12,6 @@ from typing import Any
 import service.engine.engine
 from service.cli.main import main
 from service.memory.shape import Shape
-from service.scheduling.limits import Limit
 from service.scheduling.patience import Patience
 
 
@@ -24,9 +23,9 @@ class FixedWait(Patience):
         self._wait_s = wait_s
         self._full = full
 
-    def wait_s(self, shape: Shape, *, waiting: int, limit: Limit, since: float, now: float) -> float:
+    def wait_s(self, shape: Shape, *, waiting: int, enough: int, forward_s: float, since: float, now: float) -> float:
         """As Patience.wait_s."""
-        return 0.0 if waiting >= min(self._full, limit.ceiling) else max(0.0, since + self._wait_s - now)
+        return 0.0 if waiting >= self._full else max(0.0, since + self._wait_s - now)
 
 
 if __name__ == "__main__":

@@ -169,7 +169,7 @@ class UnknownModel(VisiontowerError):
     def __init__(self, model: str, *, served: Sequence[str]) -> None:
         hint = did_you_mean(model, served)
         super().__init__(
-            f"'{shown(model)}' is not served here.{hint} Served: {', '.join(served)}.",
+            f"'{shown(model)}' is not served here.{hint} Served: {', '.join(served) or 'none'}.",
             model=shown(model),
             served=list(served),
         )

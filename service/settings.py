@@ -37,7 +37,11 @@ KeylessName: TypeAlias = Literal["openai", "open-inference", "cohere", "immich"]
 
 
 def _bytes(value: object) -> object:
-    return parse_bytes(value) if isinstance(value, str) and value != "auto" else value
+    return parse_bytes(value) if isinstance(value, str) else value
+
+
+def _bytes_or_auto(value: object) -> object:
+    return value if value == "auto" else _bytes(value)
 
 
 class Settings(BaseSettings):
@@ -80,7 +84,7 @@ class Settings(BaseSettings):
         "vectors at native size; PyTorch runs everything else. It needs the extra of that name, and some seconds for "
         "each encoder at start.",
     )
-    vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
+    vram_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes_or_auto)] = Field(
         default="auto",
         description="Device memory for everything, such as 6GiB; forwards are planned to stay within it. "
         "auto takes vram_share of what is free at start.",
@@ -88,7 +92,7 @@ class Settings(BaseSettings):
     vram_share: float = Field(
         default=0.8, gt=0, le=1, description="Share of the memory free at start, for vram_budget auto."
     )
-    memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes)] = Field(
+    memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes_or_auto)] = Field(
         default="auto",
         description="Host memory that requests may hold together, such as 2GiB: bodies, pictures being decoded, texts, "
         "answers. Encoders and forwards are not in it. auto takes an eighth of what is free at start, from 256 MiB to "
@@ -279,9 +283,15 @@ class Settings(BaseSettings):
         """The path that OTLP has by default is added to a URL that has none."""
         if not value:
             return value
-        parts = urlsplit(value)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"'{value}' is no URL of a collector: use http://HOST:4318/v1/traces")
+        try:
+            parts = urlsplit(value)
+            is_url = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:
+            is_url = False
+        if not is_url:
+            raise ValueError("it is no URL of a collector: use http://HOST:4318/v1/traces")
+        if "@" in parts.netloc or parts.query:  # the log names the URL
+            raise ValueError("a secret has no place in it: OTEL_EXPORTER_OTLP_HEADERS takes authorization=...")
         try:
             import opentelemetry.exporter.otlp.proto.http
             import opentelemetry.sdk.trace  # noqa: F401  # the first does not import it
@@ -353,6 +363,10 @@ class Settings(BaseSettings):
             raise ValueError(f"queue_texts ({self.queue_texts}) must be at least max_texts ({self.max_texts})")
         if self.cache_dir is not None and not self.cache:
             raise ValueError("cache_dir is there beside a cache in memory: set cache too, for example to 256MiB")
+        if self.cache_dir is None and "cache_disk" in self.model_fields_set:
+            raise ValueError("cache_disk keeps nothing without a folder: set cache_dir too")
+        if self.keys_usage is not None and not self.has_keys:
+            raise ValueError("keys_usage is there and no access key is: set keys_file or keys too")
         _ = self.label_sets  # read now
         if self.has_keys:
             KeyRing(self.keys, self.keys_file)  # reads them

@@ -27,7 +27,7 @@ def parse_bytes(text: str | int) -> int:
     number, letter, rest = found.groups()
     base = 1000 if (rest or "").lower() == "b" else 1024
     power = 1 + "kmgt".index(letter.lower()) if letter else 0
-    return round(float(number) * float(base**power))
+    return round(Decimal(number) * Decimal(base) ** power)
 
 
 def show_bytes(count: int) -> str:

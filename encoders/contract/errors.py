@@ -24,21 +24,28 @@ import re
 from collections.abc import Sequence
 
 _CONTROL = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x1f\x7f-\x9f]+")
+_USER = re.compile(r"(?<=://)[^/\s@]*@")
 _LONGEST = 300
 
 
 def in_brief(error: BaseException) -> str:
     """What the error of a foreign library says, to stand in a sentence of ours.
 
-    One line of at most 300 characters without colour codes and control characters; with its class if it says nothing.
+    One line of at most 300 characters without colour codes, control characters and the users of URLs; with its class if
+    it says nothing.
     """
     try:
-        said = " ".join(_CONTROL.sub(" ", str(error)).split())
+        said = without_users(" ".join(_CONTROL.sub(" ", str(error)).split()))
     except Exception:  # its own fault
         said = ""
     if not said or isinstance(error, KeyError):  # which says the key alone
         said = f"{type(error).__name__} {said}".strip()
     return said if len(said) <= _LONGEST else f"{said[: _LONGEST - 3].rstrip()}..."
+
+
+def without_users(text: str) -> str:
+    """A text of which no URL names a user, with whom the password would be (of a proxy, of a mirror)."""
+    return _USER.sub("", text)
 
 
 class VisiontowerError(Exception):

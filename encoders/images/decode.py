@@ -57,7 +57,7 @@ class Plugin:
     extra: str
 
     def load(self) -> None:
-        """Raises NotAnImage if it is not installed."""
+        """Raises NotAnImage if it is not installed, or cannot be imported."""
         try:
             module = importlib.import_module(self.package)
         except ImportError as error:

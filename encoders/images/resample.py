@@ -23,8 +23,11 @@ def resize(image: Image.Image, size: ImageSize, resample: Image.Resampling) -> P
     if resample not in _MODES:
         return resize_exactly(image, size, resample)
     # Channels last, also by its strides: then so is the result, and nothing is left for torch to turn round. That
-    # would wake its threads, and they fight with the forward's.
-    pixels = torch.from_numpy(array_of(image)).unsqueeze(0).permute(0, 3, 1, 2)
-    resized = F.interpolate(pixels, size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False)
-    resized_pixels: Pixels = resized[0].permute(1, 2, 0).numpy()
+    # would wake its threads, and they fight with the forward's. NumPy turns the axes, as each of torch's calls lets go
+    # of the interpreter, and a busy one takes long to come back.
+    pixels = array_of(image).reshape(1, image.height, image.width, 3).transpose(0, 3, 1, 2)
+    resized = F.interpolate(
+        torch.from_numpy(pixels), size=tuple(size), mode=_MODES[resample], antialias=True, align_corners=False
+    )
+    resized_pixels: Pixels = resized.numpy()[0].transpose(1, 2, 0)
     return resized_pixels

@@ -98,7 +98,7 @@ def _groups(cgroup: Path, membership: Path, controller: str | None) -> Iterator[
 def _memberships(membership: Path) -> Iterator[tuple[str, str]]:
     """(controllers, path) of each tree."""
     try:
-        lines = membership.read_text().splitlines()
+        lines = os.fsdecode(membership.read_bytes()).splitlines()  # a group's name is any bytes
     except OSError:  # no Linux
         return
     for line in lines:

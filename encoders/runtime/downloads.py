@@ -4,22 +4,25 @@ They download from the Hugging Face hub, by huggingface_hub, and a few weights f
 """
 
 import errno
+import hashlib
 import logging
 import re
 import urllib.request
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.error import URLError
 
 from huggingface_hub import constants, get_session
 from huggingface_hub.errors import (
     GatedRepoError,
+    HfHubHTTPError,
     LocalEntryNotFoundError,
     OfflineModeIsEnabled,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
 
-from encoders.contract.errors import in_brief
+from encoders.contract.errors import in_brief, without_users
 
 # It warns of each of its five tries a file, which the error at their end says once.
 logging.getLogger("huggingface_hub.utils._http").setLevel(logging.ERROR)
@@ -52,11 +55,20 @@ def hub_fault() -> str | None:
     return None
 
 
+def is_damaged(file: Path) -> bool:
+    """Whether a file of the hub's cache is another than the hub's. The cache keeps a large file by its SHA-256."""
+    kept = file.resolve()
+    if kept.parent.name != "blobs" or not re.fullmatch("[0-9a-f]{64}", kept.name):
+        return False
+    with kept.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest() != kept.name
+
+
 def why_not_downloaded(error: BaseException, encoder_id: str) -> str | None:
     """What kept a library from a file of the encoder, and what to do; None if the error is of another kind."""
     chain = list(_chain(error))
     url = next((found[0] for each in chain if (found := re.search(r"https?://[^\s'\"<>]+", str(each)))), None)
-    what = url.rstrip(".,:;") if url else "a file"
+    what = without_users(url.rstrip(".,:;")) if url else "a file"
     elsewhere = f"`visiontower pull {encoder_id}` fetches it where there is a network. HF_HOME can be copied."
     for each in chain:
         match each:
@@ -72,7 +84,7 @@ def why_not_downloaded(error: BaseException, encoder_id: str) -> str | None:
                 return f"the disk is full. Make room, or set HF_HOME to another folder than {constants.HF_HOME}."
             case OSError(errno=errno.EROFS | errno.EACCES):
                 return f"{each.filename} cannot be written ({each.strerror}). Set HF_HOME to a folder that can."
-    if any(isinstance(each, LocalEntryNotFoundError | URLError) for each in chain):
+    if any(isinstance(each, LocalEntryNotFoundError | URLError) or _is_of_the_server(each) for each in chain):
         return f"{what} is missing, and cannot be downloaded ({in_brief(chain[-1])}). {elsewhere}"
     return None
 
@@ -90,6 +102,13 @@ class _Refusing(urllib.request.BaseHandler):
         raise _Forbidden(f"{request.full_url} was not opened")
 
     https_open = http_open
+
+
+def _is_of_the_server(error: BaseException) -> bool:
+    """Whether the hub could not answer, or not so many requests."""
+    return isinstance(error, HfHubHTTPError) and (
+        error.response.status_code >= 500 or error.response.status_code == 429
+    )
 
 
 def _chain(error: BaseException | None) -> Iterator[BaseException]:

@@ -1,13 +1,12 @@
 """Changes the file of keys while servers read it: it is replaced in one step, and nobody else's change is lost."""
 
 import os
-import tomllib
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
-from service.access.keys import MOST_FILE_BYTES, Key, Keys, read_keys, written
+from service.access.keys import MOST_FILE_BYTES, Key, Keys, content_of, read_keys, tables_of, written
 
 _OWN_ALONE = 0o600
 
@@ -24,7 +23,7 @@ def add_key(path: Path, key: Key) -> None:
 def remove_key(path: Path, name: str) -> None:
     """Take its table away; the rest stays as it is, remarks too. Raises ValueError if there is no such key."""
     with _changing(path) as (text, lines):
-        left = tomllib.loads(text)
+        left = tables_of(text)
         if left.pop(name, None) is None:
             raise ValueError(f"{path} has no key '{name}'. It has {', '.join(left) or 'none'}")
         heads = [place for place, line in enumerate(lines) if line.lstrip().startswith("[")] + [len(lines)]
@@ -36,7 +35,7 @@ def remove_key(path: Path, name: str) -> None:
                 while head < len(lines) and not lines[head].strip():
                     del lines[head]
                 break
-        if tomllib.loads("".join(lines)) != left:
+        if tables_of("".join(lines)) != left:
             raise ValueError(f"'{name}' is written in an unusual way: remove it from {path} by hand")
 
 
@@ -74,13 +73,12 @@ def _changing(path: Path) -> Iterator[tuple[str, list[str]]]:
 
 def _text(path: Path) -> str:
     """Raises ValueError."""
-    try:
-        return path.read_text("utf-8")
-    except FileNotFoundError:
+    if not path.exists():
         return ""
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8"
-        raise ValueError(f"{path} cannot be read: {reason}") from error
+    try:
+        return content_of(path).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: it is not UTF-8") from error
 
 
 def _take_after(new: Path, old: Path) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from service.access.keys import Keys, key_of_entry, read_file
+from service.access.keys import Keys, content_of, key_of_entry, read_file
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 1.0
@@ -21,7 +21,7 @@ class KeyRing:
         self._entries = [key_of_entry(entry) for entry in entries]
         self._path = path
         self._clock = clock
-        self._signature = self._look()
+        self._found = self._look()
         self._due = clock() + _LOOK_S
         self._keys = self._read()
         if not self._keys.by_name:
@@ -29,15 +29,15 @@ class KeyRing:
 
     @property
     def keys(self) -> Keys:
-        """Those of now: the file is looked at once a second, and read if it is another or has changed.
+        """Those of now: the file is looked at once a second, and its keys are others if its content is.
 
         If it cannot be read, the keys stay as they were, and the log says so once.
         """
         if self._path is not None and (now := self._clock()) >= self._due:
             self._due = now + _LOOK_S
-            signature = self._look()
-            if signature != self._signature:
-                self._signature = signature
+            found = self._look()
+            if found != self._found:
+                self._found = found
                 try:
                     self._keys = self._read()
                     _log.info("%s has been read again: %d keys", self._path, len(self._keys.by_name))
@@ -48,12 +48,12 @@ class KeyRing:
     def _read(self) -> Keys:
         return Keys([*self._entries, *([] if self._path is None else read_file(self._path))])
 
-    def _look(self) -> tuple[int, int, int, int] | None:
-        """What changes with the file's content. A mounted secret of Kubernetes changes as a link: it is followed."""
-        if self._path is None:
-            return None
+    def _look(self) -> bytes | str:
+        """The file's content, or why it cannot be read.
+
+        Its time and size do not tell of every change: a copy may keep the time, and a clock may be set back.
+        """
         try:
-            found = self._path.stat()
-        except OSError:
-            return None
-        return found.st_dev, found.st_ino, found.st_mtime_ns, found.st_size
+            return b"" if self._path is None else content_of(self._path)
+        except ValueError as error:
+            return str(error)

@@ -123,23 +123,31 @@ def entry_of(key: Key) -> str:
 
 def read_file(path: Path) -> list[Key]:
     """The keys of a TOML file. Raises ValueError, which names the file and what is wrong in it."""
-    try:
-        with path.open("rb") as file:
-            content = file.read(MOST_FILE_BYTES + 1)
-    except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
-    if len(content) > MOST_FILE_BYTES:
-        raise ValueError(f"{path} is no file of keys: it has over {MOST_FILE_BYTES:,} bytes")
+    content = content_of(path)
     try:
         return read_keys(content.decode())
     except ValueError as error:  # of Unicode and of TOML too
         raise ValueError(f"{path}: {error}") from error
 
 
+def content_of(path: Path) -> bytes:
+    """Of a file of keys. Raises ValueError, which names the file."""
+    try:
+        if path.is_fifo():  # who opens one waits, perhaps for ever
+            raise ValueError(f"{path} is a pipe: the keys are read from a file, again and again")
+        with path.open("rb") as file:
+            content = file.read(MOST_FILE_BYTES + 1)
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    if len(content) > MOST_FILE_BYTES:
+        raise ValueError(f"{path} is no file of keys: it has over {MOST_FILE_BYTES:,} bytes")
+    return content
+
+
 def read_keys(text: str) -> list[Key]:
     """A table a key. Raises ValueError."""
     keys = []
-    for name, table in tomllib.loads(text).items():
+    for name, table in tables_of(text).items():
         if not isinstance(table, dict):
             raise ValueError(f"'{name}' stands outside of a table: a key is [NAME] and its fields below")
         try:
@@ -147,6 +155,14 @@ def read_keys(text: str) -> list[Key]:
         except ValueError as error:
             raise ValueError(f"[{shown(name)}] {error}") from error
     return keys
+
+
+def tables_of(text: str) -> dict[str, object]:
+    """Of TOML. Raises ValueError."""
+    try:
+        return tomllib.loads(text)
+    except RecursionError as error:
+        raise ValueError("it is nested too deeply") from error
 
 
 def written(key: Key) -> str:

@@ -77,7 +77,7 @@ def _groups(facts: Facts) -> Iterator[tuple[str, Iterable[Row]]]:
             *_rows("open files", facts.files, _files),
             *_rows("shared memory", facts.shared_memory, _one("shared memory")),
             *_rows("temporary", facts.temporary, _one("temporary")),
-            *_rows("port", facts.port, _port),
+            *_rows("port", facts.ports, _ports),
         ],
     )
     yield "pictures", _rows("formats", facts.pictures, _pictures)
@@ -164,8 +164,10 @@ def _folder(folder: Folder) -> str:
     return f"{folder.path}: {held if folder.exists else 'not there yet, '}{show_bytes(folder.free)} free{trouble}"
 
 
-def _port(port: Port) -> Iterator[Row]:
-    yield "port", f"{port.host}:{port.number} {'is free' if port.problem is None else port.problem}"
+def _ports(ports: Sequence[Port]) -> Iterator[Row]:
+    for port in ports:
+        told = f"{port.host}:{port.number} {'is free' if port.problem is None else port.problem}"
+        yield port.setting.replace("_", " "), told
 
 
 def _pictures(formats: Sequence[Format]) -> Iterator[Row]:
@@ -179,7 +181,8 @@ def _pictures(formats: Sequence[Format]) -> Iterator[Row]:
     )
     for each in formats:
         if each.library is None:
-            yield "not read", each.name + (f": {_install(each.extra)}" if each.extra else "")
+            advice = each.problem or (_install(each.extra) if each.extra else None)
+            yield "not read", f"{each.name}: {advice}" if advice else each.name
 
 
 def _extras(software: Software) -> Iterator[Row]:

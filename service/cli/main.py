@@ -4,6 +4,7 @@ Exit status: 0 done, 1 done but some files failed, 2 not done and why, 130 inter
 """
 
 import argparse
+import errno
 import logging
 import sys
 from collections.abc import Sequence
@@ -43,6 +44,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     logging.getLogger("service").addHandler(logging.NullHandler())  # a command tells a failure as one line
     try:
         status: int = arguments.run(arguments)
+        if sys.stdout is not None:  # it was closed
+            sys.stdout.flush()
     except (VisiontowerError, BulkError, ClusterError, ArgumentError, SettingsError) as error:
         return _failed(arguments.command, str(error))
     except ValidationError as error:
@@ -54,6 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     except BrokenPipeError:  # `visiontower models --scheme timm | head`
         sys.stdout = None  # nothing is left to flush it into
         return 0
+    except OSError as error:
+        if error.errno != errno.ENOSPC:
+            raise
+        sys.stdout = None
+        return _failed(arguments.command, str(error))
     return status
 
 

@@ -2,6 +2,7 @@
 
 import argparse
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,8 @@ if TYPE_CHECKING:
 _HELP = """\
 Fetch the weights of encoders ahead of a start, and check them. Each encoder is
 loaded once on the CPU, alone: every tensor must fit, and a forward of each half
-must give finite numbers.
+must give finite numbers. A file of the hub must have the hub's SHA-256; one
+that has not is fetched again.
 
   visiontower pull openclip:ViT-L-14-336@openai
   visiontower pull hf:facebook/dinov2-base timm:resnet50.a1_in1k --json
@@ -74,7 +76,7 @@ def run(arguments: argparse.Namespace) -> int:
     found = []
     for encoder_id in ids:
         say(f"{encoder_id}: checking" if arguments.check else f"{encoder_id}: fetching what is missing, then checking")
-        pulled = _pulled(str(encoder_id))
+        pulled = _pulled(str(encoder_id), mends=not arguments.check)
         found.append(pulled)
         if pulled.error:
             say(pulled.error)
@@ -102,19 +104,39 @@ def _may_be_remote(encoder_id: "EncoderId") -> bool:
     return not (local or Path(encoder_id.name).exists() or Path(encoder_id.weights or "").is_file())
 
 
-def _pulled(encoder_id: str) -> Pulled:
-    """Loads it, which fetches what is missing: each library fetches as it loads. It is let go of at the end."""
+def _pulled(encoder_id: str, *, mends: bool) -> Pulled:
+    """Loads it, which fetches what is missing: each library fetches as it loads. It is let go of at the end.
+
+    mends: whether a damaged file is fetched again.
+    """
     import encoders
     from encoders.adapters.registry import weights_files
-    from encoders.contract.errors import VisiontowerError
+    from encoders.contract.errors import VisiontowerError, WeightsNotHere
+    from encoders.runtime.downloads import is_damaged
     from service.scheduling.resident import Resident
 
+    error = None
+    files: Sequence[Path] = ()
     try:
         encoder = encoders.load(encoder_id)
         Resident(encoder).try_out()
+    except WeightsNotHere as missing:
+        return Pulled(encoder_id, error=str(missing))
+    except VisiontowerError as failed:
+        error = str(failed)
+    with suppress(VisiontowerError):
         files = weights_files(encoder_id)
-    except VisiontowerError as error:
-        return Pulled(encoder_id, error=str(error))
+    if damaged := [file.resolve() for file in files if is_damaged(file)]:
+        error = f"{', '.join(map(str, damaged))} is damaged: its SHA-256 is another than the hub's."
+        if mends:
+            say(f"{error} It is fetched again.")
+            with suppress(OSError):
+                for file in damaged:
+                    file.unlink()
+            return _pulled(encoder_id, mends=False)
+        error += f" `visiontower pull {encoder_id}` fetches it again."
+    if error:
+        return Pulled(encoder_id, error=error)
     return Pulled(
         encoder_id,
         bytes=sum(file.stat().st_size for file in files) if files else None,

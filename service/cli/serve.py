@@ -9,6 +9,7 @@ from service.cli.arguments import add_command, refuse_without_ray
 from service.cli.replicas import REPLICA_FLAGS, add_replicas, services_of
 from service.run.exits import end_at_once_on_signals
 from service.settings import Settings
+from service.telemetry.tracing import propagator
 
 _HELP = """\
 Serve encoders over HTTP. Without --model: the three demo encoders.
@@ -47,6 +48,7 @@ def add_settings(command: argparse.ArgumentParser) -> None:
 def run(arguments: argparse.Namespace) -> int:
     """Serve until a signal."""
     settings = settings_of(arguments)
+    propagator()  # FastAPI looks too, and raises what nobody understands
     if arguments.ray is not None:
         from service.run.ray.serving import serve as serve_on_ray
 

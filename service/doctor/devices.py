@@ -2,9 +2,14 @@
 
 import ctypes
 import platform
+from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 
+from pydantic_settings import SettingsError
+
 from service.doctor.facts import Card, Choice, Nvidia, Torch
+from service.doctor.machine import folder
 from service.settings import Settings
 
 BUS = Path("/sys/bus/pci/devices")
@@ -90,12 +95,18 @@ def _newest_cuda() -> tuple[int, int] | None:
 
 
 def choice() -> Choice:
-    """What a server would take. Imports torch. Raises SettingsError if this machine does not have what they ask for."""
+    """What a server would take. Imports torch; from now on this process downloads nothing.
+
+    Raises SettingsError if this machine does not have what they ask for, and EncoderIdError for ids of no encoder.
+    """
     from encoders.runtime.device import resolve
     from service.engine.decoding import automatic_threads
     from service.engine.engine import Engine
 
     settings = Settings()
+    _see_that_they_exist(settings.model)
+    if settings.cache_dir is not None and not folder(Path(settings.cache_dir)).is_writable:
+        raise SettingsError(f"cache_dir {settings.cache_dir} cannot be written to.")
     # Not started, so nothing is loaded; and without a cache, whose folder it would make.
     engine = Engine(settings.model_copy(update={"cache": 0}))
     placement = resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
@@ -109,3 +120,15 @@ def choice() -> Choice:
         requests=engine.account.limit,
         decoding_threads=automatic_threads() if threads == "auto" else threads,
     )
+
+
+def _see_that_they_exist(models: Sequence[str]) -> None:
+    """Whether their weights are here too, `visiontower pull --check` says."""
+    from encoders import blueprint
+    from encoders.contract.errors import WeightsNotHere
+    from encoders.runtime.downloads import go_offline
+
+    go_offline()
+    for model in models:
+        with suppress(WeightsNotHere):
+            blueprint(model)

@@ -19,12 +19,13 @@ _OTHERS = (
 """Variables of others that change what the service does; proxies in small letters too."""
 _SECRET = re.compile("KEY|TOKEN|SECRET|PASSWORD|CREDENTIAL", re.IGNORECASE)
 _USER = re.compile(r"//\S*@")
+_QUERY = re.compile(r"(://[^\s?]*)\?\S*")
 _PROXY_USER = re.compile(r"^(\w+://)?\S*@")  # its scheme may be left out
 HIDDEN = "(set)"
 
 
 def variables(environment: Mapping[str, str] = os.environ) -> Mapping[str, str]:
-    """Those that matter, by name. Of what may be a secret only that it is set; of an address not the user in it."""
+    """Those that matter, by name. Of what may be a secret only that it is set; of an address no user and no query."""
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     return {
         name: _shown(name, value, is_known=name.upper() in known or name.upper() in _OTHERS)
@@ -36,7 +37,8 @@ def variables(environment: Mapping[str, str] = os.environ) -> Mapping[str, str]:
 def _shown(name: str, value: str, *, is_known: bool) -> str:
     if not is_known or _SECRET.search(name):  # a misspelt name may hold anything
         return HIDDEN
-    return _PROXY_USER.sub(r"\1", value) if name.upper().endswith("_PROXY") else _USER.sub("//", value)
+    shown = _PROXY_USER.sub(r"\1", value) if name.upper().endswith("_PROXY") else _USER.sub("//", value)
+    return _QUERY.sub(r"\1", shown)
 
 
 class Refused(RuntimeError):
@@ -50,12 +52,15 @@ def asked() -> Asked:
     except SettingsError as error:
         raise Refused(str(error).partition(" Known: ")[0]) from error
     except ValidationError as error:
-        raise Refused("; ".join(f"{_variable(each['loc'])}{each['msg']}" for each in error.errors())) from error
+        raise Refused(
+            "; ".join(f"{_variable(each['loc'])}{each['msg'].removeprefix('Value error, ')}" for each in error.errors())
+        ) from error
     return Asked(
         models=settings.model,
         device=settings.device,
         host=settings.host,
         port=settings.port,
+        metrics_port=settings.metrics_port,
         processes=settings.processes,
         connections=settings.max_connections,
     )

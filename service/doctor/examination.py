@@ -33,6 +33,6 @@ def examine(*, runs_encoders: bool) -> Facts:
         temporary=looked(machine.temporary_folder),
         pictures=looked(pictures.pictures),
         caches=looked(caches.caches),
-        port=asked if isinstance(asked, Unknown) else looked(partial(machine.port, asked)),
+        ports=asked if isinstance(asked, Unknown) else looked(partial(machine.ports, asked)),
         checks=found.get(self_test, asked) if runs_encoders else None,
     )

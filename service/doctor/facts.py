@@ -168,8 +168,12 @@ class Folder:
 
 @dataclass(frozen=True)
 class Port:
-    """Where a server would listen. problem: why it cannot; None if it can. is_taken: because somebody does."""
+    """Where a server would listen.
 
+    setting: the one that names it. problem: why it cannot; None if it can. is_taken: because somebody does.
+    """
+
+    setting: str
     host: str
     number: int
     problem: str | None
@@ -182,11 +186,16 @@ TURBO = "libjpeg-turbo"
 
 @dataclass(frozen=True)
 class Format:
-    """A kind of picture. library: what reads it, with its version; None if nothing does. extra: what would bring it."""
+    """A kind of picture.
+
+    library: what reads it, with its version; None if nothing does. extra: what would bring it. problem: why what was
+    brought does not work.
+    """
 
     name: str
     library: str | None
     extra: str | None = None
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -197,6 +206,7 @@ class Asked:
     device: str
     host: str
     port: int
+    metrics_port: int | None
     processes: int
     connections: int
 
@@ -230,5 +240,5 @@ class Facts:
     temporary: Maybe[Folder]
     pictures: Maybe[tuple[Format, ...]]
     caches: Maybe[Mapping[str, Folder]]
-    port: Maybe[Port]
+    ports: Maybe[tuple[Port, ...]]
     checks: Maybe[tuple[Check, ...]] | None

@@ -94,7 +94,7 @@ def _settings(facts: Facts) -> Findings:
     elif isinstance(facts.choice, Unknown) and not isinstance(facts.torch, Unknown):
         yield _wrong(
             f"visiontower serve would not start: {facts.choice.could_not_tell}",
-            "Change VISIONTOWER_DEVICE, VISIONTOWER_RUNTIME or VISIONTOWER_LANES, or mend what they name.",
+            "Correct the VISIONTOWER_* variable that asks for it, or mend what it names: docs/settings.md has all.",
         )
 
 
@@ -288,7 +288,9 @@ def _pictures(facts: Facts) -> Findings:
     if isinstance(facts.pictures, Unknown):
         return
     for each in facts.pictures:
-        if each.library is None and each.extra is None:
+        if each.problem is not None:
+            yield _wrong(f"{each.name} is not read: {each.problem}.", "Install that package again, or take it out.")
+        elif each.library is None and each.extra is None:
             yield (_wrong if each.name in ("JPEG", "PNG") else _note)(
                 f"This Pillow reads no {each.name}.",
                 "Install Pillow's own wheel: pip install --force-reinstall --only-binary :all: pillow",
@@ -300,20 +302,19 @@ def _pictures(facts: Facts) -> Findings:
             )
 
 
-def _port(facts: Facts) -> Findings:
-    port = facts.port
-    if isinstance(port, Unknown) or port.problem is None:
-        return
-    if port.is_taken:
-        yield _note(
-            f"Port {port.number} of {port.host} is taken: another program listens, a visiontower perhaps.",
-            "visiontower serve --port N takes another.",
-        )
-    else:
-        yield _wrong(
-            f"visiontower serve could not listen on {port.host}:{port.number}: {port.problem}.",
-            "Choose another --host or --port.",
-        )
+def _ports(facts: Facts) -> Findings:
+    for port in () if isinstance(facts.ports, Unknown) else facts.ports:
+        flag = f"--{port.setting.replace('_', '-')}"
+        if port.is_taken:
+            yield _note(
+                f"Port {port.number} of {port.host} is taken: another program listens, a visiontower perhaps.",
+                f"visiontower serve {flag} N takes another.",
+            )
+        elif port.problem is not None:
+            yield _wrong(
+                f"visiontower serve could not listen on {port.host}:{port.number}: {port.problem}.",
+                f"Choose another --host or {flag}.",
+            )
 
 
 def _self_test(facts: Facts) -> Findings:
@@ -339,7 +340,7 @@ _RULES: tuple[Callable[[Facts], Findings], ...] = (
     _memory,
     _files,
     _folders,
-    _port,
+    _ports,
     _pictures,
     _clock,
     _cores,

@@ -48,7 +48,7 @@ def folder(path: Path, *, counts: bool = False) -> Folder:
     return Folder(
         path=str(path),
         exists=there == path,
-        is_writable=os.access(there, os.W_OK),
+        is_writable=there.is_dir() and os.access(there, os.W_OK),
         free=shutil.disk_usage(there).free,
         held=_bytes_in(path) if counts else None,
     )
@@ -65,16 +65,21 @@ def _bytes_in(path: Path) -> int:
     return held
 
 
-def port(asked: Asked) -> Port:
+def ports(asked: Asked) -> tuple[Port, ...]:
     """Whether a server could listen where the settings say. It is tried, for a moment."""
+    numbers = {"port": asked.port, "metrics_port": asked.metrics_port}
+    return tuple(_port(setting, asked.host, number) for setting, number in numbers.items() if number is not None)
+
+
+def _port(setting: str, host: str, number: int) -> Port:
     problem = None
     is_taken = False
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(asked.host, asked.port, type=socket.SOCK_STREAM)[0]
+        family, kind, protocol, _, address = socket.getaddrinfo(host, number, type=socket.SOCK_STREAM)[0]
         with socket.socket(family, kind, protocol) as tried:
             tried.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             tried.bind(address)
             tried.listen()
     except OSError as error:
         problem, is_taken = error.strerror or str(error), error.errno == errno.EADDRINUSE
-    return Port(asked.host, asked.port, problem, is_taken)
+    return Port(setting, host, number, problem, is_taken)

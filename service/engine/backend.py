@@ -13,7 +13,7 @@ from encoders.memory.device import Memory
 from encoders.memory.prediction import ALLOCATOR
 from service.engine.models import Load
 from service.memory.planner import MakeBlueprint
-from service.scheduling.lanes import Lanes
+from service.scheduling.lanes import BRIEF_S, Lanes
 from service.settings import Settings
 
 
@@ -56,7 +56,7 @@ def real_backend(settings: Settings) -> Backend:
     def lanes() -> Lanes:
         from encoders.runtime.device import take_cores
 
-        return Lanes(placement().lanes, take_cores=take_cores)
+        return Lanes(placement().lanes, take_cores=take_cores, brief_s=BRIEF_S)
 
     def load(model: str) -> Encoder:
         from encoders.runtime.device import take_cores

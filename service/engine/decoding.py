@@ -29,6 +29,11 @@ _LITTLE = 4 * 1024 * 1024
 """Bytes that a decode takes without asking the account: no more of them run than there are threads."""
 
 
+def is_little(price: Price) -> bool:
+    """Whether it is decoded on a thread, and without asking the account."""
+    return price.is_plain and price.nbytes <= _LITTLE
+
+
 def automatic_threads() -> int:
     """Threads that decode where the operator names no number.
 

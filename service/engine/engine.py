@@ -110,7 +110,7 @@ class Engine:
             metrics=self.metrics,
             clock=clock,
             lanes=lanes,
-            patience=Patience(enough=lanes.enough) if self.memory.device == "cpu" else None,
+            patience=Patience() if self.memory.device == "cpu" else None,
         )
         self._watchdog = Watchdog(self.threads, limits, clock=clock)
         self.planner = Planner(
@@ -218,22 +218,25 @@ class Engine:
         self._answer_pool.shutdown(wait=False)
 
     @overload
-    async def run(self, request: EmbedRequest) -> EmbedResult: ...
+    async def run(self, request: EmbedRequest, *, deadline: float | None = None) -> EmbedResult: ...
     @overload
-    async def run(self, request: SimilarityRequest) -> SimilarityResult: ...
+    async def run(self, request: SimilarityRequest, *, deadline: float | None = None) -> SimilarityResult: ...
     @overload
-    async def run(self, request: PlanRequest) -> PlanResult: ...
+    async def run(self, request: PlanRequest, *, deadline: float | None = None) -> PlanResult: ...
     @overload
-    async def run(self, request: ModelsRequest) -> ModelsResult: ...
+    async def run(self, request: ModelsRequest, *, deadline: float | None = None) -> ModelsResult: ...
     @overload
-    async def run(self, request: ReadyRequest) -> ReadyResult: ...
-    async def run(self, request: Request) -> Result:
-        """Answer any request. Raises the errors of the request's own method."""
+    async def run(self, request: ReadyRequest, *, deadline: float | None = None) -> ReadyResult: ...
+    async def run(self, request: Request, *, deadline: float | None = None) -> Result:
+        """Answer any request. Raises the errors of the request's own method.
+
+        deadline: on the clock, kept by the caller; None if the engine is to keep that of its setting.
+        """
         match request:
             case EmbedRequest():
-                return await self.embed(request)
+                return await self.embed(request, deadline=deadline)
             case SimilarityRequest():
-                return await self.similarity(request)
+                return await self.similarity(request, deadline=deadline)
             case PlanRequest():
                 return await self.plan(request)
             case ModelsRequest():
@@ -284,18 +287,22 @@ class Engine:
             self._numbers[asked] = known
         return known
 
-    async def embed(self, request: EmbedRequest) -> EmbedResult:
-        """Images -> tokens and pooled vectors, one item an image; texts -> vectors.
+    async def embed(self, request: EmbedRequest, *, deadline: float | None = None) -> EmbedResult:
+        """Images -> tokens and pooled vectors, one item an image; texts -> vectors. deadline: as of `run`.
 
         Raises RequestError, UnknownModel, LimitExceeded, Unavailable, DeadlineExceeded, ModelDoesNotFit, EncoderFailed.
         """
         if request.width is not None:
             request.require_width(self.models.specs[self.models.id_of(request.model)], request.width)
         work = self._embed_with_texts if request.texts else self._embed
+        if deadline is not None and request.timeout_s is None:
+            return await work(request, self.clock(), deadline)
         return await self._in_time(request.timeout_s, partial(work, request))
 
-    async def similarity(self, request: SimilarityRequest) -> SimilarityResult:
+    async def similarity(self, request: SimilarityRequest, *, deadline: float | None = None) -> SimilarityResult:
         """Images x texts -> scores, one item an image. Raises as `embed`, NoTexts and HeatmapTooLarge."""
+        if deadline is not None and request.timeout_s is None:
+            return await self._similarity(request, self.clock(), deadline)
         return await self._in_time(request.timeout_s, partial(self._similarity, request))
 
     async def _in_time(self, timeout_s: float | None, work: Callable[[float, float], Coroutine[Any, Any, R]]) -> R:

@@ -11,12 +11,13 @@ from contextlib import contextmanager
 from typing import TypeAlias
 
 import httpx
-from opentelemetry.propagate import inject
+from opentelemetry.trace import get_current_span
 
 from service.engine.look_ups import LookUps
 from service.errors import ImageFetchFailed, ImageUrlRefused, Overloaded, shown
 from service.hosts import HostRule, address_of, is_name, is_public, usual_port
 from service.memory.account import Account, Hold
+from service.telemetry.tracing import propagator
 
 Resolve: TypeAlias = Callable[[str, int], Awaitable[list[str]]]
 """Host and port -> its addresses. Raises OSError, or ValueError for a name that is none."""
@@ -121,7 +122,8 @@ class Fetcher:
         assert self._client is not None, "_allowed has refused"
         address = await self._address(url, parsed)
         of_trace: dict[str, str] = {}
-        inject(of_trace)  # nothing, if no span is current
+        if get_current_span().get_span_context().is_valid:
+            propagator().inject(of_trace)
         request = self._client.build_request(
             "GET",
             parsed.copy_with(host=address),

@@ -6,9 +6,10 @@ device threads. Everything that depends on one caller's bytes is over before the
 
 import asyncio
 import logging
+from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -23,11 +24,11 @@ from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Pixels
 from encoders.images.preprocess import enough
 from encoders.images.price import Price, price
 from service.engine.cache.results import Found, Made, ResultCache
-from service.engine.decoding import Decode, Decoding, Job
+from service.engine.decoding import Decode, Decoding, Job, is_little
 from service.engine.fetcher import Fetcher
 from service.engine.origin import Origin
 from service.engine.values import CacheUse, ImageUrl, Source, Timing
-from service.errors import DeadlineExceeded, ImageUnreadable, Unavailable
+from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
 from service.memory.account import Hold
 from service.memory.shape import ImageShape
 from service.scheduling.device_threads import DeviceThreads, Expected
@@ -226,18 +227,64 @@ class Images:
         return Answer(whole, max(each.queue_s for each in answers), max(each.forward_s for each in answers))
 
     async def _encode_set(self, sources: Sequence[Source], stages: Sequence[ImageStages], flow: _Flow) -> list[Made]:
-        async with asyncio.TaskGroup() as group:
-            tasks = [
-                group.create_task(self._make_in_turn(source, spent, flow))
-                for source, spent in zip(sources, stages, strict=True)
-            ]
-        made = [task.result() for task in tasks]
+        made = await self._make_set(sources, stages, flow)
         sound = {index: each for index, each in enumerate(made) if not isinstance(each, VisiontowerError)}
         futures = self._threads.submit_set(
             flow.resident, flow.shape, list(sound.values()), deadline=flow.deadline, trace=TRACE.get()
         )
         answers = dict(zip(sound, await _gathered(futures), strict=True))
         return [each if isinstance(each, VisiontowerError) else answers[index] for index, each in enumerate(made)]
+
+    async def _make_set(
+        self, sources: Sequence[Source], stages: Sequence[ImageStages], flow: _Flow
+    ) -> list[Pixels | VisiontowerError]:
+        """The little images are made one after the other by each thread, and then the others, each by itself.
+
+        To hand a little image over to a thread, and its pixels back, takes longer than to make them.
+        """
+        made: list[Pixels | VisiontowerError | None] = [None] * len(sources)
+        waiting = deque(range(len(sources)))
+
+        def make_little(decode: Decode) -> None:
+            with suppress(IndexError):  # another thread has taken the last
+                while waiting:
+                    index = waiting.popleft()
+                    made[index] = self._little(sources[index], stages[index], flow, decode)
+
+        async def make_on_a_thread() -> None:
+            with suppress(ShuttingDown):  # as each image will be told
+                await self._done(_FREE, flow, make_little)
+
+        try:
+            async with asyncio.TaskGroup() as group:
+                for _ in range(min(self._decoding.threads, len(sources))):
+                    group.create_task(make_on_a_thread())
+        finally:
+            waiting.clear()  # nobody waits for the rest
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                index: group.create_task(self._make_in_turn(sources[index], stages[index], flow))
+                for index, each in enumerate(made)
+                if each is None
+            }
+        return [tasks[index].result() if each is None else each for index, each in enumerate(made)]
+
+    def _little(
+        self, source: Source, spent: ImageStages, flow: _Flow, decode: Decode
+    ) -> Pixels | VisiontowerError | None:
+        """The pixels of a little image that is here. On a decoding thread. None of any other."""
+        encoder, shape = flow.resident.encoder, flow.shape
+        if isinstance(source, ImageUrl):
+            return None
+        try:
+            if isinstance(source, VisiontowerError):
+                raise source
+            image_bytes = source if isinstance(source, bytes) else _read(source)
+            if not is_little(self._price(image_bytes, encoder, shape.size)):
+                return None
+            return self._pixels(decode, image_bytes, encoder, shape, spent)
+        except VisiontowerError as error:
+            return error
 
     async def _make_in_turn(self, source: Source, spent: ImageStages, flow: _Flow) -> Pixels | VisiontowerError:
         """As `_make`. As many files are in memory as there are threads, in order."""

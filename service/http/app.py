@@ -98,6 +98,8 @@ def create_app(
         ),
         docs_url=None,  # FastAPI's pages load their code from elsewhere; ours must work offline
         redoc_url=None,
+        # Nor does it look for OpenTelemetry's providers at each request: traces are ours (middleware/traced.py).
+        telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     app.state.siblings = siblings
     app.state.metrics = metrics

@@ -6,14 +6,12 @@ answer before the engine runs.
 
 import asyncio
 import io
-from collections.abc import AsyncIterator, Coroutine, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from functools import partial
-from typing import Any
 
 from fastapi import Request, Response
-from starlette.requests import ClientDisconnect
 from starlette.routing import compile_path
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -49,8 +47,10 @@ _JOINED_BYTES = 4096
 """A piece of an answer up to this size is sent together with others."""
 _UNLIMITED: AbstractContextManager[Counted | None] = nullcontext()
 """Of requests without an access key."""
+_LISTS = ("accept", "content-encoding")
+"""Headers that may be sent in several lines."""
 _UNWATCHED_S = 0.05
-"""A client that leaves sooner is not worth noticing."""
+"""Most requests are over by then. Before, no timer runs for the deadline, and a client that leaves is not noticed."""
 
 
 def own_path(scope: Scope) -> str:
@@ -129,30 +129,39 @@ class Exchange:
         try:
             if engine.admission.is_full and self.route.has_images:
                 engine.admission.check()
-            async with asyncio.timeout(engine.settings.request_timeout_s) as limit:
-                trace = TRACE.get()
-                with trace.stage("body") if trace else UNTRACED:
-                    incoming = await self._incoming(request, engine, holds)
-                work = self._run(request, engine, incoming, holds)
-                del incoming
-                return await _while_present(request, work)
+            timeout_s = engine.settings.request_timeout_s
+            deadline = engine.clock() + timeout_s
+            async with asyncio.timeout(timeout_s if timeout_s <= _UNWATCHED_S else None) as limit:
+                watch = _Watch(request, limit, timeout_s=timeout_s)
+                try:
+                    trace = TRACE.get()
+                    with trace.stage("body") if trace else UNTRACED:
+                        incoming = await self._incoming(request, engine, holds)
+                    watch.has_body = True
+                    work = self._run(request, engine, incoming, holds, deadline)
+                    del incoming
+                    return await work
+                except asyncio.CancelledError:
+                    if watch.is_gone and watch.task.uncancel() == 0:
+                        raise ClientGone from None
+                    raise  # the deadline's, or the server's own end
+                finally:
+                    watch.end()
         except VisiontowerError as error:
             return self._refused(error, request, engine)
         except TimeoutError:
             if not limit.expired():
                 raise
             return self._refused(DeadlineExceeded(), request, engine)
-        except ClientDisconnect:
-            return self._refused(ClientGone(), request, engine)
 
     async def _incoming(self, request: Request, engine: Engine, holds: list[Hold]) -> Incoming:
         """The request, once its body has come."""
-        settings, headers = engine.settings, request.headers
+        settings, headers = engine.settings, _headers(request.scope)
         content_type = headers.get("content-type", "")
         is_json = content_type.lstrip()[:16].lower() == "application/json"
         max_bytes = min(settings.max_json_bytes, settings.max_body_bytes) if is_json else settings.max_body_bytes
         body = await read_body(
-            request.stream(),
+            request.receive,
             content_length=headers.get("content-length", ""),
             max_bytes=max_bytes,
             account=engine.account,
@@ -163,7 +172,7 @@ class Exchange:
             body,
             content_type=content_type,
             query=request.scope["query_string"],
-            accept=",".join(headers.getlist("accept")),
+            accept=headers.get("accept", ""),
             settings=settings,
             headers=headers,
             path=request.path_params,
@@ -197,11 +206,13 @@ class Exchange:
         hold.shrink(len(body))
         return asked
 
-    async def _run(self, request: Request, engine: Engine, incoming: Incoming, holds: list[Hold]) -> Answer:
+    async def _run(
+        self, request: Request, engine: Engine, incoming: Incoming, holds: list[Hold], deadline: float
+    ) -> Answer:
         trace = TRACE.get()
         with trace.stage("read") if trace else UNTRACED:
-            if "content-encoding" in request.headers:
-                encoding = ",".join(request.headers.getlist("content-encoding"))
+            encoding = incoming.headers.get("content-encoding")
+            if encoding is not None:
                 incoming = await self._inflated(incoming, encoding, engine.account, holds)
             is_little = len(incoming.body) <= min(_SMALL_BYTES, incoming.settings.max_json_bytes)
             asked = self.route.read(incoming) if is_little else await self._read(incoming, holds)
@@ -222,15 +233,16 @@ class Exchange:
         if nbytes > _SMALL_BYTES:
             holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
         with permit as counted:
-            result: Result = await engine.run(question)
+            result: Result = await engine.run(question, deadline=deadline)
             if counted is not None:
-                counted.images -= failures(result)
-        started = engine.clock()
-        with trace.stage("serialize") if trace else UNTRACED:
-            if result.values <= INLINE_VALUES:
-                answer = self.route.write(result, reply)
-            else:
-                answer = await engine.on_pool(partial(self.route.write, result, reply))
+                failed, counted.if_refused = failures(result)
+                counted.images -= failed
+            started = engine.clock()
+            with trace.stage("serialize") if trace else UNTRACED:
+                if result.values <= INLINE_VALUES:
+                    answer = self.route.write(result, reply)
+                else:
+                    answer = await engine.on_pool(partial(self.route.write, result, reply))
         note_result(record, result)
         record.stages["serialize"] = engine.clock() - started
         if result.cached is not None:
@@ -247,21 +259,27 @@ class _Reply(Response):
 
     def __init__(self, answer: Answer, holds: Sequence[Hold]) -> None:
         content = answer.content
-        is_small = isinstance(content, bytes) and len(content) <= _SENT_BYTES
         self._pieces: Sequence[bytes | memoryview] = [content] if isinstance(content, bytes) else content
         self._holds = holds
-        headers = {**answer.headers, "content-type": answer.media_type}  # as it is: no charset is added
-        if not is_small:
-            headers["content-length"] = str(sum(map(len, self._pieces)))
-        super().__init__(content if is_small else b"", answer.status, headers)
+        length = str(sum(map(len, self._pieces)))
+        # The media type as it is: no charset is added.
+        super().__init__(
+            b"", answer.status, {**answer.headers, "content-type": answer.media_type, "content-length": length}
+        )
+
+    def init_headers(self, headers: Mapping[str, str] | None = None) -> None:
+        """As Response: none is added."""
+        self.raw_headers = [
+            (name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in (headers or {}).items()
+        ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """As ASGI."""
         try:
-            if self.body:
-                await super().__call__(scope, receive, send)
-                return
             await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+            if len(self._pieces) == 1 and len(self._pieces[0]) <= _SENT_BYTES:
+                await send({"type": "http.response.body", "body": self._pieces[0]})
+                return
             for portion in _portions(self._pieces):
                 await send({"type": "http.response.body", "body": portion, "more_body": True})
             await send({"type": "http.response.body", "body": b""})
@@ -298,8 +316,20 @@ def _release(holds: Iterable[Hold]) -> None:
         hold.release()
 
 
+def _headers(scope: Scope) -> dict[str, str]:
+    """By name, which is in lower case. Of several lines of one name the first counts, but of lists all."""
+    headers: dict[str, str] = {}
+    for raw_name, raw_value in scope["headers"]:
+        name, value = raw_name.decode("latin-1"), raw_value.decode("latin-1")
+        if name not in headers:
+            headers[name] = value
+        elif name in _LISTS:
+            headers[name] += f",{value}"
+    return headers
+
+
 async def read_body(
-    chunks: AsyncIterator[bytes],
+    receive: Receive,
     *,
     content_length: str,
     max_bytes: int,
@@ -309,7 +339,7 @@ async def read_body(
 ) -> bytes:
     """The whole body, kept in memory; if it is not small, one hold more has its bytes: ahead of them if announced.
 
-    Raises BodyTooLarge, HostMemoryFull or OverHostMemory.
+    Raises BodyTooLarge, HostMemoryFull, OverHostMemory, or ClientGone.
     """
     announced = int(content_length[:_DIGITS]) if content_length.isdecimal() else 0
     if announced > max_bytes:
@@ -317,7 +347,11 @@ async def read_body(
     if announced > _SMALL_BYTES:
         holds.append(account.hold("body", announced))
     first, rest, size = b"", None, 0
-    async for chunk in chunks:
+    while True:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk: bytes = message.get("body", b"")
         size += len(chunk)
         if size > max_bytes:
             raise BodyTooLarge(actual=None, limit=max_bytes, is_json=is_json)
@@ -331,43 +365,53 @@ async def read_body(
             rest = rest or io.BytesIO(first)  # gives its bytes without a copy of them
             rest.seek(0, io.SEEK_END)
             rest.write(chunk)
-    return first if rest is None else rest.getvalue()
+        if not message.get("more_body"):
+            return first if rest is None else rest.getvalue()
 
 
-async def _while_present(request: Request, work: Coroutine[Any, Any, Answer]) -> Answer:
-    """The work's result; if the client leaves first, the work is cancelled. Raises ClientGone.
+class _Watch:
+    """Looks after a request that takes a while, and its task: whether its client leaves, and its deadline.
 
-    The work stays in the request's own task, and the client is looked after only once the work has taken a while: a
-    second task was a good part of a small request.
+    Until then it is one timer. The work stays in the request's own task: a second task, and a timer for each of the
+    two, were a good part of a small request.
     """
-    task = asyncio.current_task()
-    assert task is not None
-    watch: asyncio.Task[None] | None = None
-    is_gone = is_done = False
 
-    def on_left(left: "asyncio.Task[None]") -> None:
-        nonlocal is_gone
-        if not is_done and not left.cancelled():
-            is_gone = True
-            task.cancel()
+    def __init__(self, request: Request, limit: asyncio.Timeout, *, timeout_s: float) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self.task = task
+        self.is_gone = False
+        """Whether the client has left, and the task is cancelled for it."""
+        self._request = request
+        self._limit = limit
+        self._timeout_s = timeout_s
+        self.has_body = False
+        """Whether the body has come, so that only the client's leaving is received from now on."""
+        self._is_over = False
+        self._leaving: asyncio.Task[None] | None = None
+        self._timer = asyncio.get_running_loop().call_later(_UNWATCHED_S, self._begin)
 
-    def begin() -> None:
-        nonlocal watch
-        watch = asyncio.create_task(_left(request))
-        watch.add_done_callback(on_left)
+    def end(self) -> None:
+        """The request is over."""
+        self._is_over = True
+        self._timer.cancel()
+        if self._leaving is not None:
+            self._leaving.cancel()
 
-    timer = asyncio.get_running_loop().call_later(_UNWATCHED_S, begin)
-    try:
-        return await work
-    except asyncio.CancelledError:
-        if is_gone and task.uncancel() == 0:
-            raise ClientGone from None
-        raise  # the deadline's, or the server's own end
-    finally:
-        is_done = True
-        timer.cancel()
-        if watch is not None:
-            watch.cancel()
+    def _begin(self) -> None:
+        loop = asyncio.get_running_loop()
+        if self._limit.when() is None:
+            self._limit.reschedule(loop.time() + self._timeout_s - _UNWATCHED_S)
+        if not self.has_body:
+            self._timer = loop.call_later(_UNWATCHED_S, self._begin)
+            return
+        self._leaving = asyncio.create_task(_left(self._request))
+        self._leaving.add_done_callback(self._on_left)
+
+    def _on_left(self, left: "asyncio.Task[None]") -> None:
+        if not self._is_over and not left.cancelled():
+            self.is_gone = True
+            self.task.cancel()
 
 
 async def _left(request: Request) -> None:

@@ -15,6 +15,7 @@ from encoders.contract.errors import VisiontowerError
 from service.access.keys import Key
 from service.engine.engine import Engine
 from service.http import openapi, problems
+from service.http.allowed import require_model
 from service.http.errors import MethodNotAllowed, NoSuchRoute
 from service.http.exchange import own_path, record_of
 from service.http.json import to_json
@@ -45,7 +46,7 @@ def add(app: FastAPI, *, has_probes: bool) -> None:
     async def model(request: Request, model: str) -> Response:
         engine, key = _engine(request), _key(request)
         if key is not None:
-            key.require_model(model)
+            require_model(model, key, engine.models)
         return _json(_card(engine, engine.models.id_of(model)))
 
     @app.get(
@@ -125,13 +126,16 @@ async def _problem(request: Request, error: Exception) -> Response:
 async def _framework_problem(request: Request, error: Exception) -> Response:
     status = error.status_code if isinstance(error, HTTPException) else 422
     headers = dict(error.headers or {}) if isinstance(error, HTTPException) else {}  # Allow, of a wrong method
-    record_of(request.scope).outcome = HTTPStatus(status).phrase.lower().replace(" ", "-")
+    record = record_of(request.scope)
+    record.outcome = HTTPStatus(status).phrase.lower().replace(" ", "-")
     path = own_path(request.scope)  # the request's own `url` decodes the query, which may be anything
     protocol = request.app.protocol_of(path)
-    if protocol is not None and status in (404, 405):
-        request.scope["protocol"] = protocol
+    if status in (404, 405):
         refused = (NoSuchRoute if status == 404 else MethodNotAllowed)(request.method, path)
-        return _response(protocol.write_error(refused), headers)
+        record.outcome = problems.problem_type(refused).slug
+        if protocol is not None:
+            request.scope["protocol"] = protocol
+            return _response(protocol.write_error(refused), headers)
     return _json(problems.of_status(status), status, media_type=problems.MEDIA_TYPE, headers=headers)
 
 

@@ -11,7 +11,8 @@ _log = logging.getLogger(__name__)
 OK = 0
 CANNOT_LISTEN = 1
 """So does a process end whose event loop stands still (server.py): faulthandler has no other status."""
-"""2 is the command line's: a flag or a variable is wrong."""
+WRONG_SETTING = 2
+"""A flag or a variable is wrong; the command line has it too."""
 FAILED = 3
 """An encoder could not be loaded, or a device thread has ended. uvicorn has it for the first."""
 HUNG = 4

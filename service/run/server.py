@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import socket
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +16,7 @@ from types import FrameType
 from typing import Any
 
 import uvicorn
+from pydantic_settings import SettingsError
 
 from service.engine.backend import Backend
 from service.engine.engine import Engine
@@ -35,6 +37,9 @@ _STILL_S = 30.0
 """Longer than an event loop stands still for any good reason."""
 _TICKS_A_SECOND = 10
 """uvicorn's."""
+_SWITCH_S = 0.001
+"""After so long a thread that waits for the interpreter gets it; Python's own is 5 ms. The event loop answers a batch
+in one go; until it was through, decoding and forwards stood still with a core free. Below, they switch too often."""
 
 
 def serve(settings: Settings) -> None:
@@ -54,6 +59,7 @@ def serve(settings: Settings) -> None:
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
     heap.begin_loading()
+    sys.setswitchinterval(_SWITCH_S)
     files.allow(settings.max_connections)
     logs.configure(settings.log_level, form=settings.log_format)
     try:
@@ -61,6 +67,9 @@ def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[s
     except OSError as error:
         _log.critical("%s", error)
         exits.end(exits.CANNOT_LISTEN)
+    except SettingsError as error:
+        _log.critical("cannot serve: %s", error)
+        exits.end(exits.WRONG_SETTING)
     server.owns_process = True
     try:
         server.run(sockets)

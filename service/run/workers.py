@@ -102,7 +102,7 @@ class Place:
             self._served_since = self._served_since or now
         elif self._served_since is not None:
             self._silent += 1
-        return self._silent >= _SILENT_LOOKS
+        return self._silent == _SILENT_LOOKS  # once: it takes a while to end
 
     def ended(self, *, now: float) -> None:
         """The next is due at once, and later each time if the last ones did not last."""
@@ -232,7 +232,7 @@ class _Workers:
         """Everybody's metrics to whoever connects, and nothing else."""
         processes = ((place.process, place.port) for place in self._places)
         ports = {process.pid: port for process, port in processes if process is not None and process.pid is not None}
-        with suppress(OSError):
+        with suppress(OSError, asyncio.CancelledError):  # the latter at the end, which asyncio would tell as an error
             writer.write(await self._counts.exposition(ports))
             await writer.drain()
         writer.close()

@@ -335,21 +335,27 @@ class DeviceThreads:
         limit = self._limits.of(line.shape)
         waiting, is_free = len(line.waiting), not lanes.busy
         is_alone = limit.runs_alone
-        if is_alone and not is_free:
+        if not is_free and (is_alone or lanes.busy >= lanes.abreast(limit.forward_s)):
             return None, None
         if not line.is_set:
             if patience is not None and patience.coming:
+                enough = min(lanes.enough(limit.forward_s), limit.ceiling)
                 wait_s = patience.wait_s(
-                    line.shape, waiting=waiting, limit=limit, since=line.oldest.since, now=self._clock()
+                    line.shape,
+                    waiting=waiting,
+                    enough=enough,
+                    forward_s=limit.forward_s,
+                    since=line.oldest.since,
+                    now=self._clock(),
                 )
                 if wait_s > 0:
-                    self._wanted = min(patience.enough, limit.ceiling)
+                    self._wanted = enough
                     return None, wait_s
             elif is_free and self._queue.size == 1:
                 is_alone = True
         most = limit.ceiling
         if lanes.number > 1 and waiting > 1 and not line.is_set:
-            most = min(most, lanes.share(waiting))
+            most = min(most, lanes.share(waiting, forward_s=limit.forward_s))
         taken = self._queue.take(line, most=most, now=self._clock())
         if taken.expired:
             self._tell_expired(taken)

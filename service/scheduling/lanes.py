@@ -6,6 +6,9 @@ item that is all there is runs alone too, on all cores, for its answer comes soo
 GNU's OpenMP keeps a team for every thread that ever had one, and once all teams together are larger than the machine,
 their threads sleep at barriers.
 
+Brief forwards are not run side by side: their lanes would take turns at the interpreter, at each of the forward's
+hundred operations, with each other and with the event loop. One lane of larger batches does the same work with less.
+
 A GPU has one lane, and the rules come to nothing.
 """
 
@@ -13,20 +16,30 @@ from collections.abc import Callable, Mapping
 
 ENOUGH = 32
 """Images, in all batches side by side, from which on larger batches are hardly faster on a CPU."""
+BRIEF_S = 0.02
+"""Seconds, below which a forward is brief."""
 
 
 class Lanes:
     """The lanes and who is in them. Used under the device threads' lock.
 
     number: forwards side by side, at most. take_cores: called on a lane's thread when its part of the cores changes;
-    from then on the thread computes on that part, 1 being all of them.
+    from then on the thread computes on that part, 1 being all of them. brief_s: seconds, below which a forward is
+    brief. enough: items, in all batches side by side, from which on larger batches are hardly faster.
     """
 
-    def __init__(self, number: int = 1, *, take_cores: Callable[[int], None] = lambda part: None) -> None:
+    def __init__(
+        self,
+        number: int = 1,
+        *,
+        take_cores: Callable[[int], None] = lambda part: None,
+        brief_s: float = 0.0,
+        enough: int = ENOUGH,
+    ) -> None:
         self.number = number
         self.take_cores = take_cores
-        self.enough = ENOUGH // number
-        """Items from which on one lane's batch is hardly faster for being larger."""
+        self._brief_s = brief_s
+        self._enough = enough
         self.busy = 0
         """How many lanes are at work."""
         self.next = 0
@@ -65,11 +78,20 @@ class Lanes:
         """The lanes at work, and when each began what it is at."""
         return self._entered
 
-    def share(self, waiting: int) -> int:
-        """How many of a line's items one free lane takes.
+    def abreast(self, forward_s: float) -> int:
+        """How many forwards run side by side that take so long."""
+        return 1 if forward_s < self._brief_s else self.number
+
+    def enough(self, forward_s: float) -> int:
+        """Items from which on a batch that runs beside its like is hardly faster for being larger."""
+        return self._enough // self.abreast(forward_s)
+
+    def share(self, waiting: int, *, forward_s: float) -> int:
+        """How many of a line's items one free lane takes. forward_s: that the last such forward took.
 
         A line too short to be fast in any case is divided among the free lanes. Of a long line each lane takes enough:
         where there is much, there will be more.
         """
-        divided = -(-waiting // (self.number - self.busy))
-        return divided if waiting < self.enough else max(divided, self.enough)
+        enough = self.enough(forward_s)
+        divided = -(-waiting // max(1, self.abreast(forward_s) - self.busy))
+        return divided if waiting < enough else max(divided, enough)

@@ -7,20 +7,15 @@ is large enough to be fast, and no longer than a few forwards take. On a GPU not
 from collections import Counter
 
 from service.memory.shape import Shape
-from service.scheduling.limits import Limit
 
 _FORWARDS = 4
 """A batch waits no longer than so many forwards like its model's last one take."""
 
 
 class Patience:
-    """The items on their way. Used under the device threads' lock.
+    """The items on their way. Used under the device threads' lock."""
 
-    enough: items from which on a batch waits for nobody.
-    """
-
-    def __init__(self, *, enough: int) -> None:
-        self.enough = enough
+    def __init__(self) -> None:
         self.coming = 0
         """Items on their way."""
         self._coming: Counter[Shape] = Counter()
@@ -39,8 +34,12 @@ class Patience:
         del self._coming[shape]
         return True
 
-    def wait_s(self, shape: Shape, *, waiting: int, limit: Limit, since: float, now: float) -> float:
-        """Seconds that a batch of the `waiting` items had better wait; since: when the oldest of them arrived."""
-        if shape not in self._coming or waiting >= min(self.enough, limit.ceiling):
+    def wait_s(self, shape: Shape, *, waiting: int, enough: int, forward_s: float, since: float, now: float) -> float:
+        """Seconds that a batch of the `waiting` items had better wait.
+
+        enough: items from which on it waits for nobody. forward_s: that the last such forward took. since: when the
+        oldest of the items arrived.
+        """
+        if shape not in self._coming or waiting >= enough:
             return 0.0
-        return max(0.0, since + _FORWARDS * limit.forward_s - now)
+        return max(0.0, since + _FORWARDS * forward_s - now)

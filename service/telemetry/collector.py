@@ -21,6 +21,7 @@ from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.sdk.trace.sampling import ParentBased, Sampler, SamplingResult, TraceIdRatioBased
 from opentelemetry.trace import Link, SpanKind, TraceState
 from opentelemetry.util.types import Attributes
+from pydantic_settings import SettingsError
 
 _log = logging.getLogger(__name__)
 _SELDOM_S = 600.0
@@ -30,8 +31,12 @@ class Collector:
     """Where spans are sent. Each process has its own."""
 
     def __init__(self, endpoint: str, *, share: float) -> None:
-        """endpoint: a URL with its path. share: of the requests that bring no decision of their own, 0 to 1."""
+        """endpoint: a URL with its path. share: of the requests that bring no decision of their own, 0 to 1.
+
+        Raises SettingsError if a variable of OpenTelemetry's is wrong.
+        """
         self._endpoint = endpoint
+        logging.getLogger("opentelemetry.util.re").addFilter(_without_header)
         ours = {
             "service.name": "visiontower",
             "service.version": version("visiontower"),
@@ -39,8 +44,11 @@ class Collector:
         }
         # Of `create`'s attributes the variables could change none.
         resource = Resource.create(ours).merge(OTELResourceDetector().detect())
-        self.provider = TracerProvider(ParentBased(_Share(share)), resource, shutdown_on_exit=False)
-        self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+        try:
+            self.provider = TracerProvider(ParentBased(_Share(share)), resource, shutdown_on_exit=False)
+            self.provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(endpoint)))
+        except ValueError as error:
+            raise SettingsError(f"a variable OTEL_* is wrong: {error}") from error
         for speaker in (OTLPSpanExporter.__module__, "opentelemetry.sdk._shared_internal"):
             logging.getLogger(speaker).addFilter(_SELDOM)
 
@@ -51,6 +59,12 @@ class Collector:
         closing.join(timeout_s)
         if closing.is_alive():
             _log.warning("the last spans could not be sent to %s in %g s", self._endpoint, timeout_s)
+
+
+def _without_header(record: logging.LogRecord) -> bool:
+    """A header of OTEL_EXPORTER_OTLP_HEADERS that cannot be read may be a secret all the same."""
+    record.args = ("(not shown)",)
+    return True
 
 
 class _Seldom(logging.Filter):

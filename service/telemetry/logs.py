@@ -3,6 +3,7 @@
 import json
 import logging
 import os
+import select
 import sys
 from collections.abc import Mapping
 from typing import Literal, TextIO, TypeAlias
@@ -21,6 +22,20 @@ _COLOURS = {
 }
 _SAID = ("method", "route", "status", "seconds", "stages")
 """Facts of a request that its line for people begins with."""
+_LEAST = {
+    "httpx": logging.WARNING,
+    "httpcore": logging.WARNING,  # it tells the headers of answers, with their cookies and signed addresses
+    "PIL": logging.WARNING,  # it tells what is in pictures
+    "opentelemetry.trace.span": logging.ERROR,  # these three warn of headers by a caller's very bytes, at each request
+    "opentelemetry.trace.propagation": logging.ERROR,
+    "opentelemetry.baggage": logging.ERROR,
+}
+"""Levels of libraries' loggers, whatever the service's own is."""
+_PATIENCE_S = 0.1
+_PIPE_BYTES = 4096
+"""A pipe that can be written to takes as many at once."""
+_CHARACTER_BYTES = 4
+"""At the most."""
 
 
 class JsonFormatter(logging.Formatter):
@@ -60,7 +75,53 @@ class TextFormatter(logging.Formatter):
             level = f"{_COLOURS.get(record.levelno, '')}{level}{_RESET}"
             facts = f"{_GREY}{facts}{_RESET}" if facts else ""
         line = " ".join(filter(None, (self.formatTime(record, "%H:%M:%S"), level, _plain(message), facts)))
-        return f"{line}\n{self.formatException(record.exc_info)}" if record.exc_info else line
+        below = self.formatException(record.exc_info).splitlines() if record.exc_info else ()
+        return "\n  ".join([line, *map(_plain, below)])  # an error's message may look like a line of the log
+
+
+class _Handler(logging.StreamHandler[TextIO]):
+    """Whoever reads the log may stall, and must not hold the service up: then lines are dropped, and counted."""
+
+    def __init__(self, stream: TextIO) -> None:
+        super().__init__(stream)
+        self._dropped = 0
+        self._is_cut = False
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """As logging.Handler."""
+        try:
+            if self._dropped:
+                lost = f"{self._dropped} lines of the log are lost: nobody read them"
+                if not self._put(logging.LogRecord(__name__, logging.WARNING, __file__, 0, lost, (), None), 0.0):
+                    self._dropped += 1
+                    return
+                self._dropped = 0
+            if not self._put(record, _PATIENCE_S):
+                self._dropped += 1
+        except Exception:
+            self.handleError(record)
+
+    def _put(self, record: logging.LogRecord, patience_s: float) -> bool:
+        """Whether all of it was written."""
+        line = self.format(record) + self.terminator
+        if self._is_cut:
+            line = self.terminator + line
+        size = _PIPE_BYTES if line.isascii() else _PIPE_BYTES // _CHARACTER_BYTES
+        for start in range(0, len(line), size):
+            if not _has_room(self.stream, patience_s):
+                return False
+            self.stream.write(line[start : start + size])
+            self.flush()
+            self._is_cut = start + size < len(line)
+        return True
+
+
+def _has_room(stream: TextIO, seconds: float) -> bool:
+    """Whether a piece can be written without waiting, within so many seconds."""
+    try:
+        return bool(select.select((), (stream,), (), seconds)[1])
+    except (OSError, ValueError):  # no file of the system's: it has
+        return True
 
 
 def configure(level: str, *, form: LogFormat = "auto", stream: TextIO = sys.stderr) -> None:
@@ -70,15 +131,16 @@ def configure(level: str, *, form: LogFormat = "auto", stream: TextIO = sys.stde
     logging.getLogger("uvicorn.access").disabled = True  # service/http/middleware/observe.py writes that line
     # Of a start that fails Starlette tells uvicorn a traceback; service/engine/models.py has said what failed.
     logging.getLogger("uvicorn.error").addFilter(_is_no_traceback)
-    logging.getLogger("httpx").setLevel(logging.WARNING)
+    for name, least in _LEAST.items():
+        logging.getLogger(name).setLevel(least)
 
 
 def handler(form: LogFormat, stream: TextIO) -> logging.Handler:
-    """Writes logs there. Colours are for terminals, unless the variable NO_COLOR is set (no-color.org)."""
+    """Writes logs there. Colours are for terminals, unless NO_COLOR is set (no-color.org), or they have none."""
     is_terminal = stream.isatty()
     is_text = form == "text" or (form == "auto" and is_terminal)
-    made = logging.StreamHandler(stream)
-    has_colours = is_terminal and not os.environ.get("NO_COLOR")
+    made = _Handler(stream)
+    has_colours = is_terminal and not os.environ.get("NO_COLOR") and os.environ.get("TERM") != "dumb"
     made.setFormatter(TextFormatter(has_colours=has_colours) if is_text else JsonFormatter())
     return made
 

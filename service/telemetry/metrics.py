@@ -21,7 +21,7 @@ from prometheus_client.metrics_core import Metric
 from prometheus_client.openmetrics import exposition as openmetrics
 
 from encoders.contract.values import ImageSize
-from service.access.keys import LIMITS
+from service.access.keys import LIMITS, Key
 from service.telemetry.request_record import RequestRecord
 from service.telemetry.tracing import Trace
 
@@ -242,11 +242,12 @@ class Metrics:
             if record.status < HTTPStatus.BAD_REQUEST:
                 self._key_images.labels(record.key).inc(record.images)
 
-    def know_keys(self, keys: Iterable[str]) -> None:
-        """These are the names of the access keys: their refusals begin at 0."""
+    def know_keys(self, keys: Iterable[Key]) -> None:
+        """These are the access keys: their refusals begin at 0, by the limits that each has."""
         for key in keys:
             for reason in LIMITS:
-                self._key_refused.labels(key, reason)
+                if getattr(key, reason) is not None:
+                    self._key_refused.labels(key.name, reason)
 
     def key_refused(self, key: str, reason: str) -> None:
         """A request was refused for what its access key may not do, or not now."""

@@ -28,7 +28,7 @@ def _named(values: Iterable[str]) -> str:
 
 _LABELS: dict[str, str] = {
     "model": "the ids of the served encoders",
-    "route": "the routes' templates, such as `/embed` or `/models/{model}`; `other` for a path that is none",
+    "route": "the routes' templates, such as `/embed` or `/models/{model:path}`; `other` for a path that is none",
     "status": "the HTTP status; 499 if the client left before its answer began",
     "protocol": "`native`, `openai`, `open-inference`, `cohere`, `immich`; `native` where a route is no protocol's",
     "stage of visiontower_stage_seconds": "`fetch`, `decode`, `preprocess`, `queue`, `forward`, `serialize`",

@@ -14,7 +14,6 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING, TypeAlias
 
 from opentelemetry.context import Context
-from opentelemetry.propagate import extract, get_global_textmap
 from opentelemetry.trace import (
     Link,
     ProxyTracerProvider,
@@ -28,8 +27,11 @@ from opentelemetry.trace import (
     get_tracer_provider,
     set_span_in_context,
 )
+from pydantic_settings import SettingsError
 
 if TYPE_CHECKING:
+    from opentelemetry.propagators.textmap import TextMapPropagator
+
     from service.telemetry.collector import Collector
 
 Attributes: TypeAlias = Mapping[str, str | int | float]
@@ -187,6 +189,15 @@ def trace_wait(item: Waited, *, now: float) -> None:
     item.trace._past("queue", zero_ns + _ns(item.since), zero_ns + _ns(now), error=item.error)
 
 
+def propagator() -> "TextMapPropagator":
+    """Reads and writes the headers that OTEL_PROPAGATORS names. Raises SettingsError if there is no such one."""
+    try:
+        from opentelemetry.propagate import get_global_textmap  # reads the variable
+    except ValueError as error:
+        raise SettingsError(f"OTEL_PROPAGATORS is wrong: {error}") from error
+    return get_global_textmap()
+
+
 def mark_failed(span: Span, error_type: str) -> None:
     """The span's work failed. error_type: a word from a closed set."""
     span.set_status(StatusCode.ERROR)
@@ -195,12 +206,12 @@ def mark_failed(span: Span, error_type: str) -> None:
 
 def _parent(headers: Iterable[tuple[bytes, bytes]]) -> Context:
     """The caller's span, of the headers that the propagator reads; else none."""
-    fields = {name.lower().encode() for name in get_global_textmap().fields}
+    fields = {name.lower().encode() for name in propagator().fields}
     carrier: dict[str, list[str]] = {}
     for name, value in headers:
         if name in fields:
             carrier.setdefault(name.decode(), []).append(value.decode("latin-1"))
-    return extract(carrier, Context()) if carrier else Context()
+    return propagator().extract(carrier, Context()) if carrier else Context()
 
 
 def _zero_ns(now: float) -> int:

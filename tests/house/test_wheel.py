@@ -99,7 +99,7 @@ def test_the_command_is_an_entry_point_of_the_wheel(wheel: Path) -> None:
         (listed,) = (name for name in archive.namelist() if name.endswith(".dist-info/entry_points.txt"))
         points = ConfigParser()
         points.read_string(archive.read(listed).decode())
-    assert dict(points["console_scripts"]) == {"visiontower": "service.cli.main:main"}
+    assert dict(points["console_scripts"]) == {"visiontower": "service.cli.__main__:main"}
 
 
 # Installed.

@@ -153,3 +153,11 @@ def test_labels_that_cannot_be_read_are_refused_at_start(
         Settings(labels=entry.format(file=file, folder=tmp_path))  # type: ignore[arg-type]  # as a variable has it
     assert words.format(file=file) in refused.value.errors()[0]["msg"]
     assert refused.value.errors()[0]["loc"] == ("labels",)
+
+
+@pytest.mark.parametrize("name", ["cache", "cache_disk", "text_cache_bytes"])
+def test_what_is_no_amount_of_memory_is_told_what_one_is(name: str) -> None:
+    for word in ("auto", "lots", "-1MiB"):
+        with pytest.raises(ValidationError, match=f"'{word}' is not an amount of memory: expected for example 24GiB"):
+            Settings.model_validate({name: word})
+    assert Settings(vram_budget="auto", memory_budget="auto") == Settings()

@@ -53,7 +53,9 @@ MACHINE = Machine(memory=256 * GIB, limit=None, free=200 * GIB, swap_used=0, cor
 HEALTHY = Facts(
     software=SOFTWARE,
     variables={"OMP_NUM_THREADS": "16"},
-    asked=Asked(("demo:vit",), device="auto", host="127.0.0.1", port=8000, processes=1, connections=1024),
+    asked=Asked(
+        ("demo:vit",), device="auto", host="127.0.0.1", port=8000, metrics_port=None, processes=1, connections=1024
+    ),
     torch=TORCH,
     nvidia=Nvidia(cards=1, driver="580.65.06", cuda=(13, 2)),
     choice=Choice("cuda:0", "bfloat16", "torch", 1, budget=63 * GIB, requests=4 * GIB, decoding_threads=15),
@@ -68,7 +70,7 @@ HEALTHY = Facts(
         Format("JPEG XL", None, "jxl"),
     ),
     caches={"Hugging Face": FOLDER},
-    port=Port("127.0.0.1", 8000, None, is_taken=False),
+    ports=(Port("port", "127.0.0.1", 8000, None, is_taken=False),),
     checks=(Check("demo:vit", "cosines within 0.0010"),),
 )
 """Nothing is wrong with it."""

@@ -148,7 +148,8 @@ class Checkpoint:
             return False
         except (RepositoryNotFoundError, RevisionNotFoundError) as error:
             raise EncoderIdError(
-                f"{self.id}: the Hub has no repository {self.name} with a revision {revision}, or keeps it private.",
+                f"{self.id}: the Hub has no repository {self.name} with a revision {revision}, or keeps it private: "
+                "then it needs HF_TOKEN.",
                 model=self.id,
             ) from error
         return True

@@ -6,6 +6,7 @@ not found, never an error of a request.
 
 import asyncio
 import logging
+import os
 import sqlite3
 import tempfile
 import threading
@@ -13,28 +14,32 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
-from service.engine.cache.row import KeptRow, from_bytes, nbytes_of, to_bytes
+from service.engine.cache.row import KeptRow, from_bytes, to_bytes
 
 T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
-_FILE, _FILES = "rows-{}.sqlite", "rows-*.sqlite"
+_FILE = "rows-{}.sqlite"
 """Each that is broken is followed by one of the next number: to SQLite a name is a file's for good, as others may have
 it open."""
 _PAGE_BYTES = 8192
 _WAL_BYTES = 16 * 1024 * 1024
 """To which SQLite cuts its log of writes back."""
 _BUSY_S = 1.0
-"""A write waits so long for another process'."""
+"""So long another process that writes is waited for, and then the disk is left alone."""
+_SLOW_S = 5.0
+"""A row that has not been read by then is computed."""
 _TOUCH_S = 60.0
 """A row's use is written down if the last that was is as long ago: reading stays reading."""
 _BACKLOG_BYTES = 64 * 1024 * 1024
-"""Rows that wait to be written; more are not kept."""
-_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB)
+"""Of what waits to be written; more is left out."""
+_STATEMENT_BYTES = 1024
+"""Of a statement that waits: about."""
+_BROKEN = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_ERROR)
+"""The last: it has other tables or columns, as those of another version may."""
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS rows (key BLOB PRIMARY KEY, used REAL NOT NULL, value BLOB NOT NULL) STRICT;
@@ -46,11 +51,17 @@ class Disk:
     """Lives on the event loop; its work is done on two threads, so that no reader waits for a writer.
 
     folder: made if it is not there. limit: bytes of the file. now: seconds since the epoch. pause_s: for so long a disk
-    that has failed is left alone.
+    that has failed is left alone. slow_s: for so long a read is waited for.
     """
 
     def __init__(
-        self, folder: Path, limit: int, *, now: Callable[[], float] = time.time, pause_s: float = 60.0
+        self,
+        folder: Path,
+        limit: int,
+        *,
+        now: Callable[[], float] = time.time,
+        pause_s: float = 60.0,
+        slow_s: float = _SLOW_S,
     ) -> None:
         """Raises OSError if the folder cannot be written to."""
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -61,6 +72,7 @@ class Disk:
         self._writing = ThreadPoolExecutor(1, thread_name_prefix="cache write")
         self._limit = limit
         self._now = now
+        self._slow_s = slow_s
         self._lock = threading.Lock()
         self.backlog = 0
         """Bytes that wait to be written; changed under the lock."""
@@ -69,18 +81,28 @@ class Disk:
         self._writing.submit(self._writer.use, self._fit)
 
     async def get(self, key: bytes) -> KeptRow | None:
-        """None if it is not there, or cannot be read."""
-        return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, key)
+        """None if it is not there, or cannot be read, or not soon."""
+        if self._reader.is_paused:
+            return None
+        try:
+            async with asyncio.timeout(self._slow_s):
+                return await asyncio.get_running_loop().run_in_executor(self._reading, self._read, key)
+        except TimeoutError:
+            self._reader.pause("it is slow")
+            return None
 
     def put(self, key: bytes, kept: KeptRow) -> None:
         """Write it soon; not if much waits to be written, or after `close`."""
-        nbytes = nbytes_of(kept.row)
+        self._write_soon(kept.nbytes, lambda rows: self._insert(rows, key, kept))
+
+    def _write_soon(self, nbytes: int, work: Callable[[sqlite3.Connection], object]) -> None:
+        """On any thread. nbytes: of memory that the work holds until it is done."""
         with self._lock:
             if self.backlog + nbytes > _BACKLOG_BYTES:
                 return
             self.backlog += nbytes
         try:
-            self._writing.submit(self._write, key, kept, nbytes)
+            self._writing.submit(self._write, nbytes, work)
         except RuntimeError:  # it is closed
             with self._lock:
                 self.backlog -= nbytes
@@ -104,24 +126,21 @@ class Disk:
         now = self._now()
         if kept is None:
             _log.warning("a row in the cache on disk is damaged, and is removed")
-            self._write_soon("DELETE FROM rows WHERE key = ?", key)
+            self._write_soon(_STATEMENT_BYTES, lambda rows: rows.execute("DELETE FROM rows WHERE key = ?", (key,)))
         elif abs(now - used) > _TOUCH_S:
-            self._write_soon("UPDATE rows SET used = ? WHERE key = ?", now, key)
+            touch = "UPDATE rows SET used = ? WHERE key = ?"
+            self._write_soon(_STATEMENT_BYTES, lambda rows: rows.execute(touch, (now, key)))
         return kept
 
-    def _write_soon(self, statement: str, *values: object) -> None:
-        with suppress(RuntimeError):  # it is being closed
-            self._writing.submit(self._writer.use, lambda rows: rows.execute(statement, values))
-
-    def _write(self, key: bytes, kept: KeptRow, nbytes: int) -> None:
+    def _write(self, nbytes: int, work: Callable[[sqlite3.Connection], object]) -> None:
         try:
-            value = to_bytes(key, kept)
-            self._writer.use(partial(self._insert, key=key, value=value))
+            self._writer.use(work)
         finally:
             with self._lock:
                 self.backlog -= nbytes
 
-    def _insert(self, rows: sqlite3.Connection, key: bytes, value: bytes) -> None:
+    def _insert(self, rows: sqlite3.Connection, key: bytes, kept: KeptRow) -> None:
+        value = to_bytes(key, kept)
         needed = len(value) + 2 * _PAGE_BYTES
         if needed > self._limit:
             return
@@ -153,28 +172,49 @@ class _File:
         self._pause_s = pause_s
         self._rows: sqlite3.Connection | None = None
         self._path = folder / _FILE.format(1)
+        self._file: os.stat_result | None = None
         self._is_broken = False
         self._paused_until = 0.0
 
+    @property
+    def is_paused(self) -> bool:
+        """Whether the disk is left alone."""
+        return time.monotonic() < self._paused_until
+
+    def pause(self, reason: object, *, for_s: float | None = None) -> None:
+        """Leave the disk alone, and say why. On any thread."""
+        if self.is_paused:
+            return
+        for_s = self._pause_s if for_s is None else for_s
+        self._paused_until = time.monotonic() + for_s
+        _log.warning("the cache on disk fails, and is left alone for %.0f s: %s: %s", for_s, self._path, reason)
+
     def use(self, work: Callable[[sqlite3.Connection], T]) -> T | None:
         """The work's result; None, and a line in the log, if the disk fails."""
-        if time.monotonic() < self._paused_until:
+        if self.is_paused:
             return None
         try:
-            if self._rows is not None and not self._path.exists():
+            if self._rows is not None and not self._is_there():
                 self.close()  # somebody has begun anew
             if self._rows is None:
                 self._rows = self._opened()
+                self._file = self._path.stat()
             return work(self._rows)
         except (sqlite3.Error, OSError) as error:
             if _code(error) == sqlite3.SQLITE_BUSY:
-                _log.info("the cache on disk is busy: a row is left out")
+                self.pause("another process is writing to it", for_s=_BUSY_S)
                 return None
-            _log.warning("the cache on disk fails, and is left alone for %.0f s: %s", self._pause_s, error)
+            self.pause(error)
             self._is_broken = _code(error) in _BROKEN
-            self._paused_until = time.monotonic() + self._pause_s
             self.close()
             return None
+
+    def _is_there(self) -> bool:
+        """Whether the file that is open is still the one of its name: who deletes it does not tell us."""
+        try:
+            return self._file is not None and os.path.samestat(self._path.stat(), self._file)
+        except FileNotFoundError:
+            return False
 
     def close(self) -> None:
         """Until the next use."""
@@ -199,7 +239,7 @@ class _File:
         if self._newest() != self._path:  # another has begun anew meanwhile
             rows.close()
             return self._opened()
-        for path in self._folder.glob(_FILES):  # only now: who finds none would begin with the first
+        for path in self._files():  # only now: who finds none would begin with the first
             if _number(path) < _number(self._path):
                 _remove(path)
         return rows
@@ -209,7 +249,11 @@ class _File:
         return self._folder / _FILE.format(_number(broken) + 1)
 
     def _newest(self) -> Path:
-        return max(self._folder.glob(_FILES), key=_number, default=self._folder / _FILE.format(1))
+        return max(self._files(), key=_number, default=self._folder / _FILE.format(1))
+
+    def _files(self) -> list[Path]:
+        """Ours alone: there may be others with names that are alike."""
+        return [path for path in self._folder.glob(_FILE.format("*")) if path.name == _FILE.format(_number(path))]
 
 
 def _remove(path: Path) -> None:
@@ -218,6 +262,7 @@ def _remove(path: Path) -> None:
 
 
 def _number(path: Path) -> int:
+    """Of one of our files; 0 of any other."""
     digits = path.stem.partition("-")[2]
     return int(digits) if digits.isdecimal() else 0
 

@@ -43,7 +43,7 @@ class _Flight:
     """A row that is being made. outcome: once there is one that holds for whoever asks for the row."""
 
     ended: asyncio.Event = field(default_factory=asyncio.Event)
-    outcome: Made | None = None
+    outcome: Found | None = None
 
 
 class ResultCache:
@@ -103,11 +103,11 @@ class ResultCache:
             if flight is None:
                 return await self._make(key, make)
             await flight.ended.wait()
-            outcome = flight.outcome
-            if isinstance(outcome, Answer):
-                return Found(Answer(outcome.row, queue_s=time.monotonic() - began, forward_s=0.0), 0.0)
-            if outcome is not None:
-                return Found(outcome, None)
+            if flight.outcome is not None:
+                made, age_s = flight.outcome
+                if isinstance(made, Answer):
+                    return Found(Answer(made.row, queue_s=time.monotonic() - began, forward_s=0.0), age_s or 0.0)
+                return flight.outcome
 
     async def _make(self, key: bytes, make: Callable[[], Awaitable[Made]]) -> Found:
         flight = self._flights[key] = _Flight()
@@ -116,16 +116,16 @@ class ResultCache:
             kept = None if self._disk is None else await self._disk.get(key)
             if kept is not None:
                 self._rows.put(key, kept, kept.nbytes)
-                found = self._found(kept)
-                flight.outcome = found.made
-                return found
+                flight.outcome = self._found(kept)
+                return flight.outcome
             made = await make()
             if isinstance(made, Answer):
                 seal(made.row)
                 copying = self._keep(key, made.row)
+            found = Found(made, None)
             if not isinstance(made, Unavailable | DeadlineExceeded):
-                flight.outcome = made
-            return Found(made, None)
+                flight.outcome = found
+            return found
         finally:
             flight.ended.set()
             if copying is None:

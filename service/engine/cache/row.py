@@ -5,10 +5,10 @@ import json
 import math
 from typing import NamedTuple
 
+import ml_dtypes  # noqa: F401  # tells NumPy of bfloat16
 import numpy as np
 
 from encoders.contract.values import Encoded, Floats, Grid
-from service.engine.values import DTYPES
 
 _ENTRY_BYTES = 800
 """Of an entry beside its arrays: about."""
@@ -55,7 +55,8 @@ def to_bytes(key: bytes, kept: KeptRow) -> bytes:
     row = kept.row
     arrays = {"tokens": row.tokens, "pooled": row.pooled}
     shapes = {name: [each.dtype.name, *each.shape] for name, each in arrays.items() if each is not None}
-    about = {"made": kept.made, "grid": row.grid, "prefix": row.prefix_tokens, "arrays": shapes}
+    grid, prefix = list(map(int, row.grid)), int(row.prefix_tokens)  # an encoder may count with NumPy
+    about = {"made": kept.made, "grid": grid, "prefix": prefix, "arrays": shapes}
     head = json.dumps(about).encode()
     body = b"".join(
         [
@@ -77,7 +78,7 @@ def from_bytes(key: bytes, value: bytes) -> KeptRow | None:
     arrays: dict[str, Floats] = {}
     for name, (dtype, *shape) in about["arrays"].items():
         count = math.prod(shape)
-        arrays[name] = np.frombuffer(body, DTYPES[dtype], count, offset=end).reshape(shape)
+        arrays[name] = np.frombuffer(body, np.dtype(dtype), count, offset=end).reshape(shape)
         end += arrays[name].nbytes
     row = Encoded(Grid(*about["grid"]), about["prefix"], arrays.get("tokens"), arrays.get("pooled"))
     return KeptRow(row, about["made"])

@@ -49,7 +49,7 @@ class Access:
             return
         if self._gate.keys is not self._known:
             self._known = self._gate.keys
-            self._metrics.know_keys(self._known.by_name)
+            self._metrics.know_keys(self._known.by_name.values())
         path = own_path(scope)
         protocol: Protocol | None = scope["app"].protocol_of(path)
         try:

@@ -15,7 +15,7 @@ from encoders.contract.errors import EncoderIdError, VisiontowerError
 from encoders.contract.values import ImageSize
 from encoders.images.price import size_of
 from service.engine.values import EmbedRequest, EmbedResult, ReadyRequest, ReadyResult
-from service.errors import InvalidOption, UnknownModel, shown
+from service.errors import InvalidOption, shown
 from service.http.errors import InvalidBody, UnsupportedMediaType
 from service.http.form import Part, form_parts
 from service.http.json import NUMBER_BYTES, to_json
@@ -52,7 +52,7 @@ def write_ping(result: ReadyResult, reply: None) -> Answer:
 def read_predict(incoming: Incoming) -> Asked:
     """A form with `entries`, and `image` or `text`.
 
-    Raises UnsupportedMediaType, InvalidBody, InvalidOption for another task than clip's, or UnknownModel.
+    Raises UnsupportedMediaType, InvalidBody, or InvalidOption for another task than clip's.
     """
     if media_type(incoming.content_type) != "multipart/form-data":
         raise UnsupportedMediaType(incoming.content_type or "none", read="multipart/form-data")
@@ -128,7 +128,7 @@ def _served(name: str, ids: Sequence[str]) -> str:
     Capitals, dashes and underscores differ between Immich's list and open_clip's. Weights in a file are of the tag
     that the file is named after: openclip:ViT-B-32@/weights/openai.safetensors.
 
-    Raises UnknownModel.
+    If there is none, the id that it would have: whoever knows what the caller may see refuses it.
     """
     architecture, _, tag = name.rpartition("/")[2].replace("::", "__").partition("__")  # `::` in old versions
     for model in ids:
@@ -139,8 +139,7 @@ def _served(name: str, ids: Sequence[str]) -> str:
         tags = {_plain(found.weights), _plain(PurePath(found.weights).stem)} if found.weights else set()
         if tag and found.scheme == "openclip" and _plain(found.name) == _plain(architecture) and _plain(tag) in tags:
             return model
-    wanted = f"openclip:{architecture}@{tag}" if tag else name
-    raise UnknownModel(wanted, served=ids)
+    return f"openclip:{architecture}@{tag}" if tag else name
 
 
 def _plain(name: str) -> str:

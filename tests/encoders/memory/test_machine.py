@@ -115,5 +115,14 @@ def test_the_limits_of_all_groups_above_hold(tmp_path: Path) -> None:
     assert found == [MemoryLimit(500, 2), MemoryLimit(900, 3)]
 
 
+def test_the_name_of_a_group_is_any_bytes(tmp_path: Path) -> None:
+    (tmp_path / "self").write_bytes(b"0::/web\xff\n")
+    group = tmp_path / os.fsdecode(b"web\xff")
+    group.mkdir()
+    (group / "memory.max").write_text("1000")
+    (group / "memory.current").write_text("400")
+    assert memory_limits(cgroup=tmp_path, membership=tmp_path / "self") == [MemoryLimit(1000, 400)]
+
+
 def test_without_a_memory_limit_there_is_none(tmp_path: Path) -> None:
     assert limits(tmp_path, {"memory.max": "max\n", "memory.current": "400\n"}) == []

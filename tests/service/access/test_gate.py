@@ -3,6 +3,7 @@
 import sqlite3
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -70,6 +71,21 @@ def test_images_count_once_they_are_answered(tmp_path: Path) -> None:
         pass
     with pytest.raises(TooManyImagesForKey, match="10 a day"), gate.images(key, 11):
         pass
+
+
+def test_after_a_count_that_failed_none_is_tried_for_two_seconds(tmp_path: Path) -> None:
+    """Each could wait for who holds the file, and the server with it."""
+    usage, clock = tmp_path / "usage", SimpleNamespace(now=0.0)
+    path = file_of(tmp_path / "keys.toml", a={"requests_per_second": 1})
+    gate = Gate([], path, usage=usage, clock=lambda: clock.now, wall=lambda: NOON)
+    with sqlite3.connect(usage) as other:
+        other.execute("ALTER TABLE requests RENAME TO elsewhere")
+        gate.enter(SECRET)
+        other.execute("ALTER TABLE elsewhere RENAME TO requests")
+    for clock.now in (1.0, 1.9, 2.0):
+        gate.enter(SECRET)
+    with pytest.raises(RequestsTooFast):
+        gate.enter(SECRET)
 
 
 def test_what_cannot_be_counted_is_let_in_and_told_once(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

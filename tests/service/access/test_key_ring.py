@@ -1,6 +1,7 @@
 """The keys follow their file, and a bad file changes nothing."""
 
 import logging
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,16 @@ def test_a_file_that_changes_is_read_again_once_a_second(tmp_path: Path, clock: 
     assert ring.keys is same, "nothing has changed"
 
 
+def test_a_change_that_keeps_time_and_size_is_seen(tmp_path: Path, clock: Clock) -> None:
+    path = file_of(tmp_path / "keys.toml", a={})
+    ring = KeyRing([], path, clock=clock)
+    before = path.stat()
+    file_of(path, b={})
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    clock.now = 1.0
+    assert names(ring) == ["b"]
+
+
 def test_a_file_of_no_keys_lets_nobody_in(tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture) -> None:
     path = file_of(tmp_path / "keys.toml", a={})
     ring = KeyRing([], path, clock=clock)
@@ -54,7 +65,7 @@ def test_a_file_of_no_keys_lets_nobody_in(tmp_path: Path, clock: Clock, caplog: 
     assert "has no key" in caplog.text
 
 
-@pytest.mark.parametrize("harm", ["broken", "gone", "folder", "too large", "half"])
+@pytest.mark.parametrize("harm", ["broken", "gone", "folder", "too large", "half", "deep", "pipe"])
 def test_a_bad_file_keeps_the_keys_and_is_told_once(
     harm: str, tmp_path: Path, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -64,13 +75,18 @@ def test_a_bad_file_keeps_the_keys_and_is_told_once(
     path.unlink()
     if harm == "folder":
         path.mkdir()
+    elif harm == "pipe":
+        os.mkfifo(path)
     elif harm != "gone":
-        path.write_text({"broken": "[a", "too large": "#" * 11_000_000, "half": whole[:-20]}[harm])
+        path.write_text(
+            {"broken": "[a", "too large": "#" * 11_000_000, "half": whole[:-20], "deep": "a=" + "[" * 9999}[harm]
+        )
     for clock.now in (1.0, 2.0, 3.0):
         assert names(ring) == ["a"]
     assert caplog.text.count("the access keys stay as they were") == 1
     if path.is_dir():
         path.rmdir()
+    path.unlink(missing_ok=True)
     file_of(path, b={})
     clock.now = 4.0
     assert names(ring) == ["b"]

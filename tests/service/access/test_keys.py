@@ -88,6 +88,7 @@ def test_what_is_written_is_read_again() -> None:
         (f"sha256 = '{DIGEST}'", "outside of a table"),
         ("[a", "at end of document"),
         ("\x00", "line 1"),
+        ("a=" + "[" * 9999, "nested too deeply"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(text: str, why: str, tmp_path: Path) -> None:

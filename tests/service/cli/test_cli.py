@@ -6,6 +6,7 @@ import shlex
 import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from service.engine import EmbedRequest, Engine
 from service.run import server
 from service.settings import PREFIX, Settings
 from service.sizes import show_bytes
+from tests.support.paths import ROOT
 from tests.support.serving import backend_of, image_bytes
 
 COMMANDS = ("serve", "embed", "search", "similarity", "models", "vram", "pull")
@@ -106,6 +108,7 @@ def test_serve_takes_flags_over_variables(served: list[Settings], monkeypatch: p
             "--labels (VISIONTOWER_LABELS): the labels of 'birds' cannot be read from ",
         ),
         (["serve", "--model", "fake:a", "--model", "fake:a"], "given twice"),
+        (["serve", "--keys", f"a=sha256:{'0' * 64}", "--keys-usage", "/nowhere/usage"], "unable to open"),
         (["models", "nowhere:x"], "Unknown scheme"),
         (["models", "vit"], "not an encoder id"),
         (["models", "--scheme", "nowhere"], "Unknown scheme"),
@@ -368,3 +371,22 @@ def test_the_module_runs_as_a_process_and_its_help_imports_no_torch() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert (done.returncode, done.stderr) == (0, "")
     assert "The suffix of OUT chooses" in done.stdout
+
+
+def test_a_library_that_cannot_be_imported_is_told_in_a_line(tmp_path: Path) -> None:
+    (tmp_path / "PIL.py").write_text("raise ImportError('libjpeg.so: cannot open shared object file', name='PIL')")
+    path = os.pathsep.join([str(tmp_path), *filter(None, [os.environ.get("PYTHONPATH")])])
+    command = [sys.executable, "-m", "service.cli", "doctor"]
+    ran = subprocess.run(command, env={**os.environ, "PYTHONPATH": path}, cwd=ROOT, capture_output=True, text=True)
+    assert ran.returncode == 2
+    assert ran.stderr.startswith("visiontower: PIL is missing or broken: libjpeg.so")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_a_full_disk_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    if not Path("/dev/full").exists():
+        pytest.skip("no /dev/full")
+    with suppress(OSError), open("/dev/full", "w") as full:
+        monkeypatch.setattr(sys, "stdout", full)
+        assert main(["models", "--json"]) == 2
+    assert capsys.readouterr().err == "visiontower models: [Errno 28] No space left on device\n"

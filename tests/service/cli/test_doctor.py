@@ -68,7 +68,7 @@ def test_a_variable_that_serve_refuses_is_status_1(
     assert main(["doctor", "--json"]) == 1
     told = json.loads(capsys.readouterr().out)
     assert told["variables"]["VISIONTOWER_PROT"] == "(set)"
-    assert told["port"]["could_not_tell"].startswith("unknown variable VISIONTOWER_PROT.")
+    assert told["ports"]["could_not_tell"].startswith("unknown variable VISIONTOWER_PROT.")
     assert told["torch"]["version"]
     assert [each["severity"] for each in told["findings"] if "VISIONTOWER_PROT" in each["what"]] == ["wrong"]
 

@@ -11,6 +11,8 @@ import huggingface_hub.constants as constants
 import pytest
 import timm
 import torch
+from httpx import Request, Response
+from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
 import encoders
 from encoders.adapters import demo
@@ -23,6 +25,7 @@ from tests.support.hf_folders import write
 
 NOWHERE = "http://127.0.0.1:9"
 """Nobody listens there."""
+UNAVAILABLE: Any = Response(503, request=Request("GET", NOWHERE))  # the hub's library may have another httpx
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +73,23 @@ def test_a_repository_is_fetched_once_and_then_needs_no_network(
     assert Path(found["where"]).is_relative_to(tmp_path)
     assert found["revision"] == encoders.load(f"hf:{clip}").spec.revision
     assert pull("--check", "hf:house/clip", capsys=capsys)[:2] == (0, [found])
+
+
+def test_a_damaged_file_is_told_and_fetched_again(
+    clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with hub.serving(monkeypatch, tmp_path, {"house/clip": clip}):
+        _, (whole,), _ = pull("hf:house/clip", capsys=capsys)
+        file = Path(whole["where"]).resolve()
+        content = file.read_bytes()
+        file.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))  # it loads
+        status, (found,), told = pull("hf:house/clip", capsys=capsys)
+        assert (status, found) == (0, whole)
+        assert "is damaged" in told
+        file.write_bytes(b"a page of a proxy")
+        status, (found,), _ = pull("--check", "hf:house/clip", capsys=capsys)
+        assert status == 1
+        assert f"{file} is damaged" in found["error"]
 
 
 def test_timm_and_open_clip_fetch_from_it_too(
@@ -182,13 +202,27 @@ def test_offline_no_url_is_opened() -> None:
     [
         (OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/models/a"), "the disk is full. Make room"),
         (OSError(errno.EROFS, os.strerror(errno.EROFS), "/models/a"), "/models/a cannot be written"),
+        (
+            HfHubHTTPError("500 for url https://a/b", response=UNAVAILABLE),
+            "https://a/b is missing, and cannot be downloaded",
+        ),
     ],
 )
-def test_a_disk_that_takes_no_file_is_told(error: OSError, said: str) -> None:
+def test_a_file_that_cannot_be_had_or_kept_is_told(error: OSError, said: str) -> None:
     told = FileNotFoundError("Failed to download")  # open_clip's
     told.__context__ = error
     with pytest.raises(WeightsNotHere, match=said), fitting("openclip:RN50@openai", "openai"):
         raise told
+
+
+def test_the_password_of_a_mirror_is_not_told() -> None:
+    missing = LocalEntryNotFoundError("no https://me:hush@mirror.example/house/a/config.json")
+    missing.__context__ = OSError("proxy http://me:hush@proxy:3128 does not answer")
+    with pytest.raises(WeightsNotHere) as raised, fitting("hf:a", "a"):
+        raise missing
+    assert "https://mirror.example/house/a/config.json" in str(raised.value)
+    assert "http://proxy:3128" in str(raised.value)
+    assert "hush" not in str(raised.value)
 
 
 def test_an_error_of_another_kind_stays_one() -> None:

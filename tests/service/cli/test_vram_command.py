@@ -61,6 +61,7 @@ def sentence(*argv: str, capsys: pytest.CaptureFixture[str]) -> str:
     ("text", "count"),
     [
         ("24GiB", 24 * GIB),
+        pytest.param("1" + "0" * 400, 10**400, id="more than a float"),
         ("24 gib", 24 * GIB),
         ("24G", 24 * GIB),
         ("24GB", 24 * 10**9),

@@ -54,7 +54,7 @@ TROUBLES: dict[str, tuple[Facts, Severity, str, str]] = {
     ),
     "a device that is not there": (
         machine(choice=Unknown("'cuda' was asked for"), checks=Unknown("'cuda' was asked for")),
-        WRONG, "would not start: 'cuda' was asked for", "VISIONTOWER_DEVICE",
+        WRONG, "would not start: 'cuda' was asked for", "VISIONTOWER_*",
     ),
     "torch does not start": (
         machine(torch=Unknown("the process ended with SIGILL"), choice=Unknown("it"), checks=Unknown("it")),
@@ -103,11 +103,19 @@ TROUBLES: dict[str, tuple[Facts, Severity, str, str]] = {
     "a slow decoder": (machine(pictures=(Format("JPEG", "jpg 9.0"),)), NOTE, "without libjpeg-turbo", "wheel"),
     "no decoder": (machine(pictures=(Format("JPEG", None),)), WRONG, "reads no JPEG", "wheel"),
     "no decoder of a rare format": (machine(pictures=(Format("AVIF", None),)), NOTE, "reads no AVIF", "wheel"),
+    "a broken plug-in": (
+        machine(pictures=(Format("HEIC", None, "heif", "pillow_heif is broken: no libheif"),)),
+        WRONG, "HEIC is not read: pillow_heif is broken: no libheif", "again",
+    ),
     "a taken port": (
-        machine(port=Port("127.0.0.1", 8000, "Address already in use", is_taken=True)), NOTE, "8000", "--port N",
+        machine(ports=(Port("port", "127.0.0.1", 8000, "in use", is_taken=True),)), NOTE, "8000", "--port N",
+    ),
+    "a taken port for metrics": (
+        machine(ports=(Port("metrics_port", "::1", 9000, "in use", is_taken=True),)), NOTE, "9000", "--metrics-port N",
     ),
     "a port that is not allowed": (
-        machine(port=Port("0.0.0.0", 80, "Permission denied", is_taken=False)), WRONG, "Permission denied", "--port",
+        machine(ports=(Port("port", "0.0.0.0", 80, "Permission denied", is_taken=False),)),
+        WRONG, "Permission denied", "--port",
     ),
     "the self-test fails": (
         machine(checks=(Check("demo:vit", "", "cosines are off by 0.5"),)), WRONG, "demo:vit: cosines", "--json",

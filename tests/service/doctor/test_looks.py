@@ -1,15 +1,17 @@
 """What is looked at on this machine, and on folders that stand for others."""
 
 import socket
+import urllib.request
 from itertools import combinations
 from pathlib import Path
 
+import huggingface_hub.constants as constants
 import numpy as np
 import pytest
 
-from encoders.images.decode import FORMATS
+from encoders.images.decode import FORMATS, PLUGINS, Plugin
 from service.doctor import caches, devices, environment, machine, pictures, software
-from service.doctor.facts import Asked, Unknown, looked
+from service.doctor.facts import Asked, Choice, Unknown, looked
 from service.doctor.self_test import APART, COSINES, read_formats, try_encoder
 from service.engine.backend import real_backend
 from service.settings import Settings
@@ -60,15 +62,15 @@ def test_weights_are_kept_where_the_variables_say(tmp_path: Path, monkeypatch: p
 
 
 def test_a_port_that_somebody_listens_on_is_taken() -> None:
-    asked = Asked(("demo:vit",), "auto", "127.0.0.1", port=0, processes=1, connections=8)
-    assert machine.port(asked).problem is None
     with socket.create_server(("127.0.0.1", 0)) as server:
-        found = machine.port(Asked(**{**vars(asked), "port": server.getsockname()[1]}))
-    assert found.is_taken
+        taken = server.getsockname()[1]
+        asked = Asked(("demo:vit",), "auto", "127.0.0.1", port=0, metrics_port=taken, processes=1, connections=8)
+        assert [each.is_taken for each in machine.ports(asked)] == [False, True]
 
 
 def test_an_address_of_another_machine_cannot_be_listened_on() -> None:
-    found = machine.port(Asked(("demo:vit",), "auto", "192.0.2.1", port=0, processes=1, connections=8))
+    asked = Asked(("demo:vit",), "auto", "192.0.2.1", port=0, metrics_port=None, processes=1, connections=8)
+    (found,) = machine.ports(asked)
     assert found.problem is not None
     assert not found.is_taken
 
@@ -88,6 +90,7 @@ def test_torch_tells_of_this_processor() -> None:
     assert (here.why_no_card is None) or not here.cards
 
 
+@pytest.mark.usefixtures("connected_again")
 def test_the_choice_is_what_the_settings_come_to(monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DEVICE": "cpu", "DTYPE": "float32", "VRAM_BUDGET": "3GiB", "PREPROCESS_THREADS": "5"}.items():
         monkeypatch.setenv(f"VISIONTOWER_{name}", value)
@@ -95,11 +98,53 @@ def test_the_choice_is_what_the_settings_come_to(monkeypatch: pytest.MonkeyPatch
     assert (choice.device, choice.dtype, choice.budget, choice.decoding_threads) == ("cpu", "float32", 3 * 2**30, 5)
 
 
+@pytest.fixture
+def connected_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What goes offline here is of the process."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(urllib.request, "_opener", None)
+
+
+@pytest.mark.usefixtures("connected_again")
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("MODEL", "dem:vit", "Unknown scheme 'dem'"),
+        ("MODEL", "demo:vit,demo:vitt", "There is no 'demo:vitt'"),
+        ("CACHE_DIR", f"{__file__}/cache", "cache cannot be written to"),
+    ],
+)
+def test_what_serve_would_not_start_with_is_told(
+    name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("VISIONTOWER_CACHE", "1MiB")
+    monkeypatch.setenv(f"VISIONTOWER_{name}", value)
+    found = looked(devices.choice)
+    assert isinstance(found, Unknown)
+    assert said in found.could_not_tell
+
+
+@pytest.mark.usefixtures("connected_again")
+def test_weights_that_are_elsewhere_are_not_fetched(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VISIONTOWER_MODEL", "hf:house/nowhere")
+    assert isinstance(devices.choice(), Choice)
+
+
+@pytest.mark.usefixtures("connected_again")
 def test_looking_at_the_settings_makes_no_folder_of_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, value in {"DEVICE": "cpu", "CACHE": "1MiB", "CACHE_DIR": str(tmp_path / "cache")}.items():
         monkeypatch.setenv(f"VISIONTOWER_{name}", value)
     devices.choice()
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_package_that_cannot_be_imported_reads_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "pillow_lame.py").write_text("raise ImportError('liblame.so: no such file')")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setitem(PLUGINS, "LAME", Plugin("pillow_lame", "", "LAME", "lame"))
+    found = pictures.pictures()[-1]
+    assert (found.name, found.library) == ("LAME", None)
+    assert found.problem == "pillow_lame is broken: ImportError: liblame.so: no such file"
 
 
 def test_every_format_is_named_with_what_reads_it() -> None:
@@ -119,6 +164,8 @@ def test_secrets_are_not_told() -> None:
             "https_proxy": "http://me:hu/sh@proxy:3128",
             "ALL_PROXY": "me:hush@proxy:3128",
             "HF_ENDPOINT": "https://me:hush@hub.example",
+            "VISIONTOWER_TRACES_ENDPOINT": "https://collector/v1/traces?token=hush",
+            "VISIONTOWER_MODEL": "hf:a/b?preprocess=openai",
             "HOME": "/home/me",
         }
     )
@@ -127,8 +174,10 @@ def test_secrets_are_not_told() -> None:
         "HF_ENDPOINT": "https://hub.example",
         "HF_TOKEN": "(set)",
         "VISIONTOWER_KEYS": "(set)",
+        "VISIONTOWER_MODEL": "hf:a/b?preprocess=openai",
         "VISIONTOWER_PORT": "9000",
         "VISIONTOWER_PORTT": "(set)",
+        "VISIONTOWER_TRACES_ENDPOINT": "https://collector/v1/traces",
         "https_proxy": "http://proxy:3128",
     }
 
@@ -138,6 +187,7 @@ def test_secrets_are_not_told() -> None:
     [
         ("VISIONTOWER_PROT", "9000", "unknown variable VISIONTOWER_PROT. Did you mean"),
         ("VISIONTOWER_PORT", "http", "VISIONTOWER_PORT: Input should be a valid integer"),
+        ("VISIONTOWER_TRACES_ENDPOINT", "me:hush@c/", "VISIONTOWER_TRACES_ENDPOINT: it is no URL of a collector: use"),
     ],
 )
 def test_what_serve_would_refuse_is_told(name: str, value: str, said: str, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,7 +3,8 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -124,6 +125,71 @@ async def test_whatever_changes_a_row_has_its_own(options: dict[str, Any]) -> No
         again = await asking(engine, 1, **options)
         assert looked_up(again) == (1, 0)
         assert numbers(found) == numbers(again) == numbers(await asking(plain, 1, **options))
+
+
+OTHER: dict[type, dict[str, Any]] = {
+    EmbedRequest: {
+        "sources": [noise(2)],
+        "texts": ["a"],
+        "model": "fake:other",
+        "output": "both",
+        "layer": 1,
+        "project": True,
+        "resolution": ImageSize(64, 32),
+        "tiles": True,
+        "prefix": True,
+        "normalize": True,
+        "dtype": "float16",
+        "truncate": False,
+        "is_set": True,
+        "width": 12,
+        "timeout_s": 20.0,
+    },
+    SimilarityRequest: {
+        "sources": [noise(2)],
+        "texts": ["b"],
+        "templates": ["a {}"],
+        "labels": "known",
+        "heatmap": True,
+        "model": "fake:other",
+        "resolution": ImageSize(64, 32),
+        "truncate": False,
+        "timeout_s": 20.0,
+    },
+}
+"""Each field of a request, and a value that is not its default."""
+
+
+@pytest.mark.parametrize("kind", OTHER, ids=lambda kind: kind.__name__)
+async def test_whatever_is_asked_of_an_image_that_was_asked_otherwise_is_answered_as_without_a_cache(
+    kind: type, tmp_path: Path
+) -> None:
+    """A field that is new has to be written down above, and then is compared."""
+    assert set(OTHER[kind]) == {each.name for each in fields(kind)}
+    labels = tmp_path / "labels"
+    labels.write_text("red\nblue\n")
+
+    def encoders() -> list[Encoder]:
+        specs = [
+            fake_spec(name, revision=name, most_views=3, most_joined=48, preprocessing=preprocessing)
+            for name, preprocessing in (
+                ("fake:vit", fake_spec().preprocessing),
+                ("fake:other", replace(fake_spec().preprocessing, resize="squash")),
+            )
+        ]
+        return [FakeEncoder(spec) for spec in specs]
+
+    def request(options: dict[str, Any]) -> Any:
+        if kind is EmbedRequest:
+            return EmbedRequest(**{"sources": [noise(1, (60, 40))], "project": "tiles" in options, **options})
+        texts = {} if "labels" in options else {"texts": ["a"]}
+        return SimilarityRequest(**{"sources": [noise(1, (60, 40))], **texts, **options})
+
+    given: dict[str, Any] = {"labels": (f"known={labels}",)}
+    async with engine_of(*encoders(), **given) as engine, engine_of(*encoders(), cache=0, **given) as plain:
+        for options in ({}, *({name: value} for name, value in OTHER[kind].items()), {}):
+            found, expected = await engine.run(request(options)), await plain.run(request(options))
+            assert repr(found.items) == repr(expected.items), options
 
 
 def test_a_row_is_of_its_weights_its_place_and_the_ways_of_the_engine() -> None:

@@ -6,6 +6,7 @@ import os
 import sqlite3
 import subprocess
 import sys
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, closing, suppress
 from dataclasses import replace
@@ -22,8 +23,11 @@ from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.values import Encoded, Grid
 from service.engine import EmbedRequest, Engine
 from service.engine.cache.disk import Disk
+from service.engine.cache.results import Made, ResultCache
 from service.engine.cache.row import KeptRow, from_bytes, to_bytes
+from service.scheduling.items import Answer
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 from tests.support.serving import app_of, backend_of, client_of, noise
 from tests.support.waiting import until
 
@@ -48,8 +52,13 @@ def same(one: Encoded, other: Encoded) -> bool:
 
 @pytest.mark.parametrize(
     "row",
-    [row(), replace(row(), pooled=None), replace(row(), tokens=None, prefix_tokens=0)],
-    ids=["both", "tokens", "pooled"],
+    [
+        row(),
+        replace(row(), pooled=None),
+        replace(row(), tokens=None, prefix_tokens=0),
+        replace(row(), grid=Grid(*np.array([1, 4])), prefix_tokens=np.int64(1), pooled=np.ones(3)),  # type: ignore[arg-type]  # a plug-in's
+    ],
+    ids=["both", "tokens", "pooled", "numpy's"],
 )
 def test_a_row_comes_back_as_it_was(row: Encoded) -> None:
     found = from_bytes(KEY, to_bytes(KEY, KeptRow(row, 12.5)))
@@ -110,6 +119,27 @@ async def test_rows_outlive_the_engine(tmp_path: Path) -> None:
         assert one.tokens.tobytes() == other.tokens.tobytes()
 
 
+async def test_all_who_wait_for_a_row_from_the_disk_are_told_its_age(tmp_path: Path) -> None:
+    made = 0
+
+    async def make() -> Made:
+        nonlocal made
+        made += 1
+        return Answer(row(), 0.0, 0.0)
+
+    async def asked(now: float, askers: int) -> list[float | None]:
+        disk = Disk(tmp_path, MIB)
+        cache = ResultCache(MIB, about=(), metrics=Metrics([]), disk=disk, now=lambda: now)
+        found = await asyncio.gather(*(cache.row(b"image", b"origin", make) for _ in range(askers)))
+        await until(lambda: not disk.backlog)
+        cache.close()
+        return [each.age_s for each in found]
+
+    assert await asked(1000.0, askers=2) == [None, 0.0]
+    assert await asked(1060.0, askers=3) == [60.0, 60.0, 60.0]
+    assert made == 1
+
+
 async def test_other_weights_software_or_hardware_have_their_own(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -124,9 +154,14 @@ async def test_other_weights_software_or_hardware_have_their_own(
     package = tmp_path / "packages" / "decoder-2.dist-info"
     package.mkdir(parents=True)
     (package / "METADATA").write_text("Metadata-Version: 2.1\nName: decoder\nVersion: 2\n")
+    (package / "entry_points.txt").write_text("[visiontower.encoders]\nplug-in = plug_in.adapter:Adapter\n")
+    code = package.parent / "plug_in" / "adapter.py"
+    code.parent.mkdir()
     monkeypatch.syspath_prepend(package.parent)
-    async with engine_of(tmp_path) as engine:
-        assert await hits(engine, 1) == [0]
+    for of_a_working_copy in ("layers = 1", "layers = 2"):
+        code.write_text(of_a_working_copy)
+        async with engine_of(tmp_path) as engine:
+            assert await hits(engine, 1) == [0]
     monkeypatch.undo()
     async with engine_of(tmp_path) as engine:
         assert await hits(engine, 1) == [1]
@@ -253,6 +288,29 @@ async def test_a_broken_file_is_begun_anew_and_no_request_fails(tmp_path: Path, 
         assert len(list(tmp_path.glob("*.sqlite"))) == 1
 
 
+async def test_a_file_of_another_version_is_begun_anew_and_other_files_are_left_alone(tmp_path: Path) -> None:
+    others = {tmp_path / name for name in ("rows-backup.sqlite", "rows-007.sqlite", "rows.sqlite")}
+    for each in others:
+        each.write_text("somebody's")
+    with closing(sqlite3.connect(tmp_path / FILE)) as rows, rows:
+        rows.execute("CREATE TABLE rows (key BLOB PRIMARY KEY, used REAL, vectors BLOB)")
+    async with opened(tmp_path, pause_s=0.0) as disk:
+        assert await kept(disk, KEY, row()) is not None
+    assert {each for each in tmp_path.glob("rows*.sqlite") if each in others} == others
+    assert {each.read_text() for each in others} == {"somebody's"}
+    assert not (tmp_path / FILE).exists()
+
+
+async def test_files_that_somebody_deletes_are_made_anew(tmp_path: Path) -> None:
+    async with opened(tmp_path) as disk:
+        assert await kept(disk, KEY, row()) is not None
+        for each in tmp_path.iterdir():
+            each.unlink()
+        assert await kept(disk, KEY) is None, "the reader has made the file anew, before the writer has looked"
+        assert await kept(disk, KEY, row()) is not None
+        assert written(tmp_path) == 1
+
+
 async def test_a_damaged_row_is_none_and_goes(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     async with opened(tmp_path) as disk:
         await kept(disk, KEY, row())
@@ -279,7 +337,37 @@ async def test_a_disk_that_fails_is_a_line_in_the_log(tmp_path: Path, caplog: py
         with closing(sqlite3.connect(tmp_path / FILE)) as rows, rows:
             rows.execute("DROP TABLE rows")
         assert await hits(engine, 2, 3, 1) == [0, 0, 1]
-    assert "the cache on disk fails, and is left alone for 60 s: no such table: rows" in caplog.text
+    assert f"the cache on disk fails, and is left alone for 60 s: {tmp_path / FILE}: no such table: rows" in caplog.text
+
+
+async def test_another_that_writes_for_long_is_waited_for_once_not_for_each_row(tmp_path: Path) -> None:
+    """Else the end of the process, which waits for the thread, would be hours away."""
+    async with opened(tmp_path) as disk:
+        assert await kept(disk, KEY, row()) is not None
+        with closing(sqlite3.connect(tmp_path / FILE, isolation_level=None)) as rows:
+            rows.execute("BEGIN IMMEDIATE")
+            for number in range(50):
+                disk.put(number.to_bytes(32, "big"), KeptRow(row(), 1.0))
+            await until(lambda: not disk.backlog)
+        assert written(tmp_path) == 1
+        assert await kept(disk, KEY) is not None
+
+
+async def test_a_disk_that_hangs_holds_nobody(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    may_go_on = threading.Event()
+
+    def hanging() -> float:
+        assert may_go_on.wait(30)
+        return 1.0
+
+    async with opened(tmp_path) as disk:
+        assert await kept(disk, KEY, row()) is not None
+    async with opened(tmp_path, now=hanging, slow_s=0.01) as disk:
+        try:
+            assert await asyncio.gather(*(disk.get(KEY) for _ in range(20))) == [None] * 20
+        finally:
+            may_go_on.set()
+    assert caplog.text.count("is left alone for 60 s") == 1
 
 
 @pytest.mark.skipif(os.getuid() == 0, reason="root may write everywhere")
@@ -298,6 +386,8 @@ def test_a_folder_that_is_none_is_refused_at_start(tmp_path: Path) -> None:
         Engine(settings, backend=backend_of())
     with pytest.raises(ValidationError, match="set cache too, for example to 256MiB"):
         Settings(cache_dir=str(tmp_path))
+    with pytest.raises(ValidationError, match="set cache_dir too"):
+        Settings(cache=MIB, cache_disk=MIB)
 
 
 async def test_the_server_s_log_says_why_it_does_not_start(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -63,7 +63,7 @@ async def test_an_image_whose_making_panics_is_an_error_at_its_place_and_nobody_
     with ExitStack() as stack:
         decoding = Decoding(Account(2**30), threads=1, processes=1)
         stack.callback(decoding.stop)
-        async with running(encoder, clock=lambda: now[0], patience=Patience(enough=32)) as device:
+        async with running(encoder, clock=lambda: now[0], patience=Patience()) as device:
             images = Images(
                 threads=device.threads,
                 fetcher=cast(Fetcher, None),

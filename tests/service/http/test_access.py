@@ -4,6 +4,7 @@ import asyncio
 import json
 import logging
 import time
+from base64 import b64encode
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -253,7 +254,13 @@ async def test_a_key_sees_and_uses_its_own_models(tmp_path: Path) -> None:
             assert (await client.get(path, headers=bearer("some"))).status_code == 403, path
             assert (await client.get(path, headers=bearer("all"))).status_code == 200, path
         assert (await client.get("/models/fake:b", headers=bearer("some"))).status_code == 200
-        assert_problem(await post_image(client, "some", model="fake:gone"), 404, "unknown-model")
+        gone = assert_problem(await post_image(client, "some", model="fake:gone"), 404, "unknown-model")
+        assert gone["served"] == ["fake:b", "fake:c"], "no others are named"
+        assert (await client.get("/models/fake:gone", headers=bearer("some"))).json()["served"] == gone["served"]
+        entries = {"entries": json.dumps({"clip": {"visual": {"modelName": "ViT-B-32__openai"}}})}
+        of_immich = await client.post("/predict", data=entries, files={"image": b"1"}, headers=bearer("some"))
+        assert of_immich.status_code == 403
+        assert "fake:a" not in of_immich.text
 
 
 async def test_images_in_flight_are_limited_for_each_key(tmp_path: Path) -> None:
@@ -287,14 +294,16 @@ async def test_who_leaves_gives_room_to_the_next(tmp_path: Path) -> None:
 
 async def test_images_count_once_they_are_answered_be_it_by_an_error_of_theirs(tmp_path: Path) -> None:
     fails = False
+    coming: list[bool] = []
+    """Whether each of the next forwards works."""
 
     def before(batch: int) -> None:
-        if fails:
+        if fails or (coming and not coming.pop(0)):
             raise RuntimeError("broken")
 
     limits = {"images_per_day": 20, "images_in_flight": 20}
-    async with guarded(tmp_path, FakeEncoder(before=before), a=limits) as client:
-        assert (await post_image(client)).status_code == 200
+    async with guarded(tmp_path, FakeEncoder(before=before), a=limits, settings={"max_batch": 1}) as client:
+        assert (await client.post("/embed", content=b"\x89PNG broken", headers=PNG | bearer("a"))).status_code == 415
         bad = [("image", image_bytes()), ("image", b"\x89PNG broken")]
         assert (await client.post("/embed", files=bad, headers=bearer("a"))).status_code == 207
         assert await images_of_today(client, per_day=20) == 3
@@ -302,17 +311,27 @@ async def test_images_count_once_they_are_answered_be_it_by_an_error_of_theirs(t
             assert (await post_image(client, **refused)).status_code in (404, 422), refused
         assert (await client.get("/vram", headers=bearer("a"))).status_code == 200
         assert await images_of_today(client, per_day=20) == 3, "refused ones do not count"
+        pictures = ["data:;base64," + b64encode(each).decode() for each in (image_bytes(), image_bytes(), b"broken")]
+        body = {"model": "fake:vit", "input": [{"image": each} for each in pictures]}
+        assert (await client.post("/v1/embeddings", json=body, headers=bearer("a"))).status_code == 422
+        assert await images_of_today(client, per_day=20) == 4, "one is refused for its own sake, and two with it"
+        coming += [True, False]
+        body = {"model": "fake:vit", "input": body["input"][:2]}
+        assert (await client.post("/v1/embeddings", json=body, headers=bearer("a"))).status_code == 500
+        assert await images_of_today(client, per_day=20) == 4, "nobody has the vector of the other"
         fails = True
         failed = await post_image(client)
         assert_problem(failed, 500, "encoder-failed")
-        assert await images_of_today(client, per_day=20) == 3, "the server's failures do not"
+        assert await images_of_today(client, per_day=20) == 4, "the server's failures do not"
 
 
 async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.INFO)
-    async with guarded(tmp_path, a={"models": ["fake:vit"]}, fast={"requests_per_second": 0.01}, idle={}) as client:
+    async with guarded(
+        tmp_path, a={"models": ["fake:vit"]}, fast={"requests_per_second": 0.01}, idle={"images_per_day": 9}
+    ) as client:
         await post_image(client)
         await post_image(client, model="fake:other")
         await client.get("/models", headers={"authorization": "Bearer vt_guess"})
@@ -329,10 +348,8 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     assert found["key_requests_total", "fast", "429"] == 1
     assert found["key_images_total", "a"] == 1
     assert found["key_refused_total", "a", "models"] == 1
-    reasons = ("requests_per_second", "images_in_flight", "images_per_day", "models")
-    assert {key[1:]: value for key, value in found.items() if key[0] == "key_refused_total" and key[1] == "idle"} == {
-        ("idle", reason): 0 for reason in reasons
-    }
+    of_idle = {key[2]: value for key, value in found.items() if key[:2] == ("key_refused_total", "idle")}
+    assert of_idle == {"images_per_day": 0}
     assert found["rejected_total", "invalid-key"] == 1
     assert found["rejected_total", "requests-too-fast"] == 1
     assert found["rejected_total", "day-used-up"] == 0
@@ -357,7 +374,7 @@ async def test_a_new_key_works_within_a_second_and_a_removed_one_no_longer(tmp_p
     app = create_app(settings, backend=backend_of(), clock=lambda: time.monotonic() + ahead)
     async with client_of(app) as client:
         assert (await post_image(client)).status_code == 200
-        file_of(path, b={})
+        file_of(path, b={"models": ["fake:vit"]})
         ahead = 1.0
         assert (await post_image(client)).status_code == 401
         assert (await post_image(client, "b")).status_code == 200
@@ -399,6 +416,7 @@ async def test_without_keys_whatever_a_client_sends_is_not_looked_at() -> None:
         ({"keys_file": "."}, "cannot be read: Is a directory"),
         ({"keys": "a"}, "an entry is not NAME=sha256:DIGEST"),
         ({"keys": f"a=sha256:{'0' * 64},a=sha256:{'1' * 64}"}, "two keys 'a'"),
+        ({"keys_usage": "usage"}, "no access key is: set keys_file"),
         ({"keyless_protocols": "native"}, "Input should be 'openai'"),
     ],
 )

@@ -208,7 +208,7 @@ async def test_a_request_is_one_line_that_says_what_it_asked_and_how_it_went(cap
         (207, "ok", "fake:vit", 2, 1),
         (415, "not-an-image", "fake:vit", 1, None),
         (404, "unknown-model", None, 1, None),
-        (404, "not-found", None, None, None),
+        (404, "no-such-route", None, None, None),
     ]
     assert lines[0]["stages"].keys() >= {"decode", "queue", "forward", "serialize"}
     assert lines[0]["resolution"] == "32x32"

@@ -112,6 +112,25 @@ async def test_counts_never_go_down() -> None:
     assert ended.keys() == missed.keys()
 
 
+async def test_all_who_ask_during_a_round_share_the_next_one() -> None:
+    """A round takes tenths of a second: a scrape behind twenty others would wait for too long."""
+    asked = 0
+    text = exposition(forwards=2, ready=1, free=70)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await Answering(text)(reader, writer)
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        counts, ports = Counts(), {11: server.sockets[0].getsockname()[1]}
+        told = await asyncio.gather(*(counts.exposition(ports) for _ in range(20)))
+        assert asked == 2
+        assert len(set(told)) == 1
+        await counts.exposition(ports)
+        assert asked == 3, "whoever asks later is told what is true then"
+
+
 def shared(number: int) -> tuple[Any, Any]:
     context = multiprocessing.get_context("spawn")
     return context.RawArray(ctypes.c_bool, number), context.RawArray(ctypes.c_uint64, number)

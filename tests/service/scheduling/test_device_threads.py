@@ -234,7 +234,7 @@ async def test_a_set_does_not_wait_for_what_is_being_made() -> None:
         now[0] += 10_000
 
     encoder = FakeEncoder(before=tick)
-    async with running(encoder, clock=lambda: now[0], patience=Patience(enough=32)) as device:
+    async with running(encoder, clock=lambda: now[0], patience=Patience()) as device:
         await device.submit(0)
         coming = device.submit_made(1, pool=pool)
         async with asyncio.timeout(30):

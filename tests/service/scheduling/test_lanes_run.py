@@ -2,6 +2,7 @@
 
 import asyncio
 import gc
+import math
 import threading
 import weakref
 from collections.abc import AsyncIterator, Callable, Collection
@@ -74,9 +75,10 @@ async def lanes(
     runs_alone: Collection[Shape] = (),
     take_cores: Callable[[int], None] = lambda part: None,
     clock: Callable[[], float] = lambda: 0.0,
+    brief_s: float = 0.0,
 ) -> AsyncIterator[Device]:
-    lanes = Lanes(number, take_cores=take_cores)
-    patience = Patience(enough=lanes.enough)
+    lanes = Lanes(number, take_cores=take_cores, brief_s=brief_s)
+    patience = Patience()
     async with running(
         encoder, ceiling=4, runs_alone=runs_alone, clock=clock, lanes=lanes, patience=patience
     ) as device:
@@ -322,6 +324,19 @@ async def test_an_encoder_that_was_removed_is_kept_by_no_lane() -> None:
         await device.threads.call(lambda: None)  # by now the threads are done with it
         gc.collect()
         assert resident() is None
+
+
+async def test_a_brief_forward_waits_for_the_one_before_and_takes_all_that_came_meanwhile() -> None:
+    room = Room()
+    async with lanes(room, brief_s=math.inf) as device:
+        room.door.clear()
+        first = device.submit(1)
+        await room.holds(1)
+        futures = [first, device.submit(2), device.submit(3)]
+        room.door.set()
+        await asyncio.gather(*futures)
+    assert room.values == [[1], [2, 3]]
+    assert room.met == {1: set(), 2: set()}
 
 
 async def test_stopping_lets_every_lane_finish_what_it_has_begun() -> None:

@@ -217,8 +217,8 @@ class DeviceThreadsMachine(RuleBasedStateMachine):
             measurement=Measurement(FakeMemory(2**60), Budget(limit=2**60, overhead=CPU), self.metrics),
             metrics=self.metrics,
             clock=lambda: self.now,
-            lanes=Lanes(self.number_of_lanes, take_cores=self.floor.take_cores),
-            patience=Patience(enough=4) if is_patient else None,
+            lanes=Lanes(self.number_of_lanes, take_cores=self.floor.take_cores, enough=4 * self.number_of_lanes),
+            patience=Patience() if is_patient else None,
         )
         self.residents: dict[str, Resident] = {}
         self.on_loop(self.threads.start)

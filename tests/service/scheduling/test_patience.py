@@ -4,7 +4,6 @@ import pytest
 
 from encoders.contract.values import Outputs, TokenKind
 from service.memory.shape import Shape
-from service.scheduling.limits import Limit
 from service.scheduling.patience import Patience
 from tests.support.shapes import image_shape, text_shape
 
@@ -15,7 +14,7 @@ ENOUGH = 32
 
 def coming(*shapes: Shape) -> Patience:
     """An item of each of the shapes is on its way."""
-    patience = Patience(enough=ENOUGH)
+    patience = Patience()
     for shape in shapes:
         patience.expect(shape)
     return patience
@@ -26,13 +25,12 @@ def wait_s(
     now: float = 0.0,
     *,
     waiting: int = 1,
-    ceiling: int = 64,
+    enough: int = ENOUGH,
     since: float = 0.0,
     forward_s: float = 0.5,
 ) -> float:
     """Of a batch of SMALL; the model's last forward took half a second."""
-    limit = Limit(ceiling, runs_alone=False, forward_s=forward_s)
-    return patience.wait_s(SMALL, waiting=waiting, limit=limit, since=since, now=now)
+    return patience.wait_s(SMALL, waiting=waiting, enough=enough, forward_s=forward_s, since=since, now=now)
 
 
 def test_a_batch_does_not_wait_for_company_that_may_not_come() -> None:
@@ -74,8 +72,6 @@ def test_others_on_their_way_are_not_waited_for(other: Shape) -> None:
     assert wait_s(coming(other)) == 0
 
 
-def test_a_batch_that_is_large_enough_or_full_waits_for_nobody() -> None:
+def test_a_batch_that_is_large_enough_waits_for_nobody() -> None:
     assert wait_s(coming(SMALL), waiting=ENOUGH - 1) == 2.0
     assert wait_s(coming(SMALL), waiting=ENOUGH) == 0
-    assert wait_s(coming(SMALL), waiting=2, ceiling=3) == 2.0
-    assert wait_s(coming(SMALL), waiting=3, ceiling=3) == 0

@@ -17,6 +17,7 @@ from encoders.contract.values import Outputs, Pixels, TokenKind
 from service.errors import DeviceLost, ShuttingDown
 from service.memory.shape import Shape
 from service.scheduling.items import Answer
+from service.scheduling.lanes import Lanes
 from service.scheduling.patience import Patience
 from service.scheduling.resident import Resident
 from tests.support.device_threads import SHAPE, Device, Gate, Later, alone, image, running
@@ -31,8 +32,8 @@ R = TypeVar("R")
 class Watched(Patience):
     """told: when a batch is told to wait. The thread holds its lock then, and gives it up only to sleep."""
 
-    def __init__(self, *, enough: int = 32) -> None:
-        super().__init__(enough=enough)
+    def __init__(self) -> None:
+        super().__init__()
         self.told = threading.Event()
 
     def wait_s(self, shape: Shape, **facts: Any) -> float:
@@ -47,10 +48,6 @@ class Watched(Patience):
         result = act()
         assert await asyncio.to_thread(self.told.wait, 30)
         return result
-
-
-def patience() -> Patience:
-    return Patience(enough=32)
 
 
 async def sleeps() -> None:
@@ -183,7 +180,7 @@ async def test_where_there_is_patience_a_batch_waits_for_what_is_being_made(is_p
         return image(3)
 
     encoder = FakeEncoder(before=tick)
-    async with running(encoder, clock=lambda: now[0], patience=patience() if is_patient else None) as device:
+    async with running(encoder, clock=lambda: now[0], patience=Patience() if is_patient else None) as device:
         await device.submit(0)
         first, second = (device.submit_made(value, pool=pool) for value in (1, 2))
         third = device.submit_made(make, pool=pool)
@@ -214,8 +211,9 @@ async def test_a_batch_that_has_become_large_enough_waits_for_no_more(bound: str
 
     encoder = FakeEncoder(before=tick)
     enough, ceiling = (2, 8) if bound == "patience" else (32, 2)
-    watched = Watched(enough=enough)
-    async with running(encoder, ceiling=ceiling, clock=lambda: now[0], patience=watched) as device:
+    watched = Watched()
+    lanes = Lanes(enough=enough)
+    async with running(encoder, ceiling=ceiling, clock=lambda: now[0], lanes=lanes, patience=watched) as device:
         await device.submit(0)
         await has_been_round(device)
         first, second, third = (device.submit_made(value, pool=pool) for value in (1, 2, 3))
@@ -263,7 +261,7 @@ async def test_an_item_is_cancelled_while_its_pixels_join_the_queue() -> None:
     """Whichever is first, it is not run, and nobody's turn is lost."""
     pool, gate = Later(), Gate()
     encoder = FakeEncoder(before=gate)
-    async with running(encoder, patience=patience()) as device:
+    async with running(encoder, patience=Patience()) as device:
         first = await gate.shut_with_one_inside(lambda: device.submit(0))
         gone = [device.submit_made(value, pool=pool) for value in range(1, 21)]
         with ThreadPoolExecutor(2) as threads:
@@ -338,7 +336,7 @@ async def test_when_an_item_has_left_the_patience_that_counts_is_the_next_one_s(
 
         return FakeEncoder(fake_spec(model), before=tick)
 
-    async with running(encoder(MODEL), clock=lambda: now[0], patience=patience(), other_models=[OTHER]) as slow:
+    async with running(encoder(MODEL), clock=lambda: now[0], patience=Patience(), other_models=[OTHER]) as slow:
         fast = replace(slow, resident=Resident(encoder(OTHER)))
         await slow.submit(0)
         await fast.submit(1, shape)

@@ -1,11 +1,14 @@
 """Spans on their way to a collector."""
 
 import logging
+import os
+import subprocess
 import sys
 
 import pytest
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from pydantic import ValidationError
+from pydantic_settings import SettingsError
 
 from service.settings import Settings
 from service.telemetry.collector import Collector
@@ -67,10 +70,33 @@ def test_a_url_without_a_path_gets_the_usual_one() -> None:
     assert Settings(traces_endpoint="https://c/otlp/v1/traces").traces_endpoint == "https://c/otlp/v1/traces"
 
 
-@pytest.mark.parametrize("url", ["collector:4318", "grpc://collector:4317", "http://"])
+@pytest.mark.parametrize(
+    "url", ["collector:4318", "grpc://u:sekret@collector:4317", "http://", "http://[c", "http://c:99999"]
+)
 def test_what_is_no_url_says_how_one_looks(url: str) -> None:
     with pytest.raises(ValidationError, match="use http://HOST:4318/v1/traces"):
         Settings(traces_endpoint=url)
+
+
+@pytest.mark.parametrize("url", ["http://user:sekret@collector:4318", "http://collector:4318/v1/traces?key=sekret"])
+def test_a_url_with_a_secret_is_refused(url: str) -> None:
+    with pytest.raises(ValidationError, match="OTEL_EXPORTER_OTLP_HEADERS"):
+        Settings(traces_endpoint=url)
+
+
+def test_a_header_that_cannot_be_read_is_not_logged(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_HEADERS", "authorization: Bearer sekret")
+    Collector("http://127.0.0.1:1/v1/traces", share=0.0).close(timeout_s=30)
+    assert "Header format invalid" in caplog.text
+    assert "sekret" not in caplog.text
+
+
+def test_a_wrong_variable_of_opentelemetry_s_is_told_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_BSP_MAX_QUEUE_SIZE", "-1")
+    with pytest.raises(SettingsError, match=r"OTEL_\*.*max_queue_size"):
+        Collector("http://127.0.0.1:1/v1/traces", share=0.0)
 
 
 def test_a_missing_extra_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,3 +112,10 @@ def test_a_collector_that_is_away_all_night_is_told_of_once(caplog: pytest.LogCa
             logging.getLogger(OTLPSpanExporter.__module__).warning("an error: %s", reason)
         sender.close(timeout_s=30)
     assert [record.getMessage() for record in caplog.records] == ["an error: ConnectionError"]
+
+
+def test_a_propagator_that_is_none_is_told_in_one_line() -> None:
+    environment = {**os.environ, "OTEL_PROPAGATORS": "nonsense"}
+    code = "from service.telemetry.tracing import propagator; propagator()"
+    told = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+    assert told.stderr.splitlines()[-1].startswith("pydantic_settings.exceptions.SettingsError: OTEL_PROPAGATORS")
