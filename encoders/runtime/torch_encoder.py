@@ -16,6 +16,7 @@ from encoders.images.preprocess import preprocess, resize_exactly
 from encoders.images.resample import resize
 from encoders.runtime.architecture import architecture
 from encoders.runtime.failures import running
+from encoders.runtime.packed_conv import pack_convolutions
 from encoders.runtime.packed_linear import is_packable
 from encoders.runtime.placed_towers import PlacedTowers, as_module
 from encoders.runtime.tiles import Tiles
@@ -45,6 +46,7 @@ class TorchEncoder(PlacedTowers):
             for part in (self.tower, self.text):
                 if part is not None:
                     part.pack()
+                    pack_convolutions(part)
 
     def preprocess(self, image: Image.Image, size: ImageSize, *, exact: bool = False) -> Pixels:
         """As Encoder.preprocess."""
