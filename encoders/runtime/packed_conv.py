@@ -7,8 +7,6 @@ copy. For bfloat16 alone, as packed_linear.py.
 import torch
 from torch import Tensor, nn
 
-from encoders.runtime.packed_linear import PackedLinear
-
 _onednn = torch.ops.mkldnn
 
 
@@ -19,23 +17,26 @@ had it for 108 others (torch 2.15, AVX-512)."""
 
 def pack_convolutions(model: nn.Module) -> None:
     """Lays out every nn.Conv2d in it, in place. The model must be on the CPU, in a dtype that `is_packable`."""
-    for parent in list(model.modules()):
-        for name, child in list(parent.named_children()):
-            if type(child) is nn.Conv2d:
-                setattr(parent, name, _packed(child))
+    for module in model.modules():
+        if type(module) is nn.Conv2d:
+            _pack(module)
 
 
-def _packed(conv: nn.Conv2d) -> nn.Module:
-    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
-        return conv
-    if conv.groups == 1:
-        overlaps = any(side > step for side, step in zip(conv.kernel_size, conv.stride, strict=True))
-        if not overlaps and conv.padding == (0, 0) and conv.dilation == (1, 1):
-            return PackedWindows(conv)
-        weight = _reordered(conv)
-        if weight is not None:
-            return PackedConv(conv, weight)
-    return conv.to(memory_format=torch.channels_last)
+def _pack(conv: nn.Conv2d) -> None:
+    conv.to(memory_format=torch.channels_last)
+    if conv.groups != 1 or conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return
+    overlaps = any(side > step for side, step in zip(conv.kernel_size, conv.stride, strict=True))
+    weight: Tensor | None
+    if not overlaps and conv.padding == (0, 0) and conv.dilation == (1, 1):
+        conv.__class__ = PackedWindows
+        weight = _onednn._reorder_linear_weight(conv.weight.permute(0, 2, 3, 1).flatten(1), None)
+    elif (weight := _reordered(conv)) is not None:
+        conv.__class__ = PackedConv
+    else:
+        return
+    del conv.weight
+    conv.register_buffer("weight", weight, persistent=False)
 
 
 def _reordered(conv: nn.Conv2d) -> Tensor | None:
@@ -47,54 +48,33 @@ def _reordered(conv: nn.Conv2d) -> Tensor | None:
     orders, weight = set(), None
     for batch, side in _SIZES:
         size = [batch, conv.in_channels, side, side]
-        weight = _onednn._reorder_convolution_weight(
-            conv.weight, conv.padding, conv.stride, conv.dilation, conv.groups, size
-        )
+        weight = _onednn._reorder_convolution_weight(conv.weight, conv.padding, conv.stride, conv.dilation, 1, size)
         orders.add(bytes(_onednn._get_mkldnn_serialized_md(weight).tolist()))
     return weight if len(orders) == 1 else None
 
 
-class PackedConv(nn.Module):
+class PackedConv(nn.Conv2d):
     """What nn.Conv2d gives at inference, channels last, but for bfloat16's rounding."""
 
-    weight: Tensor
-
-    def __init__(self, conv: nn.Conv2d, weight: Tensor) -> None:
-        """weight: that of `conv`, in an order that only oneDNN knows."""
-        super().__init__()
-        self.register_buffer("weight", weight, persistent=False)
-        self.bias = conv.bias
-        self._geometry = conv.padding, conv.stride, conv.dilation, conv.groups
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, out, rows, cols]."""
-        out: Tensor = _onednn._convolution_pointwise(x, self.weight, self.bias, *self._geometry, "none", [], "")
+        geometry = self.padding, self.stride, self.dilation, self.groups
+        out: Tensor = _onednn._convolution_pointwise(input, self.weight, self.bias, *geometry, "none", [], "")
         return out
 
 
-class PackedWindows(nn.Module):
+class PackedWindows(nn.Conv2d):
     """As PackedConv where windows do not overlap: those of an image are the rows of one product."""
 
-    def __init__(self, conv: nn.Conv2d) -> None:
-        """conv: bfloat16 on the CPU. Its weights are copied."""
-        super().__init__()
-        self._window, self._step = conv.kernel_size, conv.stride
-        self.product = PackedLinear(conv.weight.permute(0, 2, 3, 1).flatten(1), conv.bias)
-
-    @property
-    def weight(self) -> Tensor:
-        """For its dtype alone, which transformers' patch embeddings ask for."""
-        return self.product.weight
-
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, out, rows, cols]."""
-        rows: Tensor = self.product(self._windows(x))
+        rows: Tensor = _onednn._linear_pointwise(self._windows(input), self.weight, self.bias, "none", [], "")
         return rows.permute(0, 3, 1, 2)
 
-    def _windows(self, x: Tensor) -> Tensor:
+    def _windows(self, input: Tensor) -> Tensor:
         """[B, C, H, W] -> [B, rows, cols, window's height x its width x C]."""
-        (height, width), (down, across) = self._window, self._step
-        pixels = x.permute(0, 2, 3, 1)
+        (height, width), (down, across) = self.kernel_size, self.stride
+        pixels = input.permute(0, 2, 3, 1)
         if height == width == 1:
             return pixels[:, ::down, ::across]
         return pixels.unfold(1, height, down).unfold(2, width, across).permute(0, 1, 2, 4, 5, 3).flatten(3)

@@ -47,11 +47,11 @@ class ResNetTower(Tower):
         tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1) + positions.to(x.dtype)
         query, key, value = (
             rows.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
-            for rows in (pool.q_proj(tokens[:, :1]), pool.k_proj(tokens), pool.v_proj(tokens))
+            for rows in (pool.q_proj(tokens[:, 0]).unsqueeze(1), pool.k_proj(tokens), pool.v_proj(tokens))
         )
-        mixed = F.scaled_dot_product_attention(query, key, value)
-        pooled: Tensor = pool.c_proj(mixed.transpose(1, 2).flatten(2))
-        return pooled[:, 0]
+        mixed = F.scaled_dot_product_attention(query, key, value)  # [B, heads, 1, width of a head]
+        pooled: Tensor = pool.c_proj(mixed.flatten(1))
+        return pooled
 
 
 def resnet_spec(visual: Any, preprocessing: Preprocessing, encoder_id: str) -> EncoderSpec:
