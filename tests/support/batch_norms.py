@@ -5,7 +5,7 @@ from torch import nn
 
 
 def trained(model: nn.Module) -> nn.Module:
-    """The model in evaluation mode, with statistics, weights and biases of batch norms that are not those of a new one."""
+    """The model in evaluation mode; its batch norms have other statistics, weights and biases than new ones."""
     generator = torch.Generator().manual_seed(1)
     for norm in model.modules():
         if isinstance(norm, nn.BatchNorm2d) and norm.running_mean is not None and norm.running_var is not None:

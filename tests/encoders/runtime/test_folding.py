@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from encoders.adapters.registry import blueprint, load
 from encoders.contract.encoder import Placement
 from encoders.runtime.folding import fold_batch_norms
+from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.batch_norms import trained
 
 
@@ -78,13 +79,12 @@ def test_what_is_not_known_stays() -> None:
 
 
 def test_float32_is_computed_as_its_library_does() -> None:
-    norms = {
-        dtype: sum(
-            isinstance(module, nn.BatchNorm2d) for module in load("demo:resnet", Placement(dtype=dtype)).tower.modules()
-        )  # type: ignore[attr-defined]  # a TorchEncoder
-        for dtype in ("float32", "bfloat16")
-    }
-    assert norms["bfloat16"] == 0 < norms["float32"]
+    def norms(dtype: str) -> int:
+        encoder = load("demo:resnet", Placement(dtype=dtype))
+        assert isinstance(encoder, TorchEncoder)
+        return sum(isinstance(module, nn.BatchNorm2d) for module in encoder.tower.modules())
+
+    assert norms("bfloat16") == 0 < norms("float32")
 
 
 def test_parameters_are_the_models_and_bytes_those_that_are_left() -> None:
