@@ -20,7 +20,7 @@ Variants:
 
     eager          as it is served
     channels_last  convolution weights and input with the channels innermost
-    folded         each batch norm folded into the convolution before it; only for models that have some, such as RN50
+    folded         each batch norm folded into the convolution before it; float32 alone, for other dtypes eager is so
     compile        torch.compile, for the largest batch alone, as each model and shape takes 10 to 60 s
     max-autotune   torch.compile(mode="max-autotune-no-cudagraphs"): minutes each, so only where --variant names it
     cudagraphs     captured once, replayed: nothing is left for Python to do

@@ -3,14 +3,13 @@
 import copy
 from collections.abc import Callable
 from functools import partial
-from itertools import pairwise
 from typing import NamedTuple, TypeAlias
 
 import torch
-from torch import Tensor, nn
-from torch.nn.utils.fusion import fuse_conv_bn_eval
+from torch import Tensor
 
 from encoders.contract.values import Outputs
+from encoders.runtime.folding import fold_batch_norms
 from encoders.runtime.torch_encoder import TorchEncoder
 
 POOLED = Outputs(pooled=True)
@@ -65,28 +64,11 @@ def _channels_last(encoder: TorchEncoder) -> TorchEncoder:
 
 
 def _folded(encoder: TorchEncoder) -> TorchEncoder:
-    """Raises ValueError if there is no batch norm to fold."""
+    """Raises ValueError if there is no batch norm to fold: in half precision the service has done so already."""
     own = _with_own_tower(encoder)
-    if not fold(own.tower):
+    if not fold_batch_norms(own.tower):
         raise ValueError("no batch norm stands behind a convolution")
     return own
-
-
-def fold(model: nn.Module) -> int:
-    """Folds, in place, every BatchNorm2d into the Conv2d that stands just before it; how many.
-
-    That the one runs just after the other is taken from the order in which their parent lists them. It holds for CLIP's
-    ResNets; the cosine says where it does not. Folded in float32, then rounded once to the convolution's dtype.
-    """
-    folded = 0
-    for parent in list(model.modules()):
-        for (before, conv), (name, norm) in pairwise(list(parent.named_children())):
-            if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and conv.out_channels == norm.num_features:
-                dtype = conv.weight.dtype
-                setattr(parent, before, fuse_conv_bn_eval(conv.float(), norm.float()).to(dtype))
-                setattr(parent, name, nn.Identity())
-                folded += 1
-    return folded
 
 
 def _compiled(encoder: TorchEncoder, pixels: Tensor, *, mode: str) -> Forward:

@@ -49,7 +49,7 @@ class PackedLinear(nn.Module):
         return out
 
 
-def pack(model: nn.Module) -> None:
+def pack_linears(model: nn.Module) -> None:
     """Puts a PackedLinear in the place of every nn.Linear in the model."""
     for module in list(model.modules()):
         for name, child in module.named_children():

@@ -15,13 +15,15 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Outputs
 from encoders.runtime.attention import pin, straighten
 from encoders.runtime.block import only_first, unify
+from encoders.runtime.folding import fold_batch_norms
 from encoders.runtime.tower import Features, TextTower, Tower
 
 
 class PlacedTowers:
     """The towers, moved and cast, with the spec that says so.
 
-    spec: as the adapter knows it; dtype, device, parameters and weights_bytes are filled in here.
+    spec: as the adapter knows it; dtype, device, parameters and weights_bytes are filled in here. Parameters are the
+        model's; weights_bytes are of what is left of them where batch norms are folded.
     """
 
     def __init__(self, spec: EncoderSpec, tower: Tower, text: TextTower | None, *, device: str, dtype: str) -> None:
@@ -29,6 +31,9 @@ class PlacedTowers:
         self._dtype: torch.dtype = getattr(torch, dtype)
         parts = as_module(tower, text).eval().requires_grad_(False)
         unify(parts)
+        parameters = sum(parameter.numel() for parameter in parts.parameters())
+        if self._dtype != torch.float32:  # the reference: computed as its library does
+            fold_batch_norms(parts)
         parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
         pin()
         straighten(parts)
@@ -40,7 +45,7 @@ class PlacedTowers:
             spec,
             dtype=dtype,
             device=device,
-            parameters=sum(parameter.numel() for parameter in parts.parameters()),
+            parameters=parameters,
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in unique),
         )
         self._mean = torch.tensor(spec.preprocessing.mean, device=self._device).view(3, 1, 1)

@@ -18,7 +18,8 @@ from encoders.images.resample import resize
 from encoders.runtime.architecture import architecture
 from encoders.runtime.block import Block
 from encoders.runtime.failures import running
-from encoders.runtime.packed_linear import is_packable, pack
+from encoders.runtime.packed_conv import pack_convolutions
+from encoders.runtime.packed_linear import is_packable, pack_linears
 from encoders.runtime.placed_towers import PlacedTowers, as_module
 from encoders.runtime.tiles import Tiles
 from encoders.runtime.tower import FINAL, Features, TextTower, Tower
@@ -48,7 +49,8 @@ class TorchEncoder(PlacedTowers):
             for module in parts.modules():
                 if isinstance(module, Block):
                     module.pack()
-            pack(parts)
+            pack_linears(parts)
+            pack_convolutions(parts)
             self._run_once()
 
     def _run_once(self) -> None:

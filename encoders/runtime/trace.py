@@ -25,6 +25,11 @@ def _packed_product(x: Tensor, *_: object, out_val: Tensor) -> int:
     return 2 * x.numel() * out_val.shape[-1]
 
 
+def _packed_convolution(_: Tensor, weight: Tensor, *__: object, out_val: Tensor) -> int:
+    """2 x multiply-adds of PackedConv's operation."""
+    return 2 * out_val.numel() * weight.shape[1:].numel()
+
+
 _FORMULAS: dict[Any, Callable[..., int]] = {
     # as any other kernel's; torch 2.11 has none for it
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: flop_registry[
@@ -34,6 +39,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 }
 if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch does not type it
     _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _packed_product
+    _FORMULAS[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
 

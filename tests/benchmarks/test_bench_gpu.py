@@ -15,7 +15,7 @@ from torch import nn
 from benchmarks import gpu, variants
 from benchmarks.gpu import Card, Plan, Row, datasheet, kept, measure, median_seconds, summary, tables
 from benchmarks.images import Kind, pictures
-from benchmarks.variants import VARIANTS, Variant, fold
+from benchmarks.variants import VARIANTS, Variant
 from encoders.adapters.registry import load
 from encoders.contract.encoder import Placement
 from encoders.runtime.torch_encoder import TorchEncoder
@@ -133,11 +133,6 @@ def test_folding_leaves_no_batch_norm_and_the_encoder_as_it_was() -> None:
     norms = [sum(isinstance(m, nn.BatchNorm2d) for m in tower.modules()) for tower in (encoder.tower, changed.tower)]
     assert norms[0] > 0
     assert norms[1] == 0
-
-
-def test_a_batch_norm_that_is_not_behind_a_convolution_is_left_alone() -> None:
-    model = nn.Sequential(nn.BatchNorm2d(3), nn.Conv2d(3, 4, 1), nn.ReLU(), nn.BatchNorm2d(4)).eval()
-    assert fold(model) == 0
 
 
 def test_a_run_is_repeated_a_few_times_however_long_it_takes() -> None:

@@ -3,8 +3,9 @@
 import math
 from typing import Any
 
+import torch
 from torch import Tensor
-from torch.func import functional_call
+from torch.nn import functional as F
 
 from encoders.adapters.openclip.positions import resample_positions
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
@@ -38,14 +39,19 @@ class ResNetTower(Tower):
         return Features(Grid(*shown.shape[2:]), tokens=tokens, pooled=self._pool(x) if outputs.pooled else None)
 
     def _pool(self, x: Tensor) -> Tensor:
+        """As visual.attnpool, for its first token alone: all that is read of the rest are keys and values."""
         pool = self.visual.attnpool
         side = math.isqrt(len(pool.positional_embedding) - 1)
         positions = resample_positions(pool.positional_embedding, Grid(side, side), Grid(*x.shape[2:]))
-        if positions is pool.positional_embedding:
-            own: Tensor = pool(x)
-            return own
-        moved: Tensor = functional_call(pool, {"positional_embedding": positions}, (x,))
-        return moved
+        patches = to_patches(x)
+        tokens = torch.cat([patches.mean(dim=1, keepdim=True), patches], dim=1) + positions.to(x.dtype)
+        query, key, value = (
+            rows.unflatten(-1, (pool.num_heads, -1)).transpose(1, 2)
+            for rows in (pool.q_proj(tokens[:, 0]).unsqueeze(1), pool.k_proj(tokens), pool.v_proj(tokens))
+        )
+        mixed = F.scaled_dot_product_attention(query, key, value)  # [B, heads, 1, width of a head]
+        pooled: Tensor = pool.c_proj(mixed.flatten(1))
+        return pooled
 
 
 def resnet_spec(visual: Any, preprocessing: Preprocessing, encoder_id: str) -> EncoderSpec:

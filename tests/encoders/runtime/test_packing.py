@@ -11,7 +11,7 @@ from encoders import load
 from encoders.adapters.registry import blueprint
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.values import Outputs, TokenKind
-from encoders.runtime.packed_linear import PackedLinear, is_packable, pack
+from encoders.runtime.packed_linear import PackedLinear, is_packable, pack_linears
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.closeness import cosines
 from tests.support.photographs import photographs
@@ -73,7 +73,7 @@ def test_a_layer_gives_what_torchs_gives(bias: bool) -> None:
     linear = model[0]
     assert isinstance(linear, nn.Linear)
     expected, weight = model(x), linear.weight.clone()
-    pack(model)
+    pack_linears(model)
     packed = model[0]
     assert isinstance(packed, PackedLinear)
     torch.testing.assert_close(model(x).float(), expected.float(), rtol=0.02, atol=0.02)

@@ -121,7 +121,7 @@ def other_outputs(spec: EncoderSpec) -> list[Outputs]:
 SAME_SHAPE = [family for family in FAMILIES if family not in POOLERLESS]
 
 
-QUICK = [("demo:vit", "bfloat16"), ("demo:resnet", "float32"), ("demo:convnext", "bfloat16")]
+QUICK = [("demo:vit", "bfloat16"), ("demo:resnet", "bfloat16"), ("demo:convnext", "bfloat16")]
 QUICK += [(name, "float32") for name in ("clip", "siglip", "siglip2", "dinov2", "dinov2-registers", "dinov3", "vit")]
 QUICK += [
     (name, "float32") for name in ("resnet", "convnextv2", "dinov3-convnext", "llava", "llava-layers", "vipllava")

@@ -1,0 +1,67 @@
+"""Batch norms at inference are part of the convolution before them: one product less, and no rounding in between.
+
+A module's own code says whether a norm reads what the convolution gives and nobody else does. So classes are known by
+name, and of others only nn.Sequential, which says so itself. What is not known stays as it is.
+"""
+
+from collections.abc import Iterator
+from itertools import pairwise
+
+from torch import nn
+from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+_NUMBERED = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
+_NAMED = (("convolution", "normalization"),)
+_PAIRS = {
+    "open_clip.modified_resnet.ModifiedResNet": _NUMBERED,
+    "open_clip.modified_resnet.Bottleneck": _NUMBERED,
+    "timm.models.resnet.ResNet": _NUMBERED,
+    "timm.models.resnet.BasicBlock": _NUMBERED,
+    "timm.models.resnet.Bottleneck": _NUMBERED,
+    "transformers.models.resnet.modeling_resnet.ResNetConvLayer": _NAMED,
+    "transformers.models.resnet.modeling_resnet.ResNetShortCut": _NAMED,
+}
+"""Attributes of a class: a convolution, and the norm that alone reads what it gives."""
+
+
+def fold_batch_norms(model: nn.Module) -> int:
+    """Puts every BatchNorm2d known to follow a Conv2d into its weights, in place and in float32; how many.
+
+    model: in evaluation mode. To be cast afterwards: then weights are rounded once.
+    """
+    found = [pair for module in model.modules() for pair in _pairs(module)]
+    for parent, conv, name in found:
+        norm: nn.BatchNorm2d = getattr(parent, name)
+        bias = None if conv.bias is None else conv.bias.float()
+        assert norm.running_mean is not None, "it has statistics"
+        conv.weight, conv.bias = fuse_conv_bn_weights(
+            conv.weight.float(),
+            bias,
+            norm.running_mean.float(),
+            norm.running_var.float(),  # type: ignore[union-attr]  # both or neither
+            norm.eps,
+            norm.weight.float(),
+            norm.bias.float(),
+        )
+        setattr(parent, name, nn.Identity())
+    return len(found)
+
+
+def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str]]:
+    """(parent, convolution, the name of its norm in the parent) of the module's own children."""
+    kind = type(module)
+    names = list(_PAIRS.get(f"{kind.__module__}.{kind.__qualname__}", ()))
+    if kind is nn.Sequential:
+        names += pairwise(name for name, _ in module.named_children())
+    children = dict(module.named_children())
+    for before, name in names:
+        conv, norm = children.get(before), children.get(name)
+        if type(conv) is nn.Sequential:  # timm's deep stems
+            conv = conv[-1]
+        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and _has_all(norm):
+            yield module, conv, name
+
+
+def _has_all(norm: nn.BatchNorm2d) -> bool:
+    """Whether it has statistics, a weight and a bias."""
+    return norm.affine and norm.running_mean is not None

@@ -1,0 +1,94 @@
+"""Batch norms folded into convolutions: the same values, in every library's ResNets, and nothing guessed."""
+
+from collections.abc import Callable
+
+import pytest
+import timm
+import torch
+import transformers
+from open_clip.modified_resnet import ModifiedResNet
+from torch import Tensor, nn
+
+from encoders.adapters.registry import blueprint, load
+from encoders.contract.encoder import Placement
+from encoders.runtime.folding import fold_batch_norms
+from encoders.runtime.torch_encoder import TorchEncoder
+from tests.support.batch_norms import trained
+
+
+class Hf(nn.Module):
+    """transformers' ResNet, whose last feature map it gives."""
+
+    def __init__(self, layer_type: str) -> None:
+        super().__init__()
+        config = transformers.ResNetConfig(
+            embedding_size=8, hidden_sizes=[16, 32], depths=[1, 2], layer_type=layer_type
+        )
+        self.model = transformers.ResNetModel(config)
+
+    def forward(self, pixels: Tensor) -> Tensor:
+        features: Tensor = self.model(pixels).last_hidden_state
+        return features
+
+
+def timms(name: str, **options: object) -> nn.Module:
+    model: nn.Module = timm.create_model(name, num_classes=0, layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), **options)
+    return model
+
+
+RESNETS: dict[str, Callable[[], nn.Module]] = {
+    "open_clip": lambda: ModifiedResNet([1, 1, 1, 2], output_dim=8, heads=2, image_size=64, width=8),
+    "timm": lambda: timms("resnet50"),
+    "timm's basic": lambda: timms("resnet18"),
+    "timm's deep stem": lambda: timms("resnet50d"),
+    "hf": lambda: Hf("bottleneck"),
+    "hf's basic": lambda: Hf("basic"),
+}
+
+
+@pytest.mark.parametrize("name", RESNETS)
+@torch.inference_mode()
+def test_a_resnet_without_batch_norms_gives_what_it_gave(name: str) -> None:
+    model = trained(RESNETS[name]())
+    pixels = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    expected = model(pixels)
+    norms = [module for module in model.modules() if type(module) is nn.BatchNorm2d]
+    assert fold_batch_norms(model) == len(norms) > 4
+    assert not [module for module in model.modules() if type(module) is nn.BatchNorm2d]
+    torch.testing.assert_close(model(pixels), expected, rtol=1e-3, atol=1e-4 * float(expected.abs().max()))
+
+
+class Beside(nn.Module):
+    """Lists a convolution and a norm in turn, and runs them side by side."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 3, 1)
+        self.bn = nn.BatchNorm2d(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.conv(x) + self.bn(x)
+        return out
+
+
+def test_what_is_not_known_stays() -> None:
+    assert fold_batch_norms(Beside()) == 0
+    assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3))) == 0
+    assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False))) == 0
+    assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False))) == 0
+
+
+def test_float32_is_computed_as_its_library_does() -> None:
+    def norms(dtype: str) -> int:
+        encoder = load("demo:resnet", Placement(dtype=dtype))
+        assert isinstance(encoder, TorchEncoder)
+        return sum(isinstance(module, nn.BatchNorm2d) for module in encoder.tower.modules())
+
+    assert norms("bfloat16") == 0 < norms("float32")
+
+
+def test_parameters_are_the_models_and_bytes_those_that_are_left() -> None:
+    whole, half = (blueprint("demo:resnet", dtype=dtype).spec for dtype in ("float32", "bfloat16"))
+    assert whole.parameters == half.parameters
+    assert half.weights_bytes < whole.weights_bytes / 2
+    assert load("demo:resnet", Placement(dtype="bfloat16")).spec.weights_bytes == half.weights_bytes
