@@ -18,6 +18,7 @@ from typing import Any
 import uvicorn
 from pydantic_settings import SettingsError
 
+from service.access.usage import Usage
 from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http.app import create_app
@@ -48,6 +49,8 @@ def serve(settings: Settings) -> None:
     The status is one of run/exits.py. With several processes this returns, or raises SystemExit if it is not 0.
     Raises SettingsError for a file that cannot keep what keys have used.
     """
+    if settings.keys_usage is not None:  # made once, and what is wrong with it is said once, before anything is loaded
+        Usage(settings.keys_usage).close()
     if settings.processes == 1:
         _serve(settings)
         return

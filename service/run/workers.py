@@ -51,18 +51,13 @@ _BEYOND_DRAIN_S = 15.0
 
 
 def run(settings: Settings, serve: Serve) -> int:
-    """Serve in as many processes as the settings say, until a signal. Gives the exit status.
-
-    Raises SettingsError for a file that cannot keep what keys have used.
-    """
+    """Serve in as many processes as the settings say, until a signal. Gives the exit status."""
     # Read by the numerical libraries when they are imported; what the operator says goes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // settings.processes)))
     with ExitStack() as held:
-        if settings.has_keys:
-            usage = settings.keys_usage
-            if usage is None:  # one count for all, for as long as they serve
-                usage = Path(held.enter_context(TemporaryDirectory(prefix="visiontower-"))) / "keys-usage"
-            Usage(usage).close()  # made once, and what is wrong with it is said once
+        if settings.has_keys and settings.keys_usage is None:  # one count for all, for as long as they serve
+            usage = Path(held.enter_context(TemporaryDirectory(prefix="visiontower-"))) / "keys-usage"
+            Usage(usage).close()
             settings = settings.model_copy(update={"keys_usage": usage})
         return asyncio.run(_Workers(settings, serve).run())
 
