@@ -1,7 +1,7 @@
 """The whole service on the stub card: real allocator, real torch.OutOfMemoryError. Prints what became of it as JSON.
 
-Usage: serve.py VRAM_BUDGET[+WORKSPACE]..., each service in a process of its own. FAKE_MEM_GB is the card's size, WORKSPACE
-the bytes that each convolution takes beside its tensors. Batches are made to form by holding the device.
+Usage: serve.py VRAM_BUDGET[+WORKSPACE]..., each service in a process of its own. FAKE_MEM_GB is the card's size,
+WORKSPACE the bytes that each convolution takes beside its tensors. Batches are made to form by holding the device.
 """
 
 import asyncio
