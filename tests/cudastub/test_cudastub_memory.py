@@ -79,16 +79,8 @@ def test_a_workspace_that_torch_keeps_is_no_forward_s(stub: Path) -> None:
         assert row["requested"] == row["predicted"] == row["at_most"], row
 
 
-@pytest.mark.parametrize(
-    ("dtype", "gib", "encoders"),
-    [
-        ("float16", 1, [ENCODERS[0], "openclip:ViT-L-14@random"]),
-        ("float32", 1, [ENCODERS[1]]),
-    ],
-)
-def test_the_largest_batch_is_never_over_the_true_one_and_at_least_nine_tenths_of_it(
-    stub: Path, dtype: str, gib: int, encoders: list[str]
-) -> None:
-    for row in cudastub.run(stub, "largest.py", dtype, *encoders, gib=gib):
+def test_the_largest_batch_is_never_over_the_true_one_and_at_least_nine_tenths_of_it(stub: Path) -> None:
+    asked = (f"{ENCODERS[0]}=float16", "openclip:ViT-L-14@random=float16", f"{ENCODERS[1]}=float32")
+    for row in cudastub.run(stub, "largest.py", *asked, gib=1):
         assert row["planned"] <= row["ran"], row
         assert row["planned"] >= 0.9 * row["ran"] - 1e-9 or row["ran"] - row["planned"] <= 1, row

@@ -1,7 +1,6 @@
 """The whole service on the stub card, with torch's real allocator and its real out-of-memory errors."""
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,9 +11,14 @@ MODEL = "openclip:RN50@random"
 pytestmark = pytest.mark.slow
 
 
+CASES = ("8GiB", f"8GiB+{600 * 2**20}", "auto")
+
+
 @pytest.fixture(scope="module")
-def stub(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return cudastub.build(tmp_path_factory.mktemp("cudastub"))
+def results(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """Case -> what became of a service, on a card of 1 GiB. Their processes share the imports."""
+    stub = cudastub.build(tmp_path_factory.mktemp("cudastub"))
+    return dict(zip(CASES, cudastub.run(stub, "serve.py", *CASES, gib=1), strict=True))
 
 
 def metric(result: dict[str, Any], series: str) -> float:
@@ -27,9 +31,9 @@ def out_of_memory(result: dict[str, Any]) -> float:
     return metric(result, f'out_of_memory_total{{model="{MODEL}"}}')
 
 
-def test_within_its_budget_it_splits_and_never_runs_out(stub: Path) -> None:
+def test_within_its_budget_it_splits_and_never_runs_out(results: dict[str, Any]) -> None:
     """60 images of 448 wait at once on a card of 1 GiB, of which the plan takes 0.8, and follow each other closely."""
-    result = cudastub.run(stub, "serve.py", "auto", gib=1)
+    result = results[CASES[2]]
     assert set(result["waves"]) == set(result["mixed"]) == {200}
     assert result["ready"] == 200
     assert result["at_work"] == {"now": 0, "most": 2}
@@ -40,17 +44,17 @@ def test_within_its_budget_it_splits_and_never_runs_out(stub: Path) -> None:
     assert kinds["reserved"] <= kinds["budget"] <= kinds["total"] == 2**30
 
 
-def test_an_out_of_memory_is_recovered_from_and_remembered(stub: Path) -> None:
+def test_an_out_of_memory_is_recovered_from_and_remembered(results: dict[str, Any]) -> None:
     """Told of a budget that the card does not have, it runs into torch.OutOfMemoryError; everybody is answered."""
-    result = cudastub.run(stub, "serve.py", "8GiB", gib=1)
+    result = results[CASES[0]]
     assert set(result["waves"]) == set(result["mixed"]) == {200}
     assert result["ready"] == 200
     assert out_of_memory(result) == 1
 
 
-def test_an_image_too_large_for_the_card_fails_alone(stub: Path) -> None:
+def test_an_image_too_large_for_the_card_fails_alone(results: dict[str, Any]) -> None:
     """Convolutions take a workspace of 600 MiB that no plan can see, and the budget is not the card's."""
-    result = cudastub.run(stub, "serve.py", "8GiB", gib=1, FAKE_CONV_WS=str(600 * 2**20))
+    result = results[CASES[1]]
     assert result["large"]["type"] == "/problems/out-of-memory"
     assert result["large"]["status"] == 507
     assert result["ready"] == 200

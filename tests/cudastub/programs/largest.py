@@ -1,6 +1,6 @@
 """The largest batch on the stub card: planned, and found by trying. Prints rows as JSON.
 
-Usage: largest.py DTYPE ID...; the card's size is FAKE_MEM_GB.
+Usage: largest.py ID=DTYPE...; the card's size is FAKE_MEM_GB.
 """
 
 import gc
@@ -57,4 +57,5 @@ def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, obje
 
 if __name__ == "__main__":
     card = CudaMemory("cuda")
-    print(json.dumps([row for encoder_id in sys.argv[2:] for row in rows(card, encoder_id, sys.argv[1])]))
+    asked = [argument.rpartition("=") for argument in sys.argv[1:]]
+    print(json.dumps([row for encoder_id, _, dtype in asked for row in rows(card, encoder_id, dtype)]))

@@ -1,13 +1,17 @@
 """The whole service on the stub card: real allocator, real torch.OutOfMemoryError. Prints what became of it as JSON.
 
-Usage: serve.py VRAM_BUDGET, with FAKE_MEM_GB setting the card's size. Batches are made to form by holding the device.
+Usage: serve.py VRAM_BUDGET[+WORKSPACE]..., each service in a process of its own. FAKE_MEM_GB is the card's size,
+WORKSPACE the bytes that each convolution takes beside its tensors. Batches are made to form by holding the device.
 """
 
 import asyncio
 import json
+import multiprocessing
+import os
 import sys
 import threading
 from dataclasses import dataclass, replace
+from importlib import import_module
 from typing import Any
 
 import httpx
@@ -109,5 +113,16 @@ async def main(budget: str) -> dict[str, Any]:
         }
 
 
+def became(case: str) -> dict[str, Any]:
+    """What became of the service of this case, which is the first thing on the card of its process."""
+    budget, _, workspace = case.partition("+")
+    if workspace:
+        os.environ["FAKE_CONV_WS"] = workspace
+    return asyncio.run(main(budget))
+
+
 if __name__ == "__main__":
-    print(json.dumps(asyncio.run(main(sys.argv[1]))))
+    for module in ("demo", "openclip"):
+        import_module(f"encoders.adapters.{module}")  # once, before the processes part
+    with multiprocessing.get_context("fork").Pool(1, maxtasksperchild=1) as pool:
+        print(json.dumps(pool.map(became, sys.argv[1:], chunksize=1)))

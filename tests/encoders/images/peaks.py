@@ -38,10 +38,10 @@ def files() -> Iterator[tuple[str, bytes]]:
     yield "JPEG CMYK", encoded(photo.convert("CMYK"), "JPEG")
     yield "JPEG progressive", encoded(photo, "JPEG", progressive=True, subsampling=0)
     yield "JPEG progressive, odd", encoded(photo.crop((0, 0, SIDE - 1, SIDE - 1)), "JPEG", progressive=True)
-    yield "PNG", encoded(photo, "PNG")
-    yield "PNG alpha", encoded(clear, "PNG")
-    yield "PNG grey and alpha", encoded(clear.convert("LA"), "PNG")
-    yield "PNG palette", encoded(clear.quantize(64), "PNG")
+    yield "PNG", encoded(photo, "PNG", compress_level=1)
+    yield "PNG alpha", encoded(clear, "PNG", compress_level=1)
+    yield "PNG grey and alpha", encoded(clear.convert("LA"), "PNG", compress_level=1)
+    yield "PNG palette", encoded(clear.quantize(64), "PNG", compress_level=1)
     rows = [bytes(2 * SIDE)] * SIDE
     yield "PNG 16 grey", png_of((SIDE, SIDE, 16, 0), rows)
     yield "PNG 16 key", png_of((SIDE, SIDE, 16, 2), [bytes(6 * SIDE)] * SIDE, chunk(b"tRNS", bytes(6)))
@@ -91,7 +91,7 @@ def main() -> None:
     for name, file in files():
         cost = price(file, plain, SIZE, max_pixels=MAX_PIXELS)
         print(name, cost.nbytes, taken(file, plain), sep="\t")
-    wide = encoded(Image.new("RGB", (SIDE, SIDE // 3)), "PNG")
+    wide = encoded(Image.new("RGB", (SIDE, SIDE // 3)), "PNG", compress_level=1)
     print("padded", price(wide, padded, SIZE, max_pixels=MAX_PIXELS).nbytes, taken(wide, padded), sep="\t")
 
 

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn import functional
 from transformers import CLIPVisionConfig
 
+from encoders import load
 from encoders.runtime.architecture import architecture
 
 
@@ -70,6 +71,6 @@ def test_weights_have_no_part_in_it() -> None:
 
 @pytest.mark.slow
 def test_it_is_the_same_in_another_process() -> None:
-    program = "from encoders import load; print([load(f'demo:{x}').spec.architecture for x in ('vit', 'resnet')])"
-    first, second = (subprocess.check_output([sys.executable, "-c", program]) for _ in range(2))
-    assert first == second
+    program = "from encoders import load; print(*(load(f'demo:{x}').spec.architecture for x in ('vit', 'resnet')))"
+    there = subprocess.check_output([sys.executable, "-c", program], text=True).split()
+    assert there == [load(f"demo:{name}").spec.architecture for name in ("vit", "resnet")]
