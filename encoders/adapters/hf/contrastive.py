@@ -64,7 +64,7 @@ CONTRASTIVE: dict[str, Contrastive] = {
         visual_projection=None,
         logit_scale=lambda model: number(1 / model.temperature),
     ),
-    "altclip": Contrastive("AltCLIPModel", replace(_BERT, context=77)),
+    "altclip": Contrastive("AltCLIPModel", replace(_BERT, context=77, first_position=2)),
     "chinese_clip": Contrastive("ChineseCLIPModel", replace(_BERT, context=52), processor="ChineseCLIPImageProcessor"),
     "clip": Contrastive("CLIPModel"),
     "clipseg": Contrastive("CLIPSegModel", processor="ViTImageProcessor", unused=r"decoder\."),

@@ -54,8 +54,13 @@ class SiglipTower(VitTower):
 
     def pool(self, final: Tensor) -> Tensor:
         """As VitTower.pool."""
-        pooled: Tensor = self.model.head(final) if self.has_head else final.mean(dim=1)
-        return pooled
+        if not self.has_head:
+            return final.mean(dim=1)
+        head = self.model.head
+        probe = head.probe.expand(len(final), 1, -1)
+        seen = head.attention(probe, final, final, need_weights=False)[0]  # transformers asks for them, and drops them
+        pooled: Tensor = seen + head.mlp(head.layernorm(seen))
+        return pooled[:, 0]
 
     def dense(self, tokens: Tensor) -> Tensor:
         """What the pooling head gives when it attends to one patch alone, for each patch.

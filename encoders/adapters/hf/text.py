@@ -28,17 +28,23 @@ class TextFamily:
         a dtype. None: padding need not be masked, as CLIP's attention is causal and its padding comes last, and
         SigLIP was trained without.
     reads_padding: whether vectors depend on it.
+    first_position: of a text's first token: RoBERTa's is behind that of padding.
     context: the tokens that it was trained on, where it has more positions.
     """
 
     pool: Callable[[Any], Tensor] = lambda output: output.pooler_output
     mask: Callable[[Tensor, torch.dtype], Tensor] | None = None
     reads_padding: bool = False
+    first_position: int = 0
     context: int | None = None
 
     def context_length(self, config: Any, tokenizer: Any) -> int:
         """Tokens a text: the least of positions, of what it was trained on, and of what its tokenizer allows."""
-        return min(int(config.max_position_embeddings), self.context or sys.maxsize, int(tokenizer.model_max_length))
+        return min(
+            int(config.max_position_embeddings) - self.first_position,
+            self.context or sys.maxsize,
+            int(tokenizer.model_max_length),
+        )
 
 
 def first(output: Any) -> Tensor:

@@ -144,6 +144,11 @@ class VlmTower(FamilyTower):
         self._projected_prefix = projected_prefix
         self._encoder_id = encoder_id
 
+    @property
+    def class_block(self) -> nn.Module | None:
+        """As Tower.class_block: the projector may read any token."""
+        return None
+
     def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
         """As Tower.forward."""
         grid, count = self.geometry.grid(pixels.shape[2], pixels.shape[3], None), len(pixels)

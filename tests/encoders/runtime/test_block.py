@@ -66,7 +66,7 @@ def test_a_block_gives_what_the_librarys_gives(name: str) -> None:
     expected = [model[0](x, **plain), model[0](x, **options)]
     unify(model)
     block: Any = model[0]
-    assert type(block) is Block
+    assert isinstance(block, Block)
     for found, theirs in zip([block(x), block(x, **options)], expected, strict=True):
         close(found, theirs)
     close(block(x, is_causal=True), expected[1])
