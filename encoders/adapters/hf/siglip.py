@@ -57,7 +57,7 @@ class SiglipTower(VitTower):
         if not self.has_head:
             return final.mean(dim=1)
         head = self.model.head
-        probe = head.probe.expand(len(final), 1, -1)
+        probe = head.probe.expand(final.shape[0], 1, -1)  # not len(): a trace would take it for a constant
         seen = head.attention(probe, final, final, need_weights=False)[0]  # transformers asks for them, and drops them
         pooled: Tensor = seen + head.mlp(head.layernorm(seen))
         return pooled[:, 0]
