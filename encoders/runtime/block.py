@@ -209,6 +209,8 @@ def _projections(attention: Any) -> dict[str, Any] | None:
     if type(attention) is nn.MultiheadAttention:
         if attention.bias_k is not None or attention.add_zero_attn or attention.in_proj_weight is None:
             return None
+        if not attention.batch_first:
+            return None
         heads, out = attention.num_heads, _linear(attention.out_proj.weight, attention.out_proj.bias)
         weight: Tensor = attention.in_proj_weight
         bias: Tensor | None = attention.in_proj_bias
@@ -263,6 +265,8 @@ def _nothing(x: Tensor) -> Tensor:
 
 def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation in place, where it is one of the usual three; an MLP's widest tensor is then not held twice."""
+    if list(activation.parameters()):  # learnt, so none of them; a blueprint's has no values to ask
+        return activation
     probe = torch.linspace(-6, 6, 97, device="cpu")
     wanted = activation(probe.clone())
     for known in (_gelu_, _gelu_tanh_, _quick_gelu_):

@@ -27,7 +27,7 @@ class TextFamily:
     mask: what attention adds to its logits, [N or 1, 1, 1 or tokens, tokens], from the mask of what is not padding and
         a dtype. None: padding need not be masked, as CLIP's attention is causal and its padding comes last, and
         SigLIP was trained without.
-    reads_padding: whether vectors depend on it.
+    reads_padding: whether a text's vector depends on the padding behind it, as SigLIP's does.
     first_position: of a text's first token: RoBERTa's is behind that of padding.
     context: the tokens that it was trained on, where it has more positions.
     """

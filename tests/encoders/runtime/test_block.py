@@ -40,6 +40,7 @@ OTHERS: dict[str, Callable[[], Any]] = {
     "normed attention": partial(TimmBlock, WIDTH, HEADS, scale_attn_norm=True),
     "norms behind": partial(ResPostBlock, WIDTH, HEADS),
     "attends to others": partial(ResidualAttentionBlock, WIDTH, HEADS, is_cross_attention=True),
+    "tokens first": partial(ResidualAttentionBlock, WIDTH, HEADS, batch_first=False),
     "swiglu": lambda: Dinov2Layer(Dinov2Config(**SIZES, use_swiglu_ffn=True)),
 }
 
@@ -78,6 +79,15 @@ def test_what_is_no_plain_block_stays(name: str) -> None:
     kind = type(model[0])
     unify(model)
     assert type(model[0]) is kind
+
+
+def test_a_learnt_activation_stays_in_a_blueprint_too() -> None:
+    model = made(partial(TimmBlock, WIDTH, HEADS, act_layer=nn.PReLU)).to("meta")
+    unify(model)
+    block: Any = model[0]
+    assert isinstance(block, Block)
+    assert isinstance(block.activate, nn.PReLU)
+    assert block(tokens().to("meta")).shape == tokens().shape
 
 
 def test_hooks_and_weights_stay() -> None:
