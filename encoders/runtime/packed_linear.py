@@ -28,7 +28,7 @@ class PackedLinear(nn.Module):
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: Literal["none", "tanh"] | None = None) -> None:
         """weight: bfloat16 [out, in] on the CPU. Copied, in an order that only oneDNN knows. gelu: as nn.GELU's."""
         super().__init__()
-        self.out_features, self.in_features = weight.shape
+        self.out_features, self.in_features = weight.shape  # as nn.Linear: a library may ask
         self.register_buffer("_packed", _onednn._reorder_linear_weight(weight.contiguous(), None), persistent=False)
         self.bias = bias
         self._then = ("none", "") if gelu is None else ("gelu", gelu)
