@@ -2,10 +2,15 @@
 
 Left to itself torch chooses by device, dtype, shape and flags, and nn.MultiheadAttention has a fast path whose
 memory on CPUs grows with the square of the tokens. `pin` narrows the choice for real forwards; `attend` runs the
-same kernel over tensors on meta, where torch has none to choose; `straighten` spares nn.MultiheadAttention a detour.
+same kernel over tensors on meta, where torch has none to choose; `straighten` spares nn.MultiheadAttention a detour;
+`by_products` is a kernel of our own, for CPUs whose flash attention is slow.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from enum import StrEnum
+from functools import cache
 from typing import Any
 
 import torch
@@ -15,6 +20,12 @@ from torch.nn import functional as F
 _aten = torch.ops.aten
 _MASK_ALIGNMENT = 8
 """ATen's preprocess_mask copies a mask whose rows do not begin at a multiple of it, for the efficient kernel."""
+
+
+_SCORES_BYTES = 2**20
+"""Of the attention scores that `by_products` holds at once: they stay in a core's cache between its steps."""
+
+_planned_for: ContextVar[str | None] = ContextVar("_planned_for", default=None)
 
 
 class Attention(StrEnum):
@@ -97,6 +108,52 @@ def attend(
     padded = [F.pad(tensor, (0, -width % 8)) if width % 8 else tensor for tensor in (query, key, value)]
     flash: Tensor = _aten._scaled_dot_product_flash_attention(*padded, dropout_p, is_causal, False, scale=scale)[0]
     return flash[..., :width]
+
+
+@contextmanager
+def planned_for(device: str) -> Iterator[None]:
+    """In here tensors on meta stand for tensors on `device` (cpu or cuda)."""
+    token = _planned_for.set(device)
+    try:
+        yield
+    finally:
+        _planned_for.reset(token)
+
+
+def pays_by_products(x: Tensor) -> bool:
+    """Whether attention over rows of x's dtype, on x's device, is faster by `by_products` than in torch's kernel.
+
+    On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one: 1.5 to 2 times as slow.
+    """
+    device = _planned_for.get() if x.is_meta else x.device.type
+    return device == "cpu" and x.dtype == torch.bfloat16 and not _has_amx()
+
+
+@cache
+def _has_amx() -> bool:
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
+def by_products(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None = None) -> Tensor:
+    """softmax(query key^T / sqrt(width) + mask) value, a number of heads at a time. Scores are rounded to the dtype.
+
+    query: [batch, heads, tokens, width], contiguous; written over: the result lies in it. key, value: the same, of as
+    many tokens as are attended to. mask: [tokens, keys], added.
+    """
+    rows, keys, values = query.flatten(0, 1), key.flatten(0, 1), value.flatten(0, 1)
+    scale = query.shape[-1] ** -0.5
+    bytes_a_head = rows.shape[1] * keys.shape[1] * rows.element_size()
+    # As many whatever the batch: then memory is a fixed part and so much an image, and a plan can hold to the byte.
+    step = max(1, _SCORES_BYTES // bytes_a_head)
+    scratch = query.new_empty(step, rows.shape[1], keys.shape[1])
+    for first in range(0, len(rows), step):
+        some = slice(first, min(first + step, len(rows)))
+        scores = scratch[: some.stop - first]
+        added, beta = (scores, 0) if mask is None else (mask.expand_as(scores), 1)
+        torch.baddbmm(added, rows[some], keys[some].transpose(1, 2), beta=beta, alpha=scale, out=scores)
+        torch.softmax(scores, dim=-1, out=scores)
+        torch.bmm(scores, values[some], out=rows[some])
+    return query
 
 
 def straighten(model: nn.Module) -> None:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from encoders.runtime.attention import by_products, pays_by_products
 from encoders.runtime.packed_linear import PackedLinear
 
 _PRE_NORM = {
@@ -121,8 +122,16 @@ class Block(nn.Module):
     def _attended(self, x: Tensor, rows: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
         normed = self.norm_1(x)
         queries = self._by_head(self.queries(normed if rows is x else normed[:, : rows.shape[1]]))
-        keys, values = (self._by_head(each) for each in self.keys_values(normed).chunk(2, dim=-1))
-        mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
+        keys, values = self._keys_values(normed)
+        if pays_by_products(queries) and (mask is None or mask.ndim == 2):
+            del normed
+            if is_causal:
+                mask = _causal(queries, keys)
+            elif mask is not None and mask.dtype == torch.bool:
+                mask = queries.new_zeros(mask.shape).masked_fill_(mask.logical_not(), -torch.inf)
+            mixed = by_products(queries, keys, values, mask)
+        else:
+            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
         out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
         return out
 
@@ -130,10 +139,15 @@ class Block(nn.Module):
         out: Tensor = self.mlp_out(self.activate(self.mlp_in(self.norm_2(x))))
         return out
 
+    def _keys_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+        keys, values = self.keys_values(normed).chunk(2, dim=-1)
+        return self._by_head(keys), self._by_head(values)
+
     def _by_head(self, rows: Tensor) -> Tensor:
-        """[B, N, C] -> [B, heads, N, C / heads], not copied."""
+        """[B, N, C] -> [B, heads, N, C / heads]; copied for `by_products`, which multiplies several heads at once."""
         batch, tokens, width = rows.shape
-        return rows.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
+        heads = rows.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
+        return heads.contiguous() if pays_by_products(rows) else heads
 
 
 @contextmanager
@@ -242,6 +256,11 @@ def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
     if bias is not None:
         linear.bias = nn.Parameter(bias, requires_grad=False)
     return linear
+
+
+def _causal(queries: Tensor, keys: Tensor) -> Tensor:
+    """The mask, added, by which a token attends to no later one."""
+    return queries.new_full((queries.shape[2], keys.shape[2]), -torch.inf).triu_(1)
 
 
 def _gelu_(x: Tensor) -> Tensor:

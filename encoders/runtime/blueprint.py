@@ -8,6 +8,7 @@ from torch import Tensor
 from encoders.contract.cost import Cost, Curve
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs
+from encoders.runtime.attention import planned_for
 from encoders.runtime.failures import running
 from encoders.runtime.placed_towers import PlacedTowers
 from encoders.runtime.tower import TextTower, Tower
@@ -52,7 +53,7 @@ class TorchBlueprint(PlacedTowers):
             given = item.expand(batch, *item.shape[1:])
             if device == "cpu":
                 given = given.to("meta")  # there already; what is left on the host is copied as part of the forward
-            with running(self.spec.id), Trace(runs_on=device) as trace:
+            with running(self.spec.id), planned_for(device), Trace(runs_on=device) as trace:
                 output_bytes = sum(tensor.nbytes for tensor in run(given)) // batch
             traces.append(trace)
         return Cost(

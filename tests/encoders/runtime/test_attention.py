@@ -5,8 +5,18 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from encoders.runtime.attention import Attention, attend, choose, straighten
+from encoders.runtime import attention
+from encoders.runtime.attention import (
+    Attention,
+    attend,
+    by_products,
+    choose,
+    pays_by_products,
+    planned_for,
+    straighten,
+)
 from encoders.runtime.trace import Trace
 
 BATCH, TOKENS, KEYS, WIDTH, HEADS = 3, 5, 7, 16, 4
@@ -93,3 +103,34 @@ def test_a_card_copies_a_mask_whose_rows_are_not_aligned(length: int, copied: in
             attend("cuda", query, query, query, each)
         peaks.append(trace.peak)
     assert peaks[0] - peaks[1] == copied
+
+
+@pytest.mark.parametrize("heads_at_once", [1, 4, 1000])
+@pytest.mark.parametrize("mask", [None, torch.full((TOKENS, KEYS), float("-inf")).triu(1)], ids=["free", "causal"])
+def test_products_give_what_torchs_kernel_gives(
+    monkeypatch: pytest.MonkeyPatch, heads_at_once: int, mask: Tensor | None
+) -> None:
+    monkeypatch.setattr(attention, "_SCORES_BYTES", heads_at_once * TOKENS * KEYS * 4)
+    query = torch.randn(BATCH, HEADS, TOKENS, WIDTH)
+    key, value = torch.randn(2, BATCH, HEADS, KEYS, WIDTH)
+    expected = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
+    torch.testing.assert_close(by_products(query.clone(), key, value, mask), expected)
+
+
+def test_products_hold_as_many_scores_whatever_the_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(attention, "_SCORES_BYTES", 3 * TOKENS * KEYS * 4)
+    peaks = []
+    for batch in (2, 20):
+        query, key = torch.randn(batch, HEADS, TOKENS, WIDTH), torch.randn(batch, HEADS, KEYS, WIDTH)
+        with Trace() as trace:
+            by_products(query, key, key)
+        peaks.append(trace.peak)
+    assert peaks == [3 * TOKENS * KEYS * 4] * 2
+
+
+def test_a_plan_for_a_card_has_no_products_in_it() -> None:
+    rows = torch.empty(1, dtype=torch.bfloat16, device="meta")
+    with planned_for("cuda"):
+        assert not pays_by_products(rows)
+    with planned_for("cpu"):
+        assert pays_by_products(rows) == pays_by_products(torch.empty(1, dtype=torch.bfloat16))
