@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 from PIL import Image
@@ -100,8 +101,10 @@ class Blueprint(Protocol):
 
 @dataclass(frozen=True)
 class Placement:
-    """Where an encoder runs: `device` as torch names it; `dtype` float32, float16 or bfloat16. Never auto.
+    """Where an encoder runs: `device` as torch names it; `dtype` float32, float16, bfloat16 or int8. Never auto.
 
+    int8: linear products of the vision half in 8 bits, and the rest in the dtype that the CPU computes natively.
+    calibration: a folder of pictures like those to come, from which int8 takes its ranges; None: from drawn ones.
     runtime: torch or openvino. OpenVINO runs on CPUs; what it does not take is left to torch.
     lanes: forwards that will run side by side, each on its part of a CPU's cores.
     """
@@ -110,3 +113,4 @@ class Placement:
     dtype: str = "float32"
     runtime: str = "torch"
     lanes: int = 1
+    calibration: Path | None = None

@@ -13,6 +13,7 @@ VisiontowerError
 │   ├── OutputNotOffered       text, projection or dense features the encoder does not have
 │   └── InvalidText            a text the encoder cannot read
 ├── EncoderIdError             not SCHEME:NAME[@WEIGHTS], or no such scheme, name or weights
+├── Int8Refused                a model that int8 would not make faster, or would make too coarse
 ├── WeightsError               the file is not there, or does not fit the architecture
 │   └── WeightsNotHere         a file that is not on this machine could not be downloaded
 └── EncoderFailed              the forward itself
@@ -143,6 +144,10 @@ class InvalidText(RequestError):
 
 class EncoderIdError(VisiontowerError):
     """An id that names no encoder that can be loaded."""
+
+
+class Int8Refused(VisiontowerError):
+    """The encoder cannot be run in int8, or its values would be too far from those in float32."""
 
 
 class WeightsError(VisiontowerError):

@@ -117,7 +117,9 @@ class EncoderSpec:
         `pixtral` for LLaVA's with a Pixtral tower. None if no language model reads them.
     dense: whether the encoder offers dense features. Their width is embed_dim.
     scoring, context_length: of the text half; None without one.
-    dtype: float32, float16, bfloat16: what it computes in. device: cpu, cuda, cuda:1, ...; meta in a blueprint.
+    dtype: float32, float16, bfloat16, int8: what it computes in. int8_cosine: least cosine to float32 of the pooled
+        vectors and of the tokens of pictures that int8 was tried with; None of other dtypes.
+    device: cpu, cuda, cuda:1, ...; meta in a blueprint.
     runtime: torch, or openvino where that runs final tokens and pooled vectors of native size.
     parameters, weights_bytes: of all parts loaded. revision: fingerprint of the weights; empty in a blueprint.
     architecture: fingerprint of what is computed with them, and with which settings; empty in a blueprint.
@@ -149,6 +151,7 @@ class EncoderSpec:
     scoring: Scoring | None = None
     context_length: int | None = None
     dtype: str = "float32"
+    int8_cosine: float | None = None
     device: str = "cpu"
     runtime: str = "torch"
     parameters: int = 0

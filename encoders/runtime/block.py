@@ -115,9 +115,9 @@ class Block(nn.Module):
 
     def pack(self) -> None:
         """Lay the first product's weights out for CPUs with the activation in it, where oneDNN does both faster."""
-        if self.activate is _gelu_tanh_ and isinstance(self.mlp_in, nn.Linear):
+        if self.activate is gelu_tanh_ and isinstance(self.mlp_in, nn.Linear):
             self.mlp_in = PackedLinear(self.mlp_in.weight, self.mlp_in.bias, gelu="tanh")
-            self.activate = _nothing
+            self.activate = nothing
 
     def _attended(self, x: Tensor, rows: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
         normed = self.norm_1(x)
@@ -263,22 +263,25 @@ def _causal(queries: Tensor, keys: Tensor) -> Tensor:
     return queries.new_full((queries.shape[2], keys.shape[2]), -torch.inf).triu_(1)
 
 
-def _gelu_(x: Tensor) -> Tensor:
+def gelu_(x: Tensor) -> Tensor:
+    """X * Phi(x), in place; Phi of the normal distribution."""
     out: Tensor = torch.ops.aten.gelu_(x)
     return out
 
 
-def _gelu_tanh_(x: Tensor) -> Tensor:
+def gelu_tanh_(x: Tensor) -> Tensor:
+    """GELU by its approximation with tanh, in place."""
     out: Tensor = torch.ops.aten.gelu_(x, approximate="tanh")
     return out
 
 
-def _quick_gelu_(x: Tensor) -> Tensor:
+def quick_gelu_(x: Tensor) -> Tensor:
     """OpenAI's x * sigmoid(1.702 x), each step rounded as theirs."""
     return x.mul_((1.702 * x).sigmoid_())
 
 
-def _nothing(x: Tensor) -> Tensor:
+def nothing(x: Tensor) -> Tensor:
+    """The activation where the product before it has one of its own."""
     return x
 
 
@@ -288,7 +291,7 @@ def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:
         return activation
     probe = torch.linspace(-6, 6, 97, device="cpu")
     wanted = activation(probe.clone())
-    for known in (_gelu_, _gelu_tanh_, _quick_gelu_):
+    for known in (gelu_, gelu_tanh_, quick_gelu_):
         if torch.allclose(known(probe.clone()), wanted, rtol=0, atol=1e-5):
             return known
     return activation

@@ -1,6 +1,7 @@
 """The costs of an encoder's forwards, counted over tensors that hold no bytes. Knows towers; loads no weights."""
 
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -10,8 +11,9 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs
 from encoders.runtime.attention import planned_for
 from encoders.runtime.failures import running
+from encoders.runtime.int8 import observe
 from encoders.runtime.placed_towers import PlacedTowers
-from encoders.runtime.tower import TextTower, Tower
+from encoders.runtime.tower import FINAL, TextTower, Tower
 from encoders.runtime.trace import Trace
 
 
@@ -22,7 +24,13 @@ class TorchBlueprint(PlacedTowers):
     """
 
     def __init__(self, spec: EncoderSpec, tower: Tower, text: TextTower | None = None, *, dtype: str) -> None:
-        super().__init__(spec, tower, text, device="meta", dtype=dtype)
+        observed = None
+        if dtype == "int8":
+            plain = PlacedTowers(spec, tower, text, device="meta", dtype="float32")
+            image = torch.empty(1, *spec.image_size, 3, dtype=torch.uint8)
+            with running(spec.id):
+                observed = observe(tower, [partial(plain.run, image, FINAL)], images=1)
+        super().__init__(spec, tower, text, device="meta", dtype=dtype, observed=observed)
 
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
         """As Blueprint.cost."""

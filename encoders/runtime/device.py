@@ -2,6 +2,7 @@
 
 import platform
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -14,7 +15,11 @@ _CORES = min(torch.get_num_threads(), available_cores())
 
 
 def resolve(
-    device: str = "auto", dtype: str = "auto", runtime: str = "torch", lanes: int | Literal["auto"] = 1
+    device: str = "auto",
+    dtype: str = "auto",
+    runtime: str = "torch",
+    lanes: int | Literal["auto"] = 1,
+    calibration: Path | None = None,
 ) -> Placement:
     """Where to run: `auto` takes CUDA where there is one, else the CPU, and the dtype that device computes natively.
 
@@ -22,8 +27,11 @@ def resolve(
     float32 elsewhere (emulated bfloat16 is several times slower).
     Lanes: two on a CPU with two cores or more, else one.
 
-    Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, a runtime that
-    is not installed or not for this device, or lanes on a device that has none.
+    Calibration: as Placement's.
+
+    Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, int8, or that
+    the device or runtime has not, a runtime that is not installed or not for this device, lanes on a device that has
+    none, or a calibration for another dtype than int8 or without a folder.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -37,19 +45,40 @@ def resolve(
         raise ValueError(f"'{device}' was asked for, but torch sees {torch.cuda.device_count()} CUDA devices.")
     if dtype == "auto":
         dtype = _native_dtype(found)
-    if dtype not in ("float32", "float16", "bfloat16"):
-        raise ValueError(f"'{dtype}' is not a dtype: use auto, float32, float16 or bfloat16.")
+    if dtype not in ("float32", "float16", "bfloat16", "int8"):
+        raise ValueError(f"'{dtype}' is not a dtype: use auto, float32, float16, bfloat16 or int8.")
+    if dtype == "int8" and (found.type != "cpu" or runtime != "torch"):
+        raise ValueError(f"int8 is for CPUs and the runtime torch, not for {device} and {runtime}.")
+    if dtype == "int8" and not has_int8():
+        raise ValueError("int8 needs a CPU with AVX-512 VNNI, AVX VNNI or AMX, and this one has none: use auto.")
     if runtime == "openvino" and found.type != "cpu":
         raise ValueError(
             f"the runtime openvino is for CPUs, and the device is '{device}': use cpu, or the runtime torch."
         )
     if runtime == "openvino" and find_spec("openvino") is None:
         raise ValueError("the runtime openvino is not installed: pip install 'visiontower[openvino]'.")
+    if calibration is not None and dtype != "int8":
+        raise ValueError(f"a calibration is for int8, and the dtype is {dtype}.")
+    if calibration is not None and not calibration.is_dir():
+        raise ValueError(f"the calibration '{calibration}' is not a folder of pictures.")
     best = min(2, _CORES) if found.type == "cpu" else 1
     number = best if lanes == "auto" else lanes
     if number > 1 and found.type != "cpu":
         raise ValueError(f"{number} lanes are for CPUs, and the device is '{device}': it runs one forward at a time.")
-    return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number)
+    return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number, calibration=calibration)
+
+
+def compute_dtype(dtype: str) -> torch.dtype:
+    """Torch's; of int8 that of everything that is no product in 8 bits."""
+    found: torch.dtype = getattr(torch, _native_dtype(torch.device("cpu")) if dtype == "int8" else dtype)
+    return found
+
+
+def has_int8() -> bool:
+    """Whether this CPU multiplies 8 bits faster than 16, and torch has the products."""
+    capabilities = torch.cpu.get_capabilities()
+    fast = any(capabilities.get(name) for name in ("avx512_vnni", "avx_vnni", "amx_int8"))
+    return fast and torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
 
 
 def hardware(device: str) -> str:

@@ -15,7 +15,9 @@ from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import Outputs
 from encoders.runtime.attention import pin, straighten
 from encoders.runtime.block import only_first, unify
+from encoders.runtime.device import compute_dtype
 from encoders.runtime.folding import fold_batch_norms
+from encoders.runtime.int8 import Observed, quantized
 from encoders.runtime.tower import Features, TextTower, Tower
 
 
@@ -26,19 +28,32 @@ class PlacedTowers:
         model's; weights_bytes are of what is left of them where batch norms are folded.
     """
 
-    def __init__(self, spec: EncoderSpec, tower: Tower, text: TextTower | None, *, device: str, dtype: str) -> None:
+    def __init__(
+        self,
+        spec: EncoderSpec,
+        tower: Tower,
+        text: TextTower | None,
+        *,
+        device: str,
+        dtype: str,
+        observed: Observed | None = None,
+    ) -> None:
+        """observed: for int8: of the same towers in float32."""
         self._device = torch.device(device)
-        self._dtype: torch.dtype = getattr(torch, dtype)
+        self._dtype = compute_dtype(dtype)
         parts = as_module(tower, text).eval().requires_grad_(False)
         unify(parts)
         parameters = sum(parameter.numel() for parameter in parts.parameters())
-        if self._dtype != torch.float32:  # the reference: computed as its library does
+        if dtype != "float32":  # the reference: computed as its library does
             fold_batch_norms(parts)
+        put = None if observed is None else quantized(tower, observed, encoder_id=spec.id, dtype=self._dtype)
         parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
+        if put is not None:
+            put()
         pin()
         straighten(parts)
         every = (*parts.parameters(), *parts.buffers())
-        unique = {tensor.untyped_storage()._cdata: tensor for tensor in every}.values()
+        unique = {id(each) if each.is_mkldnn else each.untyped_storage()._cdata: each for each in every}.values()
         self.tower = tower
         self.text = text
         self.spec = replace(

@@ -17,6 +17,7 @@ from encoders.images.preprocess import preprocess, resize_exactly
 from encoders.images.resample import resize
 from encoders.runtime.architecture import architecture
 from encoders.runtime.block import Block
+from encoders.runtime.calibration import Trial
 from encoders.runtime.failures import running
 from encoders.runtime.packed_conv import pack_convolutions
 from encoders.runtime.packed_linear import is_packable, pack_linears
@@ -37,10 +38,14 @@ class TorchEncoder(PlacedTowers):
         model = as_module(tower, text)
         revision = fingerprint(model.state_dict())  # of the weights as loaded, so before they are cast
         spec = replace(spec, revision=revision, architecture=architecture(model))
-        super().__init__(spec, tower, text, device=placement.device, dtype=placement.dtype)
+        trial = Trial.of(spec, tower, text, placement) if placement.dtype == "int8" else None
+        observed = None if trial is None else trial.observed
+        super().__init__(spec, tower, text, device=placement.device, dtype=placement.dtype, observed=observed)
         self._uploads = _upload_stream(self._device) if self._device.type == "cuda" else None
         if placement.runtime == "torch":
             self.pack()
+        if trial is not None:
+            self.spec = replace(self.spec, int8_cosine=trial.cosine(self), architecture=trial.architecture)
 
     def pack(self) -> None:
         """Lay the weights out for the CPU, if that is where they are; what they were is let go of."""

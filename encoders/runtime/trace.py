@@ -21,7 +21,7 @@ _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
 
 
 def _packed_product(x: Tensor, *_: object, out_val: Tensor) -> int:
-    """2 x multiply-adds of PackedLinear's operation."""
+    """2 x multiply-adds of PackedLinear's operation, and of Int8Linear's."""
     return 2 * x.numel() * out_val.shape[-1]
 
 
@@ -39,6 +39,7 @@ _FORMULAS: dict[Any, Callable[..., int]] = {
 }
 if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # torch does not type it
     _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _packed_product
+    _FORMULAS[torch.ops.onednn.qlinear_pointwise] = _packed_product
     _FORMULAS[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
