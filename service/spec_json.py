@@ -58,6 +58,7 @@ def spec_json(spec: EncoderSpec) -> dict[str, object]:
         "dense": spec.dense,
         "resolutions": {name: None if size is None else list(size) for name, size in sizes.items()},
         "dtype": spec.dtype,
+        "int8_cosine": spec.int8_cosine,
         "runtime": spec.runtime,
         "device": spec.device,
         "parameters": spec.parameters,

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from encoders.contract.cost import Cost, Curve
+from encoders.contract.errors import Int8Refused
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs
 from encoders.runtime.attention import planned_for
@@ -33,7 +34,9 @@ class TorchBlueprint(PlacedTowers):
         super().__init__(spec, tower, text, device="meta", dtype=dtype, observed=observed)
 
     def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
-        """As Blueprint.cost."""
+        """As Blueprint.cost. Raises Int8Refused too."""
+        if self.spec.dtype == "int8" and device != "cpu":
+            raise Int8Refused(f"int8 is for CPUs, and not for {device}.", model=self.spec.id)
         rows, cols = self.spec.tokens_grid(size, outputs)
 
         def run(pixels: Tensor) -> list[Tensor]:

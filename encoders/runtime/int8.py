@@ -20,6 +20,9 @@ from encoders.runtime.block import Block, gelu_, gelu_tanh_, nothing, quick_gelu
 _onednn = torch.ops.onednn
 _STEPS = 255
 _LARGEST = 127
+_MARGIN = 2.0
+"""Ranges are so much wider than seen: other pictures reach further. What is cut off costs more than coarser steps: of
+demo:vit, by drawn pictures, the least cosine on photographs is 0.973 at 1, 0.9993 at 1.5 and 0.9998 at 2."""
 _TINY = 1e-6
 _LEAST_ROWS = 8
 """Of a product with fewer rows an image, such as a projection of the pooled vector, there is nothing to gain."""
@@ -44,8 +47,8 @@ class Seen:
 
     @property
     def reach(self) -> Tensor:
-        """Half of each channel's range, above 0."""
-        return ((self.high - self.low) / 2).clamp_min(_TINY)
+        """How far from there each channel's steps go, above 0."""
+        return (_MARGIN * (self.high - self.low) / 2).clamp_min(_TINY)
 
 
 @dataclass(frozen=True)
@@ -56,9 +59,10 @@ class Steps:
     zero: int = 128
 
     @classmethod
-    def between(cls, low: Tensor, high: Tensor) -> "Steps":
-        """The finest that reach from low to high, and 0 exactly."""
-        least, greatest = min(_number(low.min()), 0.0), max(_number(high.max()), 0.0)
+    def over(cls, seen: Seen) -> "Steps":
+        """The same for all channels, with a step at 0."""
+        least, greatest = (_MARGIN * _number(value) for value in (seen.low.min(), seen.high.max()))
+        least, greatest = min(least, 0.0), max(greatest, 0.0)
         scale = max(greatest - least, _TINY) / _STEPS
         return cls(scale, round(-least / scale))
 
@@ -195,7 +199,7 @@ def quantized(tower: nn.Module, observed: Observed, *, encoder_id: str, dtype: t
     for module in tower.modules():
         for name, layer in module.named_children():
             if isinstance(layer, nn.Linear) and layer in seen:
-                given = Steps.between(seen[layer].low, seen[layer].high)
+                given = Steps.over(seen[layer])
                 changes.append((module, name, Int8Linear(layer.weight, layer.bias, given, dtype=dtype)))
 
     def put() -> None:
@@ -215,7 +219,7 @@ def _block(block: Block, seen: dict[nn.Module, Seen], dtype: torch.dtype) -> dic
     mixed = seen[block.out]
     scale = _evened(mixed, out)
     keys_values, out = keys_values.with_values_as_steps(mixed.center, scale), out.reading(mixed.center, scale)
-    hidden = Steps.between(seen[block.mlp_out].low, seen[block.mlp_out].high)
+    hidden = Steps.over(seen[block.mlp_out])
     parts: dict[str, object] = {
         "norm_1": norm_1,
         "queries": queries.layer(dtype),

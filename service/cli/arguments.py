@@ -4,11 +4,14 @@ import argparse
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from encoders.contract.values import ImageSize
 from service.settings import Settings
 from service.sizes import parse_image_size
+
+if TYPE_CHECKING:
+    from encoders.contract.encoder import Placement
 
 _WIDTH = 80
 
@@ -54,13 +57,16 @@ def add_pixels(command: argparse.ArgumentParser) -> None:
 
 
 def add_placement(command: argparse.ArgumentParser, *, runtime: str | None = "torch") -> None:
-    """--device, --compute-dtype and --runtime; its default is None where something else has it."""
+    """--device, --compute-dtype, --calibration and --runtime; its default is None where something else has it."""
     command.add_argument("--device", default="auto", help="auto, cpu, cuda or cuda:N [auto]")
     command.add_argument(
         "--compute-dtype",
-        choices=("auto", "float32", "float16", "bfloat16"),
+        choices=("auto", "float32", "float16", "bfloat16", "int8"),
         default="auto",
-        help="what the encoder computes in [auto]",
+        help="what the encoder computes in; int8: faster on CPUs, less exact [auto]",
+    )
+    command.add_argument(
+        "--calibration", type=Path, metavar="DIR", help="for int8: pictures like those to come [it draws some]"
     )
     command.add_argument(
         "--runtime",
@@ -75,6 +81,16 @@ def refuse_without_ray(arguments: argparse.Namespace, names: Iterable[str]) -> N
     for name in names:
         if getattr(arguments, name) is not None:
             raise ArgumentError(f"--{name.replace('_', '-')} is for a cluster: add --ray.")
+
+
+def placement_of(arguments: argparse.Namespace) -> "Placement":
+    """Of the flags of add_placement. Raises ArgumentError if this machine does not have what they ask for."""
+    from encoders.runtime.device import resolve  # imports torch
+
+    try:
+        return resolve(arguments.device, arguments.compute_dtype, arguments.runtime, calibration=arguments.calibration)
+    except ValueError as error:
+        raise ArgumentError(str(error)) from error
 
 
 def positive(text: str) -> int:
@@ -99,6 +115,7 @@ def settings_of(arguments: argparse.Namespace, **more: Any) -> Settings:
         model=(arguments.model,),
         device=arguments.device,
         dtype=arguments.compute_dtype,
+        calibration=arguments.calibration,
         runtime=arguments.runtime,
         exact_pixels=arguments.exact_pixels,
         **more,

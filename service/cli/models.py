@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from service.cli.arguments import ArgumentError, add_command, add_placement
+from service.cli.arguments import add_command, add_placement, placement_of
 from service.cli.output import show, show_json
 
 _HELP = """\
@@ -31,7 +31,6 @@ def run(arguments: argparse.Namespace) -> int:
     """Print the schemes, the ids of one scheme, or one encoder's spec."""
     import encoders
     from encoders.adapters.catalog import RECOMMENDED, catalog, listed
-    from encoders.runtime.device import resolve
     from service.cli import tables
     from service.spec_json import spec_json
 
@@ -49,10 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
         else:
             show(tables.catalog_table(schemes), tables.recommended_text(RECOMMENDED))
         return 0
-    try:
-        placement = resolve(arguments.device, arguments.compute_dtype, arguments.runtime)
-    except ValueError as error:
-        raise ArgumentError(str(error)) from error
+    placement = placement_of(arguments)
     spec = encoders.load(arguments.id, placement).spec
     if arguments.json:
         by_resolution = [

@@ -158,6 +158,7 @@ async def _embed(query: _Query, origin: "Origin", arguments: argparse.Namespace)
         model=(origin.model,),
         device=arguments.device,
         dtype=arguments.compute_dtype,
+        calibration=arguments.calibration,
         runtime=runtime,
         exact_pixels=origin.exact_pixels,
     )

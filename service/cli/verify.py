@@ -5,7 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from service.cli.arguments import ArgumentError, add_command, add_placement
+from service.cli.arguments import add_command, add_placement, placement_of
 from service.cli.output import say, show, show_json
 
 if TYPE_CHECKING:
@@ -69,16 +69,12 @@ def run(arguments: argparse.Namespace) -> int:
     from encoders.adapters import registry
     from encoders.contract.errors import VisiontowerError
     from encoders.images.decode import decode
-    from encoders.runtime.device import resolve
     from service.bulk.sources.files import find_images
     from service.cli.fidelity import agreement
 
     encoder_id, *paths = arguments.named
     photos: Sequence[Path | None] = find_images(map(Path, paths)) if paths else [None]
-    try:
-        placement = resolve(arguments.device, arguments.compute_dtype, arguments.runtime)
-    except ValueError as error:
-        raise ArgumentError(str(error)) from error
+    placement = placement_of(arguments)
     say(f"Loading {encoder_id} as it is served.")
     encoder = encoders.load(encoder_id, placement)
     spec = encoder.spec

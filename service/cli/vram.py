@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from service.cli.tables import Card
     from service.engine.values import PlanRequest
 
-_DTYPES = ("float32", "float16", "bfloat16")
+_DTYPES = ("float32", "float16", "bfloat16", "int8")
 
 _HELP = """\
 What an encoder takes of a card, worked out from its code: no GPU is needed, no

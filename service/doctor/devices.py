@@ -109,7 +109,7 @@ def choice() -> Choice:
         raise SettingsError(f"cache_dir {settings.cache_dir} cannot be written to.")
     # Not started, so nothing is loaded; and without a cache, whose folder it would make.
     engine = Engine(settings.model_copy(update={"cache": 0}))
-    placement = resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
+    placement = resolve(settings.device, settings.dtype, settings.runtime, settings.lanes, settings.calibration)
     threads = settings.preprocess_threads
     return Choice(
         device=engine.memory.device,

@@ -44,7 +44,7 @@ def real_backend(settings: Settings) -> Backend:
         from encoders.runtime.device import resolve  # imports torch
 
         try:
-            return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
+            return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes, settings.calibration)
         except ValueError as error:
             raise SettingsError(str(error)) from error
 

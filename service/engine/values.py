@@ -21,7 +21,7 @@ from encoders.memory.plan import Row
 from service.errors import InvalidOption, WidthNotOffered
 
 Output: TypeAlias = Literal["tokens", "pooled", "both"]
-Dtype: TypeAlias = Literal["float32", "float16", "bfloat16"]
+Dtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int8"]
 VectorDtype: TypeAlias = Literal["float32", "float16", "bfloat16", "int8", "uint8", "binary"]
 """The last three hold each vector in fewer bits: see postprocess.quantized."""
 DTYPES: Mapping[str, np.dtype[np.generic]] = {

@@ -54,6 +54,7 @@ TYPES: Mapping[type[BaseException], ProblemType] = {
     e.OutputNotOffered: ProblemType(422, "output-not-offered", "Output not offered"),
     e.InvalidText: ProblemType(422, "invalid-text", "Invalid text"),
     e.EncoderIdError: ProblemType(404, "invalid-encoder-id", "Invalid encoder id"),
+    e.Int8Refused: ProblemType(422, "int8-refused", "Not in int8"),
     e.WeightsError: ProblemType(500, "weights", "Weights cannot be loaded"),
     e.WeightsNotHere: ProblemType(500, "weights-not-here", "Weights are not on this machine"),
     e.EncoderFailed: ProblemType(500, "encoder-failed", "Encoder failed"),
