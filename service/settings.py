@@ -92,6 +92,13 @@ class Settings(BaseSettings):
     vram_share: float = Field(
         default=0.8, gt=0, le=1, description="Share of the memory free at start, for vram_budget auto."
     )
+    cuda_graphs: Annotated[int, BeforeValidator(_bytes)] = Field(
+        default=0,
+        ge=0,
+        description="Device memory for CUDA graphs, such as 512MiB, a part of vram_budget: forwards of up to 8 images "
+        "that come often are recorded and replayed, so that a card does not wait for Python. 0 makes none. It has not "
+        "been measured on a card (docs/memory.md).",
+    )
     memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes_or_auto)] = Field(
         default="auto",
         description="Host memory that requests may hold together, such as 2GiB: bodies, pictures being decoded, texts, "

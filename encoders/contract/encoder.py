@@ -104,9 +104,11 @@ class Placement:
 
     runtime: torch or openvino. OpenVINO runs on CPUs; what it does not take is left to torch.
     lanes: forwards that will run side by side, each on its part of a CPU's cores.
+    graph_bytes: of a card, for the CUDA graphs of all encoders that name the same number; 0: there are none.
     """
 
     device: str = "cpu"
     dtype: str = "float32"
     runtime: str = "torch"
     lanes: int = 1
+    graph_bytes: int = 0

@@ -14,7 +14,11 @@ _CORES = min(torch.get_num_threads(), available_cores())
 
 
 def resolve(
-    device: str = "auto", dtype: str = "auto", runtime: str = "torch", lanes: int | Literal["auto"] = 1
+    device: str = "auto",
+    dtype: str = "auto",
+    runtime: str = "torch",
+    lanes: int | Literal["auto"] = 1,
+    graph_bytes: int = 0,
 ) -> Placement:
     """Where to run: `auto` takes CUDA where there is one, else the CPU, and the dtype that device computes natively.
 
@@ -23,7 +27,7 @@ def resolve(
     Lanes: two on a CPU with two cores or more, else one.
 
     Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, a runtime that
-    is not installed or not for this device, or lanes on a device that has none.
+    is not installed or not for this device, or lanes or CUDA graphs on a device that has none.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -49,7 +53,9 @@ def resolve(
     number = best if lanes == "auto" else lanes
     if number > 1 and found.type != "cpu":
         raise ValueError(f"{number} lanes are for CPUs, and the device is '{device}': it runs one forward at a time.")
-    return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number)
+    if graph_bytes and found.type != "cuda":
+        raise ValueError(f"CUDA graphs are for CUDA devices, and the device is '{device}': leave cuda_graphs at 0.")
+    return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number, graph_bytes=graph_bytes)
 
 
 def hardware(device: str) -> str:

@@ -44,14 +44,16 @@ def real_backend(settings: Settings) -> Backend:
         from encoders.runtime.device import resolve  # imports torch
 
         try:
-            return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes)
+            return resolve(
+                settings.device, settings.dtype, settings.runtime, settings.lanes, graph_bytes=settings.cuda_graphs
+            )
         except ValueError as error:
             raise SettingsError(str(error)) from error
 
     def memory() -> Memory:
         from encoders.runtime.device_memory import memory_of
 
-        return memory_of(placement().device)
+        return memory_of(placement().device, graph_bytes=placement().graph_bytes)
 
     def lanes() -> Lanes:
         from encoders.runtime.device import take_cores

@@ -1,0 +1,232 @@
+"""CUDA graphs of forwards that come often: recorded once, replayed by one call. Knows torch; knows no encoder.
+
+A forward of few images is hundreds of brief kernels, and a card waits while Python launches one after the other. A
+replay launches all of them at once. They are the kernels of the eager forward at the same batch, so values are equal.
+
+Nothing here has been measured on a card (docs/speed.md).
+"""
+
+import logging
+import weakref
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from dataclasses import dataclass, replace
+from functools import cache
+from typing import Any, NamedTuple, Protocol, TypeVar
+
+import torch
+from torch import Tensor
+
+from encoders.contract.values import ImageSize, Outputs
+from encoders.memory.prediction import CUDA, MIB
+from encoders.runtime.tower import Features
+
+T = TypeVar("T")
+_log = logging.getLogger(__name__)
+
+LARGEST = 8
+"""Images in one graph, at most. A larger forward keeps a card at work for as long as Python takes to launch it."""
+_OFTEN = 16
+"""A forward is recorded when it comes for the so many-th time: recording takes as long as a few forwards."""
+_DRIVER = 16 * MIB
+"""What the driver holds for one graph: an allowance, not measured."""
+_SHAPES = 10_000
+"""Keys that are counted. Callers can think of any number of sizes."""
+
+
+class Key(NamedTuple):
+    """What a graph is of. owner: whose weights it reads. batch: exactly so many images, none of them padding."""
+
+    owner: weakref.ref[object]
+    size: ImageSize
+    outputs: Outputs
+    batch: int
+
+
+class Recorder(Protocol):
+    """Records what a card is told to do."""
+
+    def measured(self, run: Callable[[], T]) -> tuple[T, int]:
+        """What `run` gives, and the bytes that it took at its highest point. Its kernels are ready from then on."""
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """A function that has the card do again what `run` tells it, on the tensors that `run` had.
+
+        `run` must not look at values or wait for the card. What it makes is gone at its end, and may be written over
+        between replays. Raises torch.OutOfMemoryError, or what torch says of a `run` that cannot be recorded.
+        """
+
+
+class CudaRecorder:
+    """A Recorder of CUDA graphs. Whatever they make and drop lies in one pool, as one graph runs at a time."""
+
+    def __init__(self, device: torch.device) -> None:
+        self._device = device
+        self._failed: list[torch.cuda.CUDAGraph] = []
+        with torch.cuda.device(device):
+            self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]  # torch does not type it
+            self._pool = torch.cuda.MemPool()
+
+    def measured(self, run: Callable[[], T]) -> tuple[T, int]:
+        """As Recorder.measured: on the stream of records, where libraries keep a workspace for each stream."""
+        forwards = torch.cuda.current_stream(self._device)
+        before = torch.cuda.memory_allocated(self._device)
+        torch.cuda.reset_peak_memory_stats(self._device)
+        self._stream.wait_stream(forwards)
+        with torch.cuda.stream(self._stream):
+            given = run()
+        forwards.wait_stream(self._stream)
+        return given, torch.cuda.max_memory_allocated(self._device) - before
+
+    def record(self, run: Callable[[], None]) -> Callable[[], None]:
+        """As Recorder.record. Waits for the card. Other threads may go on using it: weights may be on their way."""
+        graph = torch.cuda.CUDAGraph()
+        pool: Any = self._pool.id  # torch types handles
+        recording = torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local")
+        try:
+            with torch.cuda.device(self._device), recording:
+                run()
+        except torch.OutOfMemoryError:
+            raise
+        except Exception:
+            # Torch does not end a recording that failed: its allocators would keep waiting for the end, and ask the
+            # graph whether memory is for it.
+            self._failed.append(graph)
+            with suppress(RuntimeError):
+                torch._C._cuda_endAllocateToPool(self._stream.device.index, self._pool.id)
+            raise
+        return graph.replay
+
+
+@dataclass(frozen=True)
+class Graph:
+    """A recorded forward.
+
+    pixels, features: where it reads and writes: its own for good. scratch: bytes of the pool that it works in.
+    """
+
+    replay: Callable[[], None]
+    pixels: Tensor
+    features: Features
+    scratch: int
+
+    @property
+    def own(self) -> int:
+        """Bytes that it holds beside the pool."""
+        return self.pixels.nbytes + sum(rows.nbytes for rows in _rows(self.features)) + _DRIVER
+
+
+class Graphs:
+    """Which forwards are recorded, and which records stay. Of the thread that owns the card.
+
+    limit: bytes that they may take together. The one used longest ago makes room for another.
+    """
+
+    def __init__(self, recorder: Recorder, *, limit: int) -> None:
+        self._recorder = recorder
+        self._limit = limit
+        self._kept: OrderedDict[Key, Graph] = OrderedDict()
+        self._asked: Counter[Key] = Counter()
+        self._is_closed = False
+        self.forwards = 0
+        """Forwards that were recorded or replayed: a replay takes no memory anew."""
+
+    @property
+    def taken(self) -> int:
+        """Bytes that they take: a pool as large as one of them needs at most, and what each holds by itself."""
+        return _bytes(self._kept.values())
+
+    def find(self, key: Key) -> Graph | None:
+        """The graph of this key, if there is one; it counts as used."""
+        graph = self._kept.get(key)
+        if graph is not None:
+            self._kept.move_to_end(key)
+        return graph
+
+    def is_due(self, key: Key) -> bool:
+        """Whether this forward, of which there is no graph, is to be recorded now. To be asked at each."""
+        if self._is_closed or key.batch > LARGEST:
+            return False
+        if len(self._asked) >= _SHAPES:
+            self._asked.clear()
+        self._asked[key] += 1
+        return self._asked[key] == _OFTEN
+
+    def replay(self, graph: Graph, pixels: Tensor) -> Features:
+        """The features of these pixels, which are on the card.
+
+        They are the graph's: its next replay, which is told to the same stream, writes over them.
+        """
+        self.forwards += 1
+        graph.pixels.copy_(pixels)
+        graph.replay()
+        return graph.features
+
+    def record(self, key: Key, forward: Callable[[Tensor], Features], pixels: Tensor) -> Features:
+        """The features of these pixels, by an eager forward, which is then recorded if there is room.
+
+        What cannot be recorded stays eager, and the log says so.
+        """
+        self.forwards += 1
+        given = torch.empty_like(pixels).copy_(pixels)
+        features, scratch = self._recorder.measured(lambda: forward(given))
+        graph = Graph(lambda: None, given, features, scratch)
+        if not self._make_room(graph):
+            _log.info("a forward of %d at %s stays eager: a graph of it has no room", key.batch, key.size)
+            return features
+        try:
+            self._kept[key] = self._recorded(graph, forward)
+        except torch.OutOfMemoryError:
+            _log.warning("a forward of %d at %s stays eager: the card had no room for a graph", key.batch, key.size)
+        except Exception:
+            self._is_closed = True
+            _log.exception("a forward of %d at %s cannot be recorded; no other is tried", key.batch, key.size)
+        return features
+
+    def _recorded(self, plan: Graph, forward: Callable[[Tensor], Features]) -> Graph:
+        """The graph as it was planned, with rows of its own."""
+        own = _like(plan.features)
+
+        def run() -> None:
+            for there, made in zip(_rows(own), _rows(forward(plan.pixels)), strict=True):
+                there.copy_(made)
+
+        return replace(plan, replay=self._recorder.record(run), features=own)
+
+    def _make_room(self, graph: Graph) -> bool:
+        """Whether there is room for this one too, now that those used longest ago are dropped."""
+        if _bytes([graph]) > self._limit:
+            return False
+        for key in [key for key in self._kept if key.owner() is None]:
+            del self._kept[key]
+        while _bytes([*self._kept.values(), graph]) > self._limit:
+            key, _ = self._kept.popitem(last=False)
+            del self._asked[key]  # it may come often again
+        return True
+
+
+@cache
+def graphs_on(device: str, limit: int) -> Graphs:
+    """The graphs of a card: one for all encoders of the process. limit: bytes."""
+    return Graphs(CudaRecorder(torch.device("cuda", torch.device(device).index or 0)), limit=limit)
+
+
+def _bytes(graphs: Iterable[Graph]) -> int:
+    graphs = list(graphs)
+    scratch = max((graph.scratch for graph in graphs), default=0)
+    return (CUDA.in_pages(scratch) if graphs else 0) + sum(graph.own for graph in graphs)
+
+
+def _rows(features: Features) -> list[Tensor]:
+    return [rows for rows in (features.tokens, features.pooled) if rows is not None]
+
+
+def _like(features: Features) -> Features:
+    """Room for such features."""
+    tokens, pooled = features.tokens, features.pooled
+    return replace(
+        features,
+        tokens=None if tokens is None else torch.empty_like(tokens),
+        pooled=None if pooled is None else torch.empty_like(pooled),
+    )
