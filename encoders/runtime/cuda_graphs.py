@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 import torch
 from torch import Tensor
@@ -81,22 +81,34 @@ class CudaRecorder:
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         """As Recorder.record. Waits for the card. Other threads may go on using it: weights may be on their way."""
-        graph = torch.cuda.CUDAGraph()
-        pool: Any = self._pool.id  # torch types handles
-        recording = torch.cuda.graph(graph, pool=pool, stream=self._stream, capture_error_mode="thread_local")
+        graph, pool = torch.cuda.CUDAGraph(), self._pool.id
+        recording = torch.cuda.graph(
+            graph,
+            pool=pool,  # type: ignore[arg-type]  # torch types handles
+            stream=self._stream,
+            capture_error_mode="thread_local",
+        )
+        forwards = torch.cuda.current_stream(self._device)
         try:
-            with torch.cuda.device(self._device), recording:
+            with torch.cuda.stream(forwards), recording:  # which leaves its stream the current one if it cannot begin
                 run()
         except torch.OutOfMemoryError:
             raise
         except Exception:
-            # Torch does not end a recording that failed: its allocators would keep waiting for the end, and ask the
-            # graph whether memory is for it.
-            self._failed.append(graph)
-            with suppress(RuntimeError):
-                torch._C._cuda_endAllocateToPool(self._stream.device.index, self._pool.id)
+            self._end(graph, pool)
             raise
         return graph.replay
+
+    def _end(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
+        """End a recording that failed: torch's allocators would wait for it, and ask the graph whose memory is whose.
+
+        Torch does so when the graph is reset; before 2.15 not at all.
+        """
+        self._failed.append(graph)
+        with suppress(RuntimeError):
+            graph.reset()
+        with suppress(RuntimeError):
+            torch._C._cuda_endAllocateToPool(self._stream.device.index, pool)
 
 
 @dataclass(frozen=True)
@@ -128,7 +140,7 @@ class Graphs:
         self._limit = limit
         self._kept: OrderedDict[Key, Graph] = OrderedDict()
         self._asked: Counter[Key] = Counter()
-        self._is_closed = False
+        self._eager: set[weakref.ref[object]] = set()  # owners of forwards that cannot be recorded
         self.forwards = 0
         """Forwards that were recorded or replayed: a replay takes no memory anew."""
 
@@ -146,7 +158,7 @@ class Graphs:
 
     def is_due(self, key: Key) -> bool:
         """Whether this forward, of which there is no graph, is to be recorded now. To be asked at each."""
-        if self._is_closed or key.batch > LARGEST:
+        if key.batch > LARGEST or key.owner in self._eager:
             return False
         if len(self._asked) >= _SHAPES:
             self._asked.clear()
@@ -180,8 +192,8 @@ class Graphs:
         except torch.OutOfMemoryError:
             _log.warning("a forward of %d at %s stays eager: the card had no room for a graph", key.batch, key.size)
         except Exception:
-            self._is_closed = True
-            _log.exception("a forward of %d at %s cannot be recorded; no other is tried", key.batch, key.size)
+            self._eager.add(key.owner)
+            _log.exception("a forward of %d at %s cannot be recorded: its encoder stays eager", key.batch, key.size)
         return features
 
     def _recorded(self, plan: Graph, forward: Callable[[Tensor], Features]) -> Graph:
@@ -206,10 +218,14 @@ class Graphs:
         return True
 
 
-@cache
 def graphs_on(device: str, limit: int) -> Graphs:
-    """The graphs of a card: one for all encoders of the process. limit: bytes."""
-    return Graphs(CudaRecorder(torch.device("cuda", torch.device(device).index or 0)), limit=limit)
+    """Those of a card that may take so many bytes: the same ones whoever asks. device: as torch names it."""
+    return _graphs_on(torch.device(device).index or 0, limit)
+
+
+@cache
+def _graphs_on(index: int, limit: int) -> Graphs:
+    return Graphs(CudaRecorder(torch.device("cuda", index)), limit=limit)
 
 
 def _bytes(graphs: Iterable[Graph]) -> int:

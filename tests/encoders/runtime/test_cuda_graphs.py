@@ -197,15 +197,14 @@ def test_a_card_without_room_for_a_graph_goes_on_eagerly(caplog: pytest.LogCaptu
     assert card.often(batch=2) == 1
 
 
-def test_after_a_forward_that_cannot_be_recorded_no_other_is_tried(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_encoder_that_cannot_be_recorded_stays_eager(caplog: pytest.LogCaptureFixture) -> None:
     card = Card()
-    card.often(batch=2)
     card.recorder.failure = RuntimeError("operation not permitted when stream is capturing")
     assert card.often() > 10
     card.recorder.failure = None
-    assert card.often(batch=3) == 0
-    assert "cannot be recorded; no other is tried" in caplog.text
-    assert card.often(batch=2) == 1
+    assert card.often(batch=2) == 0
+    assert "cannot be recorded: its encoder stays eager" in caplog.text
+    assert card.often(encoder=card.another()) > 10
 
 
 # Where they are refused.
