@@ -86,7 +86,7 @@ def _compiled(encoder: TorchEncoder, pixels: Tensor, *, mode: str) -> Forward:
 
 
 def _recorded(encoder: TorchEncoder, pixels: Tensor) -> Forward:
-    """As the setting cuda_graphs does it, at any batch; each replay writes over the answer of the one before."""
+    """As the setting cuda_graph_bytes does it, at any batch; each replay writes over the answer of the one before."""
     if pixels.device.type != "cuda":
         raise ValueError("CUDA graphs need a CUDA device")
     forward, recorder = eager(encoder, pixels), CudaRecorder(pixels.device)

@@ -9,7 +9,7 @@ Nothing here has been measured on a card (docs/speed.md).
 import logging
 import weakref
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cache
@@ -26,7 +26,7 @@ T = TypeVar("T")
 _log = logging.getLogger(__name__)
 
 LARGEST = 8
-"""Images in one graph, at most. A larger forward keeps a card at work for as long as Python takes to launch it."""
+"""Images in one graph, at most. A larger forward should keep a card at work while Python launches it. Not measured."""
 _OFTEN = 16
 """A forward is recorded when it comes for the so many-th time: recording takes as long as a few forwards."""
 _DRIVER = 16 * MIB
@@ -48,7 +48,10 @@ class Recorder(Protocol):
     """Records what a card is told to do."""
 
     def measured(self, run: Callable[[], T]) -> tuple[T, int]:
-        """What `run` gives, and the bytes that it took at its highest point. Its kernels are ready from then on."""
+        """What `run` gives, for its shapes alone, and the bytes that it took at its highest point.
+
+        It is to be called before `record`: libraries make their handles and choose their kernels at a first call.
+        """
 
     def record(self, run: Callable[[], None]) -> Callable[[], None]:
         """A function that has the card do again what `run` tells it, on the tensors that `run` had.
@@ -102,7 +105,7 @@ class CudaRecorder:
     def _end(self, graph: torch.cuda.CUDAGraph, pool: tuple[int, int]) -> None:
         """End a recording that failed: torch's allocators would wait for it, and ask the graph whose memory is whose.
 
-        Torch does so when the graph is reset; before 2.15 not at all.
+        Torch 2.15 does so when the graph is reset, older ones do not.
         """
         self._failed.append(graph)
         with suppress(RuntimeError):
@@ -123,10 +126,11 @@ class Graph:
     features: Features
     scratch: int
 
-    @property
-    def own(self) -> int:
-        """Bytes that it holds beside the pool."""
-        return self.pixels.nbytes + sum(rows.nbytes for rows in _rows(self.features)) + _DRIVER
+    def run(self, pixels: Tensor) -> Features:
+        """The features of these pixels, which are on the card. The next run, in the same stream, writes over them."""
+        self.pixels.copy_(pixels)
+        self.replay()
+        return self.features
 
 
 class Graphs:
@@ -147,7 +151,7 @@ class Graphs:
     @property
     def taken(self) -> int:
         """Bytes that they take: a pool as large as one of them needs at most, and what each holds by itself."""
-        return _bytes(self._kept.values())
+        return self._bytes() if self._kept else 0
 
     def find(self, key: Key) -> Graph | None:
         """The graph of this key, if there is one; it counts as used."""
@@ -165,57 +169,62 @@ class Graphs:
         self._asked[key] += 1
         return self._asked[key] == _OFTEN
 
-    def replay(self, graph: Graph, pixels: Tensor) -> Features:
-        """The features of these pixels, which are on the card.
-
-        They are the graph's: its next replay, which is told to the same stream, writes over them.
-        """
+    def run(self, graph: Graph, pixels: Tensor) -> Features:
+        """As Graph.run."""
         self.forwards += 1
-        graph.pixels.copy_(pixels)
-        graph.replay()
-        return graph.features
+        return graph.run(pixels)
 
     def record(self, key: Key, forward: Callable[[Tensor], Features], pixels: Tensor) -> Features:
-        """The features of these pixels, by an eager forward, which is then recorded if there is room.
+        """Record a forward, if there is room, and give its features of these pixels, which are on the card.
 
-        What cannot be recorded stays eager, and the log says so.
+        What cannot be recorded stays eager; the log says so.
         """
         self.forwards += 1
-        given = torch.empty_like(pixels).copy_(pixels)
-        features, scratch = self._recorder.measured(lambda: forward(given))
-        graph = Graph(lambda: None, given, features, scratch)
-        if not self._make_room(graph):
-            _log.info("a forward of %d at %s stays eager: a graph of it has no room", key.batch, key.size)
-            return features
         try:
-            self._kept[key] = self._recorded(graph, forward)
+            graph = self._recorded(forward, pixels)
         except torch.OutOfMemoryError:
-            _log.warning("a forward of %d at %s stays eager: the card had no room for a graph", key.batch, key.size)
+            _log.warning("a forward of %d at %s stays eager: the card had no room to record it", key.batch, key.size)
         except Exception:
             self._eager.add(key.owner)
             _log.exception("a forward of %d at %s cannot be recorded: its encoder stays eager", key.batch, key.size)
-        return features
+        else:
+            if graph is not None:
+                self._kept[key] = graph
+                return graph.run(pixels)
+            _log.info("a forward of %d at %s stays eager: a graph of it has no room", key.batch, key.size)
+        return forward(pixels)
 
-    def _recorded(self, plan: Graph, forward: Callable[[Tensor], Features]) -> Graph:
-        """The graph as it was planned, with rows of its own."""
-        own = _like(plan.features)
+    def _recorded(self, forward: Callable[[Tensor], Features], pixels: Tensor) -> Graph | None:
+        """The graph of a forward of such pixels; None if there is no room."""
+        given = torch.empty_like(pixels).copy_(pixels)
+        made, scratch = self._recorder.measured(lambda: forward(given))
+        features = _like(made)
+        del made
+        if not self._make_room(scratch, _own_bytes(given, features)):
+            return None
 
         def run() -> None:
-            for there, made in zip(_rows(own), _rows(forward(plan.pixels)), strict=True):
-                there.copy_(made)
+            for there, rows in zip(_rows(features), _rows(forward(given)), strict=True):
+                there.copy_(rows)
 
-        return replace(plan, replay=self._recorder.record(run), features=own)
+        return Graph(self._recorder.record(run), given, features, scratch)
 
-    def _make_room(self, graph: Graph) -> bool:
-        """Whether there is room for this one too, now that those used longest ago are dropped."""
-        if _bytes([graph]) > self._limit:
+    def _make_room(self, scratch: int, own: int) -> bool:
+        """Whether there is room for a graph of these bytes, now that those used longest ago are dropped."""
+        if CUDA.in_pages(scratch) + own > self._limit:
             return False
         for key in [key for key in self._kept if key.owner() is None]:
             del self._kept[key]
-        while _bytes([*self._kept.values(), graph]) > self._limit:
+        while self._bytes(scratch, own) > self._limit:
             key, _ = self._kept.popitem(last=False)
             del self._asked[key]  # it may come often again
         return True
+
+    def _bytes(self, scratch: int = 0, own: int = 0) -> int:
+        """Bytes of those that are kept, and of one more."""
+        kept = self._kept.values()
+        pool = max([scratch, *(graph.scratch for graph in kept)])
+        return CUDA.in_pages(pool) + own + sum(_own_bytes(graph.pixels, graph.features) for graph in kept)
 
 
 def graphs_on(device: str, limit: int) -> Graphs:
@@ -228,10 +237,9 @@ def _graphs_on(index: int, limit: int) -> Graphs:
     return Graphs(CudaRecorder(torch.device("cuda", index)), limit=limit)
 
 
-def _bytes(graphs: Iterable[Graph]) -> int:
-    graphs = list(graphs)
-    scratch = max((graph.scratch for graph in graphs), default=0)
-    return (CUDA.in_pages(scratch) if graphs else 0) + sum(graph.own for graph in graphs)
+def _own_bytes(pixels: Tensor, features: Features) -> int:
+    """Bytes that a graph holds beside the pool."""
+    return pixels.nbytes + sum(rows.nbytes for rows in _rows(features)) + _DRIVER
 
 
 def _rows(features: Features) -> list[Tensor]:

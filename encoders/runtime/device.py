@@ -54,7 +54,9 @@ def resolve(
     if number > 1 and found.type != "cpu":
         raise ValueError(f"{number} lanes are for CPUs, and the device is '{device}': it runs one forward at a time.")
     if graph_bytes and found.type != "cuda":
-        raise ValueError(f"CUDA graphs are for CUDA devices, and the device is '{device}': leave cuda_graphs at 0.")
+        raise ValueError(
+            f"CUDA graphs are for CUDA devices, and the device is '{device}': leave cuda_graph_bytes at 0."
+        )
     return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number, graph_bytes=graph_bytes)
 
 

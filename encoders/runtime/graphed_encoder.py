@@ -27,7 +27,7 @@ class GraphedEncoder(TorchEncoder):
         key = Key(weakref.ref(self), ImageSize(*pixels.shape[1:3]), outputs, len(pixels))
         graph = self._graphs.find(key)
         if graph is not None:
-            return self._graphs.replay(graph, self.upload(pixels))
+            return self._graphs.run(graph, self.upload(pixels))
         if self._graphs.is_due(key):
             return self._graphs.record(key, partial(super().run, outputs=outputs), self.upload(pixels))
         return super().run(pixels, outputs)

@@ -45,7 +45,7 @@ def real_backend(settings: Settings) -> Backend:
 
         try:
             return resolve(
-                settings.device, settings.dtype, settings.runtime, settings.lanes, graph_bytes=settings.cuda_graphs
+                settings.device, settings.dtype, settings.runtime, settings.lanes, graph_bytes=settings.cuda_graph_bytes
             )
         except ValueError as error:
             raise SettingsError(str(error)) from error

@@ -258,7 +258,7 @@ def share(settings: Settings) -> Settings:
     part: dict[str, Any] = {
         "processes": 1,
         "cache": settings.cache // number,
-        "cuda_graphs": settings.cuda_graphs // number,
+        "cuda_graph_bytes": settings.cuda_graph_bytes // number,
     }
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number

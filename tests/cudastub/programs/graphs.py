@@ -151,7 +151,7 @@ def measured_by_the_benchmark(encoder_id: str, dtype: str) -> list[list[int]]:
 async def served(model: str, budget: int) -> dict[str, Any]:
     """A service with graphs. Images come one by one, and then many at once."""
     settings = Settings(
-        model=(model,), device="cuda", dtype="float16", vram_budget=budget, cuda_graphs=budget // 2, max_images=64
+        model=(model,), device="cuda", dtype="float16", vram_budget=budget, cuda_graph_bytes=budget // 2, max_images=64
     )
     replays = Replays.done
     app = create_app(settings, backend=real_backend(settings))

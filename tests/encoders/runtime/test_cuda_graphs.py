@@ -5,6 +5,7 @@ What torch's own allocator makes of it is in tests/cudastub/.
 
 import logging
 from collections.abc import Callable
+from functools import cache
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,14 +16,17 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from encoders.adapters import demo
+from encoders.adapters.fake import fake_spec
 from encoders.adapters.registry import EncoderId
 from encoders.contract.encoder import Placement
-from encoders.contract.values import Encoded, Outputs, Pixels, TokenKind
+from encoders.contract.values import Encoded, Grid, Outputs, Pixels, TokenKind
 from encoders.memory.prediction import CUDA, MIB
 from encoders.runtime.cuda_graphs import LARGEST, Graphs
 from encoders.runtime.device import resolve
 from encoders.runtime.graphed_encoder import GraphedEncoder
+from encoders.runtime.parts import TorchParts
 from encoders.runtime.torch_encoder import TorchEncoder
+from encoders.runtime.tower import Features, Tower
 
 T = TypeVar("T")
 POOLED = Outputs(pooled=True)
@@ -72,29 +76,43 @@ class TapeRecorder:
 class Card:
     """An encoder with graphs, and the same one without."""
 
-    def __init__(self, name: str = "vit", *, limit: int = 2**40) -> None:
+    def __init__(self, name: str = "toy", *, limit: int = 2**40) -> None:
         self.recorder = TapeRecorder()
         self.graphs = Graphs(self.recorder, limit=limit)
-        self.eager = made(TorchEncoder, name)
+        self.eager = eager(name)
         self.encoder = self.another(name)
 
-    def another(self, name: str = "vit") -> GraphedEncoder:
+    def another(self, name: str = "toy") -> GraphedEncoder:
         encoder: GraphedEncoder = made(GraphedEncoder, name, graphs=self.graphs)
         return encoder
 
     def often(self, outputs: Outputs = POOLED, *, batch: int = 1, encoder: GraphedEncoder | None = None) -> int:
-        """Come until a forward is recorded or replayed, thirty times at most; gives how many times it took."""
+        """Come until a forward is recorded or replayed, twenty times at most; gives how many times it took."""
         before, pixels = self.graphs.forwards, noise(0, batch, self.encoder)
-        for number in range(30):
+        for number in range(20):
             (encoder or self.encoder).encode(pixels, outputs)
             if self.graphs.forwards > before:
                 return number + 1
         return 0
 
 
+class Toy(Tower):
+    def forward(self, pixels: Tensor, outputs: Outputs) -> Features:
+        return Features(Grid(4, 4), pooled=pixels.mean(dim=(2, 3)))
+
+
 def made(kind: type[TorchEncoder], name: str, **more: Any) -> Any:
-    parts = demo.build(EncoderId.parse(f"demo:{name}"), with_weights=True)
+    if name == "toy":
+        parts = TorchParts(fake_spec(prefix_tokens=0, scoring=None, context_length=None), Toy())
+    else:
+        parts = demo.build(EncoderId.parse(f"demo:{name}"), with_weights=True)
     return kind(parts.spec, parts.tower, parts.text, placement=Placement(), **more)
+
+
+@cache
+def eager(name: str) -> TorchEncoder:
+    encoder: TorchEncoder = made(TorchEncoder, name)
+    return encoder
 
 
 def noise(seed: int, batch: int, encoder: TorchEncoder) -> Pixels:
@@ -127,20 +145,19 @@ def test_a_replay_gives_what_the_eager_forward_gives(name: str) -> None:
     assert card.graphs.forwards == 3 * len(KINDS)
 
 
-def test_the_forward_that_is_recorded_is_answered_by_its_eager_run() -> None:
-    card, pixels = Card(), noise(1, 1, made(TorchEncoder, "vit"))
-    eager = card.eager.encode(pixels, POOLED)
+def test_the_forward_that_is_recorded_is_answered_as_those_before() -> None:
+    card, pixels = Card("vit"), noise(1, 1, eager("vit"))
+    answer = card.eager.encode(pixels, POOLED)
     while not card.recorder.records:
-        same(card.encoder.encode(pixels, POOLED), eager)
+        same(card.encoder.encode(pixels, POOLED), answer)
 
 
 def test_what_comes_seldom_or_in_many_images_and_texts_stay_eager() -> None:
-    card = Card()
+    card = Card("vit")
     assert card.often() > 10
-    assert card.often(batch=LARGEST) > 10
     assert card.often(batch=LARGEST + 1) == 0
     forwards, ids = card.graphs.forwards, card.encoder.tokenize(["a cat"]).ids
-    for _ in range(20):
+    for _ in range(17):
         np.testing.assert_array_equal(card.encoder.encode_text(ids), card.eager.encode_text(ids))
     assert card.graphs.forwards == forwards
 
@@ -192,7 +209,7 @@ def test_a_card_without_room_for_a_graph_goes_on_eagerly(caplog: pytest.LogCaptu
     assert card.often() > 10
     card.recorder.failure = None
     assert card.often() == 0
-    assert "the card had no room for a graph" in caplog.text
+    assert "the card had no room to record it" in caplog.text
     assert card.often(batch=2) > 10
     assert card.often(batch=2) == 1
 
