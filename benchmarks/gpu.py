@@ -23,7 +23,7 @@ Variants:
     folded         each batch norm folded into the convolution before it; float32 alone, for other dtypes eager is so
     compile        torch.compile, for the largest batch alone, as each model and shape takes 10 to 60 s
     max-autotune   torch.compile(mode="max-autotune-no-cudagraphs"): minutes each, so only where --variant names it
-    cudagraphs     captured once, replayed: nothing is left for Python to do
+    cudagraphs     recorded once, replayed, as --cuda-graph-bytes does it: nothing is left for Python to do
 
 What cannot be measured is listed with its reason. Run it on an idle card and host: every share is of one product
 measured once. The defaults are meant to take less than nine minutes on an H200, most of them compiling.

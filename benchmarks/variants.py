@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from encoders.contract.values import Outputs
+from encoders.runtime.cuda_graphs import CudaRecorder
 from encoders.runtime.folding import fold_batch_norms
 from encoders.runtime.torch_encoder import TorchEncoder
 
@@ -17,8 +18,6 @@ POOLED = Outputs(pooled=True)
 
 Forward: TypeAlias = Callable[[], Tensor]
 """One forward of a batch that lies on the device already -> [B, E] there. To be called in inference mode."""
-
-_WARM = 3
 
 
 def _same(encoder: TorchEncoder) -> TorchEncoder:
@@ -86,30 +85,23 @@ def _compiled(encoder: TorchEncoder, pixels: Tensor, *, mode: str) -> Forward:
     return partial(compiled, pixels)
 
 
-def _captured(encoder: TorchEncoder, pixels: Tensor) -> Forward:
-    """A forward that replays what one did; each writes over the answer of the one before.
-
-    Warmed up on a stream of its own, as https://docs.pytorch.org/docs/stable/notes/cuda.html asks: libraries make their
-    handles and workspaces at the first calls, which must not be captured.
-    """
+def _recorded(encoder: TorchEncoder, pixels: Tensor) -> Forward:
+    """As the setting cuda_graph_bytes does it, at any batch; each replay writes over the answer of the one before."""
     if pixels.device.type != "cuda":
         raise ValueError("CUDA graphs need a CUDA device")
-    forward = eager(encoder, pixels)
-    aside = torch.cuda.Stream()  # type: ignore[no-untyped-call]  # torch does not type it
-    aside.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(aside):
-        for _ in range(_WARM):
-            forward()
-    torch.cuda.current_stream().wait_stream(aside)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        pooled = forward()
+    forward, recorder = eager(encoder, pixels), CudaRecorder(pixels.device)
+    pooled = torch.empty_like(recorder.measured(forward)[0])
 
-    def replay() -> Tensor:
-        graph.replay()
+    def run() -> None:
+        pooled.copy_(forward())
+
+    replay = recorder.record(run)
+
+    def replayed() -> Tensor:
+        replay()
         return pooled
 
-    return replay
+    return replayed
 
 
 VARIANTS = {
@@ -118,7 +110,7 @@ VARIANTS = {
     "folded": Variant(change=_folded),
     "compile": Variant(start=partial(_compiled, mode="default")),
     "max-autotune": Variant(start=partial(_compiled, mode="max-autotune-no-cudagraphs")),
-    "cudagraphs": Variant(start=_captured),
+    "cudagraphs": Variant(start=_recorded),
 }
 COMPILED = ("compile", "max-autotune")
 DEFAULT = tuple(name for name in VARIANTS if name != "max-autotune")

@@ -100,6 +100,13 @@ class Settings(BaseSettings):
     vram_share: float = Field(
         default=0.8, gt=0, le=1, description="Share of the memory free at start, for vram_budget auto."
     )
+    cuda_graph_bytes: Annotated[int, BeforeValidator(_bytes)] = Field(
+        default=0,
+        ge=0,
+        description="Device memory for CUDA graphs, such as 512MiB, a part of vram_budget: forwards of up to 8 images "
+        "that come often are recorded and replayed, so that a card does not wait for Python. 0 makes none. It has not "
+        "been measured on a card (docs/memory.md).",
+    )
     memory_budget: Annotated[int | Literal["auto"], BeforeValidator(_bytes_or_auto)] = Field(
         default="auto",
         description="Host memory that requests may hold together, such as 2GiB: bodies, pictures being decoded, texts, "
@@ -365,6 +372,10 @@ class Settings(BaseSettings):
             raise ValueError(f"an encoder id is given twice in {', '.join(self.model)}")
         if self.metrics_port and self.metrics_port == self.port:
             raise ValueError(f"metrics_port and port are both {self.port}: leave metrics_port out, or take another")
+        if self.vram_budget != "auto" and self.cuda_graph_bytes >= self.vram_budget:
+            raise ValueError(
+                f"cuda_graph_bytes ({self.cuda_graph_bytes}) must be less than vram_budget ({self.vram_budget})"
+            )
         if self.queue_images < self.max_images:
             raise ValueError(f"queue_images ({self.queue_images}) must be at least max_images ({self.max_images})")
         if self.queue_texts < self.max_texts:

@@ -107,6 +107,7 @@ class Placement:
     calibration: a folder of pictures like those to come, from which int8 takes its ranges; None: from drawn ones.
     runtime: torch or openvino. OpenVINO runs on CPUs; what it does not take is left to torch.
     lanes: forwards that will run side by side, each on its part of a CPU's cores.
+    graph_bytes: of a card, for the CUDA graphs of all encoders that name the same number; 0: there are none.
     """
 
     device: str = "cpu"
@@ -114,3 +115,4 @@ class Placement:
     runtime: str = "torch"
     lanes: int = 1
     calibration: Path | None = None
+    graph_bytes: int = 0

@@ -42,7 +42,7 @@ class Memory(Protocol):
         """Measures the forward run inside."""
 
     def limit(self, limit: int) -> None:
-        """Let the framework refuse to reserve more than `limit` bytes, where it can."""
+        """Let the framework refuse to reserve more than `limit` bytes for weights and forwards, where it can."""
 
     def release(self) -> None:
         """Give what is reserved and not allocated back to the device."""

@@ -15,7 +15,8 @@ MIB = 2**20
 class Overhead:
     """What a device takes besides tensors.
 
-    context: by the driver and the libraries, once a process, beside all tensors.
+    context: once a process, beside the weights and forwards: by the driver, the libraries, and for CUDA graphs.
+    graphs: of the context, what is set aside for CUDA graphs, and not taken yet when the process starts.
     workspace: of a BLAS library, for the length of a matrix product.
     page: what the allocator takes of the card at a time.
     uploads: batches whose pixels, as uint8, lie beside a forward of its size where one is begun behind another: its own
@@ -23,6 +24,7 @@ class Overhead:
     """
 
     context: int = 0
+    graphs: int = 0
     workspace: int = 0
     page: int = 0
     uploads: int = 0
@@ -40,7 +42,10 @@ class Overhead:
         on average, 0.90 at worst (tests/cudastub/test_cudastub_memory.py). What it gets wrong, the server halves and
         remembers.
         """
-        allocated = self.allocated(cost, batch)
+        return self.in_pages(self.allocated(cost, batch))
+
+    def in_pages(self, allocated: int) -> int:
+        """Bytes of the card that hold so many at the highest point of a forward."""
         return allocated + min(_LOST_PAGES * self.page, allocated // 12 + self.page if self.page else 0)
 
     def largest_batch(self, cost: Cost, free: int) -> int:

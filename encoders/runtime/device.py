@@ -20,6 +20,7 @@ def resolve(
     runtime: str = "torch",
     lanes: int | Literal["auto"] = 1,
     calibration: Path | None = None,
+    graph_bytes: int = 0,
 ) -> Placement:
     """Where to run: `auto` takes CUDA where there is one, else the CPU, and the dtype that device computes natively.
 
@@ -27,11 +28,11 @@ def resolve(
     float32 elsewhere (emulated bfloat16 is several times slower).
     Lanes: two on a CPU with two cores or more, else one.
 
-    Calibration: as Placement's.
+    Calibration and graph_bytes: as Placement's.
 
     Raises ValueError for a device that is not there, a dtype that is none of float32, float16, bfloat16, int8, or that
-    the device or runtime has not, a runtime that is not installed or not for this device, lanes on a device that has
-    none, or a calibration for another dtype than int8 or without a folder.
+    the device or runtime has not, a runtime that is not installed or not for this device, lanes or CUDA graphs on a
+    device that has none, or a calibration for another dtype than int8 or without a folder.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -65,7 +66,13 @@ def resolve(
     number = best if lanes == "auto" else lanes
     if number > 1 and found.type != "cpu":
         raise ValueError(f"{number} lanes are for CPUs, and the device is '{device}': it runs one forward at a time.")
-    return Placement(device=device, dtype=dtype, runtime=runtime, lanes=number, calibration=calibration)
+    if graph_bytes and found.type != "cuda":
+        raise ValueError(
+            f"CUDA graphs are for CUDA devices, and the device is '{device}': leave cuda_graph_bytes at 0."
+        )
+    return Placement(
+        device=device, dtype=dtype, runtime=runtime, lanes=number, calibration=calibration, graph_bytes=graph_bytes
+    )
 
 
 def compute_dtype(dtype: str) -> torch.dtype:

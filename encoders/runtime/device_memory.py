@@ -12,12 +12,13 @@ import torch
 from encoders.memory.device import Figures, Memory, Reading
 from encoders.memory.machine import host_memory
 from encoders.memory.prediction import CPU, CUDA, Overhead
+from encoders.runtime.cuda_graphs import graphs_on
 from encoders.runtime.trace import Trace
 
 
-def memory_of(device: str) -> Memory:
-    """The memory of a device that `resolve` gave."""
-    return CudaMemory(device) if torch.device(device).type == "cuda" else HostMemory()
+def memory_of(device: str, *, graph_bytes: int = 0) -> Memory:
+    """The memory of a device that `resolve` gave. graph_bytes: as Placement's."""
+    return CudaMemory(device, graph_bytes=graph_bytes) if torch.device(device).type == "cuda" else HostMemory()
 
 
 def card_bytes() -> int:
@@ -59,11 +60,14 @@ class HostMemory:
 
 
 class CudaMemory:
-    """A card's, as torch's caching allocator counts it. Making one starts CUDA and cuBLAS on the device."""
+    """A card's, as torch's caching allocator counts it. Making one starts CUDA and cuBLAS on the device.
+
+    graph_bytes: set aside for CUDA graphs.
+    """
 
     reads_freely = True
 
-    def __init__(self, device: str) -> None:
+    def __init__(self, device: str, *, graph_bytes: int = 0) -> None:
         torch.cuda.init()  # type: ignore[no-untyped-call]  # torch does not type it
         self._device = torch.device("cuda", torch.device(device).index or 0)
         self.device = str(self._device)
@@ -72,9 +76,11 @@ class CudaMemory:
         free, total = torch.cuda.mem_get_info(self._device)
         self.overhead: Overhead = replace(
             CUDA,
-            context=min(CUDA.context, total - free),  # all that is taken so far, by whomever, bounds it
+            context=min(CUDA.context, total - free) + graph_bytes,  # all that is taken so far, by whomever, bounds it
+            graphs=graph_bytes,
             workspace=workspace,
         )
+        self._graphs = graphs_on(self.device, graph_bytes) if graph_bytes else None
 
     def figures(self) -> Figures:
         """As Memory.figures; what cuBLAS keeps of torch's memory is the context's."""
@@ -88,17 +94,19 @@ class CudaMemory:
 
     @contextmanager
     def reading(self) -> Iterator[Reading]:
-        """As Memory.reading."""
-        reading = Reading()
+        """As Memory.reading. Nothing is known of a forward that was a graph's: its memory is set aside."""
+        reading, graphs = Reading(), self._graphs
+        recorded = graphs.forwards if graphs else 0
         before = torch.cuda.memory_allocated(self._device)
         torch.cuda.reset_peak_memory_stats(self._device)
         yield reading
-        reading.peak = torch.cuda.max_memory_allocated(self._device) - before
+        if graphs is None or graphs.forwards == recorded:
+            reading.peak = torch.cuda.max_memory_allocated(self._device) - before
 
     def limit(self, limit: int) -> None:
-        """As Memory.limit."""
-        total = torch.cuda.mem_get_info(self._device)[1]
-        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, (limit + self._kept) / total)), self._device)
+        """As Memory.limit; graphs have theirs beside it."""
+        total, most = torch.cuda.mem_get_info(self._device)[1], limit + self.overhead.graphs + self._kept
+        torch.cuda.set_per_process_memory_fraction(min(1.0, max(0.0, most / total)), self._device)
 
     def release(self) -> None:
         """As Memory.release. Cycles go first: they may hold tensors."""

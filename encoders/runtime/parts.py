@@ -5,6 +5,8 @@ from dataclasses import dataclass
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.spec import EncoderSpec
 from encoders.runtime.blueprint import TorchBlueprint
+from encoders.runtime.cuda_graphs import graphs_on
+from encoders.runtime.graphed_encoder import GraphedEncoder
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.tower import TextTower, Tower
 
@@ -22,6 +24,9 @@ class TorchParts:
 
     def encoder(self, placement: Placement) -> Encoder:
         """The encoder on its device. The towers must have weights."""
+        if placement.graph_bytes:
+            graphs = graphs_on(placement.device, placement.graph_bytes)
+            return GraphedEncoder(self.spec, self.tower, self.text, placement=placement, graphs=graphs)
         encoder = TorchEncoder(self.spec, self.tower, self.text, placement=placement)
         if placement.runtime == "torch":
             return encoder

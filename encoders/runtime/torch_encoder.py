@@ -115,7 +115,7 @@ class TorchEncoder(PlacedTowers):
 
     def upload(self, pixels: Tensor) -> Tensor:
         """The pixels on the device. To a card they travel on a stream of their own, beside the forward that runs."""
-        if self._uploads is None:
+        if self._uploads is None or pixels.is_cuda:
             return pixels.to(self._device)
         forwards = torch.cuda.current_stream(self._device)
         with torch.cuda.stream(self._uploads):

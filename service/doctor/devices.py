@@ -99,7 +99,7 @@ def choice() -> Choice:
 
     Raises SettingsError if this machine does not have what they ask for, and EncoderIdError for ids of no encoder.
     """
-    from encoders.runtime.device import resolve
+    from service.engine.backend import placement_of
     from service.engine.decoding import automatic_threads
     from service.engine.engine import Engine
 
@@ -109,7 +109,7 @@ def choice() -> Choice:
         raise SettingsError(f"cache_dir {settings.cache_dir} cannot be written to.")
     # Not started, so nothing is loaded; and without a cache, whose folder it would make.
     engine = Engine(settings.model_copy(update={"cache": 0}))
-    placement = resolve(settings.device, settings.dtype, settings.runtime, settings.lanes, settings.calibration)
+    placement = placement_of(settings)
     threads = settings.preprocess_threads
     return Choice(
         device=engine.memory.device,

@@ -3,7 +3,7 @@
 import os
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
 
 from pydantic_settings import SettingsError
 
@@ -39,19 +39,12 @@ def real_backend(settings: Settings) -> Backend:
 
         go_offline()
 
-    @cache
-    def placement() -> Placement:
-        from encoders.runtime.device import resolve  # imports torch
-
-        try:
-            return resolve(settings.device, settings.dtype, settings.runtime, settings.lanes, settings.calibration)
-        except ValueError as error:
-            raise SettingsError(str(error)) from error
+    placement = cache(partial(placement_of, settings))
 
     def memory() -> Memory:
         from encoders.runtime.device_memory import memory_of
 
-        return memory_of(placement().device)
+        return memory_of(placement().device, graph_bytes=placement().graph_bytes)
 
     def lanes() -> Lanes:
         from encoders.runtime.device import take_cores
@@ -76,6 +69,23 @@ def real_backend(settings: Settings) -> Backend:
         lanes=lanes,
         hardware=hardware,
     )
+
+
+def placement_of(settings: Settings) -> Placement:
+    """Where encoders run. Raises SettingsError if this machine does not have what the settings ask for."""
+    from encoders.runtime.device import resolve  # imports torch
+
+    try:
+        return resolve(
+            settings.device,
+            settings.dtype,
+            settings.runtime,
+            settings.lanes,
+            settings.calibration,
+            settings.cuda_graph_bytes,
+        )
+    except ValueError as error:
+        raise SettingsError(str(error)) from error
 
 
 def card_bytes() -> int:

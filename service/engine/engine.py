@@ -505,9 +505,12 @@ class Engine:
 
 
 def _limit(settings: Settings, memory: Memory) -> int:
-    """Bytes for weights and forwards: the budget without the context, or the share of what is free beside it."""
+    """Bytes for weights and forwards: the budget without the context, or the share of what is free beside it.
+
+    What is set aside for CUDA graphs is a part of either.
+    """
     if settings.vram_budget == "auto":
-        return int(settings.vram_share * memory.figures().free)
+        return int(settings.vram_share * memory.figures().free) - memory.overhead.graphs
     return settings.vram_budget - memory.overhead.context
 
 

@@ -255,7 +255,11 @@ def share(settings: Settings) -> Settings:
     The queue is not divided: connections are not dealt out evenly, and one would refuse while another has room.
     """
     number = settings.processes
-    part: dict[str, Any] = {"processes": 1, "cache": settings.cache // number}
+    part: dict[str, Any] = {
+        "processes": 1,
+        "cache": settings.cache // number,
+        "cuda_graph_bytes": settings.cuda_graph_bytes // number,
+    }
     if settings.vram_budget != "auto":
         part["vram_budget"] = settings.vram_budget // number
     if settings.memory_budget != "auto":

@@ -61,6 +61,7 @@ def test_other_programs_variables_are_not_ours(monkeypatch: pytest.MonkeyPatch) 
         {"model": ("fake:a", "fake:a")},
         {"max_images": 0},
         {"max_images": 500},  # more than may queue
+        {"vram_budget": 2**30, "cuda_graph_bytes": 2**30},
         {"max_texts": 10_000},
         {"max_image_pixels": 178_956_971},
         {"preprocess_threads": 0},

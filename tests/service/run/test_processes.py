@@ -217,8 +217,8 @@ def test_two_services_that_do_not_listen_yet_see_each_other() -> None:
 
 
 def test_each_process_has_its_part() -> None:
-    part = share(Settings(processes=4, vram_budget=2**32, queue_images=300))
-    assert (part.vram_budget, part.queue_images, part.processes) == (2**30, 300, 1)
+    part = share(Settings(processes=4, vram_budget=2**32, cuda_graph_bytes=2**30, queue_images=300))
+    assert (part.vram_budget, part.cuda_graph_bytes, part.queue_images, part.processes) == (2**30, 2**28, 300, 1)
     other = share(Settings(processes=4, preprocess_threads=3))
     assert (other.vram_share, other.preprocess_threads) == (0.2, 3)
 
