@@ -66,7 +66,7 @@ def test_other_programs_variables_are_not_ours(monkeypatch: pytest.MonkeyPatch) 
         {"max_image_pixels": 178_956_971},
         {"preprocess_threads": 0},
         {"preprocess_threads": "many"},
-        {"dtype": "int8"},
+        {"dtype": "int4"},
         {"request_timeout_s": 0},
     ],
     ids=str,

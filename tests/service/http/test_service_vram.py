@@ -294,7 +294,7 @@ async def test_vram_says_what_a_forward_would_take_and_adds_up() -> None:
         ("resolution=x", 422, "invalid-option"),
         ("batch=0", 422, "invalid-option"),
         ("batch=", 422, "invalid-option"),
-        ("dtype=int8", 422, "invalid-option"),
+        ("dtype=int4", 422, "invalid-option"),
         ("dtype=float32,float16,bfloat16,float32", 422, "invalid-option"),
         (f"resolution={','.join(['32'] * 17)}", 422, "invalid-option"),
         (f"batch={','.join(['1'] * 17)}", 422, "invalid-option"),
