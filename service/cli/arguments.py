@@ -62,8 +62,10 @@ def add_placement(command: argparse.ArgumentParser, *, runtime: str | None = "to
     command.add_argument(
         "--compute-dtype",
         choices=("auto", "float32", "float16", "bfloat16", "int8"),
+        metavar="DTYPE",
         default="auto",
-        help="what the encoder computes in; int8: faster on CPUs, less exact [auto]",
+        help="what the encoder computes in: auto, float32, float16, bfloat16, or int8, faster on CPUs, less exact "
+        "[auto]",
     )
     command.add_argument(
         "--calibration", type=Path, metavar="DIR", help="for int8: pictures like those to come [it draws some]"

@@ -214,7 +214,7 @@ def test_what_does_not_fit_is_marked_in_the_table(capsys: pytest.CaptureFixture[
         (["fake:vit", "--layer", "4"], "0 to 3"),
         (["fake:vit", "--batch", "0"], "--batch: '0'"),
         (["fake:vit", "--batch", "1,many"], "'many'"),
-        (["fake:vit", "--dtype", "int4"], "--dtype: 'int8'"),
+        (["fake:vit", "--dtype", "int4"], "--dtype: 'int4'"),
         (["fake:vit", "--gpu", "lots"], "--gpu: 'lots' is not an amount of memory"),
         (["fake:vit", "--gpu", "1GiB", "--beside", "x"], "--beside: 'x'"),
         (["fake:vit", "--gpu", "1GiB", "--beside", "2GiB"], "--beside 2GiB is more than --gpu 1GiB"),
