@@ -18,6 +18,10 @@ class Curve:
         """Bytes at this batch size, 1 or more."""
         return self.alone if batch == 1 else max(fixed + item * batch for fixed, item in self.lines)
 
+    def times(self, factor: int) -> "Curve":
+        """So many times the bytes."""
+        return Curve(self.alone * factor, tuple((fixed * factor, item * factor) for fixed, item in self.lines))
+
     def largest(self, limit: int) -> int:
         """The largest batch of at most `limit` bytes; 0 if not even one item fits."""
         fits = min((limit - fixed) // item if item else (fixed <= limit) * _ANY for fixed, item in self.lines)

@@ -1,15 +1,17 @@
 """The costs of an encoder's forwards, counted over tensors that hold no bytes. Knows towers; loads no weights."""
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 
 import torch
 from torch import Tensor
 
 from encoders.contract.cost import Cost, Curve
+from encoders.contract.encoder import Blueprint
 from encoders.contract.errors import Int8Refused
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import ImageSize, Outputs
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.attention import planned_for
 from encoders.runtime.failures import running
 from encoders.runtime.int8 import observe
@@ -75,3 +77,42 @@ class TorchBlueprint(PlacedTowers):
             flops=traces[0].flops,
             tokens=tokens,
         )
+
+
+_OPENVINO_TAKES = 2
+"""Times what PyTorch's forward takes. OpenVINO does not say. In a first forward of 8, 16 and 32 images resident memory
+grew by 0.4 to 1.8 times as much (docs/memory.md)."""
+
+
+class OpenVinoBlueprint:
+    """The Blueprint of an encoder with a graph of OpenVINO's: its copy of the weights, and more room to work in."""
+
+    def __init__(self, drawn: TorchBlueprint) -> None:
+        copied = sum(weight.nbytes for weight in drawn.tower.parameters())
+        self.spec = replace(drawn.spec, runtime="openvino", weights_bytes=drawn.spec.weights_bytes + copied)
+        self._torch = drawn
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        """As Blueprint.cost."""
+        cost = self._torch.cost(size, outputs, device=device)
+        if not is_in_graph(self.spec, size, outputs):
+            return cost
+        return replace(
+            cost,
+            requested=cost.requested.times(_OPENVINO_TAKES),
+            during_products=cost.during_products.times(_OPENVINO_TAKES),
+        )
+
+    def text_cost(self, *, device: str) -> Cost:
+        """As Blueprint.text_cost."""
+        return self._torch.text_cost(device=device)
+
+
+def is_in_graph(spec: EncoderSpec, size: ImageSize, outputs: Outputs) -> bool:
+    """Whether OpenVINO runs these outputs for images of this size: final tokens and pooled vectors of native size."""
+    return size == spec.image_size and outputs.layer is None and outputs.tokens in (None, TokenKind.HIDDEN)
+
+
+def in_openvino(drawn: Blueprint) -> Blueprint:
+    """The blueprint of the same encoder where the runtime is openvino."""
+    return OpenVinoBlueprint(drawn) if isinstance(drawn, TorchBlueprint) else drawn

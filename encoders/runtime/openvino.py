@@ -21,9 +21,10 @@ from torch import Tensor, nn
 
 from encoders.contract.encoder import Encoder, Finished, Forward
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized, TokenKind
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds, Tokenized
 from encoders.memory.machine import available_cores
 from encoders.runtime.block import only_first
+from encoders.runtime.blueprint import is_in_graph
 from encoders.runtime.failures import running
 from encoders.runtime.torch_encoder import TorchEncoder
 from encoders.runtime.tower import FINAL, Tower
@@ -69,7 +70,7 @@ class OpenVinoEncoder:
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         """As Encoder.encode. Rows of the graph are float32, whatever it computes in."""
-        if not self._graph.offers(ImageSize(*pixels.shape[1:3]), outputs):
+        if not is_in_graph(self.spec, ImageSize(*pixels.shape[1:3]), outputs):
             return self._torch.encode(pixels, outputs)
         with running(self.spec.id):
             return self._graph.encode(pixels, outputs)
@@ -120,7 +121,6 @@ class Graph:
             wanted = [tensor.numpy() for tensor in (features.tokens, features.pooled) if tensor is not None]
             model = _converted(final, (noise[:2], torch.tensor(self._least)))
         model.reshape({model.inputs[0]: (-1, *size, 3)})
-        self._size = size
         self._grid = features.grid
         self._prefix_tokens = features.prefix_tokens
         options = {
@@ -135,12 +135,8 @@ class Graph:
             _require_alike(name, ours, theirs)
         _require_alike("pooled", self._run(noise.numpy(), tokens=False)[1], wanted[1])
 
-    def offers(self, size: ImageSize, outputs: Outputs) -> bool:
-        """Whether `encode` gives these outputs for images of this size."""
-        return size == self._size and outputs.layer is None and outputs.tokens in (None, TokenKind.HIDDEN)
-
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
-        """As Encoder.encode, of what is offered; float32."""
+        """As Encoder.encode, of what is_in_graph; float32."""
         tokens, pooled = self._run(pixels, tokens=outputs.tokens is not None)
         return Encoded(
             grid=self._grid,

@@ -8,7 +8,7 @@ from functools import cache, partial
 from pydantic_settings import SettingsError
 
 from encoders.adapters import registry
-from encoders.contract.encoder import Encoder, Placement
+from encoders.contract.encoder import Blueprint, Encoder, Placement
 from encoders.memory.device import Memory
 from encoders.memory.prediction import ALLOCATOR
 from service.engine.models import Load
@@ -57,6 +57,14 @@ def real_backend(settings: Settings) -> Backend:
         take_cores(1)  # of the loading thread
         return registry.load(model, placement())
 
+    def blueprint(model: str, dtype: str | None) -> Blueprint:
+        drawn = registry.blueprint(model, dtype=dtype or placement().dtype)
+        if placement().runtime == "torch":
+            return drawn
+        from encoders.runtime.blueprint import in_openvino
+
+        return in_openvino(drawn)
+
     def hardware() -> str:
         from encoders.runtime.device import hardware
 
@@ -64,7 +72,7 @@ def real_backend(settings: Settings) -> Backend:
 
     return Backend(
         load=load,
-        blueprint=lambda model, dtype: registry.blueprint(model, dtype=dtype or placement().dtype),
+        blueprint=blueprint,
         memory=memory,
         lanes=lanes,
         hardware=hardware,

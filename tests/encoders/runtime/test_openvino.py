@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from encoders import load
+from encoders import blueprint, load
 from encoders.contract.encoder import Encoder, Placement
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
 from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenKind
+from encoders.runtime.blueprint import in_openvino
 from encoders.runtime.device import resolve
 from encoders.runtime.device_memory import HostMemory
 from encoders.runtime.openvino import accelerated
@@ -96,6 +97,19 @@ def test_the_spec_says_what_runs_it_and_counts_its_copy_of_the_weights() -> None
     assert (plain.runtime, ours.runtime) == ("torch", "openvino")
     assert plain.weights_bytes < ours.weights_bytes <= 2 * plain.weights_bytes
     assert plain.revision == ours.revision
+
+
+def test_a_plan_has_the_copy_and_twice_the_room_of_what_the_graph_runs() -> None:
+    plain, ours = blueprint("demo:vit", dtype="bfloat16"), in_openvino(blueprint("demo:vit", dtype="bfloat16"))
+    native, wide = plain.spec.image_size, ImageSize(96, 128)
+    assert ours.spec.weights_bytes == on("openvino", "demo:vit", "bfloat16").spec.weights_bytes
+    for outputs in (POOLED, BOTH):
+        for batch in (1, 2, 9):
+            taken = plain.cost(native, outputs, device="cpu").requested(batch)
+            assert ours.cost(native, outputs, device="cpu").requested(batch) == 2 * taken
+    for size, outputs in ((wide, POOLED), (native, LAYER), (native, DENSE)):
+        assert ours.cost(size, outputs, device="cpu") == plain.cost(size, outputs, device="cpu")
+    assert ours.text_cost(device="cpu") == plain.text_cost(device="cpu")
 
 
 def test_torch_does_not_see_its_memory_so_nothing_is_measured() -> None:
