@@ -3,7 +3,7 @@
     python -m benchmarks.working_memory
     python -m benchmarks.working_memory --model openclip:RN50@random --batch 8,32
 
-Each model and runtime in a process of its own: one image, then each batch. Peak: the most resident bytes in the forward.
+Each model and runtime in a process of its own: one image, then each batch. Peak: resident bytes at the highest point.
 Kept: those that are left when freed memory has been given back. Both less what was resident before.
 """
 
