@@ -104,7 +104,10 @@ def fastest_decoder(work: Work) -> str:
     """By one thread's time over the pictures."""
     torch.set_num_threads(1)
     jpegs = work.pictures[:16]
-    seconds = {name: min(_time(make(work.side), jpegs) for _ in range(2)) for name, make in DECODERS.items()}
+    seconds = {
+        name: min(_time(make(work.preprocessing, work.side), jpegs) for _ in range(2))
+        for name, make in DECODERS.items()
+    }
     return min(seconds, key=seconds.__getitem__)
 
 
@@ -118,38 +121,37 @@ def _time(prepare: Prepare, jpegs: Sequence[bytes]) -> float:
 # The parts: decoders and runtimes by name.
 
 
-_CLIP = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-"""Bicubic to the shortest side, then the middle. The forward applies mean and std."""
-
-
-def _as_served(side: int) -> Prepare:
+def _as_served(how: Preprocessing, side: int) -> Prepare:
     """As the service does by default."""
     size = ImageSize(side, side)
-    return lambda jpeg: preprocess(decode(jpeg, at_least=enough(_CLIP, size)), _CLIP, size, resize=resize)
+    return lambda jpeg: preprocess(decode(jpeg, at_least=enough(how, size)), how, size, resize=resize)
 
 
 _RGB = 3
 """torchvision.io.ImageReadMode.RGB."""
 
 
-def _torchvision(side: int) -> Prepare:
+def _torchvision(how: Preprocessing, side: int) -> Prepare:
     import torchvision.io  # type: ignore[import-untyped]  # noqa: F401  # registers the operator
     from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
+
+    target = [side, side] if how.resize == "squash" else [side]  # the latter is of the shorter side
 
     def prepare(jpeg: bytes) -> Pixels:
         # Not by way of torchvision.io.decode_jpeg, which since 0.29 warns at each call that it will be removed.
         image = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), _RGB, False)
-        resized = F.resize(image, [side], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
+        resized = F.resize(image, target, interpolation=F.InterpolationMode.BICUBIC, antialias=True)
         pixels: Pixels = F.center_crop(resized, [side, side]).permute(1, 2, 0).numpy()
         return pixels
 
     return prepare
 
 
-DECODERS: dict[str, Callable[[int], Prepare]] = {
+DECODERS: dict[str, Callable[[Preprocessing, int], Prepare]] = {
     "service": _as_served,
     "torchvision": _torchvision,
 }
+"""By how a model sees a picture, bicubic and whole, and the side of its square. The forward applies mean and std."""
 
 
 def _eager(work: Work, dtype: str) -> Forward:
@@ -258,7 +260,7 @@ def _worker(
     name: str, runtime: str, decoder: str, same: Sequence[Plan], seconds: float, together: Barrier, answers: Any
 ) -> None:
     work = WORKS[name]
-    prepare = DECODERS[decoder](work.side)
+    prepare = DECODERS[decoder](work.preprocessing, work.side)
     forwards: dict[tuple[int, int], Forward] = {}
     rates = []
     for plan in same:
