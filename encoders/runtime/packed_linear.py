@@ -22,7 +22,7 @@ def is_packable(dtype: torch.dtype) -> bool:
 class PackedLinear(nn.Linear):
     """What nn.Linear gives at inference, but for bfloat16's rounding; with `gelu` behind it, if one is named.
 
-    An nn.Linear by class alone, since libraries ask: open_clip multiplies by SigLIP's projection of texts if it is none.
+    An nn.Linear by class alone, since libraries ask: open_clip multiplies with SigLIP's projection of texts if not.
     """
 
     _packed: Tensor | None
