@@ -75,7 +75,9 @@ def _serve(
     settings: Settings, siblings: Siblings, sockets: list[socket.socket], *, work: str, runtime: str, decoder: str
 ) -> None:
     torch.set_num_threads(1)
-    app = Floor(DECODERS[decoder](WORKS[work].side), RUNTIMES[runtime](WORKS[work], 1), siblings=siblings)
+    asked = WORKS[work]
+    prepare = DECODERS[decoder](asked.preprocessing, asked.side)
+    app = Floor(prepare, RUNTIMES[runtime](asked, 1), siblings=siblings)
     uvicorn.Server(uvicorn.Config(app, log_config=None, access_log=False)).run(sockets)
 
 

@@ -104,7 +104,10 @@ def fastest_decoder(work: Work) -> str:
     """By one thread's time over the pictures."""
     torch.set_num_threads(1)
     jpegs = work.pictures[:16]
-    seconds = {name: min(_time(make(work.side), jpegs) for _ in range(2)) for name, make in DECODERS.items()}
+    seconds = {
+        name: min(_time(make(work.preprocessing, work.side), jpegs) for _ in range(2))
+        for name, make in DECODERS.items()
+    }
     return min(seconds, key=seconds.__getitem__)
 
 
@@ -118,38 +121,37 @@ def _time(prepare: Prepare, jpegs: Sequence[bytes]) -> float:
 # The parts: decoders and runtimes by name.
 
 
-_CLIP = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
-"""Bicubic to the shortest side, then the middle. The forward applies mean and std."""
-
-
-def _as_served(side: int) -> Prepare:
+def _as_served(how: Preprocessing, side: int) -> Prepare:
     """As the service does by default."""
     size = ImageSize(side, side)
-    return lambda jpeg: preprocess(decode(jpeg, at_least=enough(_CLIP, size)), _CLIP, size, resize=resize)
+    return lambda jpeg: preprocess(decode(jpeg, at_least=enough(how, size)), how, size, resize=resize)
 
 
 _RGB = 3
 """torchvision.io.ImageReadMode.RGB."""
 
 
-def _torchvision(side: int) -> Prepare:
+def _torchvision(how: Preprocessing, side: int) -> Prepare:
     import torchvision.io  # type: ignore[import-untyped]  # noqa: F401  # registers the operator
     from torchvision.transforms.v2 import functional as F  # type: ignore[import-untyped]
+
+    target = [side, side] if how.resize == "squash" else [side]  # the latter is of the shorter side
 
     def prepare(jpeg: bytes) -> Pixels:
         # Not by way of torchvision.io.decode_jpeg, which since 0.29 warns at each call that it will be removed.
         image = torch.ops.image.decode_jpeg(torch.frombuffer(bytearray(jpeg), dtype=torch.uint8), _RGB, False)
-        resized = F.resize(image, [side], interpolation=F.InterpolationMode.BICUBIC, antialias=True)
+        resized = F.resize(image, target, interpolation=F.InterpolationMode.BICUBIC, antialias=True)
         pixels: Pixels = F.center_crop(resized, [side, side]).permute(1, 2, 0).numpy()
         return pixels
 
     return prepare
 
 
-DECODERS: dict[str, Callable[[int], Prepare]] = {
+DECODERS: dict[str, Callable[[Preprocessing, int], Prepare]] = {
     "service": _as_served,
     "torchvision": _torchvision,
 }
+"""By how a model sees a picture, bicubic and whole, and the side of its square. The forward applies mean and std."""
 
 
 def _eager(work: Work, dtype: str) -> Forward:
@@ -164,6 +166,21 @@ def _forward(encoder: Encoder) -> Forward:
     def forward(pixels: Tensor) -> Tensor:
         pooled = encoder.run(pixels, outputs).pooled
         assert pooled is not None
+        return pooled
+
+    return forward
+
+
+def _channels_last(work: Work, dtype: torch.dtype) -> Forward:
+    """open_clip's own model as it comes, the channels of a pixel together: PyTorch without anything of ours."""
+    import open_clip
+
+    model = open_clip.create_model(f"local-dir:{work.folder}").eval().to(dtype=dtype, memory_format=torch.channels_last)
+    mean, std = (torch.tensor(values).view(3, 1, 1) for values in (work.preprocessing.mean, work.preprocessing.std))
+
+    def forward(pixels: Tensor) -> Tensor:
+        seen = (pixels.permute(0, 3, 1, 2) / 255 - mean) / std
+        pooled: Tensor = model.encode_image(seen.to(dtype=dtype, memory_format=torch.channels_last))
         return pooled
 
     return forward
@@ -203,6 +220,7 @@ _OPENVINO = "openvino"
 RUNTIMES: dict[str, Callable[[Work, int], Forward]] = {
     "eager-float32": lambda work, lanes: _eager(work, "float32"),
     "eager-bfloat16": lambda work, lanes: _eager(work, "bfloat16"),
+    "channels-last-bfloat16": lambda work, lanes: _channels_last(work, torch.bfloat16),
     "inductor-bfloat16": lambda work, lanes: _inductor(work, "bfloat16"),
     "openvino-bfloat16": lambda work, lanes: _openvino(work, "bfloat16", lanes),
 }
@@ -258,7 +276,7 @@ def _worker(
     name: str, runtime: str, decoder: str, same: Sequence[Plan], seconds: float, together: Barrier, answers: Any
 ) -> None:
     work = WORKS[name]
-    prepare = DECODERS[decoder](work.side)
+    prepare = DECODERS[decoder](work.preprocessing, work.side)
     forwards: dict[tuple[int, int], Forward] = {}
     rates = []
     for plan in same:

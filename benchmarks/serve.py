@@ -3,6 +3,8 @@
     python -m benchmarks.peers                                  # once: the peers' environments
     python -m benchmarks.serve --quick
     python -m benchmarks.serve --work vit-b-32,small,12mp --against limit,visiontower,fastapi --seconds 20 --rounds 3
+    python -m benchmarks.serve --work rn50,convnext,siglip-b-16 --against limit,limit@openvino-bfloat16,visiontower
+    python -m benchmarks.serve --work vit-b-32 --against visiontower,visiontower-hf,visiontower-timm   # equal weights
     python -m benchmarks.serve --work small,vit-b-32 --against visiontower,visiontower-ray   # what Ray's proxy costs
     python -m benchmarks.serve --curve --work vit-b-32 --plot curve.svg
     python -m benchmarks.serve --idle | --tokens | --mixed | --start | --fidelity | --soak 100000

@@ -10,17 +10,18 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import orjson
 import psutil
 
-from benchmarks import peers
+from benchmarks import peers, schemes
 from benchmarks.http1 import Address, Connection, post
 from benchmarks.load import Target
-from benchmarks.works import FOLDER, Work
+from benchmarks.works import FOLDER, Vectors, Work
 from encoders.memory.machine import available_cores
 
 _START_S = 180.0
@@ -61,6 +62,11 @@ def _openai(jpeg: bytes) -> Body:
     return Body(orjson.dumps({"model": "bench", "modality": "image", "input": [image]}), "application/json")
 
 
+def _typed(jpeg: bytes) -> Body:
+    image = {"type": "image_base64", "image_base64": base64.b64encode(jpeg).decode()}
+    return Body(orjson.dumps({"model": "bench", "encoding_format": "float", "input": image}), "application/json")
+
+
 def _at(*path: str | int) -> Callable[[bytes], list[float]]:
     """Reads the vector at this place of a JSON answer."""
 
@@ -76,11 +82,16 @@ def _at(*path: str | int) -> Callable[[bytes], list[float]]:
 
 @dataclass(frozen=True)
 class Server:
-    """How a server is asked and read; its name says how it is started."""
+    """How a server is asked and read; its name says how it is started.
+
+    model: what it is told to serve; raises RuntimeError if it cannot. projection: from its vectors to the reference's.
+    """
 
     path: str
     body: Callable[[bytes], Body]
     vector: Callable[[bytes], Sequence[float]]
+    model: Callable[[Work], str | Path] = lambda work: work.folder
+    projection: Callable[[Work], Vectors] | None = None
 
 
 OURS = "visiontower"
@@ -91,30 +102,37 @@ FLAGS: dict[str, tuple[str, ...]] = {
     f"{OURS}-2": _TWO,
     f"{OURS}-openvino": _OPENVINO,
     f"{OURS}-openvino-2": _OPENVINO + _TWO,
+    f"{OURS}-hf": (),
+    f"{OURS}-timm": (),
     f"{OURS}-ray": ("--ray", "local", "--replica-cpus", str(available_cores())),
 }
 """Our own server by name, and what it is started with."""
+_OURS = Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data"), lambda work: work.encoder_id)
 SERVERS = {
-    **dict.fromkeys(FLAGS, Server("/embed?output=pooled", _raw, _at("data", 0, "pooled", "data"))),
+    **dict.fromkeys(FLAGS, _OURS),
+    f"{OURS}-hf": replace(_OURS, model=lambda work: f"hf:{schemes.transformers_folder(work)}"),
+    f"{OURS}-timm": replace(_OURS, model=schemes.timm_id, projection=schemes.projection),
     FLOOR: Server("/", _raw, _at()),
     "fastapi": Server("/embed", _raw, _at("embedding")),
     "litserve": Server("/predict", _multipart("image"), _at("embedding")),
     "rayserve": Server("/embed", _raw, _at("embedding")),
     "bentoml": Server("/embed", _multipart("images"), _at(0)),
-    "infinity": Server("/embeddings", _openai, _at("data", 0, "embedding")),
+    "infinity": Server("/embeddings", _openai, _at("data", 0, "embedding"), schemes.transformers_folder),
+    "intel": Server("/embeddings", _typed, _at("embedding"), schemes.transformers_folder),
 }
 
 
 def command(name: str, work: Work, *, port: int, dtype: str, flags: Sequence[str] = ()) -> list[str | Path]:
     """Of the server's process. dtype: auto, float32 or bfloat16; peers take auto for float32, which is their own."""
+    model = SERVERS[name].model(work)
     if name in FLAGS:
-        serve: list[str | Path] = [sys.executable, "-m", "service.cli", "serve", "--model", work.encoder_id]
+        serve: list[str | Path] = [sys.executable, "-m", "service.cli", "serve", "--model", model]
         return [*serve, "--port", str(port), "--dtype", dtype, "--log-level", "warning", *FLAGS[name], *flags]
     if name == FLOOR:
         runtime = f"eager-{'bfloat16' if dtype == 'auto' else dtype}"
         floor = [sys.executable, "-m", "benchmarks.floor", "--work", work.name]
         return [*floor, "--port", str(port), "--runtime", runtime]
-    program: list[str | Path] = [peers.python(name), peers.script(name), "--model", work.folder]
+    program: list[str | Path] = [peers.python(name), peers.script(name), "--model", model]
     return [*program, "--port", str(port), "--dtype", "float32" if dtype == "auto" else dtype]
 
 
@@ -123,7 +141,16 @@ def target(name: str, work: Work, address: Address, *, pid: int) -> Target:
     server = SERVERS[name]
     bodies = [server.body(jpeg) for jpeg in work.pictures]
     requests = [post(address, server.path, body.content, content_type=body.content_type) for body in bodies]
-    return Target(address, requests, work.references, server.vector, pid)
+    vector = server.vector if server.projection is None else _projected(server.vector, server.projection(work))
+    return Target(address, requests, work.references, vector, pid)
+
+
+def _projected(vector: Callable[[bytes], Sequence[float]], matrix: Vectors) -> Callable[[bytes], Sequence[float]]:
+    def projected(body: bytes) -> list[float]:
+        values: list[float] = (matrix @ np.asarray(vector(body), np.float32)).tolist()
+        return values
+
+    return projected
 
 
 @contextmanager

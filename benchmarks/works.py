@@ -1,7 +1,6 @@
 """What is measured: a model and pictures for it, and what every server must answer. Made once, kept in build/bench."""
 
 import hashlib
-import io
 import json
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,53 +9,56 @@ from typing import Any, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image
 
 from benchmarks.images import LARGE, PHOTOGRAPHS, THUMBNAILS, Kind, pictures
+from encoders.contract.spec import Preprocessing
 
 FOLDER = Path("build/bench")
+
+_SETTLING = 16
+"""Pictures that a model's batch norms take their statistics from."""
 
 Vectors: TypeAlias = NDArray[np.float32]
 """[N, E], each row of length 1."""
 
-_VIT_B_32 = {
-    "embed_dim": 512,
-    "vision_cfg": {"image_size": 224, "layers": 12, "width": 768, "patch_size": 32},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 512, "heads": 8, "layers": 12},
-}
-_SMALL = {
-    "embed_dim": 128,
-    "vision_cfg": {"image_size": 64, "layers": 4, "width": 128, "head_width": 32, "patch_size": 16},
-    "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": 64, "heads": 2, "layers": 1},
-}
 RIGHT = 0.99
-"""Cosine to its reference from which an answer is right: bfloat16 gives 0.9999, another picture less than this."""
-
-MODELS: dict[str, dict[str, Any]] = {"vit-b-32": _VIT_B_32, "small": _SMALL}
-"""open_clip configurations by name. Weights are random, seed 0, and lie in one file that every server loads."""
+"""Cosine to its reference from which an answer is right: bfloat16 gives 0.999, another picture less than this."""
 
 
 @dataclass(frozen=True)
 class Work:
-    """Pictures of one kind through one model, pooled vectors out."""
+    """Pictures of one kind through one model of benchmarks/models.py, pooled vectors out."""
 
     name: str
     model: str
     kind: Kind
-
-    @property
-    def side(self) -> int:
-        """Of the square that the model sees, in pixels."""
-        side: int = MODELS[self.model]["vision_cfg"]["image_size"]
-        return side
 
     @cached_property
     def folder(self) -> Path:
         """The model's: open_clip_config.json and weights."""
         folder = (FOLDER / "models" / self.model).absolute()
         if not (folder / "open_clip_config.json").is_file():
-            _make_model(self.model, folder)
+            from benchmarks import models
+
+            models.make(self.model, folder, self._candidates[:_SETTLING])
         return folder
+
+    @cached_property
+    def _config(self) -> dict[str, Any]:
+        config: dict[str, Any] = json.loads((self.folder / "open_clip_config.json").read_text())
+        return config
+
+    @property
+    def side(self) -> int:
+        """Of the square that the model sees, in pixels."""
+        side: int = self._config["model_cfg"]["vision_cfg"]["image_size"]
+        return side
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How the model sees a picture."""
+        config = self._config["preprocess_cfg"]
+        return Preprocessing(tuple(config["mean"]), tuple(config["std"]), resize=config["resize_mode"])
 
     @property
     def encoder_id(self) -> str:
@@ -76,7 +78,9 @@ class Work:
         file = FOLDER / "references" / f"{self.name}-{digest.hexdigest()[:12]}.npy"
         if not file.is_file():
             file.parent.mkdir(parents=True, exist_ok=True)
-            np.save(file, _encoded(self.folder, self._candidates))
+            from benchmarks import models
+
+            np.save(file, models.encoded(self.folder, self._candidates).numpy())
         vectors: Vectors = np.load(file)
         return vectors
 
@@ -103,6 +107,12 @@ WORKS = {
         Work("vit-b-32", "vit-b-32", PHOTOGRAPHS),
         Work("small", "small", THUMBNAILS),
         Work("12mp", "vit-b-32", LARGE),
+        Work("vit-b-16", "vit-b-16", PHOTOGRAPHS),
+        Work("vit-l-14", "vit-l-14", PHOTOGRAPHS),
+        Work("siglip-b-16", "siglip-b-16", PHOTOGRAPHS),
+        Work("rn50", "rn50", PHOTOGRAPHS),
+        Work("rn101", "rn101", PHOTOGRAPHS),
+        Work("convnext", "convnext", PHOTOGRAPHS),
     )
 }
 
@@ -114,36 +124,3 @@ def distinct(vectors: Vectors, *, below: float) -> list[int]:
         if np.all(vectors[kept] @ vector < below):
             kept.append(index)
     return kept
-
-
-def _make_model(name: str, folder: Path) -> None:
-    """The configuration is written last: it says that the folder is complete."""
-    import torch
-    from open_clip.model import CLIP
-    from safetensors.torch import save_file
-
-    folder.mkdir(parents=True, exist_ok=True)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        model = CLIP(**MODELS[name])
-    weights = {key: value.contiguous().clone() for key, value in model.state_dict().items()}
-    save_file(weights, folder / "open_clip_model.safetensors")
-    from open_clip.constants import OPENAI_DATASET_MEAN, OPENAI_DATASET_STD
-
-    preprocess = {"mean": OPENAI_DATASET_MEAN, "std": OPENAI_DATASET_STD, "interpolation": "bicubic"}
-    config = {"model_cfg": MODELS[name], "preprocess_cfg": {**preprocess, "resize_mode": "shortest"}}
-    (folder / "open_clip_config.json").write_text(json.dumps(config, indent=2))
-
-
-def _encoded(folder: Path, jpegs: list[bytes]) -> Vectors:
-    import open_clip
-    import torch
-
-    model, _, preprocess = open_clip.create_model_and_transforms(f"local-dir:{folder}")
-    model.eval()
-    rows = []
-    with torch.inference_mode():
-        for jpeg in jpegs:
-            pixels = preprocess(Image.open(io.BytesIO(jpeg)).convert("RGB"))
-            rows.append(model.encode_image(pixels[None], normalize=True)[0].numpy())
-    return np.stack(rows)

@@ -1,4 +1,4 @@
-"""Other servers, each from its released package, in an environment of its own, as its documentation recommends."""
+"""Other servers, each as it is released, in an environment of its own, as its documentation recommends."""
 
 import sys
 from pathlib import Path

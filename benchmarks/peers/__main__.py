@@ -33,7 +33,23 @@ def make(name: str) -> None:
         "--no-cache-dir",
     ]
     subprocess.run([*pip, "-r", peers.FOLDER / name / "requirements.txt"], check=True)
+    source = peers.FOLDER / name / "source"
+    if source.is_file():
+        _fetch(*source.read_text().split(), to=folder / "source")
     _share(folder)
+
+
+def _fetch(repository: str, commit: str, part: str, *, to: Path) -> None:
+    """One folder of one commit, of a peer that no registry has."""
+    git = ["git", "-C", str(to)]
+    subprocess.run(["git", "init", "--quiet", to], check=True)
+    for command in (
+        ["remote", "add", "origin", repository],
+        ["sparse-checkout", "set", part],
+        ["fetch", "--quiet", "--depth", "1", "--filter", "blob:none", "origin", commit],
+        ["checkout", "--quiet", commit],
+    ):
+        subprocess.run([*git, *command], check=True)
 
 
 def _share(folder: Path) -> None:

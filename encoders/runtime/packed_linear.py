@@ -19,22 +19,25 @@ def is_packable(dtype: torch.dtype) -> bool:
     return bool(_onednn._is_mkldnn_bf16_supported())
 
 
-class PackedLinear(nn.Module):
-    """What nn.Linear gives at inference, but for bfloat16's rounding; with `gelu` behind it, if one is named."""
+class PackedLinear(nn.Linear):
+    """What nn.Linear gives at inference, but for bfloat16's rounding; with `gelu` behind it, if one is named.
+
+    An nn.Linear by class alone, since libraries ask: open_clip multiplies with SigLIP's projection of texts if not.
+    """
 
     _packed: Tensor | None
     _plain: Tensor | None = None
 
     def __init__(self, weight: Tensor, bias: Tensor | None, *, gelu: Literal["none", "tanh"] | None = None) -> None:
         """weight: bfloat16 [out, in] on the CPU. Copied, in an order that only oneDNN knows. gelu: as nn.GELU's."""
-        super().__init__()
+        nn.Module.__init__(self)
         self.out_features, self.in_features = weight.shape  # as nn.Linear: a library may ask
         self.register_buffer("_packed", _onednn._reorder_linear_weight(weight.contiguous(), None), persistent=False)
-        self.bias = bias
+        self.bias = bias  # type: ignore[assignment]  # by class it always is there
         self._then = ("none", "") if gelu is None else ("gelu", gelu)
 
     @property
-    def weight(self) -> Tensor:
+    def weight(self) -> Tensor:  # type: ignore[override]
         """[out, in], for a library that multiplies by itself. From then on it lies as it did."""
         if (packed := self._packed) is not None:
             self._plain, self._packed = packed.to_dense(), None

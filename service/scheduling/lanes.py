@@ -89,9 +89,7 @@ class Lanes:
     def share(self, waiting: int, *, forward_s: float) -> int:
         """How many of a line's items one free lane takes. forward_s: that the last such forward took.
 
-        A line too short to be fast in any case is divided among the free lanes. Of a long line each lane takes enough:
-        where there is much, there will be more.
+        Its part, whether the other lanes are free or at work. If it took all, the last would wait for a long batch, and
+        those who come next would wait behind it while the other lane stands idle.
         """
-        enough = self.enough(forward_s)
-        divided = -(-waiting // max(1, self.abreast(forward_s) - self.busy))
-        return divided if waiting < enough else max(divided, enough)
+        return -(-waiting // self.abreast(forward_s))

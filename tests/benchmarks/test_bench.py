@@ -11,6 +11,7 @@ from dataclasses import replace
 from itertools import combinations
 from multiprocessing import RawArray
 from pathlib import Path
+from typing import Literal
 
 import httpx
 import numpy as np
@@ -30,6 +31,7 @@ from benchmarks.servers import FLAGS, FLOOR, SERVERS, command
 from benchmarks.works import WORKS, Work, distinct
 from encoders import decode
 from encoders.adapters.fake import FakeEncoder
+from encoders.contract.spec import Preprocessing
 from service.http.siblings import Siblings
 from service.run.server import make_server
 from service.settings import Settings
@@ -195,9 +197,13 @@ def test_pictures_are_different_jpegs_of_the_size_asked_for_and_made_once(tmp_pa
 
 
 @pytest.mark.parametrize(("one", "other"), list(combinations(limit.DECODERS, 2)))
-def test_decoders_of_the_limit_see_the_same_picture(one: str, other: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("sight", ["shortest", "squash"])
+def test_decoders_of_the_limit_see_the_same_picture(
+    one: str, other: str, sight: Literal["shortest", "squash"], tmp_path: Path
+) -> None:
     jpeg = pictures(Kind("one", 1, (200, 200)), tmp_path)[0]
-    first, second = (limit.DECODERS[name](64)(jpeg).astype(int) for name in (one, other))
+    how = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0), resize=sight)
+    first, second = (limit.DECODERS[name](how, 64)(jpeg).astype(int) for name in (one, other))
     assert first.shape == second.shape == (64, 64, 3)
     assert np.abs(first - second).max() <= 3  # of 255: chroma is upsampled, and halves are rounded, in other ways
 

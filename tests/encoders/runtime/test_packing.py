@@ -5,6 +5,7 @@ from functools import cache
 import numpy as np
 import pytest
 import torch
+from open_clip.transformer import TextTransformer
 from torch import nn
 
 from encoders import load
@@ -79,3 +80,15 @@ def test_a_layer_gives_what_torchs_gives(bias: bool) -> None:
     torch.testing.assert_close(model(x).float(), expected.float(), rtol=0.02, atol=0.02)
     assert torch.equal(packed.weight, weight), "a library that multiplies by itself gets its own weights"
     torch.testing.assert_close(model(x).float(), expected.float(), rtol=0.02, atol=0.02)
+
+
+@packs
+def test_open_clip_takes_a_packed_projection_of_texts_for_a_layer() -> None:
+    torch.manual_seed(0)
+    text: nn.Module = TextTransformer(
+        context_length=4, vocab_size=8, width=32, heads=2, layers=1, output_dim=16, proj_bias=True, pool_type="last"
+    )
+    ids, text = torch.tensor([[1, 2, 3, 4]]), text.to(torch.bfloat16).requires_grad_(False)
+    expected = text(ids)
+    pack_linears(text)
+    torch.testing.assert_close(text(ids).float(), expected.float(), rtol=0.02, atol=0.02)
