@@ -50,6 +50,7 @@ def embed(words: list[str]) -> float:
     from service.cli.embed import engine_settings, job_of
     from service.cli.main import parser
     from service.engine.engine import Engine
+    from service.run import interpreter
     from service.settings import Settings
 
     arguments = parser().parse_args(["embed", *words])
@@ -62,6 +63,7 @@ def embed(words: list[str]) -> float:
 
     async def here(job: Job, settings: Settings) -> None:
         async with Engine(settings) as engine:
+            interpreter.loaded()
             await run(job, EngineEmbedder(engine), progress=mark)
 
     if arguments.ray is None:

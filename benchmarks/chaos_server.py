@@ -22,7 +22,7 @@ from encoders.contract.values import Outputs, Pixels
 from service.cli.main import parser as commands
 from service.cli.serve import settings_of
 from service.engine.backend import Backend, real_backend
-from service.run.heap import begin_loading
+from service.run.interpreter import begin_loading
 from service.run.server import make_server
 from service.telemetry import logs
 

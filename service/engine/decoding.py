@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Protocol, TypeVar
 
 from PIL import Image
 
@@ -23,10 +23,18 @@ from service.engine.fair_line import FairLine
 from service.errors import HostMemoryFull, OverHostMemory, ShuttingDown
 from service.memory.account import Account, Hold
 
+R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 _LITTLE = 4 * 1024 * 1024
 """Bytes that a decode takes without asking the account: no more of them run than there are threads."""
+TOGETHER = 8
+"""Little images that a thread decodes one after the other, before it goes on with what follows for each. To take turns
+at both for every image takes a twelfth longer: caches hold the one or the other. Decoded, each has under 1 MiB.
+"""
+
+_TOGETHER_WORK = 1_000_000
+"""Work, some milliseconds, that the first of them waits for at most."""
 
 
 def is_little(price: Price) -> bool:
@@ -53,11 +61,12 @@ class Decode(Protocol):
 class Job:
     """One image's decode and what follows. Either `run` or `fail` is called, once, on any thread; neither raises.
 
-    fail: told None if the job was dropped. is_dropped: nobody waits for it any more.
+    run: gives what follows, if it may wait for other images' decodes. fail: told None if the job was dropped.
+    is_dropped: nobody waits for it any more.
     """
 
     price: Price
-    run: Callable[[Decode], None]
+    run: Callable[[Decode], Callable[[], None] | None]
     fail: Callable[[VisiontowerError | None], None]
     is_dropped: bool = False
 
@@ -144,28 +153,31 @@ class _Crew:
     def _main(self) -> None:
         process = DecodeProcess() if self._is_apart else None
         while (taken := self._next(process)) is not None:
-            job, hold = taken
-            try:
-                job.run(decode if process is None else partial(_decode_apart, process, job))
-            except BaseException:
-                _log.critical("an image's error was not foreseen", exc_info=True)
+            jobs, hold = taken
+            following = []
+            for job in jobs:
+                own_decode = decode if process is None else partial(_decode_apart, process, job)
+                following.append(_foreseen(job.run, own_decode))
+            for follow in following:
+                if follow is not None:
+                    _foreseen(follow)
             if process is not None:
                 with self._wake:
-                    del self._running[job]
+                    del self._running[jobs[0]]
             if hold is not None:
                 hold.release()
-            del job, hold, taken  # they hold the encoder and the file, which may be let go of while this thread waits
+            del job, jobs, own_decode, following, follow, hold, taken  # they hold encoders and files, let go of here
         if process is not None:
             process.close()
 
-    def _next(self, process: DecodeProcess | None) -> tuple[Job, Hold | None] | None:
-        """The next job, waited for, with the memory for it; None when told to stop."""
+    def _next(self, process: DecodeProcess | None) -> tuple[list[Job], Hold | None] | None:
+        """The next job, waited for, with the memory for it, or a few little ones; None when told to stop."""
         with self._wake:
             self._idle += 1
-            taken: tuple[Job, Hold | None] | None = None
+            taken: tuple[list[Job], Hold | None] | None = None
             while taken is None:
                 if self._handed:
-                    taken = self._handed.popleft(), None
+                    taken = [self._handed.popleft()], None
                 elif self._line.size:
                     taken = self._take()
                 if taken is not None:
@@ -175,16 +187,27 @@ class _Crew:
                 self._wake.wait()
             self._idle -= 1
             if process is not None:
-                self._running[taken[0]] = process
+                self._running[taken[0][0]] = process
             return taken
 
-    def _take(self) -> tuple[Job, Hold | None] | None:
-        """The job that is due first of those that there is memory for."""
+    def _take(self) -> tuple[list[Job], Hold | None] | None:
+        """A few little jobs, if one is due first; else the job that is due first of those that there is memory for."""
+        most = 1 if self._is_apart else min(TOGETHER, -(-self._line.size // self._number))
+        little: list[Job] = []
+        work = 0
+        while len(little) < most and (job := next(iter(self._line), None)) and job.price.nbytes <= _LITTLE:
+            work += job.price.work
+            if little and work > _TOGETHER_WORK:
+                break
+            self._line.take(job)
+            little.append(job)
+        if little:
+            return little, None
         for job in self._line:
             hold = self._hold(job.price.nbytes) if job.price.nbytes > _LITTLE else None
             if hold is not None or job.price.nbytes <= _LITTLE:
                 self._line.take(job)
-                return job, hold
+                return [job], hold
         return None
 
     def _hold(self, nbytes: int) -> Hold | None:
@@ -194,6 +217,15 @@ class _Crew:
                 return self._account.hold("image", nbytes)
             except HostMemoryFull:
                 self._account.short.add(self._wake)  # and try once more: room may have come in between
+        return None
+
+
+def _foreseen(function: Callable[..., R], *args: object) -> R | None:
+    """What it gives. That it raises nothing is its own duty: if it does, the thread must live on."""
+    try:
+        return function(*args)
+    except BaseException:
+        _log.critical("an image's error was not foreseen", exc_info=True)
         return None
 
 

@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from opentelemetry.trace import SpanKind
 from PIL import Image
@@ -24,7 +24,7 @@ from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Pixels
 from encoders.images.preprocess import enough
 from encoders.images.price import Price, price
 from service.engine.cache.results import Found, Made, ResultCache
-from service.engine.decoding import Decode, Decoding, Job, is_little
+from service.engine.decoding import TOGETHER, Decode, Decoding, Job, is_little
 from service.engine.fetcher import Fetcher
 from service.engine.origin import Origin
 from service.engine.values import CacheUse, ImageUrl, Source, Timing
@@ -246,10 +246,18 @@ class Images:
         waiting = deque(range(len(sources)))
 
         def make_little(decode: Decode) -> None:
-            with suppress(IndexError):  # another thread has taken the last
-                while waiting:
-                    index = waiting.popleft()
-                    made[index] = self._little(sources[index], stages[index], flow, decode)
+            while waiting:
+                images: dict[int, Image.Image] = {}
+                for _ in range(TOGETHER):
+                    with suppress(IndexError):  # another thread has taken the last
+                        index = waiting.popleft()
+                        image = self._little(sources[index], stages[index], flow, decode)
+                        if isinstance(image, Image.Image):
+                            images[index] = image
+                        else:
+                            made[index] = image
+                for index, image in images.items():
+                    made[index] = self._resized(image, stages[index], flow)
 
         async def make_on_a_thread() -> None:
             with suppress(ShuttingDown):  # as each image will be told
@@ -271,18 +279,26 @@ class Images:
 
     def _little(
         self, source: Source, spent: ImageStages, flow: _Flow, decode: Decode
-    ) -> Pixels | VisiontowerError | None:
-        """The pixels of a little image that is here. On a decoding thread. None of any other."""
-        encoder, shape = flow.resident.encoder, flow.shape
+    ) -> Image.Image | VisiontowerError | None:
+        """A little image that is here, decoded. On a decoding thread. None of any other."""
+        encoder, size = flow.resident.encoder, flow.shape.size
         if isinstance(source, ImageUrl):
             return None
         try:
             if isinstance(source, VisiontowerError):
                 raise source
             image_bytes = source if isinstance(source, bytes) else _read(source)
-            if not is_little(self._price(image_bytes, encoder, shape.size)):
+            if not is_little(self._price(image_bytes, encoder, size)):
                 return None
-            return self._pixels(decode, image_bytes, encoder, shape, spent)
+            return self._decoded(decode, image_bytes, encoder, size, spent)
+        except VisiontowerError as error:
+            return error
+
+    def _resized(self, image: Image.Image, spent: ImageStages, flow: _Flow) -> Pixels | VisiontowerError:
+        """The pixels of a decoded image. On a decoding thread."""
+        encoder = flow.resident.encoder
+        try:
+            return self._preprocessed(image, encoder, spent, self._preprocess(encoder, flow.shape))
         except VisiontowerError as error:
             return error
 
@@ -298,7 +314,10 @@ class Images:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             cost = self._price(image_bytes, encoder, shape.size)
-            return await self._done(cost, flow, lambda decode: self._pixels(decode, image_bytes, encoder, shape, spent))
+            preprocess, size = self._preprocess(encoder, shape), shape.size
+            return await self._done(
+                cost, flow, lambda decode: self._made(decode, image_bytes, encoder, size, spent, preprocess)
+            )
         except VisiontowerError as error:
             return error
 
@@ -352,25 +371,31 @@ class Images:
         shape: ImageShape,
         spent: ImageStages,
         decode: Decode,
-    ) -> None:
-        """On a decoding thread."""
+    ) -> Callable[[], None] | None:
+        """On a decoding thread. Decodes, and gives what follows."""
         if expected.future.done():
             expected.fail(None)
-            return
+            return None
         try:
-            pixels = self._pixels(decode, image_bytes, encoder, shape, spent)
+            image = self._decoded(decode, image_bytes, encoder, shape.size, spent)
+        except VisiontowerError as error:
+            expected.fail(error)
+            return None
+        return partial(self._queue, expected, image, encoder, shape, spent)
+
+    def _queue(
+        self, expected: Expected, image: Image.Image, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> None:
+        """On a decoding thread. Preprocesses, and queues the pixels."""
+        try:
+            pixels = self._preprocessed(image, encoder, spent, self._preprocess(encoder, shape))
         except VisiontowerError as error:
             expected.fail(error)
         else:
             expected.fill(pixels)
 
-    def _pixels(
-        self, decode: Decode, image_bytes: bytes, encoder: Encoder, shape: ImageShape, spent: ImageStages
-    ) -> Pixels:
-        """Decode and preprocess. On a decoding thread. Raises VisiontowerError, whatever a library raised."""
-        exact, size = self._exact_pixels, shape.size
-        preprocess = partial(encoder.preprocess, size=size, exact=exact)
-        return self._made(decode, image_bytes, encoder, size, spent, preprocess)
+    def _preprocess(self, encoder: Encoder, shape: ImageShape) -> Callable[[Image.Image], Pixels]:
+        return partial(encoder.preprocess, size=shape.size, exact=self._exact_pixels)
 
     def _made(
         self,
@@ -381,24 +406,40 @@ class Images:
         spent: ImageStages,
         preprocess: Callable[[Image.Image], R],
     ) -> R:
-        """What `preprocess` makes of the image. size: that the encoder sees of it. On a decoding thread."""
+        """What `preprocess` makes of the image. size: that the encoder sees of it. Raises VisiontowerError."""
+        return self._preprocessed(self._decoded(decode, image_bytes, encoder, size, spent), encoder, spent, preprocess)
+
+    def _decoded(
+        self, decode: Decode, image_bytes: bytes, encoder: Encoder, size: ImageSize, spent: ImageStages
+    ) -> Image.Image:
+        """The image, of which the encoder sees this size. On a decoding thread. Raises VisiontowerError."""
         at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
+        return self._timed(
+            "decode", encoder, spent, partial(decode, image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
+        )
+
+    def _preprocessed(
+        self, image: Image.Image, encoder: Encoder, spent: ImageStages, preprocess: Callable[[Image.Image], R]
+    ) -> R:
+        """On a decoding thread. Raises VisiontowerError."""
+        return self._timed("preprocess", encoder, spent, partial(preprocess, image))
+
+    def _timed(
+        self, stage: Literal["decode", "preprocess"], encoder: Encoder, spent: ImageStages, work: Callable[[], R]
+    ) -> R:
+        """The work's result, timed as a stage of the image. Raises VisiontowerError, whatever a library raised."""
         started = self._clock()
         try:
-            with spent.trace.stage("decode") if spent.trace else UNTRACED:
-                image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
-            decoded = self._clock()
-            spent.decode = decoded - started
-            with spent.trace.stage("preprocess") if spent.trace else UNTRACED:
-                pixels = preprocess(image)
+            with spent.trace.stage(stage) if spent.trace else UNTRACED:
+                result = work()
         except VisiontowerError:
             raise
         except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
             _log.exception("an image could not be prepared")
             model = encoder.spec.id
             raise EncoderFailed(f"{model} could not prepare the image.", model=model) from error
-        spent.preprocess = self._clock() - decoded
-        return pixels
+        setattr(spent, stage, self._clock() - started)
+        return result
 
 
 def _cache_use(found: Sequence[Found]) -> CacheUse:

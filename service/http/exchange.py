@@ -112,8 +112,8 @@ class Exchange:
     async def respond(self, request: Request) -> Response:
         """The response; an error of ours in the protocol's form."""
         engine: Engine = request.app.state.engine
-        host = request.client.host if request.client else None
-        CALLER.set(request.scope["record"].key or host)
+        client = request.scope.get("client")  # address and port
+        CALLER.set(request.scope["record"].key or (client[0] if client else None))
         holds: list[Hold] = []
         try:
             answer = await self._answer(request, engine, holds)

@@ -10,7 +10,7 @@ import orjson
 
 from encoders.contract.values import Floats
 from service.engine.engine import INLINE_VALUES
-from service.engine.values import Numbers
+from service.engine.values import DTYPES, Numbers
 
 NUMBER_BYTES = 24
 """Host memory for each number of an answer in JSON: as computed, as asked for, and as written."""
@@ -83,7 +83,7 @@ def raw(array: Numbers) -> memoryview:
 
 def json_numbers(array: Numbers) -> Numbers:
     """The array in a dtype that JSON can be written from."""
-    return array.astype(np.float32) if array.dtype.name == "bfloat16" else array
+    return array.astype(np.float32) if array.dtype == DTYPES["bfloat16"] else array
 
 
 def base64_text(array: Numbers) -> str | Text:

@@ -4,41 +4,16 @@ glibc keeps freed memory unless it lies at the end of a heap, and what lives on 
 """
 
 import ctypes
-import gc
 import os
 import threading
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
-_M_ARENA_MAX = -8
-"""Of glibc's malloc.h."""
 _STATM = Path("/proc/self/statm")
 _EVERY_S = 30.0
 _GROWN = 1.1
 """A process that has grown by less is left alone: giving back takes tenths of a second for a gigabyte."""
-
-
-def begin_loading() -> None:
-    """To be called before a process that serves imports and loads what it needs; `loaded` ends it.
-
-    glibc's malloc gives all threads two heaps together from now on, where it would give each its own. Each keeps what
-    was freed in it: the process grew by a twelfth over a hundred thousand requests. No garbage is looked for: that was
-    a quarter of the time of the imports.
-    """
-    with suppress(OSError, AttributeError, TypeError):
-        ctypes.CDLL(None).mallopt(_M_ARENA_MAX, 2)
-    gc.disable()
-
-
-def loaded() -> None:
-    """The garbage collector need not look at the objects that are here to stay.
-
-    They are some hundred thousand objects of torch and the models: looking through them held up all requests for a
-    quarter of a second every few seconds.
-    """
-    gc.freeze()
-    gc.enable()
 
 
 def give_back() -> None:

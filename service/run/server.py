@@ -6,7 +6,6 @@ import logging
 import os
 import signal
 import socket
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -23,7 +22,7 @@ from service.engine.backend import Backend
 from service.engine.engine import Engine
 from service.http.app import create_app
 from service.http.siblings import Siblings
-from service.run import exits, files, heap, workers
+from service.run import exits, files, heap, interpreter, workers
 from service.run.connection import Connection, Door
 from service.run.sockets import bound
 from service.settings import Settings
@@ -38,9 +37,6 @@ _STILL_S = 30.0
 """Longer than an event loop stands still for any good reason."""
 _TICKS_A_SECOND = 10
 """uvicorn's."""
-_SWITCH_S = 0.001
-"""After so long a thread that waits for the interpreter gets it; Python's own is 5 ms. The event loop answers a batch
-in one go; until it was through, decoding and forwards stood still with a core free. Below, they switch too often."""
 
 
 def serve(settings: Settings) -> None:
@@ -61,8 +57,7 @@ def serve(settings: Settings) -> None:
 
 def _serve(settings: Settings, siblings: Siblings | None = None, sockets: list[socket.socket] | None = None) -> None:
     """In this process. sockets: bound already; None to bind the settings' address."""
-    heap.begin_loading()
-    sys.setswitchinterval(_SWITCH_S)
+    interpreter.begin_loading()
     files.allow(settings.max_connections)
     logs.configure(settings.log_level, form=settings.log_format)
     try:
@@ -199,7 +194,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         if self._metrics_socket is not None:
             self.servers.append(await self._listen(self._metrics_socket))
-        heap.loaded()
+        interpreter.loaded()
 
     async def _listen(self, on: socket.socket) -> asyncio.Server:
         """As uvicorn does on its sockets: either on those that it is given, or on one that it binds."""

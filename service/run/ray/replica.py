@@ -11,7 +11,7 @@ from encoders.contract.errors import VisiontowerError
 from service.cluster.share import Share
 from service.engine.engine import Engine
 from service.http.app import create_app
-from service.run import heap
+from service.run import heap, interpreter
 from service.run.ray import autoscaling
 from service.run.ray.bridge import Bridge
 from service.run.ray.messages import ForProxy
@@ -26,7 +26,7 @@ class Replica:
     """Ray builds it, asks for its app, and calls its hooks. Its attribute must not be `app`, which Ray has."""
 
     def __init__(self, settings: Settings, share: Share) -> None:
-        heap.begin_loading()
+        interpreter.begin_loading()
         logs.configure(settings.log_level, form=settings.log_format)
         self._settings = share.settings(settings)
         self._asgi: FastAPI | None = None
@@ -44,7 +44,7 @@ class Replica:
             await serving.enter_async_context(app.router.lifespan_context(app))
         except VisiontowerError as error:
             raise RuntimeError(str(error)) from error
-        heap.loaded()
+        interpreter.loaded()
         looking = self._looking = asyncio.create_task(_look_after(self._engine))
 
         @asynccontextmanager

@@ -45,7 +45,9 @@ class Jobs:
 
         return self.work(run, price, flow)
 
-    def work(self, run: Callable[[Decode], None], price: Price = PLAIN, flow: object = None) -> Job:
+    def work(
+        self, run: Callable[[Decode], Callable[[], None] | None], price: Price = PLAIN, flow: object = None
+    ) -> Job:
         job = Job(price, run, self.said.put)
         self.decoding.submit(job, flow or object())
         return job
@@ -78,6 +80,21 @@ def test_who_asked_for_little_is_first() -> None:
         jobs.submit("thumbnail")
         jobs.gate.set()
         assert jobs.next(5) == ["held", "thumbnail", "huge 0", "huge 1", "huge 2"]
+
+
+def test_little_images_that_wait_are_decoded_together_before_what_follows_for_each() -> None:
+    with jobs_of() as (jobs, _):
+        jobs.hold()
+        for name, work in (("a", 1), ("b", 2), ("dear", 10**7)):
+
+            def run(decode: Decode, name: str = name) -> Callable[[], None]:
+                jobs.said.put(f"{name} decoded")
+                return lambda: jobs.said.put(f"{name} queued")
+
+            jobs.work(run, replace(PLAIN, work=work))
+        jobs.gate.set()
+        assert jobs.next(4) == ["held", "a decoded", "b decoded", "a queued"]
+        assert jobs.next(3) == ["b queued", "dear decoded", "dear queued"]
 
 
 def test_who_is_dropped_leaves_the_line_and_is_told() -> None:

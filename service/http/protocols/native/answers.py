@@ -9,6 +9,7 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
+from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -257,7 +258,13 @@ def _entries(result: EmbedResult, reply: EmbedReply) -> list[dict[str, Any]]:
 
 def _json_array(array: Numbers, *, encoding: str) -> dict[str, object]:
     values = base64_text(array) if encoding == "base64" else json_numbers(array)
-    return {"shape": array.shape, "dtype": array.dtype.name, "data": values}
+    return {"shape": array.shape, "dtype": _name(array.dtype), "data": values}
+
+
+@cache
+def _name(dtype: np.dtype[Any]) -> str:
+    """NumPy makes it up each time it is asked."""
+    return dtype.name
 
 
 def _arrays(item: Embedding) -> dict[str, Numbers]:
