@@ -10,17 +10,19 @@ from numpy.typing import NDArray
 from benchmarks.works import Vectors, Work
 
 
+class NotServed(RuntimeError):
+    """A server that has no such model."""
+
+
 def transformers_folder(work: Work) -> Path:
     """The model, its image processor and its tokenizer, as transformers keeps them.
 
-    Raises RuntimeError for a model that is no vision transformer of CLIP's.
+    Raises NotServed for a model that is no vision transformer of CLIP's.
     """
     folder = work.folder.with_name(f"{work.folder.name}-hf")
     described = json.loads((work.folder / "open_clip_config.json").read_text())
-    if "patch_size" not in described["model_cfg"]["vision_cfg"] or isinstance(
-        described["model_cfg"]["vision_cfg"]["layers"], list
-    ):
-        raise RuntimeError(f"{work.model} is converted to transformers for CLIP's vision transformers alone")
+    if not described["model_cfg"]["vision_cfg"].get("patch_size"):
+        raise NotServed(f"{work.model} is not converted to transformers: CLIP's vision transformers alone are")
     if not (folder / _LAST).is_file():
         _write_for_transformers(described, work.folder, folder)
     return folder
@@ -134,10 +136,10 @@ TIMM = {
 
 
 def timm_id(work: Work) -> str:
-    """The vision half for visiontower, as timm keeps it. Raises RuntimeError if timm has none that sees alike."""
-    file = work.folder.with_name(f"{work.folder.name}-timm") / "model.safetensors"
+    """The vision half for visiontower, as timm keeps it. Raises NotServed if timm has none that sees alike."""
     if work.model not in TIMM:
-        raise RuntimeError(f"timm has no {work.model} that sees pictures as open_clip's: it has {', '.join(TIMM)}")
+        raise NotServed(f"timm has no {work.model} that sees pictures as open_clip's: it has {', '.join(TIMM)}")
+    file = work.folder.with_name(f"{work.folder.name}-timm") / "model.safetensors"
     if not file.is_file():
         _write_for_timm(work, file)
     return f"timm:{TIMM[work.model]}@{file}"

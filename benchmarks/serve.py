@@ -29,6 +29,7 @@ from tqdm import tqdm
 from benchmarks import peers, report
 from benchmarks.load import Target, closed_loop
 from benchmarks.report import LIMIT, Results, Row, Setting
+from benchmarks.schemes import NotServed
 from benchmarks.servers import FLAGS, SERVERS, running
 from benchmarks.works import FOLDER, WORKS, Work
 
@@ -63,6 +64,8 @@ class Bench:
                         for row in self._rows(work, name, round):
                             self.results.add(row)
                             say(row)
+                    except NotServed as error:
+                        print(f"{work.name} round {round} {name}: {error}", file=sys.stderr, flush=True)
                     except (RuntimeError, subprocess.CalledProcessError) as error:
                         self.failures.append(f"{work.name} round {round} {name}: {error}")
                         print(self.failures[-1], file=sys.stderr, flush=True)

@@ -84,7 +84,7 @@ def _at(*path: str | int) -> Callable[[bytes], list[float]]:
 class Server:
     """How a server is asked and read; its name says how it is started.
 
-    model: what it is told to serve; raises RuntimeError if it cannot. projection: from its vectors to the reference's.
+    model: what it is told to serve; raises NotServed if it cannot. projection: from its vectors to the reference's.
     """
 
     path: str

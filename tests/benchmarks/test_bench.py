@@ -19,7 +19,7 @@ import pytest
 import torch
 from PIL import Image
 
-from benchmarks import limit, peers, report, serve
+from benchmarks import limit, peers, report, serve, simulate, text_towers
 from benchmarks.floor import Floor
 from benchmarks.http1 import Address, Connection, post
 from benchmarks.idle import of_samples
@@ -27,6 +27,7 @@ from benchmarks.images import Kind, pictures
 from benchmarks.limit import Plan, plans
 from benchmarks.load import Sample, Target, Usage, Window, closed_loop, open_loop, percentiles, poisson, requests, wrong
 from benchmarks.report import Results, Setting, lines, of_limit, of_window
+from benchmarks.schemes import NotServed
 from benchmarks.servers import FLAGS, FLOOR, SERVERS, command
 from benchmarks.works import WORKS, Work, distinct
 from encoders import decode
@@ -236,6 +237,31 @@ def test_peers_compute_in_float32_unless_told() -> None:
     assert command("fastapi", work, port=1, dtype="auto")[-1] == "float32"
     assert command("fastapi", work, port=1, dtype="bfloat16")[-1] == "bfloat16"
     assert "auto" in command("visiontower", work, port=1, dtype="auto")
+
+
+def test_a_scheme_without_the_model_says_so() -> None:
+    work = Folderless("w", "small", WORKS["small"].kind)
+    with pytest.raises(NotServed, match="timm has no small"):
+        command("visiontower-timm", work, port=1, dtype="auto")
+
+
+# Batches and texts.
+
+
+def test_simulated_callers_use_both_cores_however_many_they_are() -> None:
+    costs = simulate.MODELS["vit-b-32"]
+    one_core = 1 / (costs.forward + costs.image)
+    for callers in (4, 16, 32):
+        run = simulate.simulated(costs, "the service's", answers=200, callers=callers)
+        assert run.now < 200 / one_core / 1.5
+
+
+def test_random_texts_end_where_their_columns_do() -> None:
+    ids, columns = text_towers.ids_of("labels", 8, context=77, pads=True)
+    assert (ids[:, :columns] != 0).any(axis=0).all()
+    assert not ids[:, columns:].any()
+    assert (ids.max(axis=1) == 49407).all()
+    assert text_towers.ids_of("full", 2, context=64, pads=False)[1] == 64
 
 
 # The client, against a few lines of server.
