@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from opentelemetry.trace import SpanKind
 from PIL import Image
@@ -208,7 +208,7 @@ class Images:
 
             def cut(decode: Decode) -> tuple[list[Pixels], ImageSize]:
                 image = self._decoded(decode, image_bytes, encoder, canvas, spent)
-                views = self._timed("preprocess", encoder, spent, partial(encoder.cut, image, exact=self._exact_pixels))
+                views = self._preprocessed(partial(encoder.cut, image, exact=self._exact_pixels), encoder, spent)
                 return views, ImageSize(image.height, image.width)
 
             views, given = await self._done(cost, flow, cut)
@@ -382,9 +382,11 @@ class Images:
         self, expected: Expected, image: Image.Image, encoder: Encoder, shape: ImageShape, spent: ImageStages
     ) -> None:
         """On a decoding thread. Resizes, and queues the pixels."""
-        pixels = self._resized(image, encoder, shape, spent)
-        if isinstance(pixels, VisiontowerError):
-            expected.fail(pixels)
+        preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
+        try:
+            pixels = self._preprocessed(preprocess, encoder, spent)
+        except VisiontowerError as error:
+            expected.fail(error)
         else:
             expected.fill(pixels)
 
@@ -394,35 +396,48 @@ class Images:
         """The encoder's pixels of the image, or the error that stands for them. On a decoding thread."""
         preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
         try:
-            return self._timed("preprocess", encoder, spent, preprocess)
+            return self._preprocessed(preprocess, encoder, spent)
         except VisiontowerError as error:
             return error
 
     def _decoded(
         self, decode: Decode, image_bytes: bytes, encoder: Encoder, size: ImageSize, spent: ImageStages
     ) -> Image.Image:
-        """The image, of which the encoder sees this size. On a decoding thread. Raises VisiontowerError."""
-        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
-        return self._timed(
-            "decode", encoder, spent, partial(decode, image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
-        )
+        """The image, of which the encoder sees this size. On a decoding thread.
 
-    def _timed(
-        self, stage: Literal["decode", "preprocess"], encoder: Encoder, spent: ImageStages, work: Callable[[], R]
-    ) -> R:
-        """The work's result, timed as a stage of the image. Raises VisiontowerError, whatever a library raised."""
+        Raises VisiontowerError, whatever a library raised.
+        """
+        at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
         started = self._clock()
         try:
-            with spent.trace.stage(stage) if spent.trace else UNTRACED:
-                result = work()
+            with spent.trace.stage("decode") if spent.trace else UNTRACED:
+                image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
         except VisiontowerError:
             raise
-        except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
-            _log.exception("an image could not be prepared")
-            model = encoder.spec.id
-            raise EncoderFailed(f"{model} could not prepare the image.", model=model) from error
-        setattr(spent, stage, self._clock() - started)
-        return result
+        except BaseException as error:
+            raise _unprepared(encoder) from error
+        spent.decode = self._clock() - started
+        return image
+
+    def _preprocessed(self, preprocess: Callable[[], R], encoder: Encoder, spent: ImageStages) -> R:
+        """What `preprocess` makes of the image. On a decoding thread. Raises as `_decoded`."""
+        started = self._clock()
+        try:
+            with spent.trace.stage("preprocess") if spent.trace else UNTRACED:
+                made = preprocess()
+        except VisiontowerError:
+            raise
+        except BaseException as error:
+            raise _unprepared(encoder) from error
+        spent.preprocess = self._clock() - started
+        return made
+
+
+def _unprepared(encoder: Encoder) -> EncoderFailed:
+    """In place of what a library raised, even the panic of one in Rust: somebody waits for the pixels."""
+    _log.exception("an image could not be prepared")
+    model = encoder.spec.id
+    return EncoderFailed(f"{model} could not prepare the image.", model=model)
 
 
 def _cache_use(found: Sequence[Found]) -> CacheUse:
