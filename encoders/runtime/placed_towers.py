@@ -63,6 +63,7 @@ class PlacedTowers:
             parameters=parameters,
             weights_bytes=sum(tensor.numel() * tensor.element_size() for tensor in unique),
         )
+        self._lines: tuple[Tensor, Tensor] | None = None
         self._mean = torch.tensor(spec.preprocessing.mean, device=self._device).view(3, 1, 1)
         self._std = torch.tensor(spec.preprocessing.std, device=self._device).view(3, 1, 1)
 
@@ -88,12 +89,28 @@ class PlacedTowers:
         In the order of torchvision's ToTensor and Normalize, in float32, so that values are equal to theirs.
         """
         batch, height, width, channels = pixels.shape
+        shape: tuple[int, ...] = batch, channels, height, width
+        mean, std = self._mean, self._std
+        if self._lines is not None:
+            shape = batch, height, width * channels
+            mean, std = (line[: width * channels] for line in self._lines)
         # What lives through the forward is made first: made last it would lie behind the hole the others leave.
-        given = torch.empty(batch, channels, height, width, dtype=self._dtype, device=self._device)
+        given = torch.empty(shape, dtype=self._dtype, device=self._device)
         values = given if self._dtype == torch.float32 else torch.empty_like(given, dtype=torch.float32)
-        values.copy_(self.upload(pixels).permute(0, 3, 1, 2))
-        values.div_(255).sub_(self._mean).div_(self._std)
-        return given.copy_(values) if values is not given else given
+        uploaded = self.upload(pixels)
+        values.copy_(uploaded.permute(0, 3, 1, 2) if self._lines is None else uploaded.reshape(shape))
+        values.div_(255).sub_(mean).div_(std)
+        given = given.copy_(values) if values is not given else given
+        return given if self._lines is None else given.view(batch, height, width, channels).permute(0, 3, 1, 2)
+
+    def keep_channels_together(self) -> None:
+        """From now on `normalise` gives tensors whose channels come last in memory: packed convolutions read them so.
+
+        Then nothing is turned round. Whole lines are normalised in one go, so there is a mean and a std for each number
+        of the widest.
+        """
+        widest = max(self.spec.image_size.width, self.spec.resolutions.maximum.width)
+        self._lines = self._mean.flatten().repeat(widest), self._std.flatten().repeat(widest)
 
     def upload(self, pixels: Tensor) -> Tensor:
         """The pixels on the device."""

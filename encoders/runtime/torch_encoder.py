@@ -56,6 +56,7 @@ class TorchEncoder(PlacedTowers):
                     module.pack()
             pack_linears(parts)
             pack_convolutions(parts)
+            self.keep_channels_together()
             self._run_once()
 
     def _run_once(self) -> None:

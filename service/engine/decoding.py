@@ -10,7 +10,7 @@ from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol, TypeVar
+from typing import Protocol
 
 from PIL import Image
 
@@ -23,7 +23,6 @@ from service.engine.fair_line import FairLine
 from service.errors import HostMemoryFull, OverHostMemory, ShuttingDown
 from service.memory.account import Account, Hold
 
-R = TypeVar("R")
 _log = logging.getLogger(__name__)
 
 _LITTLE = 4 * 1024 * 1024
@@ -35,6 +34,8 @@ at both for every image takes a twelfth longer: caches hold the one or the other
 
 _TOGETHER_WORK = 1_000_000
 """Work, some milliseconds, that the first of them waits for at most."""
+
+_UNFORESEEN = "an image's error was not foreseen"
 
 
 def is_little(price: Price) -> bool:
@@ -154,19 +155,25 @@ class _Crew:
         process = DecodeProcess() if self._is_apart else None
         while (taken := self._next(process)) is not None:
             jobs, hold = taken
-            following = []
+            following: list[Callable[[], None]] = []
             for job in jobs:
-                own_decode = decode if process is None else partial(_decode_apart, process, job)
-                following.append(_foreseen(job.run, own_decode))
+                try:
+                    follow = job.run(decode if process is None else partial(_decode_apart, process, job))
+                    following += [follow] if follow else []
+                except BaseException:
+                    _log.critical(_UNFORESEEN, exc_info=True)
             for follow in following:
-                if follow is not None:
-                    _foreseen(follow)
+                try:
+                    follow()
+                except BaseException:
+                    _log.critical(_UNFORESEEN, exc_info=True)
             if process is not None:
                 with self._wake:
                     del self._running[jobs[0]]
             if hold is not None:
                 hold.release()
-            del job, jobs, own_decode, following, follow, hold, taken  # they hold encoders and files, let go of here
+            follow = None
+            del job, jobs, following, hold, taken  # they hold encoders and files, which are let go of here
         if process is not None:
             process.close()
 
@@ -217,15 +224,6 @@ class _Crew:
                 return self._account.hold("image", nbytes)
             except HostMemoryFull:
                 self._account.short.add(self._wake)  # and try once more: room may have come in between
-        return None
-
-
-def _foreseen(function: Callable[..., R], *args: object) -> R | None:
-    """What it gives. That it raises nothing is its own duty: if it does, the thread must live on."""
-    try:
-        return function(*args)
-    except BaseException:
-        _log.critical("an image's error was not foreseen", exc_info=True)
         return None
 
 

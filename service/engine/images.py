@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 from opentelemetry.trace import SpanKind
 from PIL import Image
@@ -206,12 +206,12 @@ class Images:
             canvas = ImageSize(side, side)
             cost = self._price(image_bytes, encoder, canvas)
 
-            def cut(image: Image.Image) -> tuple[list[Pixels], ImageSize]:
-                return encoder.cut(image, exact=self._exact_pixels), ImageSize(image.height, image.width)
+            def cut(decode: Decode) -> tuple[list[Pixels], ImageSize]:
+                image = self._decoded(decode, image_bytes, encoder, canvas, spent)
+                views = self._preprocessed(partial(encoder.cut, image, exact=self._exact_pixels), encoder, spent)
+                return views, ImageSize(image.height, image.width)
 
-            views, given = await self._done(
-                cost, flow, lambda decode: self._made(decode, image_bytes, encoder, canvas, spent, cut)
-            )
+            views, given = await self._done(cost, flow, cut)
             futures = [
                 self._threads.submit(resident, shape, view, deadline=flow.deadline, trace=spent.trace) for view in views
             ]
@@ -257,7 +257,7 @@ class Images:
                         else:
                             made[index] = image
                 for index, image in images.items():
-                    made[index] = self._resized(image, stages[index], flow)
+                    made[index] = self._resized(image, flow.resident.encoder, flow.shape, stages[index])
 
         async def make_on_a_thread() -> None:
             with suppress(ShuttingDown):  # as each image will be told
@@ -294,14 +294,6 @@ class Images:
         except VisiontowerError as error:
             return error
 
-    def _resized(self, image: Image.Image, spent: ImageStages, flow: _Flow) -> Pixels | VisiontowerError:
-        """The pixels of a decoded image. On a decoding thread."""
-        encoder = flow.resident.encoder
-        try:
-            return self._preprocessed(image, encoder, spent, self._preprocess(encoder, flow.shape))
-        except VisiontowerError as error:
-            return error
-
     async def _make_in_turn(self, source: Source, spent: ImageStages, flow: _Flow) -> Pixels | VisiontowerError:
         """As `_make`. As many files are in memory as there are threads, in order."""
         if not isinstance(source, Path):
@@ -314,10 +306,13 @@ class Images:
         try:
             image_bytes = source if isinstance(source, bytes) else await self._read(source, spent, flow)
             cost = self._price(image_bytes, encoder, shape.size)
-            preprocess, size = self._preprocess(encoder, shape), shape.size
-            return await self._done(
-                cost, flow, lambda decode: self._made(decode, image_bytes, encoder, size, spent, preprocess)
-            )
+
+            def work(decode: Decode) -> Pixels | VisiontowerError:
+                return self._resized(
+                    self._decoded(decode, image_bytes, encoder, shape.size, spent), encoder, shape, spent
+                )
+
+            return await self._done(cost, flow, work)
         except VisiontowerError as error:
             return error
 
@@ -386,60 +381,63 @@ class Images:
     def _queue(
         self, expected: Expected, image: Image.Image, encoder: Encoder, shape: ImageShape, spent: ImageStages
     ) -> None:
-        """On a decoding thread. Preprocesses, and queues the pixels."""
+        """On a decoding thread. Resizes, and queues the pixels."""
+        preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
         try:
-            pixels = self._preprocessed(image, encoder, spent, self._preprocess(encoder, shape))
+            pixels = self._preprocessed(preprocess, encoder, spent)
         except VisiontowerError as error:
             expected.fail(error)
         else:
             expected.fill(pixels)
 
-    def _preprocess(self, encoder: Encoder, shape: ImageShape) -> Callable[[Image.Image], Pixels]:
-        return partial(encoder.preprocess, size=shape.size, exact=self._exact_pixels)
-
-    def _made(
-        self,
-        decode: Decode,
-        image_bytes: bytes,
-        encoder: Encoder,
-        size: ImageSize,
-        spent: ImageStages,
-        preprocess: Callable[[Image.Image], R],
-    ) -> R:
-        """What `preprocess` makes of the image. size: that the encoder sees of it. Raises VisiontowerError."""
-        return self._preprocessed(self._decoded(decode, image_bytes, encoder, size, spent), encoder, spent, preprocess)
+    def _resized(
+        self, image: Image.Image, encoder: Encoder, shape: ImageShape, spent: ImageStages
+    ) -> Pixels | VisiontowerError:
+        """The encoder's pixels of the image, or the error that stands for them. On a decoding thread."""
+        preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
+        try:
+            return self._preprocessed(preprocess, encoder, spent)
+        except VisiontowerError as error:
+            return error
 
     def _decoded(
         self, decode: Decode, image_bytes: bytes, encoder: Encoder, size: ImageSize, spent: ImageStages
     ) -> Image.Image:
-        """The image, of which the encoder sees this size. On a decoding thread. Raises VisiontowerError."""
+        """The image, of which the encoder sees this size. On a decoding thread.
+
+        Raises VisiontowerError, whatever a library raised.
+        """
         at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
-        return self._timed(
-            "decode", encoder, spent, partial(decode, image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
-        )
-
-    def _preprocessed(
-        self, image: Image.Image, encoder: Encoder, spent: ImageStages, preprocess: Callable[[Image.Image], R]
-    ) -> R:
-        """On a decoding thread. Raises VisiontowerError."""
-        return self._timed("preprocess", encoder, spent, partial(preprocess, image))
-
-    def _timed(
-        self, stage: Literal["decode", "preprocess"], encoder: Encoder, spent: ImageStages, work: Callable[[], R]
-    ) -> R:
-        """The work's result, timed as a stage of the image. Raises VisiontowerError, whatever a library raised."""
         started = self._clock()
         try:
-            with spent.trace.stage(stage) if spent.trace else UNTRACED:
-                result = work()
+            with spent.trace.stage("decode") if spent.trace else UNTRACED:
+                image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
         except VisiontowerError:
             raise
-        except BaseException as error:  # also the panic of a library in Rust: somebody waits for the pixels
-            _log.exception("an image could not be prepared")
-            model = encoder.spec.id
-            raise EncoderFailed(f"{model} could not prepare the image.", model=model) from error
-        setattr(spent, stage, self._clock() - started)
-        return result
+        except BaseException as error:
+            raise _unprepared(encoder) from error
+        spent.decode = self._clock() - started
+        return image
+
+    def _preprocessed(self, preprocess: Callable[[], R], encoder: Encoder, spent: ImageStages) -> R:
+        """What `preprocess` makes of the image. On a decoding thread. Raises as `_decoded`."""
+        started = self._clock()
+        try:
+            with spent.trace.stage("preprocess") if spent.trace else UNTRACED:
+                made = preprocess()
+        except VisiontowerError:
+            raise
+        except BaseException as error:
+            raise _unprepared(encoder) from error
+        spent.preprocess = self._clock() - started
+        return made
+
+
+def _unprepared(encoder: Encoder) -> EncoderFailed:
+    """In place of what a library raised, even the panic of one in Rust: somebody waits for the pixels."""
+    _log.exception("an image could not be prepared")
+    model = encoder.spec.id
+    return EncoderFailed(f"{model} could not prepare the image.", model=model)
 
 
 def _cache_use(found: Sequence[Found]) -> CacheUse:

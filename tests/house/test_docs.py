@@ -342,6 +342,6 @@ def test_the_eight_steps_of_an_image_name_every_file_that_it_meets() -> None:
     *calls, counts = done.stdout.strip().splitlines()
     assert {call.split()[1] for call in calls} <= named
     functions, files, changes = map(int, re.findall(r"\d+", counts))
-    assert functions <= 120  # 116; on a busy machine a thread looks for work once more
+    assert functions <= 121  # 120; on a busy machine a thread looks for work once more
     assert files <= 30  # three of them are what all protocols share
     assert changes <= 64  # 61, likewise; many are the account's, which is asked before each stage, and told after

@@ -9,7 +9,6 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from functools import cache
 from typing import Any
 from urllib.parse import quote
 
@@ -17,7 +16,7 @@ import numpy as np
 import orjson
 
 from encoders.contract.errors import VisiontowerError
-from service.engine.values import Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
+from service.engine.values import DTYPES, Embedding, EmbedResult, Numbers, PlanResult, Scores, SimilarityResult, Timing
 from service.http.json import base64_text, json_numbers, json_pieces, raw, to_json, written
 from service.http.problems import problem, problem_type
 from service.http.protocol import Answer
@@ -26,6 +25,8 @@ from service.http.protocols.native.requests import ClassifyReply, EmbedReply, Vr
 from service.spec_json import plan_json
 
 _SAFETENSORS = {"float32": "F32", "float16": "F16", "bfloat16": "BF16", "int8": "I8", "uint8": "U8"}
+_NAMES = {dtype: name for name, dtype in DTYPES.items()}
+"""NumPy makes a name up each time it is asked."""
 _PLAIN = "".join(chr(code) for code in range(33, 127) if chr(code) != "%")
 """Characters that a header's value holds as they are; all others are percent-encoded as UTF-8."""
 
@@ -258,13 +259,7 @@ def _entries(result: EmbedResult, reply: EmbedReply) -> list[dict[str, Any]]:
 
 def _json_array(array: Numbers, *, encoding: str) -> dict[str, object]:
     values = base64_text(array) if encoding == "base64" else json_numbers(array)
-    return {"shape": array.shape, "dtype": _name(array.dtype), "data": values}
-
-
-@cache
-def _name(dtype: np.dtype[Any]) -> str:
-    """NumPy makes it up each time it is asked."""
-    return dtype.name
+    return {"shape": array.shape, "dtype": _NAMES.get(array.dtype) or array.dtype.name, "data": values}
 
 
 def _arrays(item: Embedding) -> dict[str, Numbers]:
