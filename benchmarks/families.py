@@ -1,7 +1,8 @@
-"""Forwards of one architecture through each scheme that has it, beside OpenVINO's of the same: images a second.
+"""Forwards of one architecture through each scheme that has it, beside OpenVINO's and int8 of it: images a second.
 
     python -m benchmarks.families
     python -m benchmarks.families --family clip-b-32,clip-rn50 --batch 1,16 --output tokens --seconds 4 --rounds 5
+    python -m benchmarks.families --family clip-b-32,clip-l-14 --runtime torch,int8
 
 The forward is the service's own, with its defaults and all cores in one lane: uint8 images in memory -> vectors in
 memory. Weights are random. The encoders of a family lie in one process and take turns; figures are medians of the
@@ -27,13 +28,19 @@ from benchmarks.serve import names
 from benchmarks.works import FOLDER
 from encoders import load
 from encoders.contract.encoder import Encoder
+from encoders.contract.errors import Int8Refused
 from encoders.contract.values import Outputs, TokenKind
 from encoders.memory.machine import available_cores
 from encoders.runtime.device import resolve
 
 _SIDE = 224
 _OUTPUTS = {"pooled": Outputs(pooled=True), "tokens": Outputs(tokens=TokenKind.HIDDEN)}
-_RUNTIMES = ("torch", "openvino")
+_RUNTIMES: dict[str, dict[str, Any]] = {
+    "torch": {},
+    "openvino": {"runtime": "openvino"},
+    "int8": {"dtype": "int8"},
+}
+"""What each asks for; the rest are defaults."""
 _WIDTH = 120
 _LARGE = {"hidden_size": 1024, "intermediate_size": 4096, "num_hidden_layers": 24, "num_attention_heads": 16}
 _SMALL = {"hidden_size": 384, "num_hidden_layers": 12, "num_attention_heads": 6}
@@ -55,7 +62,12 @@ def _known(encoder_id: str) -> Callable[[], str]:
     return lambda: encoder_id
 
 
-_CLIP = {"model_type": "clip_vision_model", "architectures": ["CLIPVisionModelWithProjection"], "image_size": _SIDE}
+_CLIP = {
+    "model_type": "clip_vision_model",
+    "architectures": ["CLIPVisionModelWithProjection"],
+    "image_size": _SIDE,
+    "hidden_act": "gelu",
+}
 FAMILIES: dict[str, Sequence[Callable[[], str]]] = {
     "clip-b-32": (
         _known("openclip:ViT-B-32@random"),
@@ -111,10 +123,12 @@ class Row:
         return self.family, self.output, self.batch
 
 
-def measure(name: str, *, batch: int, output: str, seconds: float, rounds: int) -> Iterator[Row]:
+def measure(
+    name: str, *, runtimes: Sequence[str], batch: int, output: str, seconds: float, rounds: int
+) -> Iterator[Row]:
     """A row an encoder, with the median of the rounds."""
     torch.set_num_threads(available_cores())
-    served = list(_loaded(name))
+    served = list(_loaded(name, runtimes))
     size = served[0][2].spec.image_size
     pixels = np.random.default_rng(0).integers(256, size=(batch, *size, 3), dtype=np.uint8)
     rates: list[list[float]] = [[] for _ in served]
@@ -130,15 +144,19 @@ def measure(name: str, *, batch: int, output: str, seconds: float, rounds: int) 
         yield Row(name, scheme, runtime, str(size), output, batch, median(found))
 
 
-def _loaded(name: str) -> Iterator[tuple[str, str, Encoder]]:
-    """Scheme, runtime and encoder. OpenVINO has native sizes alone, and not every tower."""
+def _loaded(name: str, runtimes: Sequence[str]) -> Iterator[tuple[str, str, Encoder]]:
+    """Scheme, runtime and encoder. OpenVINO has native sizes alone; neither it nor int8 has every tower."""
     size = None
     for each in FAMILIES[name]:
         encoder_id = each()
-        for runtime in _RUNTIMES:
-            encoder = load(encoder_id, resolve("cpu", runtime=runtime))
+        for runtime in runtimes:
+            try:
+                encoder = load(encoder_id, resolve("cpu", **_RUNTIMES[runtime]))
+            except Int8Refused:
+                continue
             size = size or encoder.spec.image_size
-            if encoder.spec.runtime == runtime and (runtime == "torch" or encoder.spec.image_size == size):
+            is_left_to_torch = runtime == "openvino" and encoder.spec.runtime == "torch"
+            if not is_left_to_torch and (runtime != "openvino" or encoder.spec.image_size == size):
                 yield encoder_id.partition(":")[0], runtime, encoder
 
 
@@ -155,7 +173,7 @@ def table(rows: Sequence[Row]) -> Table:
         key = (*row.setting, row.runtime)
         fastest[key] = max(fastest.get(key, 0.0), row.images_per_s)
     for row in rows:
-        best = [fastest.get((*row.setting, runtime)) for runtime in _RUNTIMES]
+        best = [fastest.get((*row.setting, runtime)) for runtime in ("torch", "openvino")]
         shares = [f"{row.images_per_s / each:.0%}" if each else "" for each in best]
         *facts, rate = astuple(row)
         shown.add_row(*map(str, facts), f"{rate:.4g}", *shares)
@@ -170,12 +188,18 @@ def main() -> None:
     )
     parser.add_argument("--batch", type=lambda text: [int(each) for each in text.split(",")], default=[16], help="[16]")
     parser.add_argument("--output", type=names(_OUTPUTS), default=["pooled"], help=f"of {', '.join(_OUTPUTS)} [pooled]")
+    parser.add_argument(
+        "--runtime",
+        type=names(_RUNTIMES),
+        default=["torch", "openvino"],
+        help=f"of {', '.join(_RUNTIMES)} [the first two]",
+    )
     parser.add_argument("--seconds", type=float, default=3.0, help="of a turn [3]")
     parser.add_argument("--rounds", type=int, default=3, help="[3]")
     a = parser.parse_args()
     rows = []
     for name, output, batch in product(a.family, a.output, a.batch):
-        for row in measure(name, batch=batch, output=output, seconds=a.seconds, rounds=a.rounds):
+        for row in measure(name, runtimes=a.runtime, batch=batch, output=output, seconds=a.seconds, rounds=a.rounds):
             print(
                 f"{row.family} {row.scheme} {row.runtime} {row.output} x{row.batch}: {row.images_per_s:.4g} images/s",
                 flush=True,

@@ -1,7 +1,8 @@
-"""Batch norms at inference are part of the convolution before them: one product less, and no rounding in between.
+"""What weights can hold is no operation of its own: batch norms, and the factors of OpenAI's GELU (Block.fold).
 
-A module's own code says whether a norm reads what the convolution gives and nobody else does. So classes are known by
-name, and of others only nn.Sequential, which says so itself. What is not known stays as it is.
+A batch norm at inference is part of the convolution before it: one product less, and no rounding in between. A module's
+own code says whether a norm reads what the convolution gives and nobody else does. So classes are known by name, and of
+others only nn.Sequential, which says so itself. What is not known stays as it is.
 """
 
 from collections.abc import Iterator
@@ -9,6 +10,8 @@ from itertools import pairwise
 
 from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
+
+from encoders.runtime.block import Block
 
 _NUMBERED = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 _NAMED = (("convolution", "normalization"),)
@@ -22,6 +25,17 @@ _PAIRS = {
     "transformers.models.resnet.modeling_resnet.ResNetShortCut": _NAMED,
 }
 """Attributes of a class: a convolution, and the norm that alone reads what it gives."""
+
+
+def fold(model: nn.Module) -> None:
+    """All of it, in place and in float32.
+
+    model: in evaluation mode. To be cast afterwards: then weights are rounded once.
+    """
+    fold_batch_norms(model)
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.fold()
 
 
 def fold_batch_norms(model: nn.Module) -> int:

@@ -7,7 +7,7 @@ in Outlier Suppression+, Wei et al. 2023, section 3). Convolutions, attention an
 """
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +15,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.contract.errors import Int8Refused
-from encoders.runtime.block import Block, gelu_, gelu_tanh_, nothing, quick_gelu_
+from encoders.runtime.block import Block, gelu_, gelu_tanh_, nothing, silu_
+from encoders.runtime.folding import fold
 
 _onednn = torch.ops.onednn
 _STEPS = 255
@@ -26,10 +27,8 @@ demo:vit, by drawn pictures, the least cosine on photographs is 0.973 at 1, 0.99
 _TINY = 1e-6
 _LEAST_ROWS = 8
 """Of a product with fewer rows an image, such as a projection of the pooled vector, there is nothing to gain."""
-_QUICK = 1.702
-_FUSED = {gelu_: ("gelu", "none", 1.0), gelu_tanh_: ("gelu", "tanh", 1.0), quick_gelu_: ("swish", "", _QUICK)}
-"""oneDNN's name and algorithm of an activation, and what its input is multiplied by: x * sigmoid(1.702 x) is
-swish(1.702 x) / 1.702."""
+_FUSED = {gelu_: ("gelu", "none"), gelu_tanh_: ("gelu", "tanh"), silu_: ("swish", "")}
+"""oneDNN's name and algorithm of an activation."""
 
 
 @dataclass
@@ -149,7 +148,11 @@ class Observed:
 
 
 def observe(tower: nn.Module, forwards: Iterable[Callable[[], object]], *, images: int) -> Observed:
-    """Runs the forwards and sees what their linear layers are given. images: of all forwards together."""
+    """Folds the tower, runs the forwards and sees what its linear layers are given.
+
+    tower: in float32. images: of all forwards together.
+    """
+    fold(tower)
     products: dict[nn.Module, Seen] = {}
     work = {nn.Linear: 0, nn.Conv2d: 0}
 
@@ -232,10 +235,7 @@ def _block(block: Block, seen: dict[nn.Module, Seen], dtype: torch.dtype) -> dic
         "scale_2": nn.Identity(),
     }
     if block.activate in _FUSED:
-        name, algorithm, factor = _FUSED[block.activate]
-        gives = replace(hidden, scale=factor * hidden.scale)
-        larger = _Product(factor * mlp_in.weight, factor * mlp_in.bias)
-        parts["mlp_in"] = larger.layer(dtype, activation=(name, algorithm), gives=gives)
+        parts["mlp_in"] = mlp_in.layer(dtype, activation=_FUSED[block.activate], gives=hidden)
         parts["activate"] = nothing
     return parts
 

@@ -16,7 +16,7 @@ from encoders.contract.values import Outputs
 from encoders.runtime.attention import pin, straighten
 from encoders.runtime.block import only_first, unify
 from encoders.runtime.device import compute_dtype
-from encoders.runtime.folding import fold_batch_norms
+from encoders.runtime.folding import fold
 from encoders.runtime.int8 import Observed, quantized
 from encoders.runtime.tower import Features, TextTower, Tower
 
@@ -45,7 +45,7 @@ class PlacedTowers:
         unify(parts)
         parameters = sum(parameter.numel() for parameter in parts.parameters())
         if dtype != "float32":  # the reference: computed as its library does
-            fold_batch_norms(parts)
+            fold(parts)
         put = None if observed is None else quantized(tower, observed, encoder_id=spec.id, dtype=self._dtype)
         parts.to(dtype=self._dtype).to(device=self._device)  # cast first: in one step the device would hold both
         if put is not None:

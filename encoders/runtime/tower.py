@@ -29,8 +29,8 @@ def largest_size(patch_size: ImageSize) -> ImageSize:
 FINAL = Outputs(tokens=TokenKind.HIDDEN, pooled=True)
 """Final tokens and pooled vectors."""
 
-_COLUMNS = 8
-"""Texts are this many tokens long, or a multiple: a device then sees a few shapes."""
+_COLUMNS = 2
+"""Texts are this many tokens long, or a multiple: a device then sees fewer shapes."""
 
 
 @dataclass(frozen=True)

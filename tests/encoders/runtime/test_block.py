@@ -31,6 +31,7 @@ BLOCKS: dict[str, Callable[[], Any]] = {
     "timm": partial(TimmBlock, WIDTH, HEADS, qkv_bias=True),
     "timm-scaled-without-bias": partial(TimmBlock, WIDTH, HEADS, init_values=0.1, act_layer=nn.SiLU),
     "clip": lambda: CLIPEncoderLayer(CLIPVisionConfig(**SIZES)),
+    "clip-quick": lambda: CLIPEncoderLayer(CLIPVisionConfig(**SIZES, hidden_act="quick_gelu")),
     "clip-tanh": lambda: CLIPEncoderLayer(CLIPVisionConfig(**SIZES, hidden_act="gelu_pytorch_tanh")),
     "dinov2": lambda: Dinov2Layer(Dinov2Config(**SIZES)),
     "vit": lambda: ViTLayer(ViTConfig(**SIZES)),

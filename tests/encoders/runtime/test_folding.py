@@ -1,6 +1,7 @@
 """Batch norms folded into convolutions: the same values, in every library's ResNets, and nothing guessed."""
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import timm
@@ -11,8 +12,10 @@ from torch import Tensor, nn
 
 from encoders.adapters.registry import blueprint, load
 from encoders.contract.encoder import Placement
-from encoders.runtime.folding import fold_batch_norms
+from encoders.runtime.block import silu_, unify
+from encoders.runtime.folding import fold, fold_batch_norms
 from encoders.runtime.torch_encoder import TorchEncoder
+from tests.encoders.runtime.test_block import BLOCKS, WIDTH, made
 from tests.support.batch_norms import trained
 
 
@@ -92,3 +95,16 @@ def test_parameters_are_the_models_and_bytes_those_that_are_left() -> None:
     assert whole.parameters == half.parameters
     assert half.weights_bytes < whole.weights_bytes / 2
     assert load("demo:resnet", Placement(dtype="bfloat16")).spec.weights_bytes == half.weights_bytes
+
+
+def test_the_factors_of_openais_gelu_lie_in_the_weights() -> None:
+    model = made(BLOCKS["clip-quick"])
+    unify(model)
+    x = torch.randn(2, 5, WIDTH)
+    expected = model(x)
+    fold(model)
+    block: Any = model[0]
+    assert block.activate is silu_
+    torch.testing.assert_close(model(x), expected)
+    fold(model)
+    torch.testing.assert_close(model(x), expected)
