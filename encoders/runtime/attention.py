@@ -123,8 +123,8 @@ def planned_for(device: str) -> Iterator[None]:
 def pays_by_products(x: Tensor) -> bool:
     """Whether attention over rows of x's dtype, on x's device, is faster by `by_products` than in torch's kernel.
 
-    On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one, which takes 1.6 to 1.8 times
-    as long.
+    On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one: 1.6 to 1.8
+    times as long.
     """
     device = _planned_for.get() if x.is_meta else x.device.type
     return device == "cpu" and x.dtype == torch.bfloat16 and not _has_amx()
