@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain, islice
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch.nn import functional as F
 from encoders.contract.encoder import Placement
 from encoders.contract.errors import ImageError, Int8Refused
 from encoders.contract.spec import EncoderSpec
+from encoders.contract.values import Pixels
 from encoders.images.decode import decode
 from encoders.images.preprocess import preprocess
 from encoders.images.resample import resize
@@ -54,14 +56,7 @@ class Trial:
         """By the towers in float32, in which they are left. Raises Int8Refused and EncoderFailed."""
         _log.info("%s takes its ranges for int8 from pictures", spec.id)
         plain = PlacedTowers(spec, tower, text, device=placement.device, dtype="float32")
-        pixels = torch.from_numpy(
-            np.stack(
-                [
-                    preprocess(each, spec.preprocessing, spec.image_size, resize=resize)
-                    for each in pictures(placement.calibration)
-                ]
-            )
-        )
+        pixels = torch.from_numpy(np.stack([_preprocessed(each, spec) for each in pictures(placement.calibration)]))
         is_seen = torch.arange(len(pixels)) % _HELD_BACK > 0
         held_back = pixels[~is_seen].chunk(_PARTS)
         with running(spec.id):
@@ -95,20 +90,30 @@ def _cosines(ours: Tensor, theirs: Tensor) -> Tensor:
     return F.cosine_similarity(ours.float().flatten(1), theirs.flatten(1))
 
 
-def pictures(folder: Path | None) -> list[Image.Image]:
-    """At most PICTURES, RGB: of the folder's files evenly, or drawn. Raises Int8Refused if the folder has too few."""
-    found = list(_drawn()) if folder is None else list(_read(folder))
-    if len(found) < PICTURES // 4:
+def _preprocessed(image: Image.Image, spec: EncoderSpec) -> Pixels:
+    return preprocess(image, spec.preprocessing, spec.image_size, resize=resize)
+
+
+def pictures(folder: Path | None) -> Iterator[Image.Image]:
+    """At most PICTURES, RGB, one after the other: of the folder's files evenly, or drawn.
+
+    Raises Int8Refused at its end if the folder has too few.
+    """
+    number = 0
+    for number, image in enumerate(_drawn() if folder is None else islice(_read(folder), PICTURES), 1):  # noqa: B007
+        yield image
+    if number < PICTURES // 4:
         raise Int8Refused(
-            f"int8 takes its ranges from pictures like those to come, and {folder} has {len(found)} that can be read: "
+            f"int8 takes its ranges from pictures like those to come, and {folder} has {number} that can be read: "
             f"it needs {PICTURES // 4}, and uses {PICTURES}. Without a folder it draws some.",
         )
-    return found
 
 
 def _read(folder: Path) -> Iterator[Image.Image]:
+    """Those files that are pictures, so that the first few come from all over the folder."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    for file in files[:: max(1, len(files) // PICTURES)][:PICTURES]:
+    step = max(1, len(files) // PICTURES)
+    for file in chain.from_iterable(files[start::step] for start in range(step)):
         try:
             yield decode(file.read_bytes())
         except (ImageError, OSError) as error:
