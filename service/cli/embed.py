@@ -182,10 +182,8 @@ async def _embed(job: "Job", settings: "Settings", *, metrics_port: int | None) 
     from service.bulk.run import run
     from service.cli.metrics_port import metrics_served
     from service.engine.engine import Engine
-    from service.run import interpreter
 
     async with Engine(settings) as engine:
-        interpreter.loaded()
         with ExitStack() as stack:
             if metrics_port is not None:
                 port = stack.enter_context(metrics_served(engine, metrics_port))
