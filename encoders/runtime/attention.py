@@ -21,7 +21,6 @@ _aten = torch.ops.aten
 _MASK_ALIGNMENT = 8
 """ATen's preprocess_mask copies a mask whose rows do not begin at a multiple of it, for the efficient kernel."""
 
-
 _SCORES_BYTES = 2**20
 """Of the attention scores that `by_products` holds at once: they stay in a core's cache between its steps."""
 
@@ -123,8 +122,8 @@ def planned_for(device: str) -> Iterator[None]:
 def pays_by_products(x: Tensor) -> bool:
     """Whether attention over rows of x's dtype, on x's device, is faster by `by_products` than in torch's kernel.
 
-    On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one: 1.6 to 1.8
-    times as long.
+    On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one: that
+    takes 1.6 to 1.8 times as long.
     """
     device = _planned_for.get() if x.is_meta else x.device.type
     return device == "cpu" and x.dtype == torch.bfloat16 and not _has_amx()

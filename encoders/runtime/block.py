@@ -279,7 +279,7 @@ def _causal(queries: Tensor, keys: Tensor) -> Tensor:
 
 
 def gelu_(x: Tensor) -> Tensor:
-    """X * Phi(x), in place; Phi of the normal distribution."""
+    """GELU, x * Phi(x), in place; Phi of the normal distribution."""
     out: Tensor = torch.ops.aten.gelu_(x)
     return out
 
@@ -296,7 +296,7 @@ def quick_gelu_(x: Tensor) -> Tensor:
 
 
 def silu_(x: Tensor) -> Tensor:
-    """X * sigmoid(x), in place."""
+    """SiLU, x * sigmoid(x), in place."""
     out: Tensor = torch.ops.aten.silu_(x)
     return out
 

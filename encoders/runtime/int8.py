@@ -188,7 +188,7 @@ def quantized(tower: nn.Module, observed: Observed, *, encoder_id: str, dtype: t
     """
     if observed.linear <= observed.convolved:
         raise Int8Refused(
-            f"{encoder_id} cannot be run in int8: most of its work is convolutions, which stay in 16 bits. "
+            f"{encoder_id} cannot be run in int8: most of its work is convolutions, which stay as they are. "
             "Use the dtype auto.",
             model=encoder_id,
         )

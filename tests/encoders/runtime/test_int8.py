@@ -164,9 +164,11 @@ def test_a_model_of_convolutions_is_refused() -> None:
 def test_a_card_is_refused() -> None:
     with pytest.raises(Int8Refused, match="CPUs"):
         plan().cost(ImageSize(64, 64), OUTPUTS["pooled"], device="cuda")
-    for device, runtime in (("cpu", "openvino"),):
-        with pytest.raises(ValueError, match="int8 is for CPUs"):
-            resolve(device, "int8", runtime)
+
+
+def test_openvino_is_refused() -> None:
+    with pytest.raises(ValueError, match="int8 is for CPUs"):
+        resolve("cpu", "int8", "openvino")
 
 
 def test_vectors_too_far_from_float32_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
