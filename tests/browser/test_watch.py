@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Page, Route
 
-from tests.support.browser import Faults, OpenPage, axe, drop, paste
+from tests.support.browser import Faults, OpenPage, axe, drop, heard, paste
 from tests.support.serving import noise
 
 POLICY = "default-src 'none'; script-src 'self'; style-src 'self'; connect-src *; worker-src 'self'; img-src data:"
@@ -89,6 +89,7 @@ def test_a_fault_in_a_worker_is_seen(plant: Page, faults: Faults, worker: str, f
     end = "() => setTimeout(() => console.log('end'), 1)"
     script = f"const worker = new Worker('/worker.js', {{ type: 'module' }}); worker.onmessage = worker.onerror = {end}"
     planted(plant, script=script, worker=worker)
+    heard(plant)
     assert len(faults.seen) == 1
 
 

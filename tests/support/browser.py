@@ -138,8 +138,15 @@ class OpenPage:
         """Close what was opened, when all that it said has been heard."""
         for context in self._contexts:
             for page in context.pages:
-                page.evaluate("0")
+                heard(page)
             context.close()
+
+
+def heard(page: Page) -> None:
+    """Wait until all that the page and its workers have said has been heard: each has a line of its own."""
+    page.evaluate("0")
+    for worker in page.workers:
+        worker.evaluate("0")
 
 
 @cache
