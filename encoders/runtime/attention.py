@@ -119,14 +119,15 @@ def planned_for(device: str) -> Iterator[None]:
         _planned_for.reset(token)
 
 
-def pays_by_products(x: Tensor) -> bool:
-    """Whether attention over rows of x's dtype, on x's device, is faster by `by_products` than in torch's kernel.
+def pays_by_products(x: Tensor, *, least: int = 0) -> bool:
+    """Whether attention over the rows x, [batch, tokens, width], is faster by `by_products` than in torch's kernel.
 
     On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one: that
-    takes 1.6 to 1.8 times as long.
+    takes 1.6 to 1.8 times as long. least: rows from which on it pays; a plan is of many.
     """
     device = _planned_for.get() if x.is_meta else x.device.type
-    return device == "cpu" and x.dtype == torch.bfloat16 and not _has_amx()
+    many = x.is_meta or x.shape[:-1].numel() >= least
+    return device == "cpu" and x.dtype == torch.bfloat16 and many and not _has_amx()
 
 
 @cache

@@ -15,6 +15,7 @@ from torch.nn import functional as F
 
 from encoders.runtime.attention import by_products, pays_by_products
 from encoders.runtime.packed_linear import PackedLinear
+from encoders.runtime.ragged import gathered, spread
 
 _PRE_NORM = {
     "open_clip.transformer.ResidualAttentionBlock",
@@ -59,6 +60,9 @@ _ATTENTION_NAMES = {
 _IDLE = ("Identity", "Dropout", "DropPath")
 """Modules that do nothing at inference."""
 
+_FEW = 1500
+"""Tokens times heads of texts: fewer take less time in torch's attention than by products."""
+
 QUICK = 1.702
 """Of OpenAI's GELU."""
 
@@ -101,10 +105,11 @@ class Block(nn.Module):
         if mask is not None and mask.dtype != torch.bool:
             mask = mask.to(x.dtype)
         wanted = _first.get()
-        rows = x if wanted is None or wanted[0] is not self else x[:, : wanted[1]]
-        seen: Tensor = rows + self.scale_1(self._attended(x, rows, mask, is_causal=is_causal and mask is None))
+        read = gathered(x)
+        rows = read if wanted is None or wanted[0] is not self else read[:, : wanted[1]]
+        seen: Tensor = rows + self.scale_1(self._attended(read, rows, mask, is_causal=is_causal and mask is None))
         out: Tensor = seen + self.scale_2(self._mlp(seen))
-        return out
+        return spread(out)
 
     def alone(self, x: Tensor) -> Tensor:
         """What attention gives each token of [B, N, C] if it attends to itself alone: no residual, no MLP."""
@@ -136,9 +141,12 @@ class Block(nn.Module):
 
     def _attended(self, x: Tensor, rows: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
         normed = self.norm_1(x)
-        queries = self._by_head(self.queries(normed if rows is x else normed[:, : rows.shape[1]]))
-        keys, values = self._keys_values(normed)
-        if pays_by_products(queries) and (mask is None or mask.ndim == 2):
+        is_text = is_causal or mask is not None
+        multiplies = pays_by_products(x, least=_FEW // self.heads if is_text else 0)
+        multiplies = multiplies and (mask is None or mask.ndim == 2)
+        queries = self._by_head(self.queries(normed if rows is x else normed[:, : rows.shape[1]]), copies=multiplies)
+        keys, values = self._keys_values(normed, copies=multiplies)
+        if multiplies:
             del normed
             if is_causal:
                 mask = _causal(queries, keys)
@@ -147,22 +155,26 @@ class Block(nn.Module):
             mixed = by_products(queries, keys, values, mask)
         else:
             mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
-        out: Tensor = self.out(mixed.transpose(1, 2).flatten(2))
+        out: Tensor = self.out(gathered(mixed.transpose(1, 2).flatten(2)))
         return out
 
     def _mlp(self, x: Tensor) -> Tensor:
         out: Tensor = self.mlp_out(self.activate(self.mlp_in(self.norm_2(x))))
         return out
 
-    def _keys_values(self, normed: Tensor) -> tuple[Tensor, Tensor]:
+    def _keys_values(self, normed: Tensor, *, copies: bool) -> tuple[Tensor, Tensor]:
         keys, values = self.keys_values(normed).chunk(2, dim=-1)
-        return self._by_head(keys), self._by_head(values)
+        return self._by_head(keys, copies=copies), self._by_head(values, copies=copies)
 
-    def _by_head(self, rows: Tensor) -> Tensor:
-        """[B, N, C] -> [B, heads, N, C / heads]; copied for `by_products`, which multiplies several heads at once."""
+    def _by_head(self, rows: Tensor, *, copies: bool) -> Tensor:
+        """[B, N, C] -> [B, heads, N, C / heads]; `by_products`, which multiplies several heads at once, needs copies.
+
+        Where texts are gathered, of [1, T, C].
+        """
+        rows = spread(rows)
         batch, tokens, width = rows.shape
         heads = rows.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
-        return heads.contiguous() if pays_by_products(rows) else heads
+        return heads.contiguous() if copies else heads
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from encoders.runtime.failures import running
 from encoders.runtime.packed_conv import pack_convolutions
 from encoders.runtime.packed_linear import is_packable, pack_linears
 from encoders.runtime.placed_towers import PlacedTowers, as_module
+from encoders.runtime.ragged import columns, only_read
 from encoders.runtime.tiles import Tiles
 from encoders.runtime.tower import FINAL, Features, TextTower, Tower
 from encoders.runtime.weights import fingerprint
@@ -111,8 +112,10 @@ class TorchEncoder(PlacedTowers):
 
     def encode_text(self, ids: TokenIds) -> Floats:
         """As Encoder.encode_text."""
-        with running(self.spec.id):
-            return to_host(self.run_text(torch.from_numpy(self.require_text().trim(ids))))
+        lengths = self.require_text().lengths(ids)
+        count = columns(lengths, at_most=ids.shape[1])
+        with running(self.spec.id), only_read(lengths, count, device=self._device):
+            return to_host(self.run_text(torch.from_numpy(ids[:, :count])))
 
     def upload(self, pixels: Tensor) -> Tensor:
         """The pixels on the device. To a card they travel on a stream of their own, beside the forward that runs."""

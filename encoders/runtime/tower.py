@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from encoders.contract.values import Grid, ImageSize, Outputs, TokenIds, Tokenized, TokenKind
@@ -28,9 +29,6 @@ def largest_size(patch_size: ImageSize) -> ImageSize:
 
 FINAL = Outputs(tokens=TokenKind.HIDDEN, pooled=True)
 """Final tokens and pooled vectors."""
-
-_COLUMNS = 2
-"""Texts are this many tokens long, or a multiple: a device then sees fewer shapes."""
 
 
 @dataclass(frozen=True)
@@ -74,21 +72,14 @@ class TextTower(nn.Module, ABC):
 
     @abstractmethod
     def forward(self, ids: Tensor) -> Tensor:
-        """int64 [N, context_length], or fewer columns as `trim` leaves them -> [N, embed_dim], not normalised."""
+        """int64 [N, context_length], or fewer columns if `lengths` says so -> [N, embed_dim], not normalised."""
 
-    def trim(self, ids: TokenIds) -> TokenIds:
-        """The ids without columns that no vector depends on. Override it where the model reads no padding."""
-        return ids
+    def lengths(self, ids: TokenIds) -> NDArray[np.int64]:
+        """int64 [N]: the first tokens of each text that its vector depends on.
 
-
-def without_padding(ids: TokenIds, padding: int) -> TokenIds:
-    """The ids up to the longest text and one column on, in steps of _COLUMNS.
-
-    padding: the id; it may be that of the end of a text too, so the first is kept.
-    """
-    used = np.flatnonzero((ids != padding).any(axis=0))
-    columns = int(used[-1]) + 2 if len(used) else 1
-    return ids[:, : -(-columns // _COLUMNS) * _COLUMNS]
+        All of them; override it where the model reads no padding.
+        """
+        return np.full(len(ids), ids.shape[1], dtype=np.int64)
 
 
 def to_patches(feature_map: Tensor) -> Tensor:

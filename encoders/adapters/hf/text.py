@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from encoders.adapters.hf.checkpoint import Checkpoint
@@ -16,7 +17,8 @@ from encoders.contract.errors import InvalidText, WeightsError, in_brief
 from encoders.contract.spec import Scoring
 from encoders.contract.values import TokenIds, Tokenized
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.tower import TextTower, without_padding
+from encoders.runtime.ragged import lengths_to_padding
+from encoders.runtime.tower import TextTower
 
 
 @dataclass(frozen=True)
@@ -96,9 +98,11 @@ class HfText(TextTower):
             raise InvalidText(f"A text cannot be tokenised: {in_brief(error)}") from error
         return Tokenized(np.array(ids, dtype=np.int64), np.array([len(row) for row in whole], dtype=np.int64))
 
-    def trim(self, ids: TokenIds) -> TokenIds:
-        """As TextTower.trim."""
-        return ids if self.family.reads_padding else without_padding(ids, self.padding)
+    def lengths(self, ids: TokenIds) -> NDArray[np.int64]:
+        """As TextTower.lengths."""
+        if self.family.reads_padding:
+            return super().lengths(ids)
+        return lengths_to_padding(ids, self.padding, ends=self.family.mask is None)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""

@@ -4,6 +4,8 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from open_clip.hf_model import HFTextEncoder
 from open_clip.model import CLIP
 from open_clip.tokenizer import SimpleTokenizer
@@ -15,7 +17,8 @@ from encoders.adapters.openclip.tokenizer import tokenized
 from encoders.contract.errors import InvalidText
 from encoders.contract.values import TokenIds, Tokenized
 from encoders.runtime.padding import read_no_mask
-from encoders.runtime.tower import TextTower, without_padding
+from encoders.runtime.ragged import lengths_to_padding
+from encoders.runtime.tower import TextTower
 
 _PADDING = 0
 """SimpleTokenizer's."""
@@ -43,11 +46,11 @@ class OpenClipText(TextTower):
         except (TypeError, ValueError) as error:  # an entity of HTML with thousands of digits, for one
             raise InvalidText(f"A text cannot be tokenised: {error}") from error
 
-    def trim(self, ids: TokenIds) -> TokenIds:
-        """As TextTower.trim."""
+    def lengths(self, ids: TokenIds) -> NDArray[np.int64]:
+        """As TextTower.lengths."""
         if self._is_causal and isinstance(self._tokenizer, SimpleTokenizer):
-            return without_padding(ids, _PADDING)
-        return ids
+            return lengths_to_padding(ids, _PADDING, ends=False)
+        return super().lengths(ids)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""
