@@ -140,38 +140,37 @@ class Block(nn.Module):
             self.activate = silu_
 
     def _attended(self, x: Tensor, rows: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
-        normed = self.norm_1(x)
+        """What attention gives the tokens `rows` of x, [B, N, C]; where texts are gathered, of [1, T, C]."""
+        mixed = gathered(self._mixed(x, rows, mask, is_causal=is_causal).transpose(1, 2).flatten(2))
+        out: Tensor = self.out(mixed)
+        return out
+
+    def _mixed(self, x: Tensor, rows: Tensor, mask: Tensor | None, *, is_causal: bool) -> Tensor:
+        """[B, heads, N, C / heads]. Queries, keys and values are let go of with it: the rest needs their memory."""
         is_text = is_causal or mask is not None
         multiplies = pays_by_products(x, least=_FEW // self.heads if is_text else 0)
         multiplies = multiplies and (mask is None or mask.ndim == 2)
-        queries = self._by_head(self.queries(normed if rows is x else normed[:, : rows.shape[1]]), copies=multiplies)
-        keys, values = self._keys_values(normed, copies=multiplies)
-        if multiplies:
-            del normed
-            if is_causal:
-                mask = _causal(queries, keys)
-            elif mask is not None and mask.dtype == torch.bool:
-                mask = queries.new_zeros(mask.shape).masked_fill_(mask.logical_not(), -torch.inf)
-            mixed = by_products(queries, keys, values, mask)
-        else:
-            mixed = F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
-        out: Tensor = self.out(gathered(mixed.transpose(1, 2).flatten(2)))
-        return out
+        normed = self.norm_1(x)
+        queries = spread(self.queries(normed if rows is x else normed[:, : rows.shape[1]]))
+        queries = self._by_head(queries, copies=multiplies)
+        keys_values = self.keys_values(normed)
+        del normed
+        keys, values = (self._by_head(each, copies=multiplies) for each in spread(keys_values).chunk(2, dim=-1))
+        del keys_values
+        if not multiplies:
+            return F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask, is_causal=is_causal)
+        if is_causal:
+            mask = _causal(queries, keys)
+        elif mask is not None and mask.dtype == torch.bool:
+            mask = queries.new_zeros(mask.shape).masked_fill_(mask.logical_not(), -torch.inf)
+        return by_products(queries, keys, values, mask)
 
     def _mlp(self, x: Tensor) -> Tensor:
         out: Tensor = self.mlp_out(self.activate(self.mlp_in(self.norm_2(x))))
         return out
 
-    def _keys_values(self, normed: Tensor, *, copies: bool) -> tuple[Tensor, Tensor]:
-        keys, values = self.keys_values(normed).chunk(2, dim=-1)
-        return self._by_head(keys, copies=copies), self._by_head(values, copies=copies)
-
     def _by_head(self, rows: Tensor, *, copies: bool) -> Tensor:
-        """[B, N, C] -> [B, heads, N, C / heads]; `by_products`, which multiplies several heads at once, needs copies.
-
-        Where texts are gathered, of [1, T, C].
-        """
-        rows = spread(rows)
+        """[B, N, C] -> [B, heads, N, C / heads]; copied for `by_products`, which multiplies several heads at once."""
         batch, tokens, width = rows.shape
         heads = rows.view(batch, tokens, self.heads, width // self.heads).transpose(1, 2)
         return heads.contiguous() if copies else heads

@@ -114,7 +114,7 @@ class TorchEncoder(PlacedTowers):
         """As Encoder.encode_text."""
         lengths = self.require_text().lengths(ids)
         count = columns(lengths, at_most=ids.shape[1])
-        with running(self.spec.id), only_read(lengths, count, device=self._device):
+        with running(self.spec.id), only_read(lengths, count, context=ids.shape[1], device=self._device):
             return to_host(self.run_text(torch.from_numpy(ids[:, :count])))
 
     def upload(self, pixels: Tensor) -> Tensor:
