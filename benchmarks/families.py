@@ -79,6 +79,8 @@ FAMILIES: dict[str, Sequence[Callable[[], str]]] = {
         _known("timm:vit_base_patch16_clip_224@random"),
         _hf("clip-b-16", **_CLIP, patch_size=16, projection_dim=512),
     ),
+    "clip-b-32-256": (_known("openclip:ViT-B-32-256@random"), _known("timm:vit_base_patch32_clip_256@random")),
+    "clip-b-16-384": (_known("timm:vit_base_patch16_clip_384@random"),),
     "clip-l-14": (
         _known("openclip:ViT-L-14@random"),
         _known("timm:vit_large_patch14_clip_224@random"),
@@ -94,6 +96,7 @@ FAMILIES: dict[str, Sequence[Callable[[], str]]] = {
         _hf("dinov2-s-14", model_type="dinov2", **_SMALL, patch_size=14, image_size=518),
     ),
     "clip-rn50": (_known("openclip:RN50@random"),),
+    "clip-rn50x4": (_known("openclip:RN50x4@random"),),
     "clip-rn101": (_known("openclip:RN101@random"),),
     "resnet50": (_known("timm:resnet50@random"), _hf("resnet50", model_type="resnet")),
     "clip-convnext-b": (_known("openclip:convnext_base_w@random"),),
@@ -102,7 +105,7 @@ FAMILIES: dict[str, Sequence[Callable[[], str]]] = {
         _hf("convnext-b", model_type="convnext", depths=[3, 3, 27, 3], hidden_sizes=[128, 256, 512, 1024]),
     ),
 }
-"""The same architecture through each scheme that has it."""
+"""The same architecture through each scheme that has it. Three are there for their size: 256, 384 and RN50x4's 288."""
 
 
 @dataclass(frozen=True)
