@@ -27,7 +27,6 @@ from service.engine.fetcher import Fetcher
 from service.engine.images import Images
 from service.engine.label_sets import KnownLabels, LabelSets
 from service.engine.models import Models
-from service.engine.numbers import SCORES, Numbers
 from service.engine.postprocess import as_asked, embeddings
 from service.engine.scoring import PromptLimits, similarities
 from service.engine.templates import NAMED, PLAIN
@@ -66,6 +65,8 @@ R = TypeVar("R")
 _log = logging.getLogger(__name__)
 INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
+_SCORES = 3
+"""Of an image and a text: cosine, logit, probability."""
 _SHAPES = 1000
 """Questions whose shape is kept."""
 _WAITED = 0.9
@@ -153,6 +154,7 @@ class Engine:
             cache=self._cache,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
+        self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
         self._texts = Texts(
             threads=self.threads,
             account=self.account,
@@ -169,7 +171,6 @@ class Engine:
             most_prompts=settings.max_texts,
             clock=clock,
         )
-        self.numbers = Numbers(models=self.models, planner=self.planner, label_sets=self._label_sets)
 
     async def __aenter__(self) -> "Engine":
         """Load the encoders and try them. Raises as Models.start: an encoder that does not work is fatal."""
@@ -248,6 +249,43 @@ class Engine:
             case ReadyRequest():
                 model = None if request.model is None else self.models.id_of(request.model)
                 return ReadyResult(await self.why_not_ready(model))
+
+    async def numbers(self, request: Request) -> int:
+        """How many numbers the answer will hold if no image fails. Nothing is run; a CNN's stage is planned.
+
+        Raises what the request itself would raise for an option that cannot be.
+        """
+        match request:
+            case EmbedRequest():
+                of_images = len(request.sources) * await self._numbers_of_image(request) if request.sources else 0
+                if not request.texts:
+                    return of_images
+                spec = self.models.specs[self.models.id_of(request.model)]
+                return of_images + len(request.texts) * (spec.embed_dim or 0)
+            case SimilarityRequest():
+                spec = self.models.specs[self.models.id_of(request.model)]
+                rows, cols = spec.grid(spec.size(request.resolution)) if request.heatmap else (0, 0)
+                return len(request.sources) * len(self._compared(request)) * (_SCORES + rows * cols)
+            case _:
+                return 0
+
+    async def _numbers_of_image(self, request: EmbedRequest) -> int:
+        asked = (request.model, request.resolution, request.output, request.layer, request.project, request.tiles)
+        known = self._numbers.get(asked)
+        if known is None:
+            spec = self.models.specs[self.models.id_of(request.model)]
+            size, outputs = spec.size(request.resolution), request.outputs(spec)
+            width, tokens = spec.tokens_width(outputs), spec.token_count(size, outputs)
+            tokens = spec.most_joined if request.tiles else tokens
+            if width is None or tokens is not None:
+                known = (width or 0) * (tokens or 0) + spec.pooled_size * outputs.pooled
+            else:  # a CNN's stage: only a forward, or its plan, knows its grid
+                shape = await self.planner.image_shape(spec.id, size, outputs)
+                known = shape.cost.output_bytes // (4 if spec.dtype == "float32" else 2)
+            if len(self._numbers) > _SHAPES:
+                self._numbers.clear()
+            self._numbers[asked] = known
+        return known
 
     async def embed(self, request: EmbedRequest, *, deadline: float | None = None) -> EmbedResult:
         """Images -> tokens and pooled vectors, one item an image; texts -> vectors. deadline: as of `run`.
@@ -344,7 +382,7 @@ class Engine:
         spec = self.models.specs[model]
         size = spec.size(request.resolution)
         outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if request.heatmap else None)
-        texts, templates = self._label_sets.compared(request), tuple(request.templates)
+        texts, templates = self._compared(request), tuple(request.templates)
         if request.heatmap:
             rows, cols = spec.grid(size)
             values = len(request.sources) * len(texts) * rows * cols
@@ -389,13 +427,17 @@ class Engine:
                 finish = partial(
                     similarities, images, texts, found, rule, model=model, has_heatmaps=request.heatmap
                 )  # fmt: skip
-                numbers = len(texts) * (SCORES * len(request.sources))
+                numbers = len(texts) * (_SCORES * len(request.sources))
                 if request.heatmap:
                     numbers += len(texts) * images.values // spec.pooled_size
                 is_small = max(numbers, images.values) <= INLINE_VALUES
                 result = finish() if is_small else await self.on_pool(finish)
         self.metrics.answered(model, tokens=0, all_stages=images.stages)
         return result
+
+    def _compared(self, request: SimilarityRequest) -> Sequence[str]:
+        """The texts of the request, or the labels that it names. Raises InvalidOption."""
+        return request.texts if request.labels is None else self._label_sets.labels(request.labels)
 
     def _is_kept(self, templates: Sequence[str]) -> bool:
         """Whether vectors of sets of labels are kept: for templates that have a name, which are few."""

@@ -19,7 +19,6 @@ from service.engine.postprocess import l2_normalize
 from service.engine.scoring import PromptLimits, TextVectors
 from service.engine.text_cache import text_origin
 from service.engine.texts import Texts
-from service.engine.values import SimilarityRequest
 from service.errors import (
     HostMemoryFull,
     InvalidOption,
@@ -132,10 +131,6 @@ class LabelSets:
             known = ", ".join(self._sets) or "none: start the server with --labels NAME=FILE"
             raise InvalidOption("labels", f"There is no set of labels '{shown(name)}'. There is: {known}.")
         return found
-
-    def compared(self, request: SimilarityRequest) -> Sequence[str]:
-        """The texts of the request, or the labels that it names. Raises InvalidOption."""
-        return request.texts if request.labels is None else self.labels(request.labels)
 
     async def known(self, name: str, templates: tuple[str, ...], *, model: str, wait_s: float) -> KnownLabels:
         """The set's vectors for the weights that the model has now.

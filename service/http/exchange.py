@@ -226,7 +226,7 @@ class Exchange:
             permit = request.app.state.gate.images(key, record.images)
         if asked.reply_of is not None:
             reply = asked.reply_of(engine.models.specs[engine.models.id_of(question.model)])
-        numbers = await engine.numbers.of(question)
+        numbers = await engine.numbers(question)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
         nbytes = numbers * asked.number_bytes + asked.other_bytes

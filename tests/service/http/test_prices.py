@@ -303,7 +303,7 @@ def test_large_arrays_are_written_in_pieces_that_make_the_same_json(shape: tuple
 )
 async def test_the_numbers_of_an_answer_are_known_before(request_: Any) -> None:
     async with Engine(Settings(model=("fake:vit",)), backend=backend_of()) as engine:
-        numbers = await engine.numbers.of(request_)
+        numbers = await engine.numbers(request_)
         assert (await engine.run(request_)).values == numbers
 
 
