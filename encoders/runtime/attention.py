@@ -123,7 +123,7 @@ def pays_by_products(x: Tensor, *, least: int = 0) -> bool:
     """Whether attention over the rows x, [batch, tokens, width], is faster by `by_products` than in torch's kernel.
 
     On a CPU without AMX torch's flash attention multiplies small bfloat16 tiles one by one: that
-    takes 1.6 to 1.8 times as long. least: rows from which on it pays; a plan is of many.
+    takes 1.6 to 1.8 times as long. least: rows from which on it pays; plans are made as for many.
     """
     device = _planned_for.get() if x.is_meta else x.device.type
     many = x.is_meta or x.shape[:-1].numel() >= least

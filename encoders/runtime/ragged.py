@@ -19,7 +19,7 @@ from encoders.contract.values import TokenIds
 _COLUMNS = 2
 """Texts are this many tokens long, or a multiple: a device then sees fewer shapes."""
 _WORTH = 0.9
-"""Texts whose tokens fill less of their columns are gathered: below it that takes less than it spares."""
+"""Tokens of a batch that fill less of its columns are gathered; of more it takes as long as it spares."""
 
 
 @dataclass(frozen=True)
@@ -55,8 +55,8 @@ def only_read(lengths: NDArray[np.int64], count: int, *, context: int, device: t
     """
     is_read = np.arange(count) < lengths[:, None]
     read, given = int(is_read.sum()), is_read.size
-    # In a Block's attention: what it was given, queries, keys and values, and the same gathered but for queries; of
-    # whole texts the sums go in, with what attention gives. A batch nearly full would take more than its plan.
+    # A Block's attention holds at most its input, queries, keys and values for all columns, and its input, keys and
+    # values gathered. The plan is of full texts, with room for input, queries, keys, values and what attention gives.
     fits = 4 * given + 3 * read <= 5 * len(lengths) * context
     spares = device.type == "cpu" and fits and read < _WORTH * given
     token = _read.set(_Read(torch.from_numpy(np.flatnonzero(is_read)), *is_read.shape) if spares else None)

@@ -128,6 +128,14 @@ def test_products_hold_as_many_scores_whatever_the_batch(monkeypatch: pytest.Mon
     assert peaks == [3 * TOKENS * KEYS * 4] * 2
 
 
+def test_few_rows_are_left_to_torchs_kernel_but_planned_as_many() -> None:
+    rows = torch.empty(2, 5, 8, dtype=torch.bfloat16)
+    assert not pays_by_products(rows, least=11)
+    assert pays_by_products(rows, least=10) == pays_by_products(rows)
+    with planned_for("cpu"):
+        assert pays_by_products(rows.to("meta"), least=11) == pays_by_products(rows)
+
+
 def test_a_plan_for_a_card_has_no_products_in_it() -> None:
     rows = torch.empty(1, dtype=torch.bfloat16, device="meta")
     with planned_for("cuda"):
