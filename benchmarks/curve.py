@@ -3,6 +3,7 @@
 import asyncio
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -13,7 +14,7 @@ from benchmarks.servers import OURS, running
 from benchmarks.works import Work
 
 LOADS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
-"""Of what the service answers in a closed loop of 32 callers."""
+"""Of the images that the service's own policy answers in a closed loop of 32 callers."""
 _WAIT_MS, _FULL = "10", "32"
 
 
@@ -35,19 +36,24 @@ POLICIES = (
 
 
 def measure(work: Work, *, seconds: float, warmup_s: float, rounds: int, flags: Sequence[str]) -> Iterator[Row]:
-    """A row a round, policy and load: the same arrivals for all policies, the policies in alternating order.
+    """A row a round, load and policy: the same arrivals for all policies, the policies in alternating order.
 
-    Loads rise, so that a backlog does not outlive its row.
+    All servers are up at once, and the windows of one load follow each other: else the hour is compared, and not the
+    policy. Loads rise, so that a backlog does not outlive its row.
     """
-    capacity: float | None = None
-    for round in range(1, rounds + 1):
-        for policy in POLICIES if round % 2 else reversed(POLICIES):
-            with running(OURS, work, flags=[*flags, *policy.flags], program=policy.program) as target:
-                if capacity is None:
-                    closed = asyncio.run(closed_loop(target, concurrency=32, seconds=seconds, warmup_s=warmup_s))
-                    capacity = closed.images_per_s
-                for load in LOADS:
-                    rate = load * capacity
-                    window = asyncio.run(open_loop(target, rate=rate, seconds=seconds, warmup_s=warmup_s, seed=round))
+    with ExitStack() as servers:
+        targets = {
+            policy: servers.enter_context(running(OURS, work, flags=[*flags, *policy.flags], program=policy.program))
+            for policy in POLICIES
+        }
+        busy = [
+            asyncio.run(closed_loop(target, concurrency=32, seconds=seconds, warmup_s=warmup_s))
+            for target in targets.values()
+        ]
+        for round in range(1, rounds + 1):
+            for load in LOADS:
+                rate = load * busy[0].images_per_s
+                for policy in POLICIES if round % 2 else reversed(POLICIES):
+                    asked = open_loop(targets[policy], rate=rate, seconds=seconds, warmup_s=warmup_s, seed=round)
                     setting = Setting(work.name, policy.name, "", offered=rate)
-                    yield report.of_window(setting, window, target, round=round, warmup_s=warmup_s)
+                    yield report.of_window(setting, asyncio.run(asked), targets[policy], round=round, warmup_s=warmup_s)

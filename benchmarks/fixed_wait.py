@@ -7,7 +7,6 @@ one lives here, as a Patience of another kind.
 
 import sys
 from functools import partial
-from typing import Any
 
 import service.engine.engine
 from service.cli.main import main
@@ -18,10 +17,15 @@ from service.scheduling.patience import Patience
 class FixedWait(Patience):
     """Waits for a time or a number, whatever is on its way."""
 
-    def __init__(self, *, wait_s: float, full: int, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, *, wait_s: float, full: int) -> None:
+        super().__init__()
         self._wait_s = wait_s
         self._full = full
+
+    def arrived(self, shape: Shape, *, expected: float, in_line: int) -> bool:
+        """As Patience.arrived."""
+        super().arrived(shape, expected=expected, in_line=in_line)
+        return in_line == self._full
 
     def wait_s(self, shape: Shape, *, waiting: int, enough: int, forward_s: float, since: float, now: float) -> float:
         """As Patience.wait_s."""

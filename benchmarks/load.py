@@ -250,8 +250,8 @@ async def _watch(
     target: Target, samples: list[Sample], *, warmup_s: float, seconds: float, progress: Callable[[int], None]
 ) -> Window:
     """Wait out the warm-up and the window; gives what was answered in the window."""
-    await asyncio.sleep(warmup_s)
     with _without_collections():
+        await asyncio.sleep(warmup_s)
         opened, first = time.monotonic(), len(samples)
         before, client = Usage.of(target.pid), time.process_time()
         while (left := opened + seconds - time.monotonic()) > 0:
@@ -277,7 +277,7 @@ async def _finish(callers: Sequence[asyncio.Task[None]]) -> int:
 
 @contextmanager
 def _without_collections() -> Iterator[None]:
-    """A collection over all the kept answers would stop the load for longer than a request takes."""
+    """A collection over all the kept answers stops the load for longer than a request takes: one is made ahead."""
     gc.collect()
     gc.disable()
     try:

@@ -87,7 +87,7 @@ class Simulation:
         self._lanes = Lanes(_CORES, brief_s=BRIEF_S)
         self._tasks: list[_Task] = []
         self._python: deque[tuple[float, Callable[[], None]]] = deque()
-        self._decoding: deque[float] = deque()
+        self._decoding: deque[tuple[float, float]] = deque()  # when it was asked for, and when its pixels were expected
         self._at_python = self._decoders = 0
         self._waiting: deque[tuple[float, float]] = deque()  # when it was asked for, and when it was ready
         self._forward_s = 0.0
@@ -120,8 +120,8 @@ class Simulation:
         self._python.append((self.costs.before, partial(self._expect, self.now)))
 
     def _expect(self, asked: float) -> None:
-        self.patience.expect(_SHAPE)
-        self._decoding.append(asked)
+        self.patience.expect(_SHAPE, now=self.now)
+        self._decoding.append((asked, self.now))
 
     def _go_on(self) -> None:
         if self._python and not self._at_python:
@@ -130,9 +130,9 @@ class Simulation:
             self._tasks.append(_Task(seconds * self._rng.uniform(0.7, 1.3), 1, partial(self._said, then)))
         while self._decoding and self._decoders < _CORES:
             self._decoders += 1
-            asked = self._decoding.popleft()
+            asked, expected = self._decoding.popleft()
             seconds = self.costs.decode * self._rng.uniform(0.7, 1.3)
-            self._tasks.append(_Task(seconds, 1, partial(self._decoded, asked)))
+            self._tasks.append(_Task(seconds, 1, partial(self._decoded, asked, expected)))
         self._look_again = _NEVER
         while self._waiting and self._begin():
             pass
@@ -141,27 +141,28 @@ class Simulation:
         self._at_python = 0
         then()
 
-    def _decoded(self, asked: float) -> None:
+    def _decoded(self, asked: float, expected: float) -> None:
         self._decoders -= 1
-        self.patience.arrived(_SHAPE)
         self._waiting.append((asked, self.now))
+        self.patience.arrived(_SHAPE, expected=expected, in_line=len(self._waiting))
 
     def _begin(self) -> bool:
         """As the device threads take their work."""
         lanes, waiting = self._lanes, len(self._waiting)
         if lanes.is_alone or lanes.busy >= lanes.abreast(self._forward_s):
             return False
-        alone = False
-        if self.patience.coming:
-            enough, since = lanes.enough(self._forward_s), self._waiting[0][1]
-            wait_s = self.patience.wait_s(
-                _SHAPE, waiting=waiting, enough=enough, forward_s=self._forward_s, since=since, now=self.now
-            )
-            if wait_s > _MOMENT_S:
-                self._look_again = self.now + wait_s
-                return False
-        else:
-            alone = waiting == 1 and not lanes.busy
+        wait_s = self.patience.wait_s(
+            _SHAPE,
+            waiting=waiting,
+            enough=lanes.enough(self._forward_s),
+            forward_s=self._forward_s,
+            since=self._waiting[0][1],
+            now=self.now,
+        )
+        if wait_s > _MOMENT_S:
+            self._look_again = self.now + wait_s
+            return False
+        alone = waiting == 1 and not lanes.busy and not self.patience.coming
         share = min(self.most, waiting, lanes.share(waiting, forward_s=self._forward_s))
         batch = [self._waiting.popleft()[0] for _ in range(share)]
         lane = lanes.next

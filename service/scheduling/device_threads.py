@@ -59,25 +59,29 @@ class Work(NamedTuple):
 class Expected:
     """An image whose pixels are being made: `fill` or `fail` is called once, on any thread.
 
-    future: ends as `DeviceThreads.submit` says. Once it is done, nobody waits for the pixels any more.
+    since: when it was expected, on the clock. future: ends as `DeviceThreads.submit` says. Once it is done, nobody
+    waits for the pixels any more.
     """
 
-    def __init__(self, threads: "DeviceThreads", item: Item, shape: ImageShape, deadline: float) -> None:
+    def __init__(
+        self, threads: "DeviceThreads", item: Item, shape: ImageShape, *, deadline: float, since: float
+    ) -> None:
+        self.item = item
+        self.shape = shape
+        self.deadline = deadline
+        self.since = since
         self.future: asyncio.Future[Answer[Any]] = item.future
         self._threads = threads
-        self._item = item
-        self._shape = shape
-        self._deadline = deadline
 
     def fill(self, pixels: Pixels) -> None:
         """Queue it."""
-        self._threads.settle(self._item, self._shape, self._deadline, pixels)
+        self._threads.settle(self, pixels)
 
     def fail(self, error: Exception | None) -> None:
         """It cannot be made; None: nobody wanted it any more."""
         if error is not None:
-            self._threads.tell(fail, [self._item.future], error)
-        self._threads.settle(self._item, self._shape, self._deadline, None)
+            self._threads.tell(fail, [self.future], error)
+        self._threads.settle(self, None)
 
 
 class DeviceThreads:
@@ -107,7 +111,6 @@ class DeviceThreads:
         self._calls: deque[tuple[asyncio.Future[Any], Callable[[], None]]] = deque()  # under _wake
         self._at_work: dict[int, Taken[Item] | None] = {}  # by lane, while it is at work; under _wake
         self._ran: deque[tuple[Shape, float]] = deque()  # forwards, and their seconds, that the queue has not heard of
-        self._wanted = 0  # length of line from which a waiting batch is begun; under _wake
         self._parts: dict[int, int] = {}  # of the cores, by lane
         self._stopping = False  # under _wake
         self._open: set[asyncio.Future[Any]] = set()  # all that somebody waits for; of the event loop
@@ -183,25 +186,27 @@ class DeviceThreads:
 
     def expect(self, resident: Resident, shape: ImageShape, *, deadline: float, trace: Trace | None = None) -> Expected:
         """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
-        expected = Expected(self, self._item(resident, None, trace), shape, deadline)
-        if self._patience is not None:
-            with self._wake:
-                self._patience.expect(shape)
-        return expected
-
-    def settle(self, item: Item, shape: ImageShape, deadline: float, payload: Pixels | None) -> None:
-        """An expected item has its payload, or none. On any thread."""
-        patience = self._patience
+        item = self._item(resident, None, trace)
         with self._wake:
-            is_last = patience is None or patience.arrived(shape)
+            since = self._clock()
+            if self._patience is not None:
+                self._patience.expect(shape, now=since)
+        return Expected(self, item, shape, deadline=deadline, since=since)
+
+    def settle(self, expected: Expected, payload: Pixels | None) -> None:
+        """An expected item has its payload, or none. On any thread."""
+        item, shape = expected.item, expected.shape
+        in_line = 0
+        with self._wake:
             if item.resident.hang is not None:
                 self.tell(fail, [item.future], item.resident.hang)
             elif payload is not None and not item.future.done():
                 item.payload = payload
-                item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=deadline)
-                is_last = is_last or self._queue.size == 1 or in_line >= self._wanted
-            if is_last:
-                self._wake.notify_all()  # a batch may have waited with it
+                item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=expected.deadline)
+            is_first = in_line > 0 and self._queue.size == 1
+            patience = self._patience
+            if (patience is not None and patience.arrived(shape, expected=expected.since, in_line=in_line)) or is_first:
+                self._wake.notify_all()
 
     async def call(self, function: Callable[[], R]) -> R:
         """Run a function on a device thread, ahead of the queue, after what has begun and with nothing beside it."""
@@ -338,20 +343,18 @@ class DeviceThreads:
         if not is_free and (is_alone or lanes.busy >= lanes.abreast(limit.forward_s)):
             return None, None
         if not line.is_set:
-            if patience is not None and patience.coming:
-                enough = min(lanes.enough(limit.forward_s), limit.ceiling)
+            if patience is not None:
                 wait_s = patience.wait_s(
                     line.shape,
                     waiting=waiting,
-                    enough=enough,
+                    enough=min(lanes.enough(limit.forward_s), limit.ceiling),
                     forward_s=limit.forward_s,
                     since=line.oldest.since,
                     now=self._clock(),
                 )
                 if wait_s > 0:
-                    self._wanted = enough
                     return None, wait_s
-            elif is_free and self._queue.size == 1:
+            if is_free and self._queue.size == 1 and not (patience and patience.coming):
                 is_alone = True
         most = limit.ceiling
         if lanes.number > 1 and waiting > 1 and not line.is_set:

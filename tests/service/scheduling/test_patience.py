@@ -12,11 +12,11 @@ TOKENS, TEXT = image_shape("a", 32, Outputs(tokens=TokenKind.HIDDEN)), text_shap
 ENOUGH = 32
 
 
-def coming(*shapes: Shape) -> Patience:
-    """An item of each of the shapes is on its way."""
+def coming(*shapes: Shape, now: float = 0.0) -> Patience:
+    """An item of each of the shapes is on its way, since then."""
     patience = Patience()
     for shape in shapes:
-        patience.expect(shape)
+        patience.expect(shape, now=now)
     return patience
 
 
@@ -40,20 +40,46 @@ def test_a_batch_does_not_wait_for_company_that_may_not_come() -> None:
 def test_what_is_on_its_way_is_waited_for_until_it_has_arrived() -> None:
     patience = coming(SMALL, SMALL)
     assert wait_s(patience, 0.5) == 1.5
-    assert not patience.arrived(SMALL)
+    assert not patience.arrived(SMALL, expected=0.0, in_line=2)
     assert wait_s(patience, 0.5) == 1.5
-    assert patience.arrived(SMALL)
+    assert patience.arrived(SMALL, expected=0.0, in_line=3)
     assert wait_s(patience, 0.5) == 0
+
+
+def test_what_was_expected_after_the_oldest_came_is_not_waited_for() -> None:
+    """Where requests keep coming there is always another on its way."""
+    patience = coming(SMALL, now=1.0)
+    patience.expect(SMALL, now=2.0)
+    patience.expect(SMALL, now=3.0)
+    assert wait_s(patience, 3.0, since=0.9) == 0
+    assert wait_s(patience, 3.0, since=2.5) == 1.5
+    assert not patience.arrived(SMALL, expected=2.0, in_line=2), "the one of before it is still on its way"
+    assert wait_s(patience, 3.0, since=2.5) == 1.5
+    assert patience.arrived(SMALL, expected=1.0, in_line=3), "the one of after it is of no account"
+    assert wait_s(patience, 3.0, since=2.5) == 0
+    assert wait_s(patience, 3.0, since=3.0) == 2.0
+
+
+def test_what_cannot_be_queued_is_not_waited_for_any_more() -> None:
+    patience = coming(SMALL)
+    assert wait_s(patience) == 2.0
+    assert patience.arrived(SMALL, expected=0.0, in_line=0)
+
+
+def test_nobody_is_told_of_an_arrival_while_no_batch_waits() -> None:
+    patience = coming(SMALL, SMALL, SMALL)
+    assert not patience.arrived(SMALL, expected=0.0, in_line=ENOUGH)
+    assert wait_s(patience, waiting=1) == 2.0
+    assert wait_s(patience, waiting=ENOUGH) == 0
+    assert not patience.arrived(SMALL, expected=0.0, in_line=ENOUGH)
 
 
 def test_what_is_on_its_way_is_counted_whatever_its_shape() -> None:
     patience = coming(SMALL, LARGE, SMALL)
     assert patience.coming == 3
-    assert not patience.arrived(SMALL)
-    assert patience.coming == 2
-    assert patience.arrived(SMALL)
-    assert patience.arrived(LARGE)
-    assert patience.coming == 0
+    for left, shape in enumerate((SMALL, SMALL, LARGE)):
+        patience.arrived(shape, expected=0.0, in_line=1)
+        assert patience.coming == 2 - left
 
 
 def test_patience_ends_four_forwards_after_the_oldest_came() -> None:
@@ -75,3 +101,10 @@ def test_others_on_their_way_are_not_waited_for(other: Shape) -> None:
 def test_a_batch_that_is_large_enough_waits_for_nobody() -> None:
     assert wait_s(coming(SMALL), waiting=ENOUGH - 1) == 2.0
     assert wait_s(coming(SMALL), waiting=ENOUGH) == 0
+
+
+def test_it_is_told_of_the_arrival_that_makes_it_large_enough() -> None:
+    patience = coming(SMALL, SMALL, SMALL)
+    assert wait_s(patience, waiting=ENOUGH - 2) == 2.0
+    assert not patience.arrived(SMALL, expected=0.0, in_line=ENOUGH - 1)
+    assert patience.arrived(SMALL, expected=0.0, in_line=ENOUGH)
