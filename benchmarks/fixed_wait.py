@@ -21,15 +21,23 @@ class FixedWait(Patience):
         super().__init__()
         self._wait_s = wait_s
         self._full = full
+        self._is_asked = False  # whether it will be: a lane asks for how long to wait while something is coming
 
     def arrived(self, shape: Shape, *, expected: float, in_line: int) -> bool:
         """As Patience.arrived."""
         super().arrived(shape, expected=expected, in_line=in_line)
+        if not self._is_asked:
+            self._is_asked = True
+            self.coming += 1
         return in_line == self._full
 
     def wait_s(self, shape: Shape, *, waiting: int, enough: int, forward_s: float, since: float, now: float) -> float:
         """As Patience.wait_s."""
-        return 0.0 if waiting >= self._full else max(0.0, since + self._wait_s - now)
+        wait_s = 0.0 if waiting >= self._full else max(0.0, since + self._wait_s - now)
+        if not wait_s and self._is_asked:
+            self._is_asked = False
+            self.coming -= 1
+        return wait_s
 
 
 if __name__ == "__main__":

@@ -33,16 +33,13 @@ import argparse
 import csv
 import json
 import os
-import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, fields, replace
-from itertools import pairwise
 from pathlib import Path
-from statistics import median
-from typing import TypeAlias, TypeVar
+from typing import TypeVar
 
 import torch
 from rich.console import Console
@@ -51,10 +48,9 @@ from torch import Tensor
 from torch.nn import functional as F
 from tqdm import tqdm
 
+from benchmarks.card import Card, Upload, median_seconds, uploads
 from benchmarks.images import PHOTOGRAPHS, pictures
-from benchmarks.report import machine
 from benchmarks.variants import COMPILED, DEFAULT, POOLED, VARIANTS, eager
-from benchmarks.vram import driver
 from benchmarks.works import FOLDER
 from encoders import pixels_of
 from encoders.adapters.registry import blueprint, load
@@ -63,7 +59,6 @@ from encoders.memory.device import Reading
 from encoders.runtime.device import resolve
 from encoders.runtime.device_memory import memory_of
 from encoders.runtime.torch_encoder import TorchEncoder
-from service.scaling.cards import CARDS
 
 MODELS = (
     "openclip:ViT-L-14@random",
@@ -77,128 +72,8 @@ EQUAL = 0.999
 """Cosine from which two vectors are the same answer: bfloat16 gives 0.9999 of float32."""
 
 _WIDTH = 98
-_FEW = 3
-_MOST = 2000
-"""Forwards of one measurement, however short they are: each has an event of its own."""
 
 T = TypeVar("T")
-
-Run: TypeAlias = Callable[[], object]
-
-
-# The card.
-
-
-DATASHEET = {
-    r"\bH200 NVL\b": "h200-nvl",
-    r"\bG?H200\b": "h200",
-    r"\bH100 NVL\b": "h100-nvl",
-    r"\bH100 PCIe\b": "h100-pcie",
-    r"\bH100\b": "h100",
-    r"\bA100\b": "a100-80",
-    r"\bL40S\b": "l40s",
-    r"\bL40\b": "l40",
-    r"\bA30\b": "a30",
-    r"\bA10\b": "a10",
-    r"\bL4\b": "l4",
-}
-"""Our name of a card by torch's; the first that fits."""
-
-
-@dataclass(frozen=True)
-class Card:
-    """Where it was measured: the columns that every row has in the CSV. Peaks are dense TFLOP/s in `dtype`.
-
-    peak: of a large matrix product in this run. datasheet: None where it is not known.
-    """
-
-    commit: str
-    torch: str
-    cpu: str
-    cpus: int
-    device: str
-    driver: str
-    cudnn: str
-    dtype: str
-    peak: float
-    datasheet: float | None
-
-    @classmethod
-    def of(cls, placement: Placement, *, seconds: float) -> "Card":
-        """The device of this placement; its peak takes a few times `seconds`."""
-        on_card = torch.device(placement.device).type == "cuda"
-        device = torch.cuda.get_device_name(placement.device) if on_card else "cpu"
-        return cls(
-            **machine(),
-            device=device,
-            driver=driver() if on_card else "",
-            cudnn=str(torch.backends.cudnn.version()) if on_card else "",  # type: ignore[no-untyped-call]
-            dtype=placement.dtype,
-            peak=peak(placement, sides=(4096, 8192, 16384) if on_card else (1024,), seconds=seconds),
-            datasheet=datasheet(device, placement.dtype),
-        )
-
-
-def datasheet(device: str, dtype: str) -> float | None:
-    """Dense TFLOP/s of a card by torch's name of it; None where it is not known, as for a part of a card (MIG)."""
-    if dtype == "float32" or " MIG " in device:
-        return None
-    return next((CARDS[name].tflops for theirs, name in DATASHEET.items() if re.search(theirs, device)), None)
-
-
-def peak(placement: Placement, *, sides: Sequence[int], seconds: float) -> float:
-    """TFLOP/s of the fastest product of two square matrices: 2 x side^3 of normal values, for zeros run cooler."""
-
-    def rate(side: int) -> float:
-        left, right = (
-            torch.randn(side, side, device=placement.device, dtype=getattr(torch, placement.dtype)) for _ in range(2)
-        )
-        out = torch.empty_like(left)
-        spent = median_seconds(lambda: torch.mm(left, right, out=out), device=placement.device, seconds=seconds)
-        return 2 * side**3 / spent / 1e12
-
-    return max(map(rate, sides))
-
-
-# Time.
-
-
-def median_seconds(run: Run, *, device: str, seconds: float) -> float:
-    """Of one run among as many as fill about `seconds`, back to back, after a warm-up of a quarter of that.
-
-    How many is settled before they start: the host runs ahead of a card, so a loop that looks at the clock would queue
-    far more than it has time for.
-    """
-    times = _times_on_card if torch.device(device).type == "cuda" else _times_on_host
-    times(run, _FEW)
-    number = max(_FEW, min(_MOST, round(seconds / median(times(run, _FEW)))))
-    times(run, number // 4)
-    return median(times(run, number))
-
-
-def _times_on_card(run: Run, number: int) -> list[float]:
-    """Seconds from the end of each run to the end of the next, on the current device; returns when all have ended."""
-    marks = [
-        torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]  # torch does not type it
-        for _ in range(number + 1)
-    ]
-    marks[0].record()
-    for mark in marks[1:]:
-        run()
-        mark.record()
-    torch.cuda.synchronize()
-    return [before.elapsed_time(after) / 1000 for before, after in pairwise(marks)]
-
-
-def _times_on_host(run: Run, number: int) -> list[float]:
-    marks = [time.perf_counter()]
-    for _ in range(number):
-        run()
-        marks.append(time.perf_counter())
-    return [after - before for before, after in pairwise(marks)]
-
-
-# The measurement.
 
 
 @dataclass(frozen=True)
@@ -364,36 +239,6 @@ def _measured(row: Row, subject: Subject, plan: Plan, card: Card) -> Row:
     )
 
 
-@dataclass(frozen=True)
-class Upload:
-    """Images of 224 x 224 from the host to the card, uint8, by themselves. host: pageable or pinned memory."""
-
-    host: str
-    batch: int
-    images_per_s: float
-    gb_per_s: float
-
-    def __str__(self) -> str:
-        return f"{self.host} {_figure(self.images_per_s)} images/s, {self.gb_per_s:.3g} GB/s"
-
-
-def uploads(device: str, *, batch: int, seconds: float) -> list[Upload]:
-    """From each kind of memory; of a CPU, nothing. Random bytes: pages of zeros could all be the same one."""
-    if torch.device(device).type != "cuda":
-        return []
-    pageable = torch.randint(0, 256, (batch, 224, 224, 3), dtype=torch.uint8)
-    there = torch.empty_like(pageable, device=device)
-
-    def upload(name: str, host: Tensor) -> Upload:
-        spent = median_seconds(lambda: there.copy_(host, non_blocking=True), device=device, seconds=seconds)
-        return Upload(name, batch, batch / spent, host.nbytes / spent / 1e9)
-
-    return [upload("pageable", pageable), upload("pinned", pageable.pin_memory())]
-
-
-# What is shown.
-
-
 def tables(rows: Sequence[Row]) -> list[Table]:
     """One a model, of what was measured."""
     measured = [row for row in rows if not row.error]
@@ -516,7 +361,8 @@ def _show(card: Card, sent: Sequence[Upload], rows: Sequence[Row]) -> None:
     sheet = f"{card.datasheet:g} by its datasheet" if card.datasheet else "no datasheet figure known"
     print(f"{card.device}, {card.dtype}, torch {card.torch}: {card.peak:.4g} TFLOP/s measured, {sheet}")
     if sent:
-        print(f"Upload of {sent[0].batch} images of 224x224: {'; '.join(map(str, sent))}")
+        each = [f"{one.host} {_figure(one.images_per_s)} images/s, {one.gb_per_s:.3g} GB/s" for one in sent]
+        print(f"Upload of {sent[0].batch} images of 224x224: {'; '.join(each)}")
     console = Console(width=_WIDTH)
     for table in tables(rows):
         console.print()

@@ -10,14 +10,13 @@ import asyncio
 import logging
 import math
 import time
-from collections.abc import Callable, Coroutine, Hashable, Sequence
+from collections.abc import Callable, Coroutine, Hashable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
-from encoders.contract.values import TokenKind
 from encoders.memory.device import Memory
 from service.engine.admission import Admission
 from service.engine.backend import Backend, real_backend
@@ -25,13 +24,15 @@ from service.engine.cache.opening import opened
 from service.engine.decoding import Decoding, automatic_threads
 from service.engine.fetcher import Fetcher
 from service.engine.images import Images
-from service.engine.label_sets import KnownLabels, LabelSets
+from service.engine.label_sets import LabelSets
 from service.engine.models import Models
-from service.engine.postprocess import as_asked, embeddings
-from service.engine.scoring import PromptLimits, similarities
-from service.engine.templates import NAMED, PLAIN
+from service.engine.postprocess import INLINE_VALUES, as_asked, embeddings
+from service.engine.scoring import PromptLimits
+from service.engine.similarity import Similarity
+from service.engine.tasks import ended
+from service.engine.templates import PLAIN
 from service.engine.text_cache import TextCache
-from service.engine.texts import Texts, WantedTexts
+from service.engine.texts import Texts
 from service.engine.values import (
     EmbedRequest,
     EmbedResult,
@@ -48,7 +49,7 @@ from service.engine.values import (
     SimilarityResult,
     Timing,
 )
-from service.errors import DeadlineExceeded, HeatmapTooLarge, NoImages, ShuttingDown
+from service.errors import DeadlineExceeded, NoImages, ShuttingDown
 from service.memory.account import Account, automatic_limit
 from service.memory.budget import Budget
 from service.memory.measurement import Measurement
@@ -63,14 +64,8 @@ from service.telemetry.metrics import Metrics, ModelNow, Now
 
 R = TypeVar("R")
 _log = logging.getLogger(__name__)
-INLINE_VALUES = 16_384
-"""Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
-_SCORES = 3
-"""Of an image and a text: cosine, logit, probability."""
 _SHAPES = 1000
 """Questions whose shape is kept."""
-_WAITED = 0.9
-"""Of a request's time it waits for labels; the rest is its images'."""
 
 
 class Engine:
@@ -171,6 +166,19 @@ class Engine:
             most_prompts=settings.max_texts,
             clock=clock,
         )
+        self._similarity = Similarity(
+            models=self.models,
+            planner=self.planner,
+            admission=self.admission,
+            images=self._images,
+            texts=self._texts,
+            label_sets=self._label_sets,
+            metrics=self.metrics,
+            on_pool=self.on_pool,
+            clock=clock,
+            most_values=settings.max_heatmap_values,
+            most_templates=settings.max_texts,
+        )
 
     async def __aenter__(self) -> "Engine":
         """Load the encoders and try them. Raises as Models.start: an encoder that does not work is fatal."""
@@ -205,7 +213,7 @@ class Engine:
         """End threads and connections."""
         self.admission.close()
         if self._rehearsal is not None:
-            await _ended(self._rehearsal)
+            await ended(self._rehearsal)
         self._label_sets.stop()
         await self._label_sets.stopped()
         await self.threads.stop(timeout_s=0.0 if self._watchdog.hang else 5.0)
@@ -263,9 +271,7 @@ class Engine:
                 spec = self.models.specs[self.models.id_of(request.model)]
                 return of_images + len(request.texts) * (spec.embed_dim or 0)
             case SimilarityRequest():
-                spec = self.models.specs[self.models.id_of(request.model)]
-                rows, cols = spec.grid(spec.size(request.resolution)) if request.heatmap else (0, 0)
-                return len(request.sources) * len(self._compared(request)) * (_SCORES + rows * cols)
+                return self._similarity.numbers(request, self.models.specs[self.models.id_of(request.model)])
             case _:
                 return 0
 
@@ -302,8 +308,8 @@ class Engine:
     async def similarity(self, request: SimilarityRequest, *, deadline: float | None = None) -> SimilarityResult:
         """Images x texts -> scores, one item an image. Raises as `embed`, NoTexts and HeatmapTooLarge."""
         if deadline is not None and request.timeout_s is None:
-            return await self._similarity(request, self.clock(), deadline)
-        return await self._in_time(request.timeout_s, partial(self._similarity, request))
+            return await self._similarity.of(request, self.clock(), deadline)
+        return await self._in_time(request.timeout_s, partial(self._similarity.of, request))
 
     async def _in_time(self, timeout_s: float | None, work: Callable[[float, float], Coroutine[Any, Any, R]]) -> R:
         """The work's result; it is told when it started and its deadline, on the clock. Raises DeadlineExceeded."""
@@ -363,7 +369,7 @@ class Engine:
                 result = EmbedResult(model, [], Timing(), 0, 0) if of_images is None else await of_images
             finally:
                 if of_images is not None:
-                    await _ended(of_images)
+                    await ended(of_images)
         finish = partial(as_asked, found.vectors, normalize=request.normalize, dtype=request.dtype)
         texts = finish() if found.vectors.size <= INLINE_VALUES else await self.on_pool(finish)
         return replace(
@@ -374,74 +380,6 @@ class Engine:
             truncated=found.truncated,
             text_tokens=sum(min(tokens, resident.spec.context_length or 0) for tokens in found.tokens),
         )
-
-    async def _similarity(self, request: SimilarityRequest, started: float, deadline: float) -> SimilarityResult:
-        if not request.sources:
-            raise NoImages
-        model = self.models.id_of(request.model)
-        spec = self.models.specs[model]
-        size = spec.size(request.resolution)
-        outputs = spec.outputs(pooled=True, tokens=TokenKind.DENSE if request.heatmap else None)
-        texts, templates = self._compared(request), tuple(request.templates)
-        if request.heatmap:
-            rows, cols = spec.grid(size)
-            values = len(request.sources) * len(texts) * rows * cols
-            if values > self.settings.max_heatmap_values:
-                raise HeatmapTooLarge(actual=values, limit=self.settings.max_heatmap_values)
-        wanted: WantedTexts | KnownLabels
-        if request.labels is not None and self._is_kept(templates):
-            spec.require_text()
-            wait_s = _WAITED * (deadline - self.clock())
-            wanted = await self._label_sets.known(request.labels, templates, model=model, wait_s=wait_s)
-        else:
-            wanted = self._texts.wanted(texts, templates, spec)
-        with (
-            self.admission.admit(images=len(request.sources), texts=wanted.prompts),
-            self._texts.hold(wanted.nbytes),
-        ):
-            shape = await self.planner.image_shape(model, size, outputs)
-            text_shape = await self.planner.text_shape(model)
-            async with self.models.using(model, shape, text_shape) as resident:
-                encode = partial(
-                    self._images.encode,
-                    request.sources,
-                    resident=resident,
-                    shape=shape,
-                    started=started,
-                    deadline=deadline,
-                )
-                if isinstance(wanted, KnownLabels):
-                    found = wanted.of(resident.spec, templates, truncate=request.truncate)
-                    images = await encode()
-                else:
-                    tokenized = await self._texts.tokenize(wanted, resident=resident, truncate=request.truncate)
-                    finding = asyncio.create_task(
-                        self._texts.embed(tokenized, resident=resident, shape=text_shape, deadline=deadline)
-                    )
-                    try:
-                        images = await encode()
-                        found = await finding
-                    finally:
-                        await _ended(finding)
-                rule = resident.spec.require_text()  # a blueprint's has no logit scale
-                finish = partial(
-                    similarities, images, texts, found, rule, model=model, has_heatmaps=request.heatmap
-                )  # fmt: skip
-                numbers = len(texts) * (_SCORES * len(request.sources))
-                if request.heatmap:
-                    numbers += len(texts) * images.values // spec.pooled_size
-                is_small = max(numbers, images.values) <= INLINE_VALUES
-                result = finish() if is_small else await self.on_pool(finish)
-        self.metrics.answered(model, tokens=0, all_stages=images.stages)
-        return result
-
-    def _compared(self, request: SimilarityRequest) -> Sequence[str]:
-        """The texts of the request, or the labels that it names. Raises InvalidOption."""
-        return request.texts if request.labels is None else self._label_sets.labels(request.labels)
-
-    def _is_kept(self, templates: Sequence[str]) -> bool:
-        """Whether vectors of sets of labels are kept: for templates that have a name, which are few."""
-        return templates in NAMED.values() and len(templates) <= self.settings.max_texts
 
     async def plan(self, request: PlanRequest) -> PlanResult:
         """What forwards would take, and what fits the budget beside the other models. Nothing is run.
@@ -518,11 +456,3 @@ def _log_rehearsal(done: asyncio.Task[None]) -> None:
     """Planning ahead is a convenience: its failure is said, and the first request that needs the plan will meet it."""
     if not done.cancelled() and (error := done.exception()) is not None:
         _log.error("the common forwards could not be planned ahead", exc_info=error)
-
-
-async def _ended(task: asyncio.Task[Any]) -> None:
-    """Cancel the task if it still runs. Its error is dropped: the caller raises another, or has raised this one."""
-    task.cancel()
-    await asyncio.wait([task])
-    if not task.cancelled():
-        task.exception()

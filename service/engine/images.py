@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TypeAlias, TypeVar
+from typing import Literal, TypeAlias, TypeVar
 
 from opentelemetry.trace import SpanKind
 from PIL import Image
@@ -208,7 +208,7 @@ class Images:
 
             def cut(decode: Decode) -> tuple[list[Pixels], ImageSize]:
                 image = self._decoded(decode, image_bytes, encoder, canvas, spent)
-                views = self._preprocessed(partial(encoder.cut, image, exact=self._exact_pixels), encoder, spent)
+                views = self._timed("preprocess", partial(encoder.cut, image, exact=self._exact_pixels), encoder, spent)
                 return views, ImageSize(image.height, image.width)
 
             views, given = await self._done(cost, flow, cut)
@@ -384,7 +384,7 @@ class Images:
         """On a decoding thread. Resizes, and queues the pixels."""
         preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
         try:
-            pixels = self._preprocessed(preprocess, encoder, spent)
+            pixels = self._timed("preprocess", preprocess, encoder, spent)
         except VisiontowerError as error:
             expected.fail(error)
         else:
@@ -396,7 +396,7 @@ class Images:
         """The encoder's pixels of the image, or the error that stands for them. On a decoding thread."""
         preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
         try:
-            return self._preprocessed(preprocess, encoder, spent)
+            return self._timed("preprocess", preprocess, encoder, spent)
         except VisiontowerError as error:
             return error
 
@@ -408,28 +408,22 @@ class Images:
         Raises VisiontowerError, whatever a library raised.
         """
         at_least = None if self._exact_pixels else enough(encoder.spec.preprocessing, size)
-        started = self._clock()
-        try:
-            with spent.trace.stage("decode") if spent.trace else UNTRACED:
-                image = decode(image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
-        except VisiontowerError:
-            raise
-        except BaseException as error:
-            raise _unprepared(encoder) from error
-        spent.decode = self._clock() - started
-        return image
+        work = partial(decode, image_bytes, max_pixels=self._max_image_pixels, at_least=at_least)
+        return self._timed("decode", work, encoder, spent)
 
-    def _preprocessed(self, preprocess: Callable[[], R], encoder: Encoder, spent: ImageStages) -> R:
-        """What `preprocess` makes of the image. On a decoding thread. Raises as `_decoded`."""
+    def _timed(
+        self, stage: Literal["decode", "preprocess"], work: Callable[[], R], encoder: Encoder, spent: ImageStages
+    ) -> R:
+        """What the work gives; it is this stage of the image. On a decoding thread. Raises as `_decoded`."""
         started = self._clock()
         try:
-            with spent.trace.stage("preprocess") if spent.trace else UNTRACED:
-                made = preprocess()
+            with spent.trace.stage(stage) if spent.trace else UNTRACED:
+                made = work()
         except VisiontowerError:
             raise
         except BaseException as error:
             raise _unprepared(encoder) from error
-        spent.preprocess = self._clock() - started
+        setattr(spent, stage, self._clock() - started)
         return made
 
 

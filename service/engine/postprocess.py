@@ -8,6 +8,9 @@ from service.engine.images import EncodedImages
 from service.engine.values import DTYPES, Embedding, EmbedRequest, EmbedResult, Numbers, VectorDtype
 from service.errors import NumbersDoNotFit
 
+INLINE_VALUES = 16_384
+"""Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
+
 
 def embeddings(images: EncodedImages, request: EmbedRequest, *, model: str) -> EmbedResult:
     """The images' arrays as the request wants them. An image whose arrays cannot be given is an error at its place."""

@@ -18,7 +18,8 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from encoders.contract.errors import VisiontowerError
 from service.access.gate import Counted
 from service.caller import CALLER
-from service.engine.engine import INLINE_VALUES, Engine
+from service.engine.engine import Engine
+from service.engine.postprocess import INLINE_VALUES
 from service.engine.values import CacheUse, Result
 from service.errors import AnswerTooLarge, DeadlineExceeded
 from service.http.allowed import allowed, failures

@@ -9,7 +9,7 @@ import numpy as np
 import orjson
 
 from encoders.contract.values import Floats
-from service.engine.engine import INLINE_VALUES
+from service.engine.postprocess import INLINE_VALUES
 from service.engine.values import DTYPES, Numbers
 
 NUMBER_BYTES = 24

@@ -343,7 +343,7 @@ class DeviceThreads:
         if not is_free and (is_alone or lanes.busy >= lanes.abreast(limit.forward_s)):
             return None, None
         if not line.is_set:
-            if patience is not None:
+            if patience is not None and patience.coming:
                 wait_s = patience.wait_s(
                     line.shape,
                     waiting=waiting,

@@ -49,7 +49,10 @@ class Patience:
             if not coming:
                 del self._coming[shape]
         held = self._held
-        return held is not None and (in_line >= held.enough or not self._is_waited_for(shape, held.since))
+        if held is None or (in_line < held.enough and self._is_waited_for(shape, held.since)):
+            return False
+        self._held = None  # who looks at it again says whether it waits again
+        return True
 
     def wait_s(self, shape: Shape, *, waiting: int, enough: int, forward_s: float, since: float, now: float) -> float:
         """Seconds that a batch of the `waiting` items had better wait.

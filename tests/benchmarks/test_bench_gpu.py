@@ -13,7 +13,8 @@ from rich.console import Console
 from torch import nn
 
 from benchmarks import gpu, variants
-from benchmarks.gpu import Card, Plan, Row, datasheet, kept, measure, median_seconds, summary, tables
+from benchmarks.card import Card, datasheet, median_seconds
+from benchmarks.gpu import Plan, Row, kept, measure, summary, tables
 from benchmarks.images import Kind, pictures
 from benchmarks.variants import VARIANTS, Variant
 from encoders.adapters.registry import load
