@@ -13,8 +13,6 @@ from benchmarks.report import Row, Setting
 from benchmarks.servers import OURS, running
 from benchmarks.works import Work
 
-LOADS = (0.2, 0.4, 0.6, 0.8, 0.9, 1.0)
-"""Of the images that the service's own policy answers in a closed loop of 32 callers."""
 _WAIT_MS, _FULL = "10", "32"
 
 
@@ -35,8 +33,12 @@ POLICIES = (
 )
 
 
-def measure(work: Work, *, seconds: float, warmup_s: float, rounds: int, flags: Sequence[str]) -> Iterator[Row]:
+def measure(
+    work: Work, *, loads: Sequence[float], seconds: float, warmup_s: float, rounds: int, flags: Sequence[str]
+) -> Iterator[Row]:
     """A row a round, load and policy: the same arrivals for all policies, the policies in alternating order.
+
+    loads: of the images that the service's own policy answers in a closed loop of 32 callers.
 
     All servers are up at once, and the windows of one load follow each other: else the hour is compared, and not the
     policy. Loads rise, so that a backlog does not outlive its row.
@@ -51,7 +53,7 @@ def measure(work: Work, *, seconds: float, warmup_s: float, rounds: int, flags: 
             for target in targets.values()
         ]
         for round in range(1, rounds + 1):
-            for load in LOADS:
+            for load in loads:
                 rate = load * busy[0].images_per_s
                 for policy in POLICIES if round % 2 else reversed(POLICIES):
                     asked = open_loop(targets[policy], rate=rate, seconds=seconds, warmup_s=warmup_s, seed=round)

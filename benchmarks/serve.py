@@ -35,6 +35,7 @@ from benchmarks.works import FOLDER, WORKS, Work
 
 _RUNTIME = "eager-bfloat16"
 _WIDTH = 150
+_LOADS = "0.2,0.4,0.6,0.8,0.9,1"
 _LIMITS = [LIMIT, f"{LIMIT}@openvino-bfloat16"]
 _QUICK = {"work": ["vit-b-32", "small"], "against": [*_LIMITS, *FLAGS, "fastapi"], "seconds": 8.0, "rounds": 1}
 
@@ -156,7 +157,9 @@ def main() -> None:
         from benchmarks import curve
 
         for work in works:
-            for row in curve.measure(work, seconds=a.seconds, warmup_s=a.warmup, rounds=a.rounds, flags=a.flags):
+            for row in curve.measure(
+                work, loads=a.loads, seconds=a.seconds, warmup_s=a.warmup, rounds=a.rounds, flags=a.flags
+            ):
                 results.add(row)
                 say(row)
         Console(width=_WIDTH).print(*report.curve_tables(results.rows), sep="\n\n")
@@ -188,6 +191,7 @@ def _arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("-o", "--out", type=Path, default=FOLDER / "results.csv", help=f"[{FOLDER}/results.csv]")
     parser.add_argument("--plot", type=Path, metavar="FILE", help=".svg, .png or .pdf")
     parser.add_argument("--quick", action="store_true", help="other defaults: a few minutes, one peer")
+    parser.add_argument("--loads", type=_shares, default=_LOADS, help=f"of a curve: shares of a closed loop [{_LOADS}]")
     other = parser.add_mutually_exclusive_group()
     other.add_argument("--curve", action="store_true", help="latency against load for four batching policies")
     other.add_argument("--idle", action="store_true", help="what an idle server adds to one request")
@@ -224,6 +228,10 @@ def names(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 def _numbers(text: str) -> list[int]:
     return [int(number) for number in text.split(",")]
+
+
+def _shares(text: str) -> list[float]:
+    return [float(number) for number in text.split(",")]
 
 
 if __name__ == "__main__":
