@@ -201,6 +201,30 @@ async def test_where_there_is_patience_a_batch_waits_for_what_is_being_made(is_p
         assert encoder.batches == [1, together]
 
 
+async def test_a_batch_does_not_wait_for_what_was_expected_after_its_oldest_came() -> None:
+    """Under load there is always another on its way. The clock stands still but where it is moved."""
+    now, pool = [0.0], Later()
+
+    def tick(batch: int) -> None:
+        now[0] += 10
+
+    encoder, watched = FakeEncoder(before=tick), Watched()
+    async with running(encoder, clock=lambda: now[0], patience=watched) as device:
+        await device.submit(0)
+        await has_been_round(device)
+        first, second = (device.submit_made(value, pool=pool) for value in (1, 2))
+        now[0] += 1
+        await watched.waits_with(pool.step)
+        now[0] += 1
+        later = device.submit_made(3, pool=pool)
+        pool.step()
+        async with asyncio.timeout(30):
+            await asyncio.gather(first, second)
+        pool.step()
+        await later
+    assert encoder.batches == [1, 2, 1]
+
+
 @pytest.mark.parametrize("bound", ["patience", "ceiling"])
 async def test_a_batch_that_has_become_large_enough_waits_for_no_more(bound: str) -> None:
     """Nothing but its growth wakes the thread: the clock stands still, and a third is still on its way."""
