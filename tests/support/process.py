@@ -1,7 +1,8 @@
-"""`visiontower serve` as a process of its own, on a port that the system picks."""
+"""Our commands as processes of their own; `visiontower serve` on a port that the system picks."""
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -31,6 +32,19 @@ def served(*flags: str) -> Iterator[str]:
                 process.kill()
             if rest.ident is not None:
                 rest.join()
+
+
+def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
+    """Press Ctrl-C; gives what it wrote.
+
+    Again if nothing comes of it: Python can lose one that falls between its last look for signals and a call that waits.
+    """
+    process.send_signal(signal.SIGINT)
+    try:
+        return process.communicate(timeout=20)
+    except subprocess.TimeoutExpired:
+        process.send_signal(signal.SIGINT)
+        return process.communicate(timeout=30)
 
 
 def _address(process: subprocess.Popen[str], log: list[str]) -> str:
