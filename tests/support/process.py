@@ -37,7 +37,7 @@ def served(*flags: str) -> Iterator[str]:
 def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
     """Press Ctrl-C; gives what it wrote.
 
-    Again if nothing comes of it: Python can lose one that falls between its last look for signals and a call that waits.
+    Again if nothing comes of it: Python can lose one between its last look for signals and a call that waits.
     """
     process.send_signal(signal.SIGINT)
     try:
