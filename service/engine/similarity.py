@@ -113,10 +113,7 @@ class Similarity:
                         await ended(finding)
                 rule = resident.spec.require_text()  # a blueprint's has no logit scale
                 finish = partial(similarities, images, texts, found, rule, model=model, has_heatmaps=request.heatmap)
-                numbers = len(texts) * (_SCORES * len(request.sources))
-                if request.heatmap:
-                    numbers += len(texts) * images.values // spec.pooled_size
-                is_small = max(numbers, images.values) <= INLINE_VALUES
+                is_small = max(self.numbers(request, spec), images.values) <= INLINE_VALUES
                 result = finish() if is_small else await self._on_pool(finish)
         self._metrics.answered(model, tokens=0, all_stages=images.stages)
         return result

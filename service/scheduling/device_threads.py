@@ -186,16 +186,15 @@ class DeviceThreads:
 
     def expect(self, resident: Resident, shape: ImageShape, *, deadline: float, trace: Trace | None = None) -> Expected:
         """As `submit`, of pixels that are being made elsewhere: `Expected.fill` or `fail` follows."""
-        item = self._item(resident, None, trace)
-        with self._wake:
-            since = self._clock()
-            if self._patience is not None:
+        item, since = self._item(resident, None, trace), self._clock()
+        if self._patience is not None:
+            with self._wake:
                 self._patience.expect(shape, now=since)
         return Expected(self, item, shape, deadline=deadline, since=since)
 
     def settle(self, expected: Expected, payload: Pixels | None) -> None:
         """An expected item has its payload, or none. On any thread."""
-        item, shape = expected.item, expected.shape
+        item, shape, patience = expected.item, expected.shape, self._patience
         in_line = 0
         with self._wake:
             if item.resident.hang is not None:
@@ -203,9 +202,8 @@ class DeviceThreads:
             elif payload is not None and not item.future.done():
                 item.payload = payload
                 item.ticket, in_line = self._queue.put(shape, item, now=self._clock(), deadline=expected.deadline)
-            is_first = in_line > 0 and self._queue.size == 1
-            patience = self._patience
-            if (patience is not None and patience.arrived(shape, expected=expected.since, in_line=in_line)) or is_first:
+            is_due = patience is not None and patience.arrived(shape, expected=expected.since, in_line=in_line)
+            if is_due or (in_line and self._queue.size == 1):  # a batch waited for it, or a lane for anything at all
                 self._wake.notify_all()
 
     async def call(self, function: Callable[[], R]) -> R:
