@@ -1,13 +1,13 @@
 """`visiontower embed`: many images and texts to a file, or a folder, of embeddings."""
 
 import argparse
-import asyncio
 import math
 import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.cli import event_loop
 from service.cli.arguments import (
     ArgumentError,
     add_command,
@@ -104,10 +104,10 @@ def run(arguments: argparse.Namespace) -> int:
         if arguments.ray is not None:
             finished = _embed_on_cluster(job, settings, arguments)
         elif arguments.dry_run:
-            _show_forecast(job, asyncio.run(_forecast(job, settings)))
+            _show_forecast(job, event_loop.run(_forecast(job, settings)))
             return 0
         else:
-            finished = asyncio.run(_embed(job, settings, metrics_port=arguments.metrics_port))
+            finished = event_loop.run(_embed(job, settings, metrics_port=arguments.metrics_port))
     except KeyboardInterrupt:
         work = job.sink().work
         kept = f"What is done is kept in {work}: the same command continues from there."
@@ -199,7 +199,7 @@ def _embed_on_cluster(job: "Job", settings: "Settings", arguments: argparse.Name
     from service.bulk.run import run
 
     with cluster_of(arguments, settings) as embedder, _Bar(job.inputs.total) as bar:
-        return asyncio.run(run(job, embedder, progress=bar.show, warn=say))
+        return event_loop.run(run(job, embedder, progress=bar.show, warn=say))
 
 
 class _Bar:

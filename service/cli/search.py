@@ -1,7 +1,6 @@
 """`visiontower search`: a text or an image against what `visiontower embed` wrote."""
 
 import argparse
-import asyncio
 import os
 import sys
 import time
@@ -9,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.cli import event_loop
 from service.cli.arguments import ArgumentError, add_command, add_placement, read_image
 from service.cli.output import beginning, show, show_json
 
@@ -93,7 +93,7 @@ def run(arguments: argparse.Namespace) -> int:
     result = results.opened(arguments.result, column=arguments.column)
     origin = _origin(result, arguments.model)
     query = _query(arguments)
-    embedded = asyncio.run(_embed(query, origin, arguments))
+    embedded = event_loop.run(_embed(query, origin, arguments))
     if len(embedded.vector) != result.width:
         raise ArgumentError(
             f"{embedded.model} gives this query {len(embedded.vector)} numbers, and the vectors of {result.path} have "

@@ -1,10 +1,10 @@
 """`visiontower similarity`: one image against texts."""
 
 import argparse
-import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from service.cli import event_loop
 from service.cli.arguments import (
     add_command,
     add_model,
@@ -63,7 +63,7 @@ def run(arguments: argparse.Namespace) -> int:
         resolution=resolution_of(arguments),
         truncate=not arguments.no_truncate,
     )
-    result = asyncio.run(_score(request, settings_of(arguments)))
+    result = event_loop.run(_score(request, settings_of(arguments)))
     (scores,) = result.items
     if isinstance(scores, VisiontowerError):
         raise scores

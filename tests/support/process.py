@@ -2,7 +2,6 @@
 
 import os
 import re
-import signal
 import subprocess
 import sys
 import threading
@@ -32,19 +31,6 @@ def served(*flags: str) -> Iterator[str]:
                 process.kill()
             if rest.ident is not None:
                 rest.join()
-
-
-def interrupted(process: subprocess.Popen[str]) -> tuple[str, str]:
-    """Press Ctrl-C; gives what it wrote.
-
-    Again if nothing comes of it: Python can lose one between its last look for signals and a call that waits.
-    """
-    process.send_signal(signal.SIGINT)
-    try:
-        return process.communicate(timeout=20)
-    except subprocess.TimeoutExpired:
-        process.send_signal(signal.SIGINT)
-        return process.communicate(timeout=30)
 
 
 def _address(process: subprocess.Popen[str], log: list[str]) -> str:

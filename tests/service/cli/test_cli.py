@@ -3,6 +3,7 @@
 import json
 import os
 import shlex
+import signal
 import subprocess
 import sys
 from contextlib import suppress
@@ -26,7 +27,6 @@ from service.run import server
 from service.settings import PREFIX, Settings
 from service.sizes import show_bytes
 from tests.support.paths import ROOT
-from tests.support.process import interrupted
 from tests.support.serving import backend_of, image_bytes
 
 COMMANDS = ("serve", "embed", "search", "similarity", "models", "vram", "pull")
@@ -244,7 +244,8 @@ def test_embed_interrupted_says_how_to_go_on_and_goes_on(images: Path) -> None:
     line += ["--batch-size", "1", "--workers", "1"]
     running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with pipe.open("wb"):  # waits for the reader
-        shown, said = interrupted(running)
+        running.send_signal(signal.SIGINT)
+        shown, said = running.communicate(timeout=60)
     assert (running.returncode, shown) == (130, ""), said
     assert f"kept in {out}.parts" in said
     assert "Traceback" not in said

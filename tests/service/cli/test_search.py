@@ -5,6 +5,7 @@ import json
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -22,7 +23,6 @@ from service.cli.main import main
 from service.cli.tables import Match, matches_table
 from service.cli.thumbnails import can_show, thumbnail
 from tests.support.paths import ROOT
-from tests.support.process import interrupted
 from tests.support.serving import noise
 from training.demo.world import Subject, render, sample_scene
 
@@ -250,7 +250,12 @@ def test_interrupted_it_ends_with_130_and_no_traceback(fakes: Path, tmp_path: Pa
     line = [sys.executable, "-m", "service.cli", "search", str(fakes / "out.parquet"), str(pipe), "--image"]
     running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with pipe.open("wb"):  # waits for the reader
-        shown, rest = interrupted(running)
+        running.send_signal(signal.SIGINT)
+        try:
+            shown, rest = running.communicate(timeout=20)
+        except subprocess.TimeoutExpired:  # it came just before the read, and Python has no wake-up for one
+            running.send_signal(signal.SIGINT)
+            shown, rest = running.communicate(timeout=40)
     assert (running.returncode, shown, rest) == (130, "", "")
 
 

@@ -1,6 +1,7 @@
 """The flags that say what is embedded."""
 
 import argparse
+import signal
 import socket
 import subprocess
 import sys
@@ -24,7 +25,6 @@ from tests.service.bulk.sources.gallery import (
     table_of,
     tar_of,
 )
-from tests.support.process import interrupted
 from tests.support.serving import noise
 
 TAGS = [["a"], [], None, ["b", "c"], ["d"]]
@@ -118,7 +118,8 @@ def test_interrupted_while_a_server_does_not_answer_it_ends(tmp_path: Path) -> N
         line = [sys.executable, "-m", "service.cli", "embed", "--list", f"{tmp_path}/list", "-o", f"{tmp_path}/out.npy"]
         running = subprocess.Popen([*line, "--model", "fake:vit"], stderr=subprocess.PIPE, text=True)
         with server.accept()[0]:
-            _, said = interrupted(running)
+            running.send_signal(signal.SIGINT)
+            _, said = running.communicate(timeout=60)
     assert running.returncode == 130, said
     assert f"kept in {tmp_path}/out.npy.parts" in said
 
