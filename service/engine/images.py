@@ -382,13 +382,11 @@ class Images:
         self, expected: Expected, image: Image.Image, encoder: Encoder, shape: ImageShape, spent: ImageStages
     ) -> None:
         """On a decoding thread. Resizes, and queues the pixels."""
-        preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
-        try:
-            pixels = self._timed("preprocess", preprocess, encoder, spent)
-        except VisiontowerError as error:
-            expected.fail(error)
+        made = self._resized(image, encoder, shape, spent)
+        if isinstance(made, VisiontowerError):
+            expected.fail(made)
         else:
-            expected.fill(pixels)
+            expected.fill(made)
 
     def _resized(
         self, image: Image.Image, encoder: Encoder, shape: ImageShape, spent: ImageStages
