@@ -7,6 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from encoders.contract.errors import ImageError
+from service.bulk.errors import UnknownScheme
 from service.bulk.items import Item, Pending, Row
 from service.bulk.sources.place import Disk, Place, Server
 from service.bulk.sources.retries import Patience
@@ -39,11 +40,17 @@ class Places:
         """Raises BulkError if nothing here knows the scheme, or its library is missing."""
         return self.server(name) if scheme_of(name) else self._disk
 
-    def source(self, name: str) -> "Remote | Path":
-        """The file as an image. If it is not there, that is an error of the image. Raises as `of`."""
+    def source(self, name: str) -> "Remote | Path | ImageError":
+        """The file as an image. If it is not there, or its scheme is unknown, that is an error of the image.
+
+        Raises BulkError if a library is missing, or the bucket.
+        """
         if not scheme_of(name):
             return Path(name)
-        self.server(name)
+        try:
+            self.server(name)
+        except UnknownScheme as error:
+            return ImageError(str(error))
         return Remote(name, self)
 
     def server(self, name: str) -> Server:

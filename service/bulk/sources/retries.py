@@ -27,6 +27,21 @@ class Refused(OSError):
     """An answer that will be the same next time."""
 
 
+class NoSuchServer(Refused):
+    """There is none of this name."""
+
+
+class OutOfReach(BulkError):
+    """Asked again for as long as it was worth, a server gave nothing. why: its last error."""
+
+    def __init__(self, name: str, seconds: float, why: Exception) -> None:
+        self.why = why
+        super().__init__(
+            f"{shown(name)} could not be read for {seconds:g} s: {reason(why)}. "
+            "What is done is kept: the same command continues."
+        )
+
+
 @dataclass(frozen=True)
 class Patience:
     """Pauses between tries, each up to twice the one before, in seconds. total_s: of all pauses of one read."""
@@ -38,8 +53,8 @@ class Patience:
     def read(self, name: str, action: Callable[[], T], stop: threading.Event | None = None) -> T:
         """The action's result, after as many tries as it takes.
 
-        A server that throttles (503 SlowDown, 429), fails or does not answer is asked again. Raises BulkError if that
-        goes on for total_s or `stop` is set, and OSError at once where trying again cannot help.
+        A server that throttles (503 SlowDown, 429), fails or does not answer is asked again. Raises OutOfReach if that
+        goes on for total_s, BulkError if `stop` is set, and OSError at once where trying again cannot help.
         """
         stop = stop or threading.Event()
         longest, spent = self.first_s, 0.0
@@ -50,10 +65,7 @@ class Patience:
                 if isinstance(error, (*_FINAL, Refused)) or any(word in str(error) for word in _FINAL_WORDS):
                     raise
                 if spent >= self.total_s:
-                    raise BulkError(
-                        f"{shown(name)} could not be read for {self.total_s:g} s: {reason(error)}. "
-                        "What is done is kept: the same command continues."
-                    ) from error
+                    raise OutOfReach(name, self.total_s, error) from error
             pause = longest * random.uniform(0.5, 1.0)  # so that many threads do not come back at the same moment
             if stop.wait(pause):
                 raise BulkError("The run ends: nothing more is read.")

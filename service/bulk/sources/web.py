@@ -1,5 +1,6 @@
 """Files behind http:// and https://: whole images, and parts of tables and tars. A web server lists nothing."""
 
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from threading import Event
@@ -12,20 +13,23 @@ import httpx
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
 from service.bulk.sources.bucket import join_url
+from service.bulk.sources.hosts import Hosts
 from service.bulk.sources.place import shown
-from service.bulk.sources.retries import Patience, Refused
+from service.bulk.sources.retries import NoSuchServer, Patience, Refused
 
-_BUSY = frozenset({408, 425, 429, *range(500, 600)})
-_TIMEOUT_S = 60.0
+_BUSY = frozenset({408, 425, 429, *range(500, 600)}) - {501, 505}
+_UNKNOWN = {socket.EAI_NONAME, getattr(socket, "EAI_NODATA", socket.EAI_NONAME)}  # the latter is not everywhere
+_TIMEOUT = httpx.Timeout(60.0, connect=10.0)
 
 
 class Web:
     """Files by URL. Redirects are followed: whoever names the URL trusts its server."""
 
     def __init__(self, patience: Patience) -> None:
-        self._client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT_S)
+        self._client = httpx.Client(follow_redirects=True, timeout=_TIMEOUT)
         finalize(self, self._client.close)
         self._patience = patience
+        self._hosts = Hosts(patience)
 
     def is_folder(self, name: str) -> bool:
         """Never. Raises BulkError for a URL that ends as a folder's."""
@@ -59,7 +63,7 @@ class Web:
 
     def image(self, name: str, stop: Event) -> bytes | ImageError:
         """The whole body."""
-        return self._patience.image(name, lambda: self._get(name).content, stop)
+        return self._hosts.image(name, lambda: self._get(name).content, stop)
 
     def _about(self, name: str) -> tuple[int, httpx.Headers]:
         _, headers = self._patience.read(name, lambda: self._part(name, 0, 1))
@@ -85,8 +89,21 @@ def _asked() -> Iterator[None]:
     """What cannot be asked for at all is Refused."""
     try:
         yield
-    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects) as error:
+    except (httpx.InvalidURL, httpx.UnsupportedProtocol, httpx.TooManyRedirects, httpx.DecodingError) as error:
         raise Refused(str(error)) from error
+    except ValueError as error:  # of what turns names of hosts into bytes
+        raise Refused(f"its host cannot be looked up: {error}") from error
+    except httpx.ConnectError as error:
+        if _is_unknown(error):
+            raise NoSuchServer("there is no server of this name") from error
+        raise
+
+
+def _is_unknown(error: BaseException | None) -> bool:
+    """Whether a name server said that there is no such host; not, that it cannot say."""
+    while error is not None and not isinstance(error, socket.gaierror):
+        error = error.__cause__ or error.__context__
+    return error is not None and error.errno in _UNKNOWN
 
 
 def _check(response: httpx.Response) -> None:

@@ -1,10 +1,13 @@
 """Buckets and web servers: the same items as on this disk, however busy they are."""
 
+import socket
+from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -15,6 +18,7 @@ from service.bulk.errors import BulkError
 from service.bulk.items import Item, Pending, Row
 from service.bulk.reading import read_ahead
 from service.bulk.sources import Options
+from service.bulk.sources.hosts import MOST_IN_A_ROW, Hosts
 from service.bulk.sources.retries import Patience, Refused
 from tests.service.bulk.sources.gallery import (
     PICTURES,
@@ -126,12 +130,106 @@ def test_a_web_server_gives_files_tables_and_tars(tmp_path: Path, busy: int) -> 
             inputs(f"{store.url}/shop/in/")
 
 
-def test_a_server_that_stays_busy_ends_the_run_and_the_next_one_goes_on() -> None:
+def test_a_table_on_a_server_that_stays_busy_ends_the_run_and_the_next_one_goes_on() -> None:
     with (
         store_of(everything(), busy=10**6) as store,
         pytest.raises(BulkError, match=r"503.*the same command continues"),
     ):
-        contents(inputs(f"{store.url}/shop/in/00.jpg"))
+        contents(inputs(f"{store.url}/shop/table/x.parquet"))
+
+
+def test_an_image_that_never_comes_is_an_error_of_its_item(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So a dead link does not keep the rest of a list."""
+    look_up = socket.getaddrinfo
+
+    def looked_up(host: str, *rest: Any, **more: Any) -> Any:
+        if host == "gone.invalid":
+            raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+        return look_up(host, *rest, **more)
+
+    monkeypatch.setattr(socket, "getaddrinfo", looked_up)
+    with store_of(everything()) as store, socket.create_server(("127.0.0.1", 0)) as taken:
+        closed = taken.getsockname()[1]
+        taken.close()
+        gone = [
+            f"http://127.0.0.1:{closed}/x.jpg",
+            "http://gone.invalid/x.jpg",
+            "http://xn--zzzzzz-.com/x.jpg",
+            "http://.com/x.jpg",
+            f"http://{'a' * 70}.com/x.jpg",
+            "http://[::bad/x.jpg",
+            "foo://bar/x.jpg",
+        ]
+        lines = [f"{store.url}/shop/in/00.jpg", *gone, f"{store.url}/shop/in/01.jpg"]
+        (tmp_path / "list").write_text("\n".join(lines))
+        first, *errors, last = contents(inputs(lists=[str(tmp_path / "list")]))
+    assert (first, last) == (WHOLE[0], WHOLE[1])
+    for error, words in zip(
+        errors,
+        ["refused", "no server of this name", *["host cannot be looked up"] * 3, "Invalid port", "no scheme"],
+        strict=True,
+    ):
+        assert words in str(error)
+
+
+class Reading:
+    """Images of servers. dead: the servers that give nothing. asked: how often each one was."""
+
+    def __init__(self) -> None:
+        self.dead: set[str] = set()
+        self.asked: Counter[str] = Counter()
+        self.hosts = Hosts(Patience(first_s=0.0001, longest_s=0.0002, total_s=0.0005))
+
+    def image(self, host: str) -> bytes | ImageError:
+        def read() -> bytes:
+            self.asked[host] += 1
+            if host in self.dead:
+                raise OSError("it answered 500")
+            return b"image"
+
+        return self.hosts.image(f"http://{host}/x.jpg", read, Event())
+
+
+def test_a_server_that_gave_nothing_is_then_asked_once_for_each_image_until_one_comes() -> None:
+    reading = Reading()
+    reading.dead = {"dead"}
+    assert str(reading.image("dead")) == "http://dead/x.jpg cannot be read: it answered 500."
+    tries = reading.asked["dead"]
+    assert tries > 1
+    assert isinstance(reading.image("dead"), ImageError)
+    assert reading.asked["dead"] == tries + 1
+    reading.dead.clear()
+    assert reading.image("dead") == b"image"
+    reading.dead = {"dead"}
+    assert isinstance(reading.image("dead"), ImageError)
+    assert reading.asked["dead"] > tries + 3
+
+
+def test_a_server_that_gives_other_images_meanwhile_is_not_given_up() -> None:
+    reading = Reading()
+    assert reading.image("good") == b"image"
+
+    def read() -> bytes:
+        assert reading.image("good") == b"image"
+        raise OSError("it answered 500")
+
+    assert isinstance(reading.hosts.image("http://good/bad.jpg", read, Event()), ImageError)
+    reading.dead, tries = {"good"}, reading.asked["good"]
+    reading.image("good")
+    assert reading.asked["good"] > tries + 1
+
+
+def test_where_no_image_comes_from_anywhere_the_run_ends() -> None:
+    reading = Reading()
+    reading.dead = {str(number) for number in range(200)}
+    for number in range(MOST_IN_A_ROW - 1):
+        assert isinstance(reading.image(str(number)), ImageError)
+    with pytest.raises(BulkError, match=r"64 images in a row.*it answered 500.*the same command continues"):
+        reading.image("100")
+    for number in range(MOST_IN_A_ROW - 1):
+        reading.image(str(number))
+    reading.image("good")
+    assert isinstance(reading.image("101"), ImageError)
 
 
 def test_what_cannot_be_helped_is_not_tried_again() -> None:
