@@ -27,6 +27,7 @@ from service.engine.cache.results import Found, Made, ResultCache
 from service.engine.decoding import TOGETHER, Decode, Decoding, Job, is_little
 from service.engine.fetcher import Fetcher
 from service.engine.origin import Origin
+from service.engine.tasks import together
 from service.engine.values import CacheUse, ImageUrl, Source, Timing
 from service.errors import DeadlineExceeded, ImageUnreadable, ShuttingDown, Unavailable
 from service.memory.account import Hold
@@ -138,12 +139,9 @@ class Images:
             elif len(sources) == 1:
                 answers = [await self._encode_one(sources[0], make, stages[0], flow)]
             else:
-                async with asyncio.TaskGroup() as group:
-                    tasks = [
-                        group.create_task(self._encode_one(source, make, spent, flow))
-                        for source, spent in zip(sources, stages, strict=True)
-                    ]
-                answers = [task.result() for task in tasks]
+                answers = await together(
+                    self._encode_one(source, make, spent, flow) for source, spent in zip(sources, stages, strict=True)
+                )
         outcomes: list[Outcome] = []
         values = 0
         for answer, spent in zip(answers, stages, strict=True):
@@ -264,18 +262,14 @@ class Images:
                 await self._done(_FREE, flow, make_little)
 
         try:
-            async with asyncio.TaskGroup() as group:
-                for _ in range(min(self._decoding.threads, len(sources))):
-                    group.create_task(make_on_a_thread())
+            await together(make_on_a_thread() for _ in range(min(self._decoding.threads, len(sources))))
         finally:
             waiting.clear()  # nobody waits for the rest
-        async with asyncio.TaskGroup() as group:
-            tasks = {
-                index: group.create_task(self._make_in_turn(sources[index], stages[index], flow))
-                for index, each in enumerate(made)
-                if each is None
-            }
-        return [tasks[index].result() if each is None else each for index, each in enumerate(made)]
+        left = [index for index, each in enumerate(made) if each is None]
+        by_themselves = await together(self._make_in_turn(sources[index], stages[index], flow) for index in left)
+        for index, each in zip(left, by_themselves, strict=True):
+            made[index] = each
+        return [each for each in made if each is not None]
 
     def _little(
         self, source: Source, spent: ImageStages, flow: _Flow, decode: Decode

@@ -2,10 +2,11 @@
 
 import subprocess
 import sys
+import weakref
 
 import pytest
 
-from service.run.heap import Heap
+from service.run.heap import Heap, give_back
 from tests.support.paths import ROOT
 
 
@@ -72,3 +73,13 @@ print(before - resident_bytes())
 def test_what_lies_below_something_that_lives_on_is_given_back() -> None:
     program = subprocess.run([sys.executable, "-c", PROGRAM], stdout=subprocess.PIPE, text=True, cwd=ROOT, check=True)
     assert int(program.stdout) > 100 * 2**20
+
+
+def test_garbage_is_looked_for_before_memory_is_given_back() -> None:
+    class Kept:
+        def __init__(self) -> None:
+            self.itself = self
+
+    kept = weakref.ref(Kept())
+    give_back()
+    assert kept() is None
