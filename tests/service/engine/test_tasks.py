@@ -8,6 +8,8 @@ import pytest
 
 from service.engine.tasks import together
 
+pytestmark = pytest.mark.anyio
+
 
 async def gives(number: int) -> int:
     await asyncio.sleep(0)
