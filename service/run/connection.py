@@ -48,6 +48,7 @@ _SPARE = 64
 """Connections beyond the limit that are let in for the paths below, and to be told about the limit. Of those on the
 ports for probes, which the limit leaves out, there may be as many."""
 _FOR_PROBES = (b"/health/", b"/metrics")
+_FRAMING = (b"content-length", b"transfer-encoding")
 _LINGERING_S = 2.0
 _SWEEP_S = 1.0
 
@@ -130,6 +131,25 @@ class _Outgoing:
         self.close = connection.close
 
 
+class _Body:
+    """A body that is parsed by itself, as the parser calls it. What comes behind it is dropped."""
+
+    def __init__(self, connection: "Connection") -> None:
+        self._connection = connection
+        self._is_whole = False
+
+    def on_body(self, body: bytes) -> None:
+        """As httptools."""
+        if not self._is_whole:
+            self._connection.on_body(body)
+
+    def on_message_complete(self) -> None:
+        """As httptools."""
+        if not self._is_whole:
+            self._is_whole = True
+            self._connection.on_message_complete()
+
+
 class Connection(HttpToolsProtocol):
     """uvicorn's connection, within limits."""
 
@@ -186,9 +206,7 @@ class Connection(HttpToolsProtocol):
             self._wait("head")
         self._is_bare = True
         try:
-            self.parser.feed_data(data)
-        except httptools.HttpParserUpgrade:
-            self._keeps_alive = self.cycle.keep_alive = False  # no other protocol is spoken here
+            self._parse(data)
         except httptools.HttpParserError:
             self._refuse(self._refusal or MalformedRequest("it is not HTTP/1.1"))
             return
@@ -247,6 +265,8 @@ class Connection(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """As httptools."""
         self._is_bare = False
+        if self._framing_beyond_upgrade():
+            return
         self.cycle.keep_alive = self._keeps_alive
         if not self.pipeline:
             self.waits = "answer"
@@ -315,6 +335,27 @@ class Connection(HttpToolsProtocol):
             self._close_now()
         elif self.waits != "end":
             self._linger()
+
+    def _parse(self, data: bytes) -> None:
+        """Raises HttpParserError.
+
+        The parser stops at a head that asks for another protocol. None is spoken here: the request is answered as
+        others are, and its body is parsed by itself. So ask Java's client and `curl --http2`, in their first request.
+        """
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade as stop:
+            self._keeps_alive = self.cycle.keep_alive = False
+            if framing := self._framing_beyond_upgrade():
+                self.parser = httptools.HttpRequestParser(_Body(self))
+                self.parser.feed_data(b"POST / HTTP/1.1\r\n" + framing + b"\r\n")
+                self.parser.feed_data(data[stop.args[0] :])
+
+    def _framing_beyond_upgrade(self) -> bytes:
+        """The header lines that say where the body ends, if the parser stopped ahead of it; else nothing."""
+        if not self.parser.should_upgrade() or self.parser.get_method() == b"CONNECT":
+            return b""
+        return b"".join(b"%b: %b\r\n" % each for each in self.headers if each[0] in _FRAMING)
 
     def _begin(self, cycle: RequestResponseCycle) -> None:
         """This request's turn has come."""

@@ -483,6 +483,46 @@ async def test_another_protocol_is_not_spoken() -> None:
         assert await client.is_closed()
 
 
+@pytest.mark.parametrize("pieces", [1, 3, 1000])
+@pytest.mark.parametrize("is_chunked", [False, True])
+async def test_who_asks_for_another_protocol_is_answered_with_the_body_of_the_request(
+    is_chunked: bool, pieces: int
+) -> None:
+    """As Java's client and `curl --http2` ask, in their first request."""
+    image = image_bytes()
+    framing, body = f"Content-Length: {len(image)}", image
+    if is_chunked:
+        framing, body = "Transfer-Encoding: chunked", b"%x\r\n%b\r\n0\r\n\r\n" % (len(image), image)
+    head = (
+        "POST /embed HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        f"HTTP2-Settings: AAMAAABkAAQAoAAAAAIAAAAA\r\nContent-Type: image/png\r\n{framing}\r\n\r\n"
+    )
+    request = head.encode() + body
+    size = -(-len(request) // pieces)
+    sent = [request[start : start + size] for start in range(0, len(request), size)]
+    sent[-1] += b"GET /smuggled HTTP/1.1\r\n\r\n"
+    async with street() as here:
+        client = await here.client()
+        for piece in sent:
+            client.send(piece)
+            await asyncio.sleep(0)
+        answer = await client.answer()
+        assert (answer.status, answer.closes) == (200, True), answer.body
+        assert await client.is_closed()
+
+
+async def test_the_body_of_who_asks_for_another_protocol_has_the_same_limits() -> None:
+    head = (
+        b"POST /embed HTTP/1.1\r\nHost: x\r\nConnection: Upgrade\r\nUpgrade: h2c\r\nTransfer-Encoding: chunked\r\n\r\n"
+    )
+    for body in (b"1\r\nx\r\n" * 6000, b"nonsense\r\n"):
+        async with street() as here:
+            client = await here.client()
+            client.send(head + body)
+            answer = await client.answer()
+            assert (answer.status, answer.slug, answer.closes) == (400, "malformed-request", True)
+
+
 async def test_the_door_looks_by_itself_while_somebody_is_there() -> None:
     async with street() as here:
         client = await here.client()
