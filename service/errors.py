@@ -244,7 +244,7 @@ class HeatmapTooLarge(LimitExceeded):
 
 
 class OverHostMemory(LimitExceeded):
-    """A stage of the request (its body, an image, its texts, its answer) needs more than the setting memory_budget."""
+    """A stage of the request (body, image, input, texts, answer) needs more than the setting memory_budget."""
 
     def __init__(self, *, stage: str, needed: int, limit: int) -> None:
         super().__init__(

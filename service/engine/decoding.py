@@ -81,13 +81,13 @@ class Decoding:
         self._plain = _Crew(account, threads, name="decode")
         self._dear = _Crew(account, processes, name="decode apart", is_apart=True)
 
-    def submit(self, job: Job, flow: object) -> None:
-        """Do it when it is its turn. flow: its request, by identity.
+    def submit(self, job: Job, flow: object, *, beside: int = 0) -> None:
+        """Do it when it is its turn. flow: its request, by identity. beside: bytes that this one holds already.
 
         Raises OverHostMemory if there will never be memory for it, and ShuttingDown.
         """
-        if job.price.nbytes > self._most:
-            raise OverHostMemory(stage="image", needed=job.price.nbytes, limit=self._most)
+        if job.price.nbytes > self._most - beside:
+            raise OverHostMemory(stage="image", needed=job.price.nbytes + beside, limit=self._most)
         (self._plain if job.price.is_plain else self._dear).submit(job, flow)
 
     def drop(self, job: Job) -> None:

@@ -47,6 +47,7 @@ from service.engine.values import (
     Result,
     SimilarityRequest,
     SimilarityResult,
+    Sizes,
     Timing,
 )
 from service.errors import DeadlineExceeded, NoImages, ShuttingDown
@@ -149,7 +150,7 @@ class Engine:
             cache=self._cache,
         )
         self._shapes: dict[Hashable, ImageShape] = {}  # by the part of a request that decides
-        self._numbers: dict[Hashable, int] = {}  # of one image's answer, likewise
+        self._sizes: dict[Hashable, Sizes] = {}  # of one image, likewise
         self._texts = Texts(
             threads=self.threads,
             account=self.account,
@@ -258,39 +259,42 @@ class Engine:
                 model = None if request.model is None else self.models.id_of(request.model)
                 return ReadyResult(await self.why_not_ready(model))
 
-    async def numbers(self, request: Request) -> int:
-        """How many numbers the answer will hold if no image fails. Nothing is run; a CNN's stage is planned.
+    async def sizes(self, request: Request) -> Sizes:
+        """What the request will take if no image fails. Nothing is run; a CNN's stage is planned.
 
         Raises what the request itself would raise for an option that cannot be.
         """
         match request:
             case EmbedRequest():
-                of_images = len(request.sources) * await self._numbers_of_image(request) if request.sources else 0
+                numbers, pixel_bytes = await self._sizes_of_image(request) if request.sources else Sizes(0, 0)
+                images = len(request.sources)
                 if not request.texts:
-                    return of_images
+                    return Sizes(images * numbers, images * pixel_bytes)
                 spec = self.models.specs[self.models.id_of(request.model)]
-                return of_images + len(request.texts) * (spec.embed_dim or 0)
+                of_texts = len(request.texts) * (spec.embed_dim or 0)
+                return Sizes(images * numbers + of_texts, images * pixel_bytes)
             case SimilarityRequest():
-                return self._similarity.numbers(request, self.models.specs[self.models.id_of(request.model)])
+                return self._similarity.sizes(request, self.models.specs[self.models.id_of(request.model)])
             case _:
-                return 0
+                return Sizes(0, 0)
 
-    async def _numbers_of_image(self, request: EmbedRequest) -> int:
+    async def _sizes_of_image(self, request: EmbedRequest) -> Sizes:
         asked = (request.model, request.resolution, request.output, request.layer, request.project, request.tiles)
-        known = self._numbers.get(asked)
+        known = self._sizes.get(asked)
         if known is None:
             spec = self.models.specs[self.models.id_of(request.model)]
             size, outputs = spec.size(request.resolution), request.outputs(spec)
             width, tokens = spec.tokens_width(outputs), spec.token_count(size, outputs)
             tokens = spec.most_joined if request.tiles else tokens
             if width is None or tokens is not None:
-                known = (width or 0) * (tokens or 0) + spec.pooled_size * outputs.pooled
+                numbers = (width or 0) * (tokens or 0) + spec.pooled_size * outputs.pooled
             else:  # a CNN's stage: only a forward, or its plan, knows its grid
                 shape = await self.planner.image_shape(spec.id, size, outputs)
-                known = shape.cost.output_bytes // (4 if spec.dtype == "float32" else 2)
-            if len(self._numbers) > _SHAPES:
-                self._numbers.clear()
-            self._numbers[asked] = known
+                numbers = shape.cost.output_bytes // (4 if spec.dtype == "float32" else 2)
+            known = Sizes(numbers, 3 * math.prod(size) * (spec.most_views if request.tiles else 1))
+            if len(self._sizes) > _SHAPES:
+                self._sizes.clear()
+            self._sizes[asked] = known
         return known
 
     async def embed(self, request: EmbedRequest, *, deadline: float | None = None) -> EmbedResult:

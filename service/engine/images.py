@@ -6,6 +6,7 @@ device threads. Everything that depends on one caller's bytes is over before the
 
 import asyncio
 import logging
+import math
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -66,6 +67,7 @@ class EncodedImages:
 class _Flow:
     """One request: its images stand in line together. deadline: on the clock. fetched: holds the bytes behind its URLs.
 
+    pixels: bytes of all its pixels; 0 of a set, whose sender has the memory to himself.
     origin: of its rows; None if they are neither kept nor looked for. found: those that were looked for.
     """
 
@@ -73,6 +75,7 @@ class _Flow:
     shape: ImageShape
     deadline: float
     fetched: Hold | None
+    pixels: int
     origin: Origin | None
     found: list[Found] = field(default_factory=list)
 
@@ -132,7 +135,9 @@ class Images:
             origin = None
             if self._cache is not None and not is_set:
                 origin = self._cache.origin(resident.spec, shape, in_tiles=in_tiles)
-            flow = _Flow(resident, shape, deadline, fetched, origin)
+            views = resident.spec.most_views if in_tiles else 1
+            pixels = 0 if is_set else 3 * math.prod(shape.size) * len(sources) * views
+            flow = _Flow(resident, shape, deadline, fetched, pixels, origin)
             make = self._make_tiled if in_tiles else self._make_row
             if is_set and not in_tiles:
                 answers = await self._encode_set(sources, stages, flow)
@@ -186,7 +191,7 @@ class Images:
             expected = self._threads.expect(resident, shape, deadline=flow.deadline, trace=spent.trace)
             job = Job(cost, partial(self._fill, expected, image_bytes, encoder, shape, spent), expected.fail)
             try:
-                self._decoding.submit(job, flow)
+                self._decoding.submit(job, flow, beside=flow.pixels)
             except VisiontowerError as error:
                 expected.fail(error)
             try:
@@ -345,7 +350,7 @@ class Images:
                 done.set_exception(error)
 
         job = Job(cost, run, fail)
-        self._decoding.submit(job, flow)
+        self._decoding.submit(job, flow, beside=flow.pixels)
         try:
             return await asyncio.shield(asyncio.wrap_future(done))
         except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """Images against texts, or against a named set of labels: both are embedded side by side, and then compared."""
 
 import asyncio
+import math
 from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
 from typing import TypeAlias
@@ -16,7 +17,7 @@ from service.engine.scoring import similarities
 from service.engine.tasks import ended
 from service.engine.templates import NAMED
 from service.engine.texts import Texts, WantedTexts
-from service.engine.values import SimilarityRequest, SimilarityResult
+from service.engine.values import SimilarityRequest, SimilarityResult, Sizes
 from service.errors import HeatmapTooLarge, NoImages
 from service.memory.planner import Planner
 from service.telemetry.metrics import Metrics
@@ -59,10 +60,11 @@ class Similarity:
         self._most_values = most_values
         self._most_templates = most_templates
 
-    def numbers(self, request: SimilarityRequest, spec: EncoderSpec) -> int:
-        """How many numbers the result will hold. Raises InvalidOption, UnsupportedResolution."""
-        texts = len(self._compared(request))
-        return len(request.sources) * texts * (_SCORES + _values_of_map(request, spec))
+    def sizes(self, request: SimilarityRequest, spec: EncoderSpec) -> Sizes:
+        """What the request will take. Raises InvalidOption, UnsupportedResolution."""
+        images, texts = len(request.sources), len(self._compared(request))
+        numbers = images * texts * (_SCORES + _values_of_map(request, spec))
+        return Sizes(numbers, images * 3 * math.prod(spec.size(request.resolution)))
 
     async def of(self, request: SimilarityRequest, started: float, deadline: float) -> SimilarityResult:
         """One item an image. Raises as Engine.similarity."""
@@ -113,7 +115,7 @@ class Similarity:
                         await ended(finding)
                 rule = resident.spec.require_text()  # a blueprint's has no logit scale
                 finish = partial(similarities, images, texts, found, rule, model=model, has_heatmaps=request.heatmap)
-                is_small = max(self.numbers(request, spec), images.values) <= INLINE_VALUES
+                is_small = max(self.sizes(request, spec).numbers, images.values) <= INLINE_VALUES
                 result = finish() if is_small else await self._on_pool(finish)
         self._metrics.answered(model, tokens=0, all_stages=images.stages)
         return result

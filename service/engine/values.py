@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import ml_dtypes
 import numpy as np
@@ -158,6 +158,13 @@ def require_tokens(output: Output, **options: int | bool | None) -> None:
                 f"'{name}' is {value!r}: it is about tokens, which output=pooled does not give: "
                 "ask for output=tokens or both.",
             )
+
+
+class Sizes(NamedTuple):
+    """What a request takes: the numbers of its answer, and the bytes of its images' pixels, uint8 [3, H, W] each."""
+
+    numbers: int
+    pixel_bytes: int
 
 
 @dataclass(frozen=True)

@@ -35,6 +35,8 @@ from service.telemetry.tracing import TRACE, UNTRACED
 _SMALL_BYTES = 65_536
 """Bodies up to this size are taken apart on the event loop. They, and answers up to it, are not asked of the account:
 the number of connections bounds them."""
+_SMALL_INPUT_BYTES = 262_144
+"""Nor are pixels up to this size, one image of most models: the number of images that may wait bounds them."""
 _PARSED, _PARSED_JSON = 1, 5
 """Of a larger body, what taking it apart takes beside it. A JSON text may have four bytes a character, and its base64
 is decoded."""
@@ -227,12 +229,16 @@ class Exchange:
             permit = request.app.state.gate.images(key, record.images)
         if asked.reply_of is not None:
             reply = asked.reply_of(engine.models.specs[engine.models.id_of(question.model)])
-        numbers = await engine.numbers(question)
+        numbers, pixel_bytes = await engine.sizes(question)
         if asked.most_numbers is not None and numbers > asked.most_numbers:
             raise AnswerTooLarge(actual=numbers, limit=asked.most_numbers, advice=asked.advice)
         nbytes = numbers * asked.number_bytes + asked.other_bytes
+        held = holds[0].nbytes if holds else 0
+        if pixel_bytes > _SMALL_INPUT_BYTES:
+            holds.append(engine.account.hold("input", pixel_bytes, beside=held))
+            held += pixel_bytes
         if nbytes > _SMALL_BYTES:
-            holds.append(engine.account.hold("answer", nbytes, beside=holds[0].nbytes if holds else 0))
+            holds.append(engine.account.hold("answer", nbytes, beside=held))
         with permit as counted:
             result: Result = await engine.run(question, deadline=deadline)
             if counted is not None:

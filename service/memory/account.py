@@ -1,4 +1,4 @@
-"""The host's memory that requests hold: bodies, pictures being decoded, prompts, answers. Takes none itself.
+"""The host's memory that requests hold: bodies, pictures being decoded, pixels, prompts, answers. Takes none itself.
 
 A request says what a stage will take before the stage begins, and is refused if that is too much. So no sum of
 requests takes more than the limit, whatever the stages are. The encoders and their forwards are the budget's
@@ -13,7 +13,8 @@ from typing import Literal, TypeAlias
 from encoders.memory.machine import host_memory
 from service.errors import HostMemoryFull, OverHostMemory
 
-Stage: TypeAlias = Literal["body", "image", "text", "answer"]
+Stage: TypeAlias = Literal["body", "image", "input", "text", "answer"]
+"""image: while it is decoded. input: the pixels that wait for their forward."""
 
 _MIB = 1024 * 1024
 _SHARE, _LEAST, _MOST = 8, 256 * _MIB, 4096 * _MIB
@@ -44,7 +45,7 @@ class Account:
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
-        self._held: dict[Stage, int] = {"body": 0, "image": 0, "text": 0, "answer": 0}
+        self._held: dict[Stage, int] = {"body": 0, "image": 0, "input": 0, "text": 0, "answer": 0}
         self._lock = threading.Lock()
         self.short: set[threading.Condition] = set()
         """Of those who wait for room: each is notified when bytes are given back, and leaves the set."""

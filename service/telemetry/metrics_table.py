@@ -10,7 +10,7 @@ from service.telemetry.together import together
 
 _READ = ("weights", "allocated", "reserved", "budget", "free", "total")
 KINDS = (*_READ, "activations_predicted", "activations_peak")
-_HELD = ("body", "image", "text", "answer", "limit")
+_HELD = ("body", "image", "input", "text", "answer", "limit")
 _FACTS = ("revision", "dtype", "device", "runtime")
 _STORES = ("memory", "disk")
 

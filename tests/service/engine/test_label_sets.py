@@ -284,7 +284,7 @@ async def test_labels_that_are_cut_are_named_or_refused_before_the_images_run(tm
 
 async def test_a_name_that_no_set_has_is_refused_with_those_that_there_are(tmp_path: Path) -> None:
     async with engine_of(TextTower(), tmp_path) as engine:
-        for run in (engine.similarity, engine.numbers):
+        for run in (engine.similarity, engine.sizes):
             with pytest.raises(InvalidOption, match="There is: set"):
                 await run(SimilarityRequest([PICTURE], labels="x" * 10_000))
 
@@ -299,4 +299,4 @@ async def test_an_encoder_without_a_text_half_says_so(tmp_path: Path) -> None:
 async def test_the_numbers_of_an_answer_are_those_that_are_computed(tmp_path: Path) -> None:
     async with engine_of(TextTower(), tmp_path) as engine:
         request = SimilarityRequest([PICTURE, PICTURE], labels="set")
-        assert await engine.numbers(request) == 2 * 30 * 3 == (await engine.similarity(request)).values
+        assert (await engine.sizes(request)).numbers == 2 * 30 * 3 == (await engine.similarity(request)).values

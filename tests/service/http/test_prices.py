@@ -77,6 +77,39 @@ async def test_a_body_that_another_s_leave_no_room_for_is_refused_and_waits_for_
         assert held(app) == {}
 
 
+async def test_the_pixels_of_a_request_count_until_it_is_answered() -> None:
+    """A small file may become a large input: of 512 x 512 here."""
+    gate, one = Gate(), 3 * 512 * 512
+    app = app_of(FakeEncoder(before=gate), memory_budget=4 * one)
+    large = "/embed?output=pooled&resolution=512x512"
+    async with client_of(app) as client:
+        gate.close()
+        first = asyncio.create_task(client.post(large, files=[("image", PICTURE)] * 2))
+        await gate.someone_inside()
+        assert held(app)["input"] == 2 * one
+        assert_problem(await client.post(large, files=[("image", PICTURE)] * 2), 503, "host-memory-full")
+        small = asyncio.create_task(client.post("/embed?output=pooled", content=PICTURE, headers=PNG))
+        gate.is_open.set()
+        assert [(await each).status_code for each in (first, small)] == [200, 200]
+        assert held(app) == {}
+        problem = await client.post(large, files=[("image", PICTURE)] * 5)
+        assert_problem(problem, 413, "over-host-memory")
+        assert "The input of this request needs" in problem.json()["detail"]
+        assert held(app) == {}
+
+
+async def test_a_picture_that_never_fits_beside_its_request_s_pixels_is_refused_at_once() -> None:
+    app = app_of(memory_budget=120_000_000)
+    picture = image_bytes(size=(3000, 3000))
+    async with client_of(app) as client:
+        alone = await client.post("/embed?output=pooled", content=picture, headers=PNG)
+        assert alone.status_code == 200, alone.text
+        files = [("image", picture), *[("image", PICTURE)] * 30]
+        answer = await client.post("/embed?output=pooled&resolution=512x512", files=files)
+        assert "The image of this request needs" in answer.text
+        assert held(app) == {}
+
+
 @pytest.mark.parametrize(
     ("body", "headers", "status"),
     [
@@ -231,7 +264,7 @@ async def test_json_with_too_many_numbers_is_refused_before_it_is_run_and_says_w
 
 async def test_an_answer_over_the_budget_is_refused_before_it_is_run() -> None:
     encoder = FakeEncoder()
-    async with serving(encoder, memory_budget=1_000_000) as client:
+    async with serving(encoder, memory_budget=1_500_000) as client:
         encoder.batches.clear()
         assert_problem(await client.post(LARGE, content=PICTURE, headers=PNG), 413, "over-host-memory")
         assert encoder.batches == []
@@ -303,7 +336,7 @@ def test_large_arrays_are_written_in_pieces_that_make_the_same_json(shape: tuple
 )
 async def test_the_numbers_of_an_answer_are_known_before(request_: Any) -> None:
     async with Engine(Settings(model=("fake:vit",)), backend=backend_of()) as engine:
-        numbers = await engine.numbers(request_)
+        numbers, _ = await engine.sizes(request_)
         assert (await engine.run(request_)).values == numbers
 
 

@@ -10,7 +10,7 @@ from service.memory.account import Account, automatic_limit
 def test_bytes_are_given_back_by_leaving_the_stage() -> None:
     account = Account(1000)
     with account.hold("body", 600), account.hold("image", 100):
-        assert account.held == {"body": 600, "image": 100, "text": 0, "answer": 0}
+        assert account.held == {"body": 600, "image": 100, "input": 0, "text": 0, "answer": 0}
     assert not any(account.held.values())
 
 
