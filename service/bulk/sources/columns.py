@@ -165,13 +165,17 @@ def _listed(schema: pa.Schema) -> str:
 
 
 def _is_bytes(kind: pa.DataType) -> bool:
-    """Of images: bytes, or as the library `datasets` writes them, struct<bytes, path>."""
-    kind = plain_type(kind)
-    if pa.types.is_struct(kind):
-        return {"bytes", "path"} <= set(_names(kind)) and (
-            _is_binary(plain_type(kind.field("bytes").type)) and _is_text(plain_type(kind.field("path").type))
-        )
-    return _is_binary(kind)
+    """Of images: bytes, or as the library `datasets` writes them, struct<bytes, path>; one of the two may be null."""
+    if not pa.types.is_struct(kind):
+        return _is_binary(kind)
+    bytes_, path = (_type_in(kind, name) for name in ("bytes", "path"))
+    if bytes_ is None or path is None or (pa.types.is_null(bytes_) and pa.types.is_null(path)):
+        return False
+    return (_is_binary(bytes_) or pa.types.is_null(bytes_)) and (_is_text(path) or pa.types.is_null(path))
+
+
+def _type_in(struct: pa.DataType, name: str) -> pa.DataType | None:
+    return plain_type(struct.field(name).type) if _names(struct).count(name) == 1 else None
 
 
 def _is_binary(kind: pa.DataType) -> bool:
