@@ -35,28 +35,26 @@ def batches_of(name: str, file: BinaryIO, *, rows: int) -> Iterator[pa.RecordBat
 
 
 def _lines(name: str, file: BinaryIO) -> Iterator[Sequence[str]]:
-    """The fields of each line, of the one with the names first. Empty lines are left out."""
+    """The fields of each line, the names first, without empty lines. It closes the file."""
     encoding = "utf-16" if file.read(2) in _UTF_16 else "latin1"
     file.seek(0)
-    text = io.TextIOWrapper(file, "utf-8-sig", newline="")
-    reader = csv.reader(_short(text), strict=True, delimiter="\t" if _suffix(name) == ".tsv" else ",")
-    columns: Sequence[str] = ()
-    try:
-        for line in filter(None, reader):
-            columns = columns or line
-            if len(line) != len(columns):
-                raise csv.Error(f"it has {len(line)} fields, the first line {len(columns)}")
-            yield line
-        if not columns:
-            raise BulkError(f"{shown(name)} is empty: the first line of a CSV names its columns.")
-    except csv.Error as error:
-        raise BulkError(f"{shown(name)} cannot be read as a table: line {reader.line_num:,}: {error}.") from error
-    except UnicodeDecodeError as error:
-        raise BulkError(
-            f"{shown(name)} is not UTF-8: convert it, for example with iconv -f {encoding} -t utf-8."
-        ) from error
-    finally:
-        text.detach()  # or it closes the file
+    with io.TextIOWrapper(file, "utf-8-sig", newline="") as text:
+        reader = csv.reader(_short(text), strict=True, delimiter="\t" if _suffix(name) == ".tsv" else ",")
+        columns: Sequence[str] = ()
+        try:
+            for line in filter(None, reader):
+                columns = columns or line
+                if len(line) != len(columns):
+                    raise csv.Error(f"its number of fields is {len(line)}, that of the first line {len(columns)}")
+                yield line
+        except csv.Error as error:
+            raise BulkError(f"{shown(name)} cannot be read as a table: line {reader.line_num:,}: {error}.") from error
+        except UnicodeDecodeError as error:
+            raise BulkError(
+                f"{shown(name)} is not UTF-8: convert it, for example with iconv -f {encoding} -t utf-8."
+            ) from error
+    if not columns:
+        raise BulkError(f"{shown(name)} is empty: the first line of a CSV names its columns.")
 
 
 def _short(text: io.TextIOWrapper) -> Iterator[str]:

@@ -1,12 +1,13 @@
 """CSV: all of it is text, and what is wrong with a file is said in our words."""
 
+import gc
 from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 
 from service.bulk.errors import BulkError
-from service.bulk.items import Cell
+from service.bulk.items import Cell, Item
 from service.bulk.sources import Options, csvs
 from tests.service.bulk.sources.gallery import contents, folder_of, goes_on_anywhere, ids, inputs, items_of
 
@@ -67,7 +68,10 @@ def test_a_tab_stands_between_the_fields_of_a_tsv(tmp_path: Path) -> None:
         ("title,image\ncafé,0.jpg\n".encode("latin1"), r"x\.csv is not UTF-8: .* iconv -f latin1 -t utf-8"),
         ("title,image\ncafé,0.jpg\n".encode("utf-16"), r"x\.csv is not UTF-8: .* iconv -f utf-16 -t utf-8"),
         ("", r"x\.csv is empty: the first line of a CSV names its columns"),
-        ("image,n\n0.jpg\n", r"x\.csv cannot be read as a table: line 2: it has 1 fields, the first line 2"),
+        (
+            "image,n\n0.jpg\n",
+            r"x\.csv cannot be read as a table: line 2: its number of fields is 1, that of the first line 2\.",
+        ),
         ('image,n\n0.jpg,"1\n1.jpg,2\n', r"x\.csv cannot be read as a table: line 3: unexpected end of data"),
         ("image;n\n0.jpg;1\n", r"No column of .*x\.csv looks like images.* image;n \(string\)"),
     ],
@@ -80,7 +84,7 @@ def test_what_is_no_csv(tmp_path: Path, text: str | bytes, words: str) -> None:
 def test_rows_before_an_error_are_given(tmp_path: Path) -> None:
     items = items_of(inputs(csv_of(tmp_path, "image,n\n" + "0.jpg,1\n" * 64 + "1.jpg\n")))
     assert len([next(items) for _ in range(64)]) == 64
-    with pytest.raises(BulkError, match="line 66: it has 1 fields"):
+    with pytest.raises(BulkError, match="line 66: its number of fields is 1"):
         next(items)
 
 
@@ -90,3 +94,11 @@ def test_a_field_may_be_long_but_not_endless(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(csvs, "_LONGEST", 1_000_000)
     with pytest.raises(BulkError, match=r"x\.csv cannot be read as a table: .*over 1,000,000 characters"):
         contents(inputs(path))
+
+
+@pytest.mark.parametrize("suffix", ["csv", "tsv"])
+def test_nobody_need_read_to_the_end(tmp_path: Path, suffix: str) -> None:
+    rows = inputs(csv_of(tmp_path, "image\n" + "0.jpg\n" * 1000, f"x.{suffix}")).rows(0)
+    assert isinstance(next(rows), Item)
+    del rows
+    gc.collect()  # an exception where the reader ends would fail the test
