@@ -13,12 +13,30 @@ from service.engine.values import Source
 Modality: TypeAlias = Literal["image", "text"]
 
 
+@dataclass(frozen=True, eq=False)
+class Cell:
+    """A value of an Arrow column, as it stands there: Python's types know no nanoseconds and no year 10000.
+
+    The cells of a column share it, also when they are pickled together. Two are equal if their values are.
+    """
+
+    column: pa.Array
+    row: int
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Cell) and bool(self.array().equals(other.array()))
+
+    def array(self, rows: int = 1) -> pa.Array:
+        """This value, and those after it."""
+        return self.column.slice(self.row, rows)
+
+
 @dataclass(frozen=True)
 class Item:
     """One row of the result: an image or a text.
 
     id: names the row; ids need not differ. source: the image, or an ImageError that stands for it. columns: values that
-    are carried through to the result; their Arrow types are in `Inputs.columns`.
+    are carried through to the result, Python's or a Cell each; their Arrow types are in `Inputs.columns`.
     """
 
     id: str

@@ -3,15 +3,17 @@
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import groupby
 from typing import Any, TypeAlias
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from encoders.contract.values import Grid
 from service.bulk.errors import BulkError
-from service.bulk.items import Item
+from service.bulk.items import Cell, Item
 
 Array: TypeAlias = NDArray[Any]
 _OWN = ("id", "error", "grid_rows", "grid_cols")
@@ -39,7 +41,7 @@ class Columns:
     """The columns of a result: id, error, grid_rows, grid_cols, the carried ones, then the arrays.
 
     shapes: name -> shape of one item's array, `tokens` before `pooled`. dtype: of the arrays. Raises BulkError if a
-    carried column has the name of another.
+    carried column has the name of another, or a type that cannot be written.
     """
 
     shapes: Mapping[str, tuple[int, ...]]
@@ -51,6 +53,8 @@ class Columns:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise BulkError(f"The result would have two columns {', '.join(twice)}: carry others.")
+        for field in self.carried:
+            _require_writable(field)
 
     @property
     def schema(self) -> pa.Schema:
@@ -165,10 +169,41 @@ def failures_of(rows: pa.Table | pa.RecordBatch) -> list[tuple[str, str]]:
 
 
 def _carried(items: Sequence[Item], field: pa.Field) -> pa.Array:
+    """Cells as they stand, those that follow each other in a column together; other values as the type has them."""
+    values = [item.columns.get(field.name) for item in items]
+
+    def kind(place: int) -> object:
+        value = values[place]
+        return (id(value.column), value.row - place) if isinstance(value, Cell) else value is None
+
     try:
-        return pa.array([item.columns.get(field.name) for item in items], field.type)
+        alike = [[values[place] for place in places] for _, places in groupby(range(len(values)), key=kind)]
+        return pa.concat_arrays([_array(group, field.type) for group in alike] or [pa.nulls(0, field.type)])
     except (pa.ArrowInvalid, pa.ArrowTypeError) as error:
         raise BulkError(f"A value of the column {field.name} is no {field.type}: {error}") from error
+
+
+def _array(alike: Sequence[object], kind: pa.DataType) -> pa.Array:
+    first = alike[0]
+    column = first.array(len(alike)) if isinstance(first, Cell) else None
+    if first is None or (column is not None and pa.types.is_null(column.type)):
+        return pa.nulls(len(alike), kind)
+    return pa.array(alike, kind) if column is None else column
+
+
+def _require_writable(field: pa.Field) -> None:
+    """Raises BulkError if Parquet has no such type, or it holds dictionaries: all rows of a part would share one."""
+    try:
+        if _has_dictionary(field.type):
+            raise pa.ArrowNotImplementedError(str(field.type))
+        pq.ParquetWriter(pa.BufferOutputStream(), pa.schema([field])).close()
+    except pa.ArrowNotImplementedError as error:
+        raise BulkError(f"Column {field.name} is {field.type}, which no result can hold: carry others.") from error
+
+
+def _has_dictionary(kind: pa.DataType) -> bool:
+    inside = (kind.field(index).type for index in range(kind.num_fields))
+    return bool(pa.types.is_dictionary(kind)) or any(map(_has_dictionary, inside))
 
 
 def _numbers(column: pa.FixedSizeListArray, shape: tuple[int, ...]) -> Array:

@@ -8,22 +8,31 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO
 
 import pyarrow as pa
-import pyarrow.csv
 import pyarrow.ipc
 import pyarrow.parquet
 
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
-from service.bulk.items import Item, Modality, Row
+from service.bulk.items import Cell, Item, Modality, Row
+from service.bulk.sources import csvs
+from service.bulk.sources.columns import (
+    carried,
+    common_schema,
+    common_type,
+    embedded,
+    field_of,
+    id_column,
+    id_in,
+    image_columns,
+    legible,
+    text_column,
+)
 from service.bulk.sources.options import Options
 from service.bulk.sources.place import Skip, shown
 from service.bulk.sources.places import Places, Remote, row, scheme_of
 from service.engine.values import ImageUrl, Source
 
-SUFFIXES = frozenset({".parquet", ".arrow", ".arrows", ".feather", ".ipc", ".csv", ".tsv"})
-_USUAL = ("image", "img", "image_path", "img_path", "file_path", "filepath", "file_name", "filename", "file", "path",
-          "image_url", "img_url", "url")  # fmt: skip
-"""Columns of text that hold paths or URLs, in small letters."""
+SUFFIXES = frozenset({".parquet", ".arrow", ".arrows", ".feather", ".ipc"}) | csvs.SUFFIXES
 _BATCH_ROWS = 64
 """Rows in memory at a time, where the format lets one choose."""
 _THREADS = 16
@@ -53,20 +62,17 @@ class Tables:
         self._places = places
         with ThreadPoolExecutor(_THREADS) as pool:  # a footer is a few bytes, and a bucket far away
             self._shards = list(pool.map(self._shard, names))
-        schema = self._shards[0].schema
-        self._image, self._text = _embedded(names[0], schema, options)
+        schema = common_schema([shard.schema for shard in self._shards])
+        self._image, self._text = embedded(names[0], schema, options)
         self.modality: Modality = "image" if self._text is None else "text"
         self._id = options.id
         self._trust_paths = options.trust_paths
-        carried = [pa.field(name, _field(names[0], schema, name).type) for name in options.carried]
-        self.columns = pa.schema(carried)
+        self.columns = pa.schema([field_of(names[0], schema, name) for name in options.carried])
         self._used = list(dict.fromkeys(filter(None, [self._image, self._text, self._id, *options.carried])))
-        for name in self._used:
-            _field(names[0], schema, name)
-        for shard in self._shards[1:]:
+        for shard in self._shards:
             for name in self._used:
-                here, there = _field(shard.name, shard.schema, name).type, schema.field(name).type
-                if here != there:
+                here, there = field_of(shard.name, shard.schema, name).type, field_of(names[0], schema, name).type
+                if common_type(here, there) is None:
                     raise BulkError(
                         f"{shown(shard.name)}: column {name} is {here}; in {shown(names[0])} it is {there}."
                     )
@@ -89,30 +95,41 @@ class Tables:
         """Row groups before the start are not read."""
         for shard in self._shards:
             for first, batch in self._batches(shard, skip):
-                columns = {name: batch.column(batch.schema.get_field_index(name)) for name in self._used}
-                for index in range(batch.num_rows):
-                    values = {name: column[index].as_py() for name, column in columns.items()}
-                    yield self._row(shard.name, first + index, values)
+                for start in range(0, batch.num_rows, _BATCH_ROWS):
+                    yield from self._rows(shard.name, first + start, batch.slice(start, _BATCH_ROWS))
 
-    def _row(self, file: str, number: int, values: Mapping[str, Any]) -> Row:
-        carried = {name: values[name] for name in self.columns.names}
-        name = None if self._id is None else values[self._id]
-        if self._text is not None:
-            name, text = _named(name, None, file, number), values[self._text]
-            if text is None:
-                return Item(name, ImageError(f"There is no text: column {self._text} is null."), columns=carried)
-            return Item(name, text=text, columns=carried)
-        assert self._image is not None, "_embedded gives one of the two"
-        value = values[self._image]
-        path = value if isinstance(value, str) else value.get("path") if isinstance(value, dict) else None
-        return row(_named(name, path, file, number), self._source(file, value), carried)
+    def _rows(self, file: str, first: int, batch: pa.RecordBatch) -> Iterator[Row]:
+        """Few rows, so that a value that is carried keeps few others in memory."""
+        columns = {field.name: carried(batch.column(field.name), field.type) for field in self.columns}
+        ids = None if self._id is None else id_column(batch.column(self._id))
+        texts = None if self._text is None else text_column(batch.column(self._text))
+        images, paths = (None, None) if self._image is None else image_columns(batch.column(self._image))
+        for index in range(batch.num_rows):
+            cells = {name: Cell(column, index) for name, column in columns.items()}
+            path = None if paths is None else paths[index].as_py()
+            given = "" if ids is None else id_in(ids, index)
+            name = given or legible(path or b"") or f"{shown(file)}#{first + index}"
+            if texts is not None:
+                yield self._text_item(name, texts[index].as_py(), cells)
+            else:
+                image = None if images is None else images[index].as_py()
+                yield row(name, self._source(file, path) if image is None else image, cells)
 
-    def _source(self, file: str, value: object) -> Source | Remote:
-        if isinstance(value, dict):  # as the library `datasets` writes images: struct<bytes, path>
-            value = value["path"] if value["bytes"] is None else value["bytes"]
-        if value is None:
-            return ImageError(f"There is no image: column {self._image} is null.")
-        return bytes(value) if isinstance(value, bytes | bytearray) else self._named_file(file, str(value))
+    def _text_item(self, name: str, text: bytes | None, cells: Mapping[str, Cell]) -> Item:
+        if text is None:
+            return Item(name, ImageError(f"There is no text: column {self._text} is null."), columns=cells)
+        try:
+            return Item(name, text=text.decode(), columns=cells)
+        except UnicodeDecodeError:
+            return Item(name, ImageError(f"The text in column {self._text} is not UTF-8."), columns=cells)
+
+    def _source(self, file: str, path: bytes | None) -> Source | Remote:
+        if not path:
+            return ImageError(f"There is no image: column {self._image} is {'null' if path is None else 'empty'}.")
+        try:
+            return self._named_file(file, path.decode())
+        except UnicodeDecodeError:
+            return ImageError(f"The path in column {self._image} is not UTF-8: '{legible(path)[:200]}'.")
 
     def _named_file(self, file: str, path: str) -> Source | Remote:
         """The image that a table names. Who wrote the table may be a stranger, so it decides on little.
@@ -137,7 +154,8 @@ class Tables:
                 about = pa.parquet.ParquetFile(file)
                 groups = [about.metadata.row_group(index).num_rows for index in range(about.num_row_groups)]
                 return _Shard(name, about.schema_arrow, groups)
-            return _Shard(name, _reader(name, file).schema, None)
+            schema = csvs.schema_of(name, file) if _suffix(name) in csvs.SUFFIXES else _reader(file).schema
+            return _Shard(name, schema, None)
 
     def _batches(self, shard: _Shard, skip: Skip) -> Iterator[tuple[int, pa.RecordBatch]]:
         """Batches, each with the number of its first row in the file."""
@@ -157,8 +175,11 @@ class Tables:
 
     def _whole_batches(self, shard: _Shard, file: BinaryIO, skip: Skip) -> Iterator[pa.RecordBatch | int]:
         """Batches, or the number of rows that were left out altogether."""
+        if _suffix(shard.name) in csvs.SUFFIXES:
+            yield from csvs.batches_of(shard.name, file, rows=_BATCH_ROWS)
+            return
         if shard.groups is None:
-            reader = _reader(shard.name, file)
+            reader = _reader(file)
             yield from (
                 (reader.get_batch(index) for index in range(reader.num_record_batches))
                 if isinstance(reader, pa.ipc.RecordBatchFileReader)
@@ -188,68 +209,8 @@ def _suffix(name: str) -> str:
     return os.path.splitext(name)[1].lower()
 
 
-def _reader(name: str, file: BinaryIO) -> Any:
-    """Of Arrow's two formats, or of CSV: has a schema and batches."""
-    suffix = _suffix(name)
-    if suffix in (".csv", ".tsv"):
-        options = pa.csv.ParseOptions(delimiter="\t" if suffix == ".tsv" else ",", newlines_in_values=True)
-        return pa.csv.open_csv(file, parse_options=options)
+def _reader(file: BinaryIO) -> Any:
+    """Of one of Arrow's two formats: has a schema and batches."""
     magic = file.read(6)
     file.seek(0)
     return pa.ipc.open_file(file) if magic == b"ARROW1" else pa.ipc.open_stream(file)
-
-
-def _field(name: str, schema: pa.Schema, column: str) -> pa.Field:
-    if schema.get_field_index(column) < 0:
-        raise BulkError(f"{shown(name)} has no column {column}, or two. It has {_listed(schema)}.")
-    return schema.field(column)
-
-
-def _embedded(name: str, schema: pa.Schema, options: Options) -> tuple[str | None, str | None]:
-    """The columns of images and of texts: one of the two."""
-    if options.image and options.text:
-        raise BulkError("--image-column and --text-column: a row is an image or a text. Give one of them.")
-    if options.text:
-        if not _is_text(_field(name, schema, options.text).type):
-            raise BulkError(f"{shown(name)}: column {options.text} is {schema.field(options.text).type}, no text.")
-        return None, options.text
-    if options.image:
-        kind = _field(name, schema, options.image).type
-        if not (_is_bytes(kind) or _is_text(kind)):
-            raise BulkError(f"{shown(name)}: column {options.image} is {kind}: neither bytes, nor paths or URLs.")
-        return options.image, None
-    bytes_ = [field.name for field in schema if _is_bytes(field.type)]
-    named = [field.name for field in schema if _is_text(field.type) and field.name.lower() in _USUAL]
-    found = bytes_ or named
-    if len(found) != 1:
-        what = (
-            f"{len(found)} columns of {shown(name)} may hold the images"
-            if found
-            else f"No column of {shown(name)} looks like images"
-        )
-        raise BulkError(f"{what}: name one with --image-column, or --text-column. There are {_listed(schema)}.")
-    return found[0], None
-
-
-def _listed(schema: pa.Schema) -> str:
-    return ", ".join(f"{field.name} ({field.type})" for field in schema) or "no columns"
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    if pa.types.is_struct(kind):
-        names = {kind.field(index).name for index in range(kind.num_fields)}
-        return {"bytes", "path"} <= names and _is_bytes(kind.field("bytes").type)
-    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind) or pa.types.is_binary_view(kind))
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    if pa.types.is_dictionary(kind):
-        kind = kind.value_type
-    return bool(pa.types.is_string(kind) or pa.types.is_large_string(kind) or pa.types.is_string_view(kind))
-
-
-def _named(given: object, path: str | None, file: str, number: int) -> str:
-    """A row's id: of its column, else the image's path, else the file and the number of the row, from 0."""
-    if given is not None:
-        return given.decode("utf-8", "backslashreplace") if isinstance(given, bytes) else str(given)
-    return path or f"{shown(file)}#{number}"

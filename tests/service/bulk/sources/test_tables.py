@@ -1,15 +1,20 @@
 """Parquet, Arrow and CSV: which column is taken, what is carried, and what a table may make this machine read."""
 
 import io
+import pickle
+import tracemalloc
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import pyarrow.feather
 import pytest
 
 from service.bulk.errors import BulkError
+from service.bulk.items import Inputs
+from service.bulk.rows import Columns
 from service.bulk.sources import Options
 from service.engine.values import ImageUrl
 from tests.service.bulk.sources.gallery import (
@@ -48,6 +53,14 @@ def written(folder: Path, name: str, table: pa.Table) -> Path:
     return path
 
 
+def carried_by(found: Inputs) -> pa.Table:
+    """The columns that the items carry, as a result has them."""
+    items = list(items_of(found))
+    return pa.Table.from_batches([Columns({}, "float32", found.columns).batch(items, [""] * len(items))]).select(
+        found.columns.names
+    )
+
+
 @pytest.mark.parametrize("suffix", ["parquet", "feather", "arrow", "arrows"])
 def test_every_format_holds_the_same_pictures(tmp_path: Path, suffix: str) -> None:
     found = inputs(written(tmp_path, f"x.{suffix}", table_of()))
@@ -62,7 +75,7 @@ def test_paths_are_of_the_table_s_folder(tmp_path: Path, suffix: str) -> None:
     table = pa.table({"file_name": [f"a b/{name}" for name in PICTURES], "label": list(range(11))})
     found = inputs(written(tmp_path / "in", f"metadata.{suffix}", table), options=Options(carried=["label"]))
     assert (contents(found), ids(found)) == (WHOLE, [f"a b/{name}" for name in PICTURES])
-    assert [item.columns for item in items_of(found)] == [{"label": number} for number in range(11)]
+    assert carried_by(found)["label"].cast(pa.int64()).to_pylist() == list(range(11))  # of a CSV they are text
     goes_on_anywhere(found)
 
 
@@ -134,20 +147,121 @@ def test_columns_that_are_not_there_or_not_clear(tmp_path: Path, columns: Any, o
         inputs(written(tmp_path, "x.parquet", pa.table(columns)), options=Options(**options))
 
 
-def test_columns_are_carried_with_their_types(tmp_path: Path) -> None:
-    more = {
-        "score": pa.array([1.5] * 11, pa.float32()),
-        "tags": pa.array([["a", "b"]] * 11, pa.list_(pa.string())),
-        "seen": pa.array([10**6] * 11, pa.timestamp("us", "UTC")),
-        "kind": pa.array(["x", None] * 5 + ["x"]).dictionary_encode(),
-    }
-    table = table_of(**more)
-    found = inputs(written(tmp_path, "x.parquet", table), options=Options(carried=["tags", "score", "seen", "kind"]))
-    assert [(field.name, field.type) for field in found.columns] == [
-        (name, table.schema.field(name).type) for name in ("tags", "score", "seen", "kind")
+TYPES = {
+    "float": pa.array([1.5, None], pa.float32()),
+    "list": pa.array([["a", "b"], None]),
+    "time": pa.array([1, 1001], pa.time64("ns")),
+    "nanoseconds": pa.array([1700000000123456789, None], pa.timestamp("ns", "Europe/Berlin")),
+    "fold": pa.array([1698539400000000, 1698543000000000], pa.timestamp("us", "Europe/Berlin")),
+    "year 300000": pa.array([10**16, -(10**16)], pa.timestamp("ms")),
+    "null": pa.nulls(2),
+    "map": pa.array([[("k", 1)], []], pa.map_(pa.string(), pa.int64())),
+    "view": pa.array([[1], [2, 3]], pa.list_view(pa.int32())),
+    "uuid": pa.ExtensionArray.from_storage(pa.uuid(), pa.array([b"0" * 16, b"1" * 16], pa.binary(16))),
+    "bool8": pa.ExtensionArray.from_storage(pa.bool8(), pa.array([1, 0], pa.int8())),
+    "tensor": pa.FixedShapeTensorArray.from_numpy_ndarray(np.arange(8, dtype=np.float32).reshape(2, 2, 2)),
+}
+
+
+@pytest.mark.parametrize("suffix", ["parquet", "arrow"])
+@pytest.mark.parametrize("name", list(TYPES))
+def test_columns_are_carried_with_their_types(tmp_path: Path, name: str, suffix: str) -> None:
+    column = TYPES[name]
+    path = written(tmp_path, f"x.{suffix}", pa.table({"image": [b"x", b"y"], "c": column}))
+    found = inputs(path, options=Options(carried=["c"]))
+    assert found.columns.field("c").type == column.type
+    assert carried_by(found)["c"].combine_chunks().equals(column)
+    assert [item.columns for item in pickle.loads(pickle.dumps(list(items_of(found))))] == [
+        item.columns for item in items_of(found)
     ]
-    carried = pa.Table.from_pylist([dict(item.columns) for item in items_of(found)], found.columns)
-    assert carried.equals(table.select(["tags", "score", "seen", "kind"]))
+    goes_on_anywhere(found)
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array(["a", None, "a"]).dictionary_encode(), pa.string()),
+        (pa.array([7, None, 7]).dictionary_encode(), pa.int64()),
+        (pa.RunEndEncodedArray.from_arrays([1, 2, 3], ["a", None, "a"]), pa.string()),
+        (pa.array(["a", None, "a"], pa.string_view()), pa.string()),
+        (pa.array([b"a", None, b"a"], pa.binary_view()), pa.binary()),
+    ],
+)
+def test_columns_are_carried_as_the_values_they_stand_for(tmp_path: Path, column: pa.Array, kind: pa.DataType) -> None:
+    """Each batch of a dictionary would bring its own."""
+    table = pa.table({"image": pa.array([b"x", b"y", b"z"]), "c": column})
+    found = inputs(written(tmp_path, "x.arrow", table), options=Options(image="image", carried=["c"]))
+    assert found.columns == pa.schema([("c", kind)])
+    assert carried_by(found)["c"].to_pylist() == column.to_pylist()
+
+
+def test_what_is_carried_does_not_keep_the_images_in_memory(tmp_path: Path) -> None:
+    table = pa.table({"image": [bytes(1 << 20)] * 3, "label": [1, 2, 3], "word": ["a", "b", "c"]})
+    found = inputs(written(tmp_path, "x.arrow", table), options=Options(carried=["label", "word"]))
+    before = pa.total_allocated_bytes()
+    tracemalloc.start()
+    cells = [item.columns for item in items_of(found)]
+    kept, _ = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert kept + pa.total_allocated_bytes() - before < 1 << 20
+    assert len(pickle.dumps(cells)) < 3000
+
+
+def not_utf8(*values: bytes) -> pa.Array:
+    """An array of strings that are no UTF-8, as careless programs write them."""
+    return pa.StringArray.from_buffers(len(values), *pa.array(values).buffers()[1:])
+
+
+def test_text_that_is_not_utf8_costs_no_more_than_its_row(tmp_path: Path) -> None:
+    bad = not_utf8(b"ok", b"caf\xe9", b"z")
+    path = written(tmp_path, "x.parquet", pa.table({"image": [b"x", b"y", b"z"], "t": bad}))
+    found = inputs(path, options=Options(id="t", carried=["t"]))
+    assert (contents(found), ids(found)) == ([b"x", b"y", b"z"], ["ok", "caf\\xe9", "z"])
+    assert carried_by(found)["t"].to_pylist() == ["ok", "caf\\xe9", "z"]
+    texts = inputs(path, options=Options(text="t"))
+    assert contents(texts) == ["ok", "The text in column t is not UTF-8.", "z"]
+    folder_of(tmp_path, {"ok": b"1", "z": b"2"})
+    paths = inputs(written(tmp_path, "y.parquet", pa.table({"path": bad})))
+    assert contents(paths) == [b"1", "The path in column path is not UTF-8: 'caf\\xe9'.", b"2"]
+    assert ids(paths) == ["ok", "caf\\xe9", "z"]
+
+
+def test_ids_that_python_has_no_type_for(tmp_path: Path) -> None:
+    times = pa.array([5 * 10**11, 0], pa.timestamp("s"))
+    found = inputs(written(tmp_path, "x.arrow", pa.table({"image": [b"x", b"y"], "t": times})), options=Options(id="t"))
+    assert ids(found) == ["17814-05-16 00:53:20", "1970-01-01 00:00:00"]
+
+
+@pytest.mark.parametrize(
+    "column",
+    [
+        pa.array([b"one", b"two"], pa.large_binary()),
+        pa.array([b"one", b"two"], pa.binary_view()),
+        pa.array([b"one", b"two"]).dictionary_encode(),
+        pa.array([b"one", b"two"], pa.binary(3)),
+        pa.array([{"bytes": b"one", "path": "a"}, {"bytes": None, "path": "2.jpg"}]),
+        pa.array([{"bytes": b"one", "path": None, "width": 1}, {"bytes": b"two", "path": None, "width": 2}]),
+        pa.array([{"bytes": None, "path": "1.jpg"}, {"bytes": None, "path": "2.jpg"}]),
+        pa.array(["1.jpg", "2.jpg"], pa.large_string()),
+        pa.array(["1.jpg", "2.jpg"], pa.string_view()),
+        pa.array(["1.jpg", "2.jpg"]).dictionary_encode(),
+    ],
+)
+def test_images_in_whatever_type_they_are_written(tmp_path: Path, column: pa.Array) -> None:
+    folder_of(tmp_path, {"1.jpg": b"one", "2.jpg": b"two"})
+    assert contents(inputs(written(tmp_path, "x.arrow", pa.table({"image": column})))) == [b"one", b"two"]
+
+
+def test_bytes_of_one_size_are_digests_where_something_else_is_the_image(tmp_path: Path) -> None:
+    table = pa.table({"image": [b"x"], "sha256": pa.array([bytes(32)], pa.binary(32))})
+    assert contents(inputs(written(tmp_path, "x.parquet", table))) == [b"x"]
+
+
+def test_an_empty_path_is_no_image(tmp_path: Path) -> None:
+    path = written(tmp_path, "x.parquet", pa.table({"image": ["", None]}))
+    empty, null = contents(inputs(path))
+    assert (empty, null) == ("There is no image: column image is empty.", "There is no image: column image is null.")
+    assert ids(inputs(path)) == [f"{path}#0", f"{path}#1"]
 
 
 def test_texts_of_a_column(tmp_path: Path) -> None:
@@ -162,6 +276,37 @@ def test_shards_must_agree_on_types(tmp_path: Path) -> None:
     assert contents(inputs(tmp_path)) == [b"x", b"x"]
     with pytest.raises(BulkError, match=r"b\.parquet: column n is string; in .*a\.parquet it is int64"):
         inputs(tmp_path, options=Options(carried=["n"]))
+
+
+@pytest.mark.parametrize(
+    ("first", "second", "kind"),
+    [
+        (pa.array(["a"]), pa.array(["b"], pa.large_string()), pa.large_string()),
+        (pa.array(["a"], pa.string_view()), pa.array(["b"]), pa.string()),
+        (pa.array(["a"]), pa.array(["b"]).dictionary_encode(), pa.string()),
+        (pa.array(["a"]), pa.nulls(1), pa.string()),
+        (pa.nulls(1), pa.array([7]), pa.int64()),
+        (pa.nulls(1), pa.array([[1]], pa.list_view(pa.int8())), pa.list_view(pa.int8())),
+        (pa.array([b"a"], pa.large_binary()), pa.array([b"b"]), pa.large_binary()),
+        (pa.array([{"a": "x"}]), pa.array([{"a": None}]), pa.struct([("a", pa.string())])),
+    ],
+)
+def test_shards_may_write_the_same_values_in_different_ways(
+    tmp_path: Path, first: pa.Array, second: pa.Array, kind: pa.DataType
+) -> None:
+    written(tmp_path, "a.arrow", pa.table({"image": [b"x"], "c": first}))
+    written(tmp_path, "b.arrow", pa.table({"image": pa.array([b"y"], pa.large_binary()), "c": second}))
+    found = inputs(tmp_path, options=Options(image="image", carried=["c"]))
+    assert (contents(found), found.columns) == ([b"x", b"y"], pa.schema([("c", kind)]))
+    assert carried_by(found)["c"].to_pylist() == first.to_pylist() + second.to_pylist()
+
+
+def test_the_first_shard_may_have_no_image_at_all(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"1.jpg": b"one"})
+    written(tmp_path, "a.parquet", pa.table({"image": pa.nulls(1)}))
+    written(tmp_path, "b.parquet", pa.table({"image": ["1.jpg"]}))
+    tables = [tmp_path / "a.parquet", tmp_path / "b.parquet"]
+    assert contents(inputs(*tables)) == ["There is no image: column image is null.", b"one"]
 
 
 @pytest.mark.parametrize(
