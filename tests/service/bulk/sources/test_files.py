@@ -102,9 +102,10 @@ def test_standard_input_that_is_closed_is_said_where_it_is_asked_for(
     folder_of(tmp_path)
     monkeypatch.setattr(sys, "stdin", None)
     assert contents(inputs(tmp_path)) == [*PICTURES.values()]
-    for given in ({"lists": ["-"]}, {"texts": ["-"]}):
-        with pytest.raises(BulkError, match="Standard input is closed"):
-            inputs(**given)
+    with pytest.raises(BulkError, match="Standard input is closed"):
+        inputs(lists=["-"])
+    with pytest.raises(BulkError, match="Standard input is closed"):
+        inputs(texts=["-"])
 
 
 def test_of_a_folder_pipes_and_devices_are_left_out_and_broken_links_are_items(tmp_path: Path) -> None:
