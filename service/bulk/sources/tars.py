@@ -25,8 +25,7 @@ _BLOCK = 512
 _READ_BYTES = 1024 * 1024
 _NAME = re.compile(r"(?P<key>(?:.*/)?[^/.][^/.]*)\.(?P<suffix>[^/]+)", re.DOTALL)
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tbz2", ".tar.xz", ".txz")
-_DAMAGE = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError, ValueError, OverflowError)
-"""What tarfile raises for a damaged tar; the last two for a number in a header."""
+_BROKEN_OFF = (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError)
 
 
 def is_tar(name: str) -> bool:
@@ -153,8 +152,10 @@ class Tars:
                         self._take(sample, suffix, tar, member)
                 if sample is not None:
                     yield sample
-        except _DAMAGE as error:
+        except _BROKEN_OFF as error:
             raise BulkError(f"{shown(name)} cannot be read to its end: {reason(error)}.") from error
+        except (ValueError, OverflowError) as error:  # of a number in a header
+            raise BulkError(f"{shown(name)} cannot be read to its end: a header in it is damaged.") from error
 
 
 def _suffix(name: str | None) -> str | None:
