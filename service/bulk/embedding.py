@@ -7,6 +7,7 @@ numbers of one that was not, wherever it stopped.
 import asyncio
 import io
 import math
+import os
 from collections import deque
 from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -177,8 +178,8 @@ def _require_sources(batch: _Batch, was_read: Path) -> None:
     """
     outcomes = zip(batch.items, batch.outcomes, strict=True)
     failed = (item.source for item, outcome in outcomes if isinstance(outcome, str))
-    missing = next((path for path in failed if isinstance(path, Path) and not path.exists()), None)
-    if missing and not was_read.exists():
+    missing = next((path for path in failed if isinstance(path, Path) and not os.path.exists(path)), None)
+    if missing and not os.path.exists(was_read):
         raise BulkError(
             f"{missing} is not there any more, nor is {was_read}, which has been read before. What is done is kept: "
             "once they are back, the same command continues."

@@ -6,6 +6,13 @@ import sys
 def main() -> int:
     """Run a command; returns the exit status."""
     try:
+        return _run()
+    except KeyboardInterrupt:  # while it is imported
+        return 130
+
+
+def _run() -> int:
+    try:
         from service.cli.main import main as run
     except ImportError as error:
         library = (error.name or "").partition(".")[0]

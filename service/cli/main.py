@@ -18,6 +18,7 @@ from encoders.contract.errors import VisiontowerError
 from service.bulk.errors import BulkError
 from service.cli import doctor, embed, keys, models, plan, pull, ray, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
+from service.cli.output import escape_what_cannot_be_shown
 from service.cluster.errors import ClusterError
 from service.settings import PREFIX
 
@@ -40,6 +41,7 @@ _COMMANDS = (serve, embed, search, similarity, models, pull, vram, plan, verify,
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit status."""
+    escape_what_cannot_be_shown()
     arguments = _parsed(argv)
     logging.getLogger("service").addHandler(logging.NullHandler())  # a command tells a failure as one line
     try:

@@ -1,5 +1,6 @@
 """Printing: tables and JSON to standard output, the rest to standard error."""
 
+import io
 import json
 import sys
 
@@ -22,6 +23,13 @@ def printable(text: str) -> str:
 def on_a_line(text: str) -> str:
     """The beginning of a text that may come from anywhere."""
     return printable(beginning(text, 200))
+
+
+def escape_what_cannot_be_shown() -> None:
+    """Characters that the encoding of the terminal does not have, and bytes of names that are no UTF-8."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # it may be closed, or a test's
+            stream.reconfigure(errors="backslashreplace")
 
 
 def say(text: str) -> None:

@@ -3,6 +3,8 @@
 import argparse
 from typing import TYPE_CHECKING
 
+from service.cli.output import say
+
 if TYPE_CHECKING:
     from service.bulk.items import Inputs
 
@@ -41,11 +43,12 @@ def inputs_from(arguments: argparse.Namespace) -> "Inputs":
     """What the flags name. Raises BulkError."""
     from service.bulk.sources import Options, inputs_of
 
+    names = (name.strip() for name in arguments.columns.split(","))
     options = Options(
         image=arguments.image_column,
         text=arguments.text_column,
         id=arguments.id_column,
-        carried=[name for name in dict.fromkeys(arguments.columns.split(",")) if name],
+        carried=[name for name in dict.fromkeys(names) if name],
         trust_paths=arguments.trust_paths,
     )
-    return inputs_of(arguments.paths, options, lists=arguments.list, texts=arguments.texts)
+    return inputs_of(arguments.paths, options, lists=arguments.list, texts=arguments.texts, warn=say)

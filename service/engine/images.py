@@ -7,6 +7,7 @@ device threads. Everything that depends on one caller's bytes is over before the
 import asyncio
 import logging
 import math
+import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Future
@@ -449,10 +450,16 @@ def _joined(encoder: Encoder, rows: Sequence[Encoded], image: ImageSize) -> Floa
 
 
 def _read(path: Path) -> bytes:
+    """A pipe is read to its end; a device may have none."""
     try:
+        mode = path.stat().st_mode
+        if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
+            raise ImageUnreadable(path, reason="It is a device")
         return path.read_bytes()
     except OSError as error:
         raise ImageUnreadable(path, reason=error.strerror or type(error).__name__) from error
+    except ValueError as error:
+        raise ImageUnreadable(path, reason="No file can have this name") from error
 
 
 async def _gathered(futures: Sequence["asyncio.Future[Answer[Encoded]]"]) -> list[Made]:

@@ -11,6 +11,7 @@ from service.bulk.errors import BulkError
 from service.bulk.items import Modality, Row
 from service.bulk.sources.place import Disk, Skip, digest_of, shown
 from service.bulk.sources.places import Places, row
+from service.bulk.sources.retries import reason
 
 SUFFIXES = frozenset(
     {
@@ -32,9 +33,12 @@ def is_image(name: str) -> bool:
 def find_images(paths: Iterable[Path]) -> list[Path]:
     """Files as given, folders' images below them in sorted order, each once. Raises BulkError if one is not there."""
     disk, found = Disk(), dict[Path, None]()
-    for path in paths:
-        inside = map(Path, filter(is_image, disk.below(str(path)))) if disk.is_folder(str(path)) else [path]
-        found.update(dict.fromkeys(inside))
+    try:
+        for path in paths:
+            inside = map(Path, filter(is_image, disk.below(str(path)))) if disk.is_folder(str(path)) else [path]
+            found.update(dict.fromkeys(inside))
+    except OSError as error:
+        raise BulkError(f"{shown(str(error.filename))}: {reason(error)}.") from error
     if not found:
         raise BulkError("There is no image in what was given.")
     return list(found)

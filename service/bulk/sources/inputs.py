@@ -1,9 +1,10 @@
 """Which kind of source a name on the command line is."""
 
+import io
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from collections.abc import Set as AbstractSet
 from itertools import groupby
 from pathlib import Path
@@ -35,32 +36,34 @@ def inputs_of(
     texts: Sequence[str] = (),
     places: Places | None = None,
     standard_input: BinaryIO | None = None,
+    warn: Callable[[str], None] | None = None,
 ) -> Inputs:
     """All items of a run: of the names in their order, then of the lists, then of the files of texts.
 
     A name is a file, a folder, a glob, or has braces: x-{00..12}.tar. Its suffix says whether it is a table or a tar;
     all else is an image. Of a folder its images are taken; of one without images its tables or its tars. Each file is
-    taken once.
+    taken once. warn: told what is odd about the sources, while they are read.
 
     Raises BulkError if something is not there, holds nothing, or `options` name what it has not.
     """
     options, places = options or Options(), places or Places()
-    standard_input = standard_input or sys.stdin.buffer
     if [*lists, *texts].count("-") > 1:
         raise BulkError("Standard input can be read once: give one '-'.")
+    if standard_input is None:
+        standard_input = _standard_input() if "-" in (*lists, *texts) else io.BytesIO()
     found: dict[str, str] = {}  # name -> kind
     try:
         for name in names:
             found.update((each, _kind(each)) for each in _files(name, places))
         if names and not found:
             raise BulkError("There is no image, table or tar in what was given.")
-        kinds = [_made(kind, list(group), places, options) for kind, group in groupby(found, key=found.__getitem__)]
+        by_kind = groupby(found, key=found.__getitem__)
+        kinds = [_made(kind, list(group), places, options, warn or _keep_silent) for kind, group in by_kind]
         for name in lists:
             kinds.append(Files(list(lines_of(name, places, standard_input)), places))
         kinds += [Texts(name, places, standard_input) for name in texts]
     except OSError as error:
-        where = f"{shown(str(error.filename))}: " if error.filename else ""
-        raise BulkError(f"{where}{reason(error)}.") from error
+        raise BulkError(_sentence(error)) from error
     if not kinds:
         raise BulkError("There is nothing to embed: name files, folders, a --list or --texts.")
     if options.names_columns and not any(isinstance(kind, Tables | Tars) for kind in kinds):
@@ -68,14 +71,31 @@ def inputs_of(
     return Joined(kinds)
 
 
+def _standard_input() -> BinaryIO:
+    if sys.stdin is None:
+        raise BulkError("Standard input is closed, and '-' means it.")
+    return sys.stdin.buffer
+
+
+def _keep_silent(said: str) -> None:
+    """Nobody listens."""
+
+
+def _sentence(error: OSError) -> str:
+    where = f"{shown(str(error.filename))}: " if error.filename else ""
+    if isinstance(error, FileNotFoundError) and error.strerror is None:  # fsspec's, which says the path alone
+        return f"{reason(error)} is not there."
+    return f"{where}{reason(error)}."
+
+
 def _kind(name: str) -> str:
     return "tables" if is_table(name) else "tars" if is_tar(name) else "files"
 
 
-def _made(kind: str, names: Sequence[str], places: Places, options: Options) -> Kind:
+def _made(kind: str, names: Sequence[str], places: Places, options: Options, warn: Callable[[str], None]) -> Kind:
     if kind == "tables":
         return Tables(names, places, options)
-    return Tars(names, places, options) if kind == "tars" else Files(names, places)
+    return Tars(names, places, options, warn) if kind == "tars" else Files(names, places)
 
 
 def _files(name: str, places: Places) -> Iterator[str]:

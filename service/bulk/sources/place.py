@@ -50,18 +50,21 @@ class Disk:
         return os.path.isdir(name)
 
     def below(self, folder: str) -> Iterator[str]:
-        """Links to folders are not followed. One folder's names are in memory at a time."""
+        """Links to folders are not followed, and pipes and devices left out: one may never end.
+
+        One folder's names are in memory at a time.
+        """
         with os.scandir(folder) as entries:
-            inside = sorted((entry.name, entry.is_dir(follow_symlinks=False), entry.is_dir()) for entry in entries)
-        for name, is_folder, leads_to_folder in inside:
+            inside = sorted((entry.name, entry.is_dir(follow_symlinks=False), _is_file(entry)) for entry in entries)
+        for name, is_folder, is_file in inside:
             if is_folder:
                 yield from self.below(os.path.join(folder, name))
-            elif not leads_to_folder:
+            elif is_file:
                 yield os.path.join(folder, name)
 
     def matching(self, pattern: str) -> Iterator[str]:
-        """As a shell: hidden files only where the pattern names them."""
-        found = {name for name in glob.iglob(pattern, recursive=True) if not os.path.isdir(name)}
+        """As a shell: hidden files only where the pattern names them. No pipe and no device."""
+        found = {name for name in glob.iglob(pattern, recursive=True) if os.path.isfile(name) or _is_broken(name)}
         return iter(sorted(found, key=lambda name: name.split(os.sep)))
 
     def stamp(self, name: str) -> Mapping[str, object]:
@@ -81,6 +84,18 @@ class Disk:
         if "\0" in path or os.path.commonpath([real, os.path.realpath(joined)]) != real:
             return None
         return joined
+
+
+def _is_file(entry: "os.DirEntry[str]") -> bool:
+    """A broken link is one, too: it is an error of its item."""
+    try:
+        return entry.is_file() or (entry.is_symlink() and _is_broken(entry.path))
+    except OSError:  # a link to itself
+        return True
+
+
+def _is_broken(link: str) -> bool:
+    return not os.path.exists(link)
 
 
 class Skip:

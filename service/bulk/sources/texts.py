@@ -1,5 +1,6 @@
 """Texts, one a line. A line is an item, an empty one too, and its own id."""
 
+import codecs
 import io
 import shutil
 import tempfile
@@ -61,7 +62,7 @@ class Texts:
         with self._opened() as file:
             for number, line in enumerate(file):
                 if number >= start:
-                    yield _item(number, line.removesuffix(b"\n").removesuffix(b"\r"))
+                    yield _item(number, _stripped(line if number else line.removeprefix(codecs.BOM_UTF8)))
 
     @contextmanager
     def _opened(self) -> Iterator[BinaryIO]:
@@ -85,11 +86,18 @@ def _item(number: int, line: bytes) -> Item:
 
 
 def lines_of(name: str, places: Places, standard_input: BinaryIO) -> Iterator[str]:
-    """The names in a list, one a line, as the file system spells them; empty lines name nothing."""
+    """The names in a list, one a line, as the file system spells them; empty lines name nothing.
+
+    In a list with NULs, as `find -print0` writes them, they stand where lines end.
+    """
     try:
         with places.of(name).open(name) if name != "-" else io.BytesIO(standard_input.read()) as file:
-            for line in file:
-                if stripped := line.removesuffix(b"\n").removesuffix(b"\r"):
-                    yield stripped.decode("utf-8", "surrogateescape")
+            content = file.read().removeprefix(codecs.BOM_UTF8)
     except OSError as error:
         raise BulkError(f"{shown(name)} cannot be read: {reason(error)}.") from error
+    names = content.split(b"\0") if b"\0" in content else map(_stripped, content.split(b"\n"))
+    return (each.decode("utf-8", "surrogateescape") for each in names if each)
+
+
+def _stripped(line: bytes) -> bytes:
+    return line.removesuffix(b"\n").removesuffix(b"\r")

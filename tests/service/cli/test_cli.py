@@ -12,6 +12,8 @@ from typing import Any
 
 import httpx
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
@@ -19,6 +21,7 @@ import encoders
 from encoders.adapters.catalog import DEMO, RECOMMENDED
 from encoders.contract.errors import WeightsError
 from service.cli import main as cli
+from service.cli.__main__ import main as entry_point
 from service.cli.arguments import ArgumentError
 from service.cli.main import main
 from service.cli.metrics_port import metrics_served
@@ -236,11 +239,12 @@ async def test_the_metrics_of_a_run_are_served_while_it_runs() -> None:
 
 
 def test_embed_interrupted_says_how_to_go_on_and_goes_on(images: Path) -> None:
-    """Ctrl-C while a file, a pipe that nobody writes to, is being read."""
+    """Ctrl-C while a file, a pipe that nobody writes to, is being read. Of a folder it would be left out."""
     out, pipe = images.parent / "out.npy", images / "2.png"
+    names = [str(images / f"{number}.png") for number in range(3)]
     pipe.unlink()
     os.mkfifo(pipe)
-    line = [sys.executable, "-m", "service.cli", "embed", str(images), "-o", str(out), "--model", "fake:vit"]
+    line = [sys.executable, "-m", "service.cli", "embed", *names, "-o", str(out), "--model", "fake:vit"]
     line += ["--batch-size", "1", "--workers", "1"]
     running = subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     with pipe.open("wb"):  # waits for the reader
@@ -253,6 +257,42 @@ def test_embed_interrupted_says_how_to_go_on_and_goes_on(images: Path) -> None:
     Image.new("RGB", (8, 8)).save(pipe, "PNG")
     subprocess.run(line, capture_output=True, check=True)
     assert len(np.load(out)) == 3
+
+
+def test_a_path_that_no_file_can_have_is_an_error_of_its_item(images: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Those after one that is read are looked for once more, to tell that from a disk that has gone."""
+    pq.write_table(pa.table({"path": ["0.png", "a\0b.png", "x" * 300 + ".png"]}), images / "paths.parquet")
+    (images / "list").write_text(f"{images}/0.png\n{'x' * 5000}\n")
+    words = [f"{images}/paths.parquet", "--trust-paths", "--list", f"{images}/list", "--model", "fake:vit"]
+    assert main(["embed", *words, "--batch-size", "1", "-o", str(images.parent / "out.parquet")]) == 1
+    said = capsys.readouterr().err
+    assert "a\\x00b.png: No file can have this name" in said
+    assert said.count("File name too long") == 2
+
+
+def test_what_the_terminal_cannot_show_is_escaped(images: Path) -> None:
+    line = [sys.executable, "-m", "service.cli", "embed", f"{images}/0.png", "-o", "é.npy", "--model", "fake:vit"]
+    variables = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run(line, capture_output=True, text=True, env=variables, cwd=images)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("\\xe9.npy: pooled")
+
+
+@pytest.mark.parametrize("flag", ["--list", "--texts"])
+def test_standard_input_that_is_closed_is_one_line(flag: str, images: Path) -> None:
+    line = [sys.executable, "-m", "service.cli", "embed", flag, "-", "-o", f"{images}/out.npy", "--model", "fake:vit"]
+    closed = subprocess.run(["sh", "-c", f"exec {shlex.join(line)} <&-"], capture_output=True, text=True, cwd=ROOT)
+    assert (closed.returncode, closed.stderr.count("\n")) == (2, 1), closed.stderr
+    assert "Standard input is closed" in closed.stderr
+
+
+def test_interrupted_while_it_is_imported_it_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Interrupted:
+        def __getattr__(self, name: str) -> object:
+            raise KeyboardInterrupt
+
+    monkeypatch.setitem(sys.modules, "service.cli.main", Interrupted())
+    assert entry_point() == 130
 
 
 def test_similarity_as_json_scores_every_text_in_order(images: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -51,6 +51,18 @@ def test_flags_become_inputs(tmp_path: Path) -> None:
     assert last.text == "x"
 
 
+def test_columns_may_have_spaces_around_their_names(tmp_path: Path) -> None:
+    (tmp_path / "x.parquet").write_bytes(parquet_of(table_of(a=["x"] * 11, b=[1] * 11)))
+    words = ["--columns", " b, a ,", "--image-column", "image"]
+    assert inputs_from(parsed(f"{tmp_path}/x.parquet", *words)).columns.names == ["b", "a"]
+
+
+def test_a_misspelt_member_of_tars_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_of({"0.png": noise(0), "0.txt": b"zero"}))
+    embedded(tmp_path / "out.parquet", tmp_path / "x.tar", "--columns", "txt,jsno")
+    assert "No sample of the tars has a member .jsno." in capsys.readouterr().err
+
+
 def test_nothing_named_is_said() -> None:
     with pytest.raises(BulkError, match="There is nothing to embed"):
         inputs_from(parsed())

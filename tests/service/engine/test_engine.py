@@ -80,6 +80,23 @@ async def test_images_come_as_bytes_or_files_and_a_bad_one_is_an_error_at_its_pl
 
 
 @pytest.mark.parametrize("is_set", [False, True])
+async def test_files_that_cannot_be_read_are_errors_at_their_places(tmp_path: Path, is_set: bool) -> None:
+    """A device may have no end."""
+    (tmp_path / "zero.png").symlink_to("/dev/zero")
+    (tmp_path / "loop.png").symlink_to("loop.png")
+    names = ["zero.png", "loop.png", "nul\0.png", f"{'x' * 300}.png"]
+    async with engine_of() as engine:
+        request = EmbedRequest([tmp_path / name for name in names], output="pooled", is_set=is_set)
+        items = (await engine.embed(request)).items
+    assert [item.reason for item in items if isinstance(item, ImageUnreadable)] == [
+        "It is a device",
+        "Too many levels of symbolic links",
+        "No file can have this name",
+        "File name too long",
+    ]
+
+
+@pytest.mark.parametrize("is_set", [False, True])
 async def test_every_odd_image_is_an_error_or_an_answer_at_its_place_and_its_neighbours_are_answered(
     is_set: bool,
 ) -> None:

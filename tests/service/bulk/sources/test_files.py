@@ -2,12 +2,15 @@
 
 import io
 import os
+import socket
+import sys
 from pathlib import Path
 
 import pytest
 
 from service.bulk.errors import BulkError
 from service.bulk.sources import Options
+from service.bulk.sources.files import find_images
 from tests.service.bulk.sources.gallery import PICTURES, contents, folder_of, goes_on_anywhere, ids, inputs
 
 
@@ -78,6 +81,50 @@ def test_a_list_is_the_same_from_a_file_and_from_standard_input(tmp_path: Path) 
         inputs(lists=["-"], texts=["-"])
 
 
+def test_a_list_may_have_nul_characters_where_lines_end(tmp_path: Path) -> None:
+    """As find -print0 writes it, for names with line breaks."""
+    names = [f"{tmp_path}/a\nb.jpg", f"{tmp_path}/c.jpg"]
+    for end in ("", "\0"):
+        found = inputs(lists=["-"], standard_input=io.BytesIO(("\0".join(names) + end).encode()))
+        assert ids(found) == names
+
+
+def test_a_byte_order_mark_is_no_part_of_the_first_line(tmp_path: Path) -> None:
+    folder_of(tmp_path, {"marked": b"\xef\xbb\xbfa.jpg\nb.jpg\n", "twice": b"\xef\xbb\xbf\n\xef\xbb\xbfx"})
+    assert ids(inputs(lists=[str(tmp_path / "marked")])) == ["a.jpg", "b.jpg"]
+    assert contents(inputs(texts=[str(tmp_path / "marked")])) == ["a.jpg", "b.jpg"]
+    assert contents(inputs(texts=[str(tmp_path / "twice")])) == ["", "\ufeffx"]
+
+
+def test_standard_input_that_is_closed_is_said_where_it_is_asked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder_of(tmp_path)
+    monkeypatch.setattr(sys, "stdin", None)
+    assert contents(inputs(tmp_path)) == [*PICTURES.values()]
+    with pytest.raises(BulkError, match="Standard input is closed"):
+        inputs(lists=["-"])
+    with pytest.raises(BulkError, match="Standard input is closed"):
+        inputs(texts=["-"])
+
+
+def test_of_a_folder_pipes_and_devices_are_left_out_and_broken_links_are_items(tmp_path: Path) -> None:
+    """Reading of a pipe or a device may never end. A broken link is an error of its item."""
+    folder_of(tmp_path, {"a.jpg": b"a"})
+    os.mkfifo(tmp_path / "pipe.jpg")
+    (tmp_path / "zero.jpg").symlink_to("/dev/zero")
+    (tmp_path / "loop.jpg").symlink_to("loop.jpg")
+    (tmp_path / "loop").symlink_to("loop")
+    (tmp_path / "gone.jpg").symlink_to("nowhere.jpg")
+    with socket.socket(socket.AF_UNIX) as server:
+        server.bind(os.path.relpath(tmp_path / "socket.jpg"))
+    names = [str(tmp_path / name) for name in ("a.jpg", "gone.jpg", "loop.jpg")]
+    for given in (tmp_path, f"{tmp_path}/*.jpg"):
+        assert ids(inputs(given)) == names
+    assert [str(path) for path in find_images([tmp_path])] == names
+    assert ids(inputs(tmp_path / "pipe.jpg")) == [str(tmp_path / "pipe.jpg")], "named, it may be a pipe"
+
+
 def test_texts_are_lines_and_a_bad_one_is_an_error_at_its_place(tmp_path: Path) -> None:
     (tmp_path / "texts.txt").write_bytes("a cat\r\n\nein Würfel\n".encode() + b"\xff\nno end")
     found = inputs(texts=[str(tmp_path / "texts.txt")])
@@ -113,6 +160,8 @@ def test_what_is_not_there_and_what_is_empty_is_said(tmp_path: Path) -> None:
         ([tmp_path / "empty"], "no image, table or tar"),
         ([], "nothing to embed"),
         (["foo://bar/x.jpg"], "foo"),
+        (["memory://nowhere/*.jpg"], "/nowhere is not there"),
+        (["x" * 300], "is not there"),
     ):
         with pytest.raises(BulkError, match=words):
             inputs(*names)
