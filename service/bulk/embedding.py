@@ -19,7 +19,7 @@ from typing import Any
 import pyarrow as pa
 from PIL import Image
 
-from encoders.contract.errors import EncoderFailed, NonFiniteOutput, RequestError, VisiontowerError
+from encoders.contract.errors import EncoderFailed, NonFiniteOutput, NotAnImage, RequestError, VisiontowerError
 from encoders.contract.values import Grid
 from service.bulk.embedder import Described, Reading
 from service.bulk.errors import BulkError
@@ -168,6 +168,9 @@ def _good(item: Embedding) -> Good:
 
 
 def _sentence(error: VisiontowerError) -> str:
+    """Of NotAnImage without its advice, which is for who sends an image over HTTP."""
+    if isinstance(error, NotAnImage):
+        return f"This is {error.facts['found']}, which is no image that is read here."
     return error.reason if isinstance(error, ImageUnreadable) else str(error)
 
 

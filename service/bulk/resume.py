@@ -47,11 +47,14 @@ class Manifest:
 
     @classmethod
     def of_json(cls, text: str | bytes) -> "Manifest":
-        """What `to_json` wrote. Raises BulkError for another version's."""
-        about = json.loads(text)
-        if about.get("version") != _VERSION:
-            raise BulkError("Another version of visiontower has begun to write here: --restart begins anew.")
-        return cls(about["parameters"], about["shard_rows"], about["rows"])
+        """What `to_json` wrote. Raises BulkError for another version's, and for what is damaged."""
+        try:
+            about = json.loads(text)
+            if about["version"] != _VERSION:
+                raise BulkError("Another version of visiontower has begun to write here: --restart begins anew.")
+            return cls(dict(about["parameters"]), about["shard_rows"], about["rows"])
+        except (ValueError, KeyError, TypeError) as error:
+            raise BulkError("What says whose result this is, is damaged: --restart begins anew.") from error
 
     def changes(self, now: "Manifest") -> list[str]:
         """How another run differs from this one, by name: the first few differences, and how many more there are."""

@@ -53,6 +53,7 @@ class Job:
             self.out,
             layout=self.layout,
             arrays=self.arrays,
+            carried=self.inputs.columns.names,
             modalities=self.inputs.modalities,
             is_folder=self.is_folder,
         )

@@ -15,6 +15,8 @@ from service.bulk.rows import Array
 _MOST_THREADS = 16
 """Each holds a block and what its file reads ahead."""
 _TINY = np.finfo(np.float32).tiny
+_SHORT = 1e-15
+"""The square of a shorter vector's numbers loses digits in float32."""
 
 
 @dataclass(frozen=True)
@@ -75,10 +77,20 @@ def cosines(block: Array, unit: Floats) -> Floats:
     A vector gets the same number wherever it stands: each is summed by itself, which a product of matrices does not.
     """
     wide = widened(block)
-    with np.errstate(invalid="ignore"):
+    with np.errstate(invalid="ignore", over="ignore"):
         lengths = np.sqrt(np.vecdot(wide, wide))
         scores: Floats = np.vecdot(wide, unit) / np.maximum(lengths, _TINY)
+        beyond = np.flatnonzero((lengths < _SHORT) | np.isinf(lengths))  # their squares are no numbers of float32
+        if len(beyond):
+            scores[beyond] = _scaled_cosines(wide[beyond], unit)
     return scores
+
+
+def _scaled_cosines(wide: Floats, unit: Floats) -> Floats:
+    """As `cosines`, once the largest number of each vector is 1."""
+    scaled = wide / np.maximum(np.abs(wide).max(axis=1, keepdims=True), _TINY)
+    cosines: Floats = np.vecdot(scaled, unit) / np.maximum(np.sqrt(np.vecdot(scaled, scaled)), _TINY)
+    return cosines
 
 
 def widened(block: Array) -> Floats:

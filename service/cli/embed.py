@@ -2,8 +2,10 @@
 
 import argparse
 import math
+import os
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +22,7 @@ from service.cli.arguments import (
     settings_of,
 )
 from service.cli.cluster import ENGINE_FLAGS, add_cluster_flags, cluster_of
-from service.cli.output import on_a_line, say
+from service.cli.output import beginning, on_a_line, say
 from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
 
@@ -29,6 +31,8 @@ if TYPE_CHECKING:
     from service.bulk.run import Finished, Job, Progress
     from service.settings import Settings
 
+_LONGEST_SUFFIX = ".errors.jsonl.new"
+"""What a run puts after OUT's name."""
 _QUIET_S = 10.0
 """Between two lines of progress where nobody watches."""
 
@@ -137,7 +141,7 @@ def job_of(arguments: argparse.Namespace) -> "Job":
         dtype="float16" if is_clip else arguments.dtype or "float32",
     )
     job = Job(
-        Path(arguments.out),
+        _out(arguments.out),
         inputs_from(arguments),
         request,
         batch_size=arguments.batch_size,
@@ -149,6 +153,21 @@ def job_of(arguments: argparse.Namespace) -> "Job":
     )
     job.sink()
     return job
+
+
+def _out(word: str) -> Path:
+    """Where a link leads, so that the link stays. Raises ArgumentError if no file can have this name."""
+    if word in ("", "-"):
+        raise ArgumentError("-o names a file, or a folder that ends in /: a result is not written to standard output.")
+    try:
+        word.encode()
+        with suppress(FileNotFoundError, NotADirectoryError):
+            os.lstat(word.rstrip("/") + _LONGEST_SUFFIX)
+    except UnicodeEncodeError as error:
+        raise ArgumentError(f"-o {word!a}: a name in UTF-8 is needed.") from error
+    except OSError as error:
+        raise ArgumentError(f"-o {beginning(word)}: {error.strerror}.") from error
+    return Path(os.path.realpath(word) if os.path.islink(word) else word)
 
 
 def engine_settings(arguments: argparse.Namespace, job: "Job") -> "Settings":
@@ -266,8 +285,8 @@ def _report(job: "Job", finished: "Finished", *, seconds: float) -> None:
             f"{f'... and {more:,} more. ' if more > 0 and finished.failures else ''}{finished.failed:,} failed: {where}"
         )
     if not finished.good:
-        said = "was not written" if finished.ledger else "has no vectors"
-        say(f"Nothing could be embedded: {job.out} {said}.")
+        said = "has no vectors" if job.out.exists() else "was not written"
+        say(f"{'Nothing could be embedded' if finished.rows else 'There was nothing to embed'}: {job.out} {said}.")
         return
     if finished.resumed == finished.rows:
         print(f"{job.out} is complete: {finished.rows:,} rows.")

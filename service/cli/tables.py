@@ -6,6 +6,7 @@ from itertools import groupby
 from typing import Literal
 
 from rich import box
+from rich.bar import Bar
 from rich.table import Table
 from rich.text import Text
 
@@ -103,12 +104,12 @@ def _halves(size: ImageSize, count: int) -> ImageSize:
 def scores_table(scores: Sequence[Score], *, title: str) -> Table:
     """Best first, with a bar."""
     table = Table(title=title, title_justify="left")
-    table.add_column("text", overflow="fold")
-    table.add_column("cosine", justify="right")
-    table.add_column("probability", justify="right")
-    table.add_column("", no_wrap=True, min_width=_BAR)
+    table.add_column("text", overflow="fold", min_width=8)
+    table.add_column("cosine", justify="right", no_wrap=True, min_width=7)
+    table.add_column("probability", justify="right", no_wrap=True, min_width=11)
+    table.add_column("", max_width=_BAR)
     for score in sorted(scores, key=lambda score: -score.probability):
-        bar = "█" * round(score.probability * _BAR)
+        bar = Bar(1.0, 0.0, score.probability)  # in a narrow terminal it is shorter
         table.add_row(score.text, f"{score.cosine:+.4f}", f"{score.probability:.4f}", bar)
     return table
 

@@ -2,7 +2,7 @@
 
 import json
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -60,11 +60,13 @@ def of_safetensors(path: Path, block_numbers: int) -> Result:
     return _of_array(path, vectors, ids, Origin.of(about), block_numbers)
 
 
-def _of_array(path: Path, vectors: Array, ids: Sequence[str], origin: Origin | None, block_numbers: int) -> Result:
+def _of_array(path: Path, vectors: Array, ids: object, origin: Origin | None, block_numbers: int) -> Result:
     if vectors.ndim != 2 or vectors.dtype.kind != "f":
         raise BulkError(
             f"{path} holds {vectors.dtype} {list(vectors.shape)}; vectors are float16 or float32 [N, width]."
         )
+    if not (isinstance(ids, list) and all(isinstance(each, str) for each in ids)):
+        raise BulkError(f"{path} is of another program: its ids are no list of names.")
     if len(ids) != len(vectors):
         raise BulkError(f"{path} has {len(vectors):,} rows and {len(ids):,} ids: they are not of the same run.")
     rows, width = vectors.shape

@@ -7,7 +7,7 @@ from service.bulk.results.arrays import of_npy, of_safetensors
 from service.bulk.results.lance import of_lance
 from service.bulk.results.parquet import of_tables
 from service.bulk.results.result import POOLED, Result
-from service.bulk.resume import UNFINISHED, beside
+from service.bulk.resume import RUN, UNFINISHED, beside
 from service.bulk.sinks import FILES
 
 SHARDS = "part-*.parquet"
@@ -25,6 +25,8 @@ def opened(path: Path, *, column: str = POOLED, block_numbers: int = _BLOCK_NUMB
         return of_lance(path, column=column, block_numbers=block_numbers)
     if path.is_dir():
         shards = sorted(path.glob(SHARDS))
+        if not shards and (path / RUN).exists():
+            raise BulkError(f"{path} has no rows.")
         if not shards:
             raise BulkError(
                 f"{path} has no {SHARDS}. A folder of images is embedded first: "

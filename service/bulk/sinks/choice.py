@@ -32,12 +32,14 @@ def sink_of(
     *,
     layout: Layout = "auto",
     arrays: Sequence[str],
+    carried: Sequence[str] = (),
     modalities: Set[Modality] = frozenset({"image"}),
     is_folder: bool = False,
 ) -> Sink:
     """By the suffix; without one, a folder. is_folder: so too with one, but .lance, which is a folder anyway.
 
-    Raises BulkError if it has no place for the arrays or the modalities, or needs a library that is not installed.
+    Raises BulkError if it has no place for the arrays, the carried columns or the modalities, or needs a library that
+    is not installed.
     """
     sink: Sink
     if layout == "clip-retrieval":
@@ -49,6 +51,11 @@ def sink_of(
     else:
         raise BulkError(
             f"{out} must end in {', '.join(FILES)}, or in / for a folder of .parquet: the suffix chooses the format."
+        )
+    if carried and isinstance(sink, NpyFile | SafetensorsFile):
+        raise BulkError(
+            f"{out} has no place for the columns {', '.join(carried)}: write .parquet, .lance or a folder, "
+            "or leave --columns out."
         )
     sink.require(arrays)
     return sink

@@ -84,15 +84,21 @@ class ParquetFolder(Folder):
 
 
 def _read(path: Path, columns: Sequence[str] | None = None) -> Iterator[pa.Table]:
-    """The rows of a Parquet file of ours, a group at a time. columns: all if None."""
-    with pq.ParquetFile(path) as file:
-        for group in range(file.num_row_groups):
-            yield file.read_row_group(group, columns)
+    """The rows of a Parquet file of ours, a group at a time. columns: all if None. Raises BulkError."""
+    try:
+        with pq.ParquetFile(path) as file:
+            for group in range(file.num_row_groups):
+                yield file.read_row_group(group, columns)
+    except (pa.ArrowException, OSError) as error:
+        raise BulkError(f"{path} is damaged, or no Parquet: --restart writes the result anew.") from error
 
 
 def _counts(path: Path) -> Counts:
-    """Of a Parquet file of ours."""
-    return counted(_read(path, ["error"]))
+    """Of a Parquet file of ours. Raises BulkError if it is another's."""
+    try:
+        return counted(_read(path, ["error"]))
+    except KeyError as error:
+        raise BulkError(f"{path} is of another program: move it away, or choose another folder.") from error
 
 
 def _metadata(path: Path) -> dict[bytes, bytes]:

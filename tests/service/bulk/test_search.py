@@ -1,6 +1,7 @@
 """The nearest vectors of a bulk result: those that NumPy finds, whatever the format, the dtype and the blocks."""
 
 import json
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -183,6 +184,18 @@ def test_the_cosine_with_a_zero_vector_is_zero_and_with_nan_is_none() -> None:
     np.testing.assert_array_equal(cosines(block, np.array([0, 1], np.float32)), [0, np.float32(0.8), np.nan, np.nan])
 
 
+@pytest.mark.parametrize("scale", [1e-30, 1e-20, 1e18, 1e30, 1e38])
+def test_the_cosine_does_not_depend_on_the_vectors_length(scale: float) -> None:
+    block = vectors(20, seed=1)
+    unit = vectors(1, seed=2)[0]
+    unit /= np.linalg.norm(unit)
+    block /= np.abs(block).max()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        found = cosines((block * np.float32(scale)).astype(np.float32), unit)
+    np.testing.assert_allclose(found, cosines(block, unit), atol=1e-5)
+
+
 def test_progress_counts_every_row_once(tmp_path: Path) -> None:
     done: list[int] = []
     nearest(in_blocks(as_shards(tmp_path / "out", vectors(211), names(211))), vectors(1)[0], 3, progress=done.append)
@@ -273,6 +286,18 @@ def test_an_array_without_its_paths_is_refused(tmp_path: Path) -> None:
     assert refusal(path).startswith(f"{neighbour} cannot be read")
     neighbour.unlink()
     assert refusal(path).startswith(f"{neighbour} is not there.")
+
+
+@pytest.mark.parametrize("ids", [7, [1, 2, 3], "abc", None])
+def test_ids_that_are_no_names_are_refused(ids: object, tmp_path: Path) -> None:
+    path = as_npy(tmp_path / "x.npy", vectors(3), names(3))
+    (tmp_path / "x.npy.json").write_text(json.dumps({"ids": ids}))
+    assert "its ids are no list of names" in refusal(path)
+
+
+def test_a_folder_of_a_run_over_nothing_has_no_rows(tmp_path: Path) -> None:
+    (tmp_path / "_run.json").write_text("{}")
+    assert "has no rows" in refusal(tmp_path)
 
 
 def test_tables_and_tensors_of_other_programs_are_refused_by_what_is_missing(tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from service.bulk.errors import BulkError
 from service.bulk.items import Item, Modality, Row
 from service.bulk.resume import Manifest
 from service.bulk.run import Job
-from service.bulk.sources import inputs_of
+from service.bulk.sources import Options, inputs_of
 from service.engine import EmbedRequest
 from tests.service.bulk.test_bulk import BAD, FILES, content, encode, folder, interrupted, job_of
 from tests.support.serving import image_bytes, noise
@@ -157,6 +157,45 @@ def test_a_folder_of_somebody_else_is_left_alone(folder: Path, restart: bool) ->
     with pytest.raises(BulkError, match=r"holds part-00000\.parquet, and no run"):
         encode(job)
     assert content(job.out) == {"part-00000.parquet": b"mine"}
+
+
+@pytest.mark.parametrize("text", ["", "[]", "7", "null", '{"version": 2}', '{"version": 2, "param', "\0\xff"])
+@pytest.mark.parametrize("name", ["out/", "out.npy"])
+def test_a_run_whose_manifest_is_damaged_can_be_begun_anew(folder: Path, name: str, text: str) -> None:
+    job = job_of(folder, name.rstrip("/"))
+    job = replace(job, is_folder=name.endswith("/"))
+    manifest = folder.parent / ("out/_run.json" if job.is_folder else "out.npy.parts/manifest.json")
+    manifest.parent.mkdir()
+    manifest.write_text(text)
+    with pytest.raises(BulkError, match="is damaged: --restart begins anew"):
+        encode(job)
+    assert encode(replace(job, restart=True)).good == FILES - len(BAD)
+
+
+@pytest.mark.parametrize("size", [0, 100, -100])
+def test_a_damaged_shard_is_named(folder: Path, size: int) -> None:
+    job = replace(job_of(folder, "out"), shard_rows=8)
+    encode(job)
+    shard = folder.parent / "out" / "part-00001.parquet"
+    shard.write_bytes(shard.read_bytes()[:size])
+    with pytest.raises(BulkError, match=r"part-00001.parquet is damaged.*--restart"):
+        encode(job)
+
+
+def test_a_shard_of_another_program_is_named(folder: Path) -> None:
+    job = replace(job_of(folder, "out"), shard_rows=8)
+    encode(job)
+    pq.write_table(pa.table({"x": [1]}), folder.parent / "out" / "part-00001.parquet")
+    with pytest.raises(BulkError, match=r"part-00001.parquet is of another program"):
+        encode(job)
+
+
+@pytest.mark.parametrize("name", ["out.npy", "out.safetensors"])
+def test_columns_that_a_result_has_no_place_for_are_refused(tmp_path: Path, name: str) -> None:
+    pq.write_table(pa.table({"image": [b"x"], "title": ["a"]}), tmp_path / "in.parquet")
+    inputs = inputs_of([str(tmp_path / "in.parquet")], options=Options(carried=["title"]))
+    with pytest.raises(BulkError, match="has no place for the columns title"):
+        Job(tmp_path / name, inputs, EmbedRequest((), output="pooled")).sink()
 
 
 def test_a_shard_that_is_gone_is_noticed(folder: Path) -> None:

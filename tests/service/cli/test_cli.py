@@ -1,5 +1,6 @@
 """The command line in process, and once as a process of its own."""
 
+import io
 import json
 import os
 import shlex
@@ -16,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from rich.console import Console
 
 import encoders
 from encoders.adapters.catalog import DEMO, RECOMMENDED
@@ -25,6 +27,7 @@ from service.cli.__main__ import main as entry_point
 from service.cli.arguments import ArgumentError
 from service.cli.main import main
 from service.cli.metrics_port import metrics_served
+from service.cli.tables import Score, scores_table
 from service.engine import EmbedRequest, Engine
 from service.run import server
 from service.settings import PREFIX, Settings
@@ -175,7 +178,7 @@ def test_embed_lists_what_failed_and_ends_with_status_1(images: Path, capsys: py
     out = images.parent / "out.npy"
     assert main(["embed", str(images), "-o", str(out), "--model", "fake:vit"]) == 1
     captured = capsys.readouterr()
-    assert f"{images / 'bad.jpg'}: This is text, which is not read here." in captured.err
+    assert f"{images / 'bad.jpg'}: This is text, which is no image that is read here." in captured.err
     assert f"1 failed: {out}.errors.jsonl" in captured.err
     assert len(np.load(out)) == 3
 
@@ -428,3 +431,47 @@ def test_a_full_disk_is_told_in_a_line(monkeypatch: pytest.MonkeyPatch, capsys: 
         monkeypatch.setattr(sys, "stdout", full)
         assert main(["models", "--json"]) == 2
     assert capsys.readouterr().err == "visiontower models: [Errno 28] No space left on device\n"
+
+
+@pytest.mark.parametrize(
+    ("out", "said"),
+    [
+        ("", "is not written to standard output"),
+        ("-", "is not written to standard output"),
+        ("n" * 246 + ".npy", "name too long"),
+        ("\udcff.npy", "a name in UTF-8"),
+    ],
+)
+def test_a_name_that_no_result_can_have_is_said_before_the_work(
+    images: Path, out: str, said: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(images.parent)
+    assert main(["embed", str(images), "-o", out, "--model", "fake:vit"]) == 2
+    assert said in capsys.readouterr().err
+    assert [path.name for path in images.parent.iterdir()] == [images.name]
+
+
+def test_a_result_goes_where_a_link_leads(images: Path) -> None:
+    (images.parent / "disk").mkdir()
+    link, behind = images.parent / "out.npy", images.parent / "disk" / "real.npy"
+    link.symlink_to(behind)
+    assert main(["embed", str(images), "-o", str(link), "--model", "fake:vit"]) == 0
+    assert link.is_symlink()
+    assert len(np.load(behind)) == 3
+
+
+def test_of_nothing_no_result_is_claimed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "texts").write_text("")
+    words = ["embed", "--texts", f"{tmp_path}/texts", "-o", f"{tmp_path}/out.npy", "--model", "fake:vit"]
+    assert main(words) == 0
+    assert "There was nothing to embed" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("width", [40, 50, 80])
+def test_scores_show_their_numbers_in_a_narrow_terminal(width: int) -> None:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(scores_table([Score("a photo of a red circle", 0.5123, 10.0, 0.9876)], title="x"))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "+0.5123" in shown
+    assert "0.9876" in shown
+    assert "photo" in shown

@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from service.bulk.errors import BulkError
+from service.bulk.items import Cell
 from service.cli.main import main
 from service.cli.sources import add_source_flags, inputs_from
 from tests.service.bulk.sources.gallery import (
@@ -46,7 +47,8 @@ def test_flags_become_inputs(tmp_path: Path) -> None:
     assert ids(found) == [*PICTURES, f"{tmp_path}/in/04.jpg", "one"]
     assert contents(found) == [*PICTURES.values(), PICTURES["04.jpg"], "one"]
     assert found.columns.names == ["b", "a"]
-    assert next(items_of(found)).columns == {"b": 1, "a": "x"}
+    carried = next(items_of(found)).columns
+    assert carried == {"b": Cell(pa.array([1]), 0), "a": Cell(pa.array(["x"]), 0)}
     (last,) = items_of(inputs_from(parsed(f"{tmp_path}/x.parquet", "--text-column", "a", "--trust-paths")), 10)
     assert last.text == "x"
 
