@@ -13,6 +13,10 @@ from service.memory.account import Account, Hold
 
 _GZIP, _ZLIB, _BARE = 31, 15, -15
 """zlib's names of the forms: its argument wbits."""
+_FREE_BYTES, _MOST_READ = 65_536, 2
+"""Bytes that may be read beyond so many for each that comes out. Compressed data are about as long as what they hold at
+the most; blocks and members that hold nothing take seconds for a body.
+"""
 _CHUNK_BYTES = 1024
 """Read at a time: up to a thousand times as many come out, before the account is asked for them."""
 
@@ -44,6 +48,7 @@ def _is_zlib(body: bytes) -> bool:
 
 def _inflated(body: bytes, form: int, *, max_bytes: int, hold: Hold, is_json: bool) -> bytes:
     view, at, room, pieces = memoryview(body), 0, max_bytes, io.BytesIO()
+    free = _FREE_BYTES
     stream = zlib.decompressobj(form)
     while at < len(view):
         if stream.eof:
@@ -61,7 +66,11 @@ def _inflated(body: bytes, form: int, *, max_bytes: int, hold: Hold, is_json: bo
             raise BodyTooLarge(actual=None, limit=max_bytes, is_inflated=True, is_json=is_json)
         hold.grow(len(piece))
         pieces.write(piece)
-        at += len(chunk) - len(stream.unused_data)
+        read = len(chunk) - len(stream.unused_data)
+        at += read
+        free += _MOST_READ * len(piece) - read
+        if free < 0:
+            raise InvalidBody("The compressed body is nearly empty: it is many times as long as what it holds.")
     if not stream.eof:
         raise InvalidBody("The compressed body ends too early.")
     return pieces.getvalue()

@@ -7,6 +7,7 @@ import zlib
 from collections.abc import Callable
 from functools import partial
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -117,3 +118,24 @@ async def test_refusals_have_their_problem() -> None:
     problem = assert_problem(brotli, 415, "unsupported-content-encoding")
     assert (problem["content_encoding"], problem["accepted"]) == ("br", ["gzip", "deflate"])
     assert brotli.headers["accept-encoding"] == "gzip, deflate"
+
+
+@pytest.mark.parametrize(
+    ("encoding", "body"),
+    [
+        ("gzip", gzip.compress(b"") * 10_000),
+        ("deflate", b"\x00\x00\x00\xff\xff" * 50_000 + bare(b"x")),
+    ],
+    ids=["empty members", "empty blocks"],
+)
+def test_what_holds_nearly_nothing_is_not_read_to_its_end(encoding: str, body: bytes) -> None:
+    with pytest.raises(InvalidBody, match="nearly empty"):
+        inflated(body, encoding, max_bytes=1000)
+
+
+@pytest.mark.parametrize("encoding", WRITERS)
+def test_what_does_not_compress_is_no_trouble(encoding: str) -> None:
+    body = np.random.default_rng(0).bytes(1_000_000)
+    assert inflated(WRITERS[encoding](body), encoding, max_bytes=len(body)) == body
+    members = b"".join(gzip.compress(body[start : start + 50]) for start in range(0, 40_000, 50))
+    assert inflated(members, "gzip", max_bytes=len(body)) == body[:40_000]

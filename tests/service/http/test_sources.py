@@ -1,7 +1,7 @@
 """The texts that stand for images in JSON."""
 
 import base64
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 import pytest
 from hypothesis import assume, given
@@ -95,3 +95,14 @@ def test_every_advertised_format_is_known_as_base64_by_its_beginning() -> None:
     for image_format in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "AVIF"):
         picture = image_bytes(size=(40, 40), image_format=image_format)
         assert source_of(f"data:,{base64.b64encode(picture).decode()}") == picture, image_format
+
+
+@given(
+    pieces=st.lists(
+        st.sampled_from(["%", "%4", "%41", "%fF", "%%30", "%g0", "a", "é", "%\udc80", "x" * 65_534, "x" * 65_535])
+    )
+)
+def test_a_percent_encoded_image_is_decoded_as_the_library_does(pieces: list[str]) -> None:
+    text = "".join(pieces)
+    expected = unquote_to_bytes(text.encode("utf-8", "replace"))
+    assert source_of(f"data:,x{text}!") == b"x" + expected + b"!"
