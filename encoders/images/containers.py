@@ -83,11 +83,15 @@ def png(file: bytes) -> Picture:
         length, kind = struct.unpack_from(">I4s", file, at)
         end = at + 12 + length
         is_critical = not kind[0] & 0x20
+        if (kind == b"IHDR") != (at == 8) and kind != b"CgBI":  # price.py reads the first chunk, Pillow the last IHDR
+            raise UndecodableImage("PNG", "its header is not its first chunk, or not its only one")
         if (is_critical or kind == b"tRNS") and end <= len(file):
             is_sound = zlib.crc32(whole[at + 4 : end - 4]).to_bytes(4, "big") == file[end - 4 : end]
             if is_critical and not is_sound:
                 raise UndecodableImage("PNG", f"broken PNG: the checksum of its chunk {kind!r} does not fit")
-            if kind == b"IHDR" and length == 13:
+            if kind == b"IHDR":
+                if length != 13:
+                    raise UndecodableImage("PNG", "its header is broken")
                 width, height, depth, colour, method, _, interlace = struct.unpack_from(">IIBBBBB", file, at + 8)
                 if method or interlace > 1:
                     raise UndecodableImage("PNG", "its header is broken")

@@ -30,7 +30,7 @@ _MOST_COUNTED = 4 * _MIB
 """Bytes in which scans are counted."""
 _PEEK = 256 * 1024
 
-_UNKNOWN_PIXELS = 1_000_000
+UNKNOWN_PIXELS = 1_000_000
 """A file that does not say its size where it is looked for is priced, and held, to so many pixels."""
 
 _RGB, _ARRAY, _UPRIGHT = 4, 3, 4
@@ -91,10 +91,23 @@ def price(
 
     Raises ImageTooLarge if the header says so; whatever else is wrong is the decoder's to say.
     """
+    depth = 8
     if image_bytes.startswith(b"\xff\xd8\xff"):
-        found = _jpeg(image_bytes)
-        width, height = found.size if all(found.size) else (1000, 1000)
-        _require(width * height, max_pixels)
+        name, found = "JPEG", _jpeg(image_bytes)
+        width, height = found.size if all(found.size) else (isqrt(UNKNOWN_PIXELS),) * 2
+    elif image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
+        is_first = image_bytes[12:16] == b"IHDR" and len(image_bytes) > 32
+        name = "PNG"
+        width, height, depth = struct.unpack_from(">IIB", image_bytes, 16) if is_first else (0, 0, 16)
+    else:
+        image_format = format_of(image_bytes)
+        if image_format is None:
+            return Price(True, _FIXED, _FIXED, 1, int(_CPU_S))
+        name = image_format
+        width, height = _size(name, image_bytes)
+    if width * height > max_pixels and name not in ("AVIF", "HEIF"):  # of several pictures the largest is found
+        raise ImageTooLarge(pixels=width * height, limit=max_pixels)
+    if name == "JPEG":
         part = 1 if exact else part_of(width, height, enough(preprocessing, size))
         decoded = width // part, height // part
         work = width * height * (3 + found.scans // 4 if found.coefficients else 1) + len(image_bytes)
@@ -103,23 +116,11 @@ def price(
         cost = _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
         most = int(_CPU_S + _CPU_S_PER_WORK * (_MOST_WORK * width * height + len(image_bytes)))
         return cost if cost.cpu_s <= most else replace(cost, cpu_s=most)
-    if image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
-        name = "PNG"
-        width, height, depth = struct.unpack_from(">IIB", image_bytes, 16) if len(image_bytes) > 32 else (0, 0, 8)
-        if depth <= 8 and image_bytes[12:16] == b"IHDR":
-            _require(width * height, max_pixels)
-            work = 3 * width * height + len(image_bytes)
-            decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT)
-            return _price(work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
-    else:
-        image_format = format_of(image_bytes)
-        if image_format is None:
-            return Price(True, _FIXED, _FIXED, 1, int(_CPU_S))
-        name = image_format
-        width, height = _size(name, image_bytes)
-    if name not in ("AVIF", "HEIF"):  # of several pictures the largest is found
-        _require(width * height, max_pixels)
-    pixels = min(width * height, max_pixels) or _UNKNOWN_PIXELS
+    if name == "PNG" and depth <= 8:
+        work = 3 * width * height + len(image_bytes)
+        decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT)
+        return _price(work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
+    pixels = min(width * height, max_pixels) or UNKNOWN_PIXELS
     kind = _KINDS[name]
     work = kind.work * pixels + len(image_bytes)
     is_plain = name == "WEBP" and work <= _PLAIN_WORK and not _is_animated(image_bytes)
@@ -155,11 +156,6 @@ def part_of(width: int, height: int, at_least: int) -> int:
         if min(width, height) // part >= at_least and not width % part and not height % part:
             return part
     return 1
-
-
-def _require(pixels: int, limit: int) -> None:
-    if pixels > limit:
-        raise ImageTooLarge(pixels=pixels, limit=limit)
 
 
 def _price(

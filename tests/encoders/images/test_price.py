@@ -7,7 +7,7 @@ import sys
 import pytest
 from PIL import Image
 
-from encoders.contract.errors import ImageTooLarge
+from encoders.contract.errors import ImageTooLarge, UndecodableImage, UnsupportedImage
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images.decode import MAX_PIXELS, decode
@@ -117,6 +117,47 @@ def test_the_size_said_is_that_of_the_picture_before_it_is_turned(name: str) -> 
     for length in range(min(len(file), 400)):
         size_of(file[:length])
     assert size_of(b"") is size_of(b"no image") is size_of(file[:2]) is None
+
+
+@pytest.mark.parametrize("first", [b"IHDR", b"tEXt"])
+def test_a_png_whose_header_is_not_its_first_and_only_one_is_undecodable(first: bytes) -> None:
+    """Pillow takes the last one, and only the first was priced."""
+    small = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    png = png_of((2000, 2000, 8, 2), [bytes(6000)] * 2000)
+    with pytest.raises(UndecodableImage, match="not its first chunk, or not its only one"):
+        decode(png[:8] + chunk(first, small) + png[8:])
+
+
+def test_an_iphones_png_is_named_whatever_stands_where_a_size_would() -> None:
+    png = png_of((4, 4, 8, 2), [bytes(12)] * 4)
+    iphones = png[:8] + chunk(b"CgBI", b"\x50\0\x20\x02") + png[8:]
+    assert not priced(iphones).is_plain
+    with pytest.raises(UnsupportedImage, match="iPhones"):
+        decode(iphones)
+
+
+def odd_sizes() -> dict[str, bytes]:
+    """Files in which a decoder finds a larger picture than the one whose size was read."""
+    gif = encoded(Image.new("L", (2000, 1000)), "GIF")
+    tiff = encoded(Image.new("L", (2000, 1000)), "TIFF")
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    entries = {tiff[entry : entry + 2]: entry for entry in range(at + 2, len(tiff) - 11, 12)}
+    width, kind = entries[struct.pack("<H", 256)], struct.pack("<H", 9)  # signed: it is not looked for
+    jpeg = encoded(Image.new("L", (2000, 1000)), "JPEG")
+    for _ in range(600):
+        jpeg = jpeg_with(b"x", jpeg, marker=0xFE)
+    return {
+        "a GIF whose frame is larger than its screen": gif[:6] + struct.pack("<HH", 16, 16) + gif[10:],
+        "a TIFF whose width is of an odd type": tiff[: width + 2] + kind + tiff[width + 4 :],
+        "a PGM with no space between its sides": b"P5 0000020001000 254\n" + bytes(2_000_000),
+        "a JPEG whose size lies behind many segments": jpeg,
+    }
+
+
+@pytest.mark.parametrize("odd", sorted(odd_sizes()))
+def test_a_picture_that_is_larger_than_it_was_priced_is_not_decoded(odd: str) -> None:
+    with pytest.raises(UndecodableImage, match="larger than its header says"):
+        decode(odd_sizes()[odd])
 
 
 def test_a_size_that_cannot_be_found_has_a_price_too() -> None:
