@@ -43,6 +43,13 @@ _ENLARGED = 48 * _MIB
 """Of a narrow strip, which is resized to up to 4 megapixels before it is cut."""
 _STRIP = 8
 
+_GROUP, _MOST_GROUPS, _GROUP_PIXELS = 5800, 1 << 16, 16
+"""Of lossless WebP's groups of Huffman codes: bytes of tables, the most in a file, and pixels that each needs. It needs
+2.5 bytes of the file too."""
+_MOST_TABLES = 32 * _MIB
+"""Of all groups: some 5,800; writers make up to 2,600. Where a file has room for more, the process that decodes it is held
+to so many bytes."""
+
 _CPU_S, _CPU_S_PER_WORK, _MOST_WORK = 5.0, 0.03e-6, 16
 """Seconds of processor time that a decode may take, several times what an honest file needs; _MOST_WORK: a pixel. What
 is over that makes a file stand further behind, and gives it no more time."""
@@ -123,9 +130,10 @@ def price(
     pixels = min(width * height, max_pixels) or UNKNOWN_PIXELS
     kind = _KINDS[name]
     work = kind.work * pixels + len(image_bytes)
-    is_plain = name == "WEBP" and work <= _PLAIN_WORK and not _is_animated(image_bytes)
+    tables = _webp_tables(image_bytes, pixels) if name == "WEBP" else 0
+    is_plain = name == "WEBP" and work <= _PLAIN_WORK and tables <= _MOST_TABLES and not _is_animated(image_bytes)
     copies = 1 if is_plain else 3
-    decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels
+    decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels + min(tables, _MOST_TABLES)
     sides = (width, height) if pixels == width * height else (isqrt(pixels), isqrt(pixels))
     return _price(is_plain, decode_bytes, work, sides, preprocessing, size)
 
@@ -268,6 +276,23 @@ def _webp_size(file: bytes) -> tuple[int, int]:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     width, height = struct.unpack_from("<HH", file, 26)
     return width & 0x3FFF, height & 0x3FFF
+
+
+def _webp_tables(file: bytes, pixels: int) -> int:
+    """Bytes that the tables of a still WebP's lossless part, its picture or its alpha, may take; 0 if it has none."""
+    at, begin = 12, 0
+    for _ in range(_MOST_SEGMENTS):
+        kind, length = file[at : at + 4], int.from_bytes(file[at + 4 : at + 8], "little")
+        if kind == b"VP8 " or at >= len(file):
+            break
+        begin = at if kind in (b"ALPH", b"VP8L") and not begin else begin
+        at += 8 + length + length % 2
+        if kind == b"VP8L":
+            break
+    else:
+        begin, at = 12, len(file)
+    coded = min(at, len(file)) - begin if begin else 0
+    return _GROUP * min(_MOST_GROUPS, pixels // _GROUP_PIXELS, coded * 2 // 5)
 
 
 def _bmp_size(file: bytes) -> tuple[int, int]:

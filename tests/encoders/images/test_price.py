@@ -167,6 +167,34 @@ def test_a_size_that_cannot_be_found_has_a_price_too() -> None:
             assert cost.nbytes >= cost.decode_bytes > 0, name
 
 
+def test_a_lossless_webp_is_plain_while_its_tables_are_few_whatever_it_codes() -> None:
+    """Each of 65,536 groups of codes takes 2.5 bytes of the file, and over 5 KB of memory."""
+    photo = photograph("chelsea").resize((640, 480))
+    small = photo.resize((256, 256))
+    for image in (small, small.convert("L"), Image.new("RGB", (1920, 1080), "white")):
+        assert priced(encoded(image, "WEBP", lossless=True)).is_plain
+    large = priced(encoded(photo, "WEBP", lossless=True))
+    assert not large.is_plain
+    assert large.nbytes < 64 * 2**20  # a server of little memory takes it too
+
+
+def test_a_lossy_webp_is_plain_and_costs_what_it_did_whatever_its_metadata() -> None:
+    photo = photograph("chelsea").resize((640, 480))
+    bare = encoded(photo, "WEBP")
+    told = encoded(photo, "WEBP", icc_profile=bytes(20_000), exif=bytes(20_000), xmp=bytes(20_000))
+    assert priced(bare).is_plain
+    assert priced(told).is_plain
+    assert priced(told).nbytes - priced(bare).nbytes < 2 * 60_000
+
+
+def test_alpha_of_a_lossy_webp_is_lossless() -> None:
+    clear = photograph("chelsea").resize((640, 480)).convert("RGBA")
+    clear.putalpha(200)
+    assert priced(encoded(clear, "WEBP")).is_plain
+    clear.putalpha(photograph("coffee").resize(clear.size).convert("L"))
+    assert not priced(encoded(clear, "WEBP")).is_plain
+
+
 def test_a_16_bit_png_and_a_chunk_before_its_header_are_not_plain() -> None:
     assert not priced(png_of((4, 4, 16, 2), [bytes(24)] * 4)).is_plain
     png = png_of((4, 4, 8, 2), [bytes(12)] * 4)
