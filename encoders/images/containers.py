@@ -22,6 +22,9 @@ _MOST_ENTRIES = 4096
 _MOST_PARTS = 1 << 16
 """Chunks, segments or boxes that are looked at, or a file of nothing else would take minutes."""
 
+_MOST_TABLES = 64 * 1024
+"""Bytes of a JPEG's tables before its first scan, which Pillow reads one by one. All that there can be take 3 KB."""
+
 _MOST_EXTENSION = 16 * 1024 * 1024
 """Bytes of one comment in a GIF."""
 
@@ -174,7 +177,7 @@ def jpeg(file: bytes) -> Picture:
     """
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned, colours, is_adobes = 0, 2, None, 3, False
+    start, at, turned, colours, is_adobes, tables = 0, 2, None, 3, False, 0
     for _ in range(_MOST_PARTS):
         if at + 5 > len(file):
             break
@@ -195,6 +198,9 @@ def jpeg(file: bytes) -> Picture:
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             _check_process(marker, file[at + 4])
             colours = file[at + 9] if at + 9 < len(file) else 3
+        tables += end - at if marker in (0xC4, 0xDB) else 0
+        if tables > _MOST_TABLES:
+            raise UndecodableImage("JPEG", f"it has over {_MOST_TABLES:,} bytes of tables")
         is_adobes = is_adobes or (marker == 0xEE and file.startswith(b"Adobe", at + 4))
         if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
             kept.append(whole[start:at])

@@ -9,7 +9,7 @@ import io
 from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from encoders.contract.errors import EmptyImage, ImageError, ImageTooLarge, NotAnImage, UndecodableImage
 from encoders.contract.spec import Preprocessing
@@ -108,6 +108,8 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
             raise UndecodableImage(name, "it is truncated, or its size is wrong")
         if at_least is not None and name == "JPEG":
             _shrink(image, at_least)
+        if isinstance(image, ImageFile.ImageFile) and name == "JPEG":
+            image.decodermaxblock = len(picture.file)  # in parts, fill bytes would be read anew with each part
         image.load()
         if name == "PNG" and _ends_in_nothing(image) and containers.lacks_rows(picture.file):
             raise UndecodableImage(name, "it is truncated, or its size is wrong")

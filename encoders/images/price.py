@@ -22,6 +22,9 @@ _MIB = 1024 * 1024
 _PLAIN_WORK = 32_000_000
 """Work up to which a file can be plain: a baseline JPEG of 32 megapixels takes some 0.2 s."""
 
+_PIXEL_BYTES, _BESIDE = 4, 1024 * 1024
+"""Bytes of a plain file: a pixel's samples, not compressed, and metadata. Bytes that fill no pixels take time too."""
+
 _MOST_SEGMENTS = 512
 """JPEG segments before the first scan, TIFF entries, boxes: a file with more is not plain, and priced as unknown."""
 _MOST_SCANS = 32
@@ -47,8 +50,8 @@ _GROUP, _MOST_GROUPS, _GROUP_PIXELS = 5800, 1 << 16, 16
 """Of lossless WebP's groups of Huffman codes: bytes of tables, the most in a file, and pixels that each needs. It needs
 2.5 bytes of the file too."""
 _MOST_TABLES = 32 * _MIB
-"""Of all groups: some 5,800; writers make up to 2,600. Where a file has room for more, the process that decodes it is held
-to so many bytes."""
+"""Of all groups: some 5,800; writers make up to 2,600. Where a file has room for more, the process that decodes it is
+held to so many bytes."""
 
 _CPU_S, _CPU_S_PER_WORK, _MOST_WORK = 5.0, 0.03e-6, 16
 """Seconds of processor time that a decode may take, several times what an honest file needs; _MOST_WORK: a pixel. What
@@ -114,24 +117,26 @@ def price(
         width, height = _size(name, image_bytes)
     if width * height > max_pixels and name not in ("AVIF", "HEIF"):  # of several pictures the largest is found
         raise ImageTooLarge(pixels=width * height, limit=max_pixels)
+    is_plain = len(image_bytes) <= _PIXEL_BYTES * width * height + _BESIDE
     if name == "JPEG":
         part = 1 if exact else part_of(width, height, enough(preprocessing, size))
         decoded = width // part, height // part
         work = width * height * (3 + found.scans // 4 if found.coefficients else 1) + len(image_bytes)
         decode_bytes = 2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT)
-        is_plain = found.is_common and found.scans <= _MOST_SCANS and work <= _PLAIN_WORK
+        is_plain = is_plain and found.is_common and found.scans <= _MOST_SCANS and work <= _PLAIN_WORK
         cost = _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
         most = int(_CPU_S + _CPU_S_PER_WORK * (_MOST_WORK * width * height + len(image_bytes)))
         return cost if cost.cpu_s <= most else replace(cost, cpu_s=most)
     if name == "PNG" and depth <= 8:
-        work = 3 * width * height + len(image_bytes)
+        work = (3 * width * height + len(image_bytes)) * (2 if image_bytes[28] else 1)  # interlaced: inflated twice
         decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT)
-        return _price(work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
+        return _price(is_plain and work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
     pixels = min(width * height, max_pixels) or UNKNOWN_PIXELS
     kind = _KINDS[name]
     work = kind.work * pixels + len(image_bytes)
     tables = _webp_tables(image_bytes, pixels) if name == "WEBP" else 0
-    is_plain = name == "WEBP" and work <= _PLAIN_WORK and tables <= _MOST_TABLES and not _is_animated(image_bytes)
+    is_plain = is_plain and name == "WEBP" and work <= _PLAIN_WORK
+    is_plain = is_plain and tables <= _MOST_TABLES and not _is_animated(image_bytes)
     copies = 1 if is_plain else 3
     decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels + min(tables, _MOST_TABLES)
     sides = (width, height) if pixels == width * height else (isqrt(pixels), isqrt(pixels))

@@ -1,9 +1,12 @@
 """What a decode will take is told from the header: what is plain, and never less than it takes."""
 
+import io
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -165,6 +168,58 @@ def test_a_size_that_cannot_be_found_has_a_price_too() -> None:
         for length in (13, 20, 40):
             cost = price(file[:length], ANY, SIZE, max_pixels=MAX_PIXELS)
             assert cost.nbytes >= cost.decode_bytes > 0, name
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_file_that_is_long_for_its_pixels_is_not_plain(image_format: str) -> None:
+    """A deflate of empty blocks, or fill bytes, take seconds and make no pixel."""
+    file = encoded(photograph("chelsea"), image_format)
+    pixels = photograph("chelsea").width * photograph("chelsea").height
+    assert priced(file + bytes(4 * pixels)).is_plain
+    assert not priced(file + bytes(4 * pixels + 1024**2)).is_plain
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_noise_is_plain_however_little_it_is_compressed(mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (1500, 1500, 4), np.uint8)
+    noise = Image.fromarray(values).convert(mode)
+    assert priced(encoded(noise, "PNG", compress_level=0)).is_plain
+    assert priced(encoded(noise.convert("RGB"), "JPEG", quality=100, subsampling=0)).is_plain
+
+
+def test_an_interlaced_png_is_twice_the_work_for_its_rows_are_counted() -> None:
+    png = png_of((4, 4, 8, 2), [bytes(12)] * 4)
+    assert priced(png[:28] + b"\1" + png[29:]).work == 2 * priced(png).work
+
+
+def test_fill_bytes_in_a_jpeg_are_read_once() -> None:
+    """However many there are. Handed over in parts of 64 KiB, they would be read anew with each part."""
+    jpeg = encoded(photograph("chelsea"), "JPEG")
+    at = jpeg.index(b"\xff\xda") + 14
+    asked: list[int] = []
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(size)
+            asked.append(len(found))
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("encoders.images.decode.io.BytesIO", Counted)
+        with suppress(UndecodableImage):
+            decode(jpeg[:at] + b"\xff" * 1_000_000 + jpeg[at:])
+    assert max(asked) > 1_000_000
+
+
+@pytest.mark.parametrize("marker", [0xC4, 0xDB])
+def test_a_jpeg_of_many_tables_is_undecodable(marker: int) -> None:
+    """Pillow takes seconds for 30 MB of them, before it decodes anything."""
+    jpeg = encoded(photograph("chelsea"), "JPEG")
+    begin = jpeg.index(bytes([0xFF, marker]))
+    table = jpeg[begin : begin + 2 + int.from_bytes(jpeg[begin + 2 : begin + 4], "big")]
+    assert decode(jpeg[:2] + 100 * table + jpeg[2:]).size == photograph("chelsea").size
+    with pytest.raises(UndecodableImage, match="over 65,536 bytes of tables"):
+        decode(jpeg[:2] + 2500 * table + jpeg[2:])
 
 
 def test_a_lossless_webp_is_plain_while_its_tables_are_few_whatever_it_codes() -> None:
