@@ -30,6 +30,8 @@ _MOST_EXTENSION = 16 * 1024 * 1024
 
 _MOST_INFLATED = 1032
 """Bytes that one byte of deflate can stand for."""
+_MOST_CODED = 512
+"""Pixels that one byte of a JPEG can stand for: 8 blocks, of a bit each. Arithmetic coding has no such end."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By PNG's kind of colour."""
 
@@ -102,11 +104,13 @@ def png(file: bytes) -> Picture:
             elif kind == b"CgBI":
                 raise UnsupportedImage("a PNG in Apple's own form for iPhones (CgBI)", "Save it as a standard PNG")
             elif kind == b"PLTE":
-                has_palette = True
+                has_palette = 0 < length <= 768 and not length % 3
             elif kind == b"IDAT":
                 filled += length
             elif kind == b"tRNS" and is_sound and length == {0: 2, 2: 6}.get(colour):
                 key = struct.unpack(f">{length // 2}H", file[at + 8 : end - 4])
+            elif is_critical and kind != b"IEND":
+                raise UndecodableImage("PNG", f"its critical chunk {kind!r} is unknown")
             is_critical = is_critical or (is_sound and colour == 3)  # a palette's transparency is read by Pillow
         if not is_critical:
             kept.append(whole[start:at])
@@ -121,7 +125,7 @@ def png(file: bytes) -> Picture:
     else:
         raise UndecodableImage("PNG", f"it has over {_MOST_PARTS:,} chunks")
     if colour == 3 and not has_palette:
-        raise UndecodableImage("PNG", "it has no palette")
+        raise UndecodableImage("PNG", "it has no palette, or a broken one")
     if kept:
         file = b"".join([*kept, whole[start:]])
     return Picture("PNG", file, turned or 1, depth, is_hollow=filled * _MOST_INFLATED < needed, transparent=key)
@@ -177,7 +181,7 @@ def jpeg(file: bytes) -> Picture:
     """
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned, colours, is_adobes, tables = 0, 2, None, 3, False, 0
+    start, at, turned, colours, is_adobes, tables, needed = 0, 2, None, 3, False, 0, 0
     for _ in range(_MOST_PARTS):
         if at + 5 > len(file):
             break
@@ -198,6 +202,8 @@ def jpeg(file: bytes) -> Picture:
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             _check_process(marker, file[at + 4])
             colours = file[at + 9] if at + 9 < len(file) else 3
+            height, width = int.from_bytes(file[at + 5 : at + 7], "big"), int.from_bytes(file[at + 7 : at + 9], "big")
+            needed = height * width if marker <= 0xC2 else 0
         tables += end - at if marker in (0xC4, 0xDB) else 0
         if tables > _MOST_TABLES:
             raise UndecodableImage("JPEG", f"it has over {_MOST_TABLES:,} bytes of tables")
@@ -212,9 +218,10 @@ def jpeg(file: bytes) -> Picture:
         raise UndecodableImage("JPEG", "its header has no end")
     if colours == 4 and not is_adobes:
         raise UnsupportedImage("a CMYK JPEG that does not say whether 0 is ink or none", "Save it as an RGB JPEG")
+    is_hollow = (len(file) - at) * _MOST_CODED < needed
     if kept:
         file = b"".join([*kept, whole[start:]])
-    return Picture("JPEG", file, turned or 1)
+    return Picture("JPEG", file, turned or 1, is_hollow=is_hollow)
 
 
 def _check_process(marker: int, bits: int) -> None:
