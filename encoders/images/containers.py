@@ -22,11 +22,16 @@ _MOST_ENTRIES = 4096
 _MOST_PARTS = 1 << 16
 """Chunks, segments or boxes that are looked at, or a file of nothing else would take minutes."""
 
+_MOST_TABLES = 64 * 1024
+"""Bytes of a JPEG's tables before its first scan, which Pillow reads one by one. All that there can be take 3 KB."""
+
 _MOST_EXTENSION = 16 * 1024 * 1024
 """Bytes of one comment in a GIF."""
 
 _MOST_INFLATED = 1032
 """Bytes that one byte of deflate can stand for."""
+_MOST_CODED = 512
+"""Pixels that one byte of a JPEG can stand for: 8 blocks, of a bit each. Arithmetic coding has no such end."""
 _CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """By PNG's kind of colour."""
 
@@ -83,11 +88,15 @@ def png(file: bytes) -> Picture:
         length, kind = struct.unpack_from(">I4s", file, at)
         end = at + 12 + length
         is_critical = not kind[0] & 0x20
+        if (kind == b"IHDR") != (at == 8) and kind != b"CgBI":  # price.py reads the first chunk, Pillow the last IHDR
+            raise UndecodableImage("PNG", "its header is not its first chunk, or not its only one")
         if (is_critical or kind == b"tRNS") and end <= len(file):
             is_sound = zlib.crc32(whole[at + 4 : end - 4]).to_bytes(4, "big") == file[end - 4 : end]
             if is_critical and not is_sound:
                 raise UndecodableImage("PNG", f"broken PNG: the checksum of its chunk {kind!r} does not fit")
-            if kind == b"IHDR" and length == 13:
+            if kind == b"IHDR":
+                if length != 13:
+                    raise UndecodableImage("PNG", "its header is broken")
                 width, height, depth, colour, method, _, interlace = struct.unpack_from(">IIBBBBB", file, at + 8)
                 if method or interlace > 1:
                     raise UndecodableImage("PNG", "its header is broken")
@@ -95,11 +104,13 @@ def png(file: bytes) -> Picture:
             elif kind == b"CgBI":
                 raise UnsupportedImage("a PNG in Apple's own form for iPhones (CgBI)", "Save it as a standard PNG")
             elif kind == b"PLTE":
-                has_palette = True
+                has_palette = 0 < length <= 768 and not length % 3
             elif kind == b"IDAT":
                 filled += length
             elif kind == b"tRNS" and is_sound and length == {0: 2, 2: 6}.get(colour):
                 key = struct.unpack(f">{length // 2}H", file[at + 8 : end - 4])
+            elif is_critical and kind != b"IEND":
+                raise UndecodableImage("PNG", f"its critical chunk {kind!r} is unknown")
             is_critical = is_critical or (is_sound and colour == 3)  # a palette's transparency is read by Pillow
         if not is_critical:
             kept.append(whole[start:at])
@@ -114,7 +125,7 @@ def png(file: bytes) -> Picture:
     else:
         raise UndecodableImage("PNG", f"it has over {_MOST_PARTS:,} chunks")
     if colour == 3 and not has_palette:
-        raise UndecodableImage("PNG", "it has no palette")
+        raise UndecodableImage("PNG", "it has no palette, or a broken one")
     if kept:
         file = b"".join([*kept, whole[start:]])
     return Picture("PNG", file, turned or 1, depth, is_hollow=filled * _MOST_INFLATED < needed, transparent=key)
@@ -170,7 +181,7 @@ def jpeg(file: bytes) -> Picture:
     """
     kept: list[memoryview] = []
     whole = memoryview(file)
-    start, at, turned, colours, is_adobes = 0, 2, None, 3, False
+    start, at, turned, colours, is_adobes, tables, needed = 0, 2, None, 3, False, 0, 0
     for _ in range(_MOST_PARTS):
         if at + 5 > len(file):
             break
@@ -191,6 +202,11 @@ def jpeg(file: bytes) -> Picture:
         if (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
             _check_process(marker, file[at + 4])
             colours = file[at + 9] if at + 9 < len(file) else 3
+            height, width = int.from_bytes(file[at + 5 : at + 7], "big"), int.from_bytes(file[at + 7 : at + 9], "big")
+            needed = height * width if marker <= 0xC2 else 0
+        tables += end - at if marker in (0xC4, 0xDB) else 0
+        if tables > _MOST_TABLES:
+            raise UndecodableImage("JPEG", f"it has over {_MOST_TABLES:,} bytes of tables")
         is_adobes = is_adobes or (marker == 0xEE and file.startswith(b"Adobe", at + 4))
         if (0xE1 <= marker <= 0xEF and marker != 0xEE) or marker == 0xFE:
             kept.append(whole[start:at])
@@ -202,9 +218,10 @@ def jpeg(file: bytes) -> Picture:
         raise UndecodableImage("JPEG", "its header has no end")
     if colours == 4 and not is_adobes:
         raise UnsupportedImage("a CMYK JPEG that does not say whether 0 is ink or none", "Save it as an RGB JPEG")
+    is_hollow = (len(file) - at) * _MOST_CODED < needed
     if kept:
         file = b"".join([*kept, whole[start:]])
-    return Picture("JPEG", file, turned or 1)
+    return Picture("JPEG", file, turned or 1, is_hollow=is_hollow)
 
 
 def _check_process(marker: int, bits: int) -> None:

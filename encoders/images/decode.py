@@ -9,7 +9,7 @@ import io
 from contextlib import suppress
 from dataclasses import dataclass
 
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageFile, UnidentifiedImageError
 
 from encoders.contract.errors import EmptyImage, ImageError, ImageTooLarge, NotAnImage, UndecodableImage
 from encoders.contract.spec import Preprocessing
@@ -20,7 +20,7 @@ from encoders.images.containers import Picture
 from encoders.images.jxl import announced_size
 from encoders.images.netpbm import netpbm
 from encoders.images.preprocess import enough
-from encoders.images.price import part_of
+from encoders.images.price import UNKNOWN_PIXELS, part_of, size_of
 from encoders.images.samples import rgb
 from encoders.images.signatures import foreign, format_of
 from encoders.images.tiff import tiff
@@ -91,6 +91,7 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         raise EmptyImage
     name = "image"
     try:
+        said = size_of(image_bytes)
         if image_bytes.startswith(b"\xff\xd8\xff"):
             picture = containers.jpeg(image_bytes)
         elif image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
@@ -101,10 +102,14 @@ def decode(image_bytes: bytes, *, max_pixels: int = MAX_PIXELS, at_least: int | 
         image: Image.Image = Image.open(io.BytesIO(picture.file), formats=(name,))
         if image.width * image.height > max_pixels:
             raise ImageTooLarge(pixels=image.width * image.height, limit=max_pixels)
+        if image.width * image.height > (said.height * said.width if said else UNKNOWN_PIXELS):
+            raise UndecodableImage(name, "it is larger than its header says")  # and than it was priced
         if picture.is_hollow:
             raise UndecodableImage(name, "it is truncated, or its size is wrong")
         if at_least is not None and name == "JPEG":
             _shrink(image, at_least)
+        if isinstance(image, ImageFile.ImageFile) and name == "JPEG":
+            image.decodermaxblock = len(picture.file)  # in parts, fill bytes would be read anew with each part
         image.load()
         if name == "PNG" and _ends_in_nothing(image) and containers.lacks_rows(picture.file):
             raise UndecodableImage(name, "it is truncated, or its size is wrong")

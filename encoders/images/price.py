@@ -22,6 +22,9 @@ _MIB = 1024 * 1024
 _PLAIN_WORK = 32_000_000
 """Work up to which a file can be plain: a baseline JPEG of 32 megapixels takes some 0.2 s."""
 
+_PIXEL_BYTES, _BESIDE = 4, 1024 * 1024
+"""Bytes of a plain file: a pixel's samples, not compressed, and metadata. Bytes that fill no pixels take time too."""
+
 _MOST_SEGMENTS = 512
 """JPEG segments before the first scan, TIFF entries, boxes: a file with more is not plain, and priced as unknown."""
 _MOST_SCANS = 32
@@ -30,7 +33,7 @@ _MOST_COUNTED = 4 * _MIB
 """Bytes in which scans are counted."""
 _PEEK = 256 * 1024
 
-_UNKNOWN_PIXELS = 1_000_000
+UNKNOWN_PIXELS = 1_000_000
 """A file that does not say its size where it is looked for is priced, and held, to so many pixels."""
 
 _RGB, _ARRAY, _UPRIGHT = 4, 3, 4
@@ -42,6 +45,13 @@ _FIXED = 256 * 1024
 _ENLARGED = 48 * _MIB
 """Of a narrow strip, which is resized to up to 4 megapixels before it is cut."""
 _STRIP = 8
+
+_GROUP, _MOST_GROUPS, _GROUP_PIXELS = 5800, 1 << 16, 16
+"""Of lossless WebP's groups of Huffman codes: bytes of tables, the most in a file, and pixels that each needs. It needs
+2.5 bytes of the file too."""
+_MOST_TABLES = 32 * _MIB
+"""Of all groups: some 5,800; writers make up to 2,600. Where a file has room for more, the process that decodes it is
+held to so many bytes."""
 
 _CPU_S, _CPU_S_PER_WORK, _MOST_WORK = 5.0, 0.03e-6, 16
 """Seconds of processor time that a decode may take, several times what an honest file needs; _MOST_WORK: a pixel. What
@@ -91,40 +101,44 @@ def price(
 
     Raises ImageTooLarge if the header says so; whatever else is wrong is the decoder's to say.
     """
+    depth = 8
     if image_bytes.startswith(b"\xff\xd8\xff"):
-        found = _jpeg(image_bytes)
-        width, height = found.size if all(found.size) else (1000, 1000)
-        _require(width * height, max_pixels)
-        part = 1 if exact else part_of(width, height, enough(preprocessing, size))
-        decoded = width // part, height // part
-        work = width * height * (3 + found.scans // 4 if found.coefficients else 1) + len(image_bytes)
-        decode_bytes = 2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT)
-        is_plain = found.is_common and found.scans <= _MOST_SCANS and work <= _PLAIN_WORK
-        cost = _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
-        most = int(_CPU_S + _CPU_S_PER_WORK * (_MOST_WORK * width * height + len(image_bytes)))
-        return cost if cost.cpu_s <= most else replace(cost, cpu_s=most)
-    if image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
+        name, found = "JPEG", _jpeg(image_bytes)
+        width, height = found.size if all(found.size) else (isqrt(UNKNOWN_PIXELS),) * 2
+    elif image_bytes.startswith(b"\x89PNG\r\n\x1a\n"):
+        is_first = image_bytes[12:16] == b"IHDR" and len(image_bytes) > 32
         name = "PNG"
-        width, height, depth = struct.unpack_from(">IIB", image_bytes, 16) if len(image_bytes) > 32 else (0, 0, 8)
-        if depth <= 8 and image_bytes[12:16] == b"IHDR":
-            _require(width * height, max_pixels)
-            work = 3 * width * height + len(image_bytes)
-            decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT)
-            return _price(work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
+        width, height, depth = struct.unpack_from(">IIB", image_bytes, 16) if is_first else (0, 0, 16)
     else:
         image_format = format_of(image_bytes)
         if image_format is None:
             return Price(True, _FIXED, _FIXED, 1, int(_CPU_S))
         name = image_format
         width, height = _size(name, image_bytes)
-    if name not in ("AVIF", "HEIF"):  # of several pictures the largest is found
-        _require(width * height, max_pixels)
-    pixels = min(width * height, max_pixels) or _UNKNOWN_PIXELS
+    if width * height > max_pixels and name not in ("AVIF", "HEIF"):  # of several pictures the largest is found
+        raise ImageTooLarge(pixels=width * height, limit=max_pixels)
+    is_plain = len(image_bytes) <= _PIXEL_BYTES * width * height + _BESIDE
+    if name == "JPEG":
+        part = 1 if exact else part_of(width, height, enough(preprocessing, size))
+        decoded = width // part, height // part
+        work = width * height * (3 + found.scans // 4 if found.coefficients else 1) + len(image_bytes)
+        decode_bytes = 2 * len(image_bytes) + found.coefficients + decoded[0] * decoded[1] * (_RGB + _UPRIGHT)
+        is_plain = is_plain and found.is_common and found.scans <= _MOST_SCANS and work <= _PLAIN_WORK
+        cost = _price(is_plain, decode_bytes, work, decoded, preprocessing, size)
+        most = int(_CPU_S + _CPU_S_PER_WORK * (_MOST_WORK * width * height + len(image_bytes)))
+        return cost if cost.cpu_s <= most else replace(cost, cpu_s=most)
+    if name == "PNG" and depth <= 8:
+        work = (3 * width * height + len(image_bytes)) * (2 if image_bytes[28] else 1)  # interlaced: inflated twice
+        decode_bytes = len(image_bytes) + width * height * (_RGB + _UPRIGHT)
+        return _price(is_plain and work <= _PLAIN_WORK, decode_bytes, work, (width, height), preprocessing, size)
+    pixels = min(width * height, max_pixels) or UNKNOWN_PIXELS
     kind = _KINDS[name]
     work = kind.work * pixels + len(image_bytes)
-    is_plain = name == "WEBP" and work <= _PLAIN_WORK and not _is_animated(image_bytes)
+    tables = _webp_tables(image_bytes, pixels) if name == "WEBP" else 0
+    is_plain = is_plain and name == "WEBP" and work <= _PLAIN_WORK
+    is_plain = is_plain and tables <= _MOST_TABLES and not _is_animated(image_bytes)
     copies = 1 if is_plain else 3
-    decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels
+    decode_bytes = copies * len(image_bytes) + kind.nbytes * pixels + min(tables, _MOST_TABLES)
     sides = (width, height) if pixels == width * height else (isqrt(pixels), isqrt(pixels))
     return _price(is_plain, decode_bytes, work, sides, preprocessing, size)
 
@@ -155,11 +169,6 @@ def part_of(width: int, height: int, at_least: int) -> int:
         if min(width, height) // part >= at_least and not width % part and not height % part:
             return part
     return 1
-
-
-def _require(pixels: int, limit: int) -> None:
-    if pixels > limit:
-        raise ImageTooLarge(pixels=pixels, limit=limit)
 
 
 def _price(
@@ -272,6 +281,23 @@ def _webp_size(file: bytes) -> tuple[int, int]:
         return (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
     width, height = struct.unpack_from("<HH", file, 26)
     return width & 0x3FFF, height & 0x3FFF
+
+
+def _webp_tables(file: bytes, pixels: int) -> int:
+    """Bytes that the tables of a still WebP's lossless part, its picture or its alpha, may take; 0 if it has none."""
+    at, begin = 12, 0
+    for _ in range(_MOST_SEGMENTS):
+        kind, length = file[at : at + 4], int.from_bytes(file[at + 4 : at + 8], "little")
+        if kind == b"VP8 " or at >= len(file):
+            break
+        begin = at if kind in (b"ALPH", b"VP8L") and not begin else begin
+        at += 8 + length + length % 2
+        if kind == b"VP8L":
+            break
+    else:
+        begin, at = 12, len(file)
+    coded = min(at, len(file)) - begin if begin else 0
+    return _GROUP * min(_MOST_GROUPS, pixels // _GROUP_PIXELS, coded * 2 // 5)
 
 
 def _bmp_size(file: bytes) -> tuple[int, int]:

@@ -205,6 +205,26 @@ def test_a_png_whose_data_cannot_fill_it_is_undecodable() -> None:
     assert decode(white).getextrema() == ((255, 255),) * 3
 
 
+@pytest.mark.parametrize("progressive", [False, True])
+def test_a_jpeg_whose_data_cannot_fill_it_is_undecodable(progressive: bool) -> None:
+    """libjpeg would paint what is missing grey. The largest pictures of one colour are not taken for such."""
+    jpeg = encoded(PHOTO, "JPEG", progressive=progressive)
+    at = jpeg.index(b"\xff\xc2" if progressive else b"\xff\xc0") + 5
+    with pytest.raises(UndecodableImage, match="its size is wrong"):
+        decode(jpeg[:at] + struct.pack(">HH", 4000, 4000) + jpeg[at + 4 :])
+    flat = encoded(Image.new("L", (4000, 4000), 90), "JPEG", progressive=progressive, optimize=True)
+    assert decode(flat).size == (4000, 4000)
+
+
+def test_an_unknown_critical_chunk_and_a_broken_palette_are_refused_as_libpng_does() -> None:
+    png = encoded(PHOTO.quantize(16), "PNG")
+    with pytest.raises(UndecodableImage, match="critical chunk b'ABCD' is unknown"):
+        decode(with_chunks(png, chunk(b"ABCD", b"what it means decides")))
+    for palette in (b"", b"\1\2", bytes(3 * 257)):
+        with pytest.raises(UndecodableImage, match="no palette, or a broken one"):
+            decode(png_of((2, 2, 8, 3), [bytes(2)] * 2, chunk(b"PLTE", palette)))
+
+
 def test_few_texts_of_a_png_are_searched_for_its_orientation() -> None:
     """Each may inflate to 256 KiB: tens of thousands would take a minute."""
     words = b"exif\n  %d\n%b" % (len(exif(6)), exif(6).hex().encode())

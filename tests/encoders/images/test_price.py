@@ -1,13 +1,16 @@
 """What a decode will take is told from the header: what is plain, and never less than it takes."""
 
+import io
 import struct
 import subprocess
 import sys
+from contextlib import suppress
 
+import numpy as np
 import pytest
 from PIL import Image
 
-from encoders.contract.errors import ImageTooLarge
+from encoders.contract.errors import ImageTooLarge, UndecodableImage, UnsupportedImage
 from encoders.contract.spec import Preprocessing
 from encoders.contract.values import ImageSize
 from encoders.images.decode import MAX_PIXELS, decode
@@ -119,11 +122,132 @@ def test_the_size_said_is_that_of_the_picture_before_it_is_turned(name: str) -> 
     assert size_of(b"") is size_of(b"no image") is size_of(file[:2]) is None
 
 
+@pytest.mark.parametrize("first", [b"IHDR", b"tEXt"])
+def test_a_png_whose_header_is_not_its_first_and_only_one_is_undecodable(first: bytes) -> None:
+    """Pillow takes the last one, and only the first was priced."""
+    small = struct.pack(">IIBBBBB", 8, 8, 8, 2, 0, 0, 0)
+    png = png_of((2000, 2000, 8, 2), [bytes(6000)] * 2000)
+    with pytest.raises(UndecodableImage, match="not its first chunk, or not its only one"):
+        decode(png[:8] + chunk(first, small) + png[8:])
+
+
+def test_an_iphones_png_is_named_whatever_stands_where_a_size_would() -> None:
+    png = png_of((4, 4, 8, 2), [bytes(12)] * 4)
+    iphones = png[:8] + chunk(b"CgBI", b"\x50\0\x20\x02") + png[8:]
+    assert not priced(iphones).is_plain
+    with pytest.raises(UnsupportedImage, match="iPhones"):
+        decode(iphones)
+
+
+def odd_sizes() -> dict[str, bytes]:
+    """Files in which a decoder finds a larger picture than the one whose size was read."""
+    gif = encoded(Image.new("L", (2000, 1000)), "GIF")
+    tiff = encoded(Image.new("L", (2000, 1000)), "TIFF")
+    (at,) = struct.unpack_from("<I", tiff, 4)
+    entries = {tiff[entry : entry + 2]: entry for entry in range(at + 2, len(tiff) - 11, 12)}
+    width, kind = entries[struct.pack("<H", 256)], struct.pack("<H", 9)  # signed: it is not looked for
+    jpeg = encoded(Image.new("L", (2000, 1000)), "JPEG")
+    for _ in range(600):
+        jpeg = jpeg_with(b"x", jpeg, marker=0xFE)
+    return {
+        "a GIF whose frame is larger than its screen": gif[:6] + struct.pack("<HH", 16, 16) + gif[10:],
+        "a TIFF whose width is of an odd type": tiff[: width + 2] + kind + tiff[width + 4 :],
+        "a PGM with no space between its sides": b"P5 0000020001000 254\n" + bytes(2_000_000),
+        "a JPEG whose size lies behind many segments": jpeg,
+    }
+
+
+@pytest.mark.parametrize("odd", sorted(odd_sizes()))
+def test_a_picture_that_is_larger_than_it_was_priced_is_not_decoded(odd: str) -> None:
+    with pytest.raises(UndecodableImage, match="larger than its header says"):
+        decode(odd_sizes()[odd])
+
+
 def test_a_size_that_cannot_be_found_has_a_price_too() -> None:
     for name, file in seeds().items():
         for length in (13, 20, 40):
             cost = price(file[:length], ANY, SIZE, max_pixels=MAX_PIXELS)
             assert cost.nbytes >= cost.decode_bytes > 0, name
+
+
+@pytest.mark.parametrize("image_format", ["JPEG", "PNG", "WEBP"])
+def test_a_file_that_is_long_for_its_pixels_is_not_plain(image_format: str) -> None:
+    """A deflate of empty blocks, or fill bytes, take seconds and make no pixel."""
+    file = encoded(photograph("chelsea"), image_format)
+    pixels = photograph("chelsea").width * photograph("chelsea").height
+    assert priced(file + bytes(4 * pixels)).is_plain
+    assert not priced(file + bytes(4 * pixels + 1024**2)).is_plain
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "RGBA"])
+def test_noise_is_plain_however_little_it_is_compressed(mode: str) -> None:
+    values = np.random.default_rng(0).integers(0, 256, (1500, 1500, 4), np.uint8)
+    noise = Image.fromarray(values).convert(mode)
+    assert priced(encoded(noise, "PNG", compress_level=0)).is_plain
+    assert priced(encoded(noise.convert("RGB"), "JPEG", quality=100, subsampling=0)).is_plain
+
+
+def test_an_interlaced_png_is_twice_the_work_for_its_rows_are_counted() -> None:
+    png = png_of((4, 4, 8, 2), [bytes(12)] * 4)
+    assert priced(png[:28] + b"\1" + png[29:]).work == 2 * priced(png).work
+
+
+def test_fill_bytes_in_a_jpeg_are_read_once() -> None:
+    """However many there are. Handed over in parts of 64 KiB, they would be read anew with each part."""
+    jpeg = encoded(photograph("chelsea"), "JPEG")
+    at = jpeg.index(b"\xff\xda") + 14
+    asked: list[int] = []
+
+    class Counted(io.BytesIO):
+        def read(self, size: int | None = -1, /) -> bytes:
+            found = super().read(size)
+            asked.append(len(found))
+            return found
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("encoders.images.decode.io.BytesIO", Counted)
+        with suppress(UndecodableImage):
+            decode(jpeg[:at] + b"\xff" * 1_000_000 + jpeg[at:])
+    assert max(asked) > 1_000_000
+
+
+@pytest.mark.parametrize("marker", [0xC4, 0xDB])
+def test_a_jpeg_of_many_tables_is_undecodable(marker: int) -> None:
+    """Pillow takes seconds for 30 MB of them, before it decodes anything."""
+    jpeg = encoded(photograph("chelsea"), "JPEG")
+    begin = jpeg.index(bytes([0xFF, marker]))
+    table = jpeg[begin : begin + 2 + int.from_bytes(jpeg[begin + 2 : begin + 4], "big")]
+    assert decode(jpeg[:2] + 100 * table + jpeg[2:]).size == photograph("chelsea").size
+    with pytest.raises(UndecodableImage, match="over 65,536 bytes of tables"):
+        decode(jpeg[:2] + 2500 * table + jpeg[2:])
+
+
+def test_a_lossless_webp_is_plain_while_its_tables_are_few_whatever_it_codes() -> None:
+    """Each of 65,536 groups of codes takes 2.5 bytes of the file, and over 5 KB of memory."""
+    photo = photograph("chelsea").resize((640, 480))
+    small = photo.resize((256, 256))
+    for image in (small, small.convert("L"), Image.new("RGB", (1920, 1080), "white")):
+        assert priced(encoded(image, "WEBP", lossless=True)).is_plain
+    large = priced(encoded(photo, "WEBP", lossless=True))
+    assert not large.is_plain
+    assert large.nbytes < 64 * 2**20  # a server of little memory takes it too
+
+
+def test_a_lossy_webp_is_plain_and_costs_what_it_did_whatever_its_metadata() -> None:
+    photo = photograph("chelsea").resize((640, 480))
+    bare = encoded(photo, "WEBP")
+    told = encoded(photo, "WEBP", icc_profile=bytes(20_000), exif=bytes(20_000), xmp=bytes(20_000))
+    assert priced(bare).is_plain
+    assert priced(told).is_plain
+    assert priced(told).nbytes - priced(bare).nbytes < 2 * 60_000
+
+
+def test_alpha_of_a_lossy_webp_is_lossless() -> None:
+    clear = photograph("chelsea").resize((640, 480)).convert("RGBA")
+    clear.putalpha(200)
+    assert priced(encoded(clear, "WEBP")).is_plain
+    clear.putalpha(photograph("coffee").resize(clear.size).convert("L"))
+    assert not priced(encoded(clear, "WEBP")).is_plain
 
 
 def test_a_16_bit_png_and_a_chunk_before_its_header_are_not_plain() -> None:
