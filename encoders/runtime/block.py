@@ -74,6 +74,8 @@ class Block(nn.Module):
     """A pre-norm block: multi-head attention and an MLP, each behind a layer norm and, in some models, scaled."""
 
     heads: int
+    adds_masks: bool
+    """Whether masks of whatever dtype are added to the logits, and may have a batch of heads, as open_clip's do."""
     norm_1: nn.Module
     queries: nn.Module
     keys_values: nn.Module
@@ -102,8 +104,10 @@ class Block(nn.Module):
         Further options are those that a library hands on to whatever block it has.
         """
         mask = next((each for each in (attn_mask, attention_mask, mask) if each is not None), None)
-        if mask is not None and mask.dtype != torch.bool:
+        if mask is not None and (self.adds_masks or mask.dtype != torch.bool):
             mask = mask.to(x.dtype)
+        if mask is not None and mask.ndim == 3 and self.adds_masks:
+            mask = mask.unflatten(0, (-1, self.heads))  # [B * heads, N, N] of nn.MultiheadAttention
         wanted = _first.get()
         read = gathered(x)
         rows = read if wanted is None or wanted[0] is not self else read[:, : wanted[1]]
@@ -245,8 +249,9 @@ def _named(module: nn.Module, names: dict[str, tuple[str, ...]]) -> dict[str, An
 
 
 def _projections(attention: Any) -> dict[str, Any] | None:
-    """Heads, and the projections of queries, of keys and values in one, and of what is attended."""
-    if type(attention) is nn.MultiheadAttention:
+    """Heads, how masks are meant, and the projections of queries, of keys and values in one, and of what is attended."""
+    adds_masks = type(attention) is nn.MultiheadAttention
+    if adds_masks:
         if attention.bias_k is not None or attention.add_zero_attn or attention.in_proj_weight is None:
             return None
         if not attention.batch_first:
@@ -273,7 +278,7 @@ def _projections(attention: Any) -> dict[str, Any] | None:
         _linear(weight[rows].clone(), None if bias is None else bias[rows].clone())
         for rows in (slice(width), slice(width, None))
     )
-    return {"heads": heads, "queries": queries, "keys_values": keys_values, "out": out}
+    return {"heads": heads, "adds_masks": adds_masks, "queries": queries, "keys_values": keys_values, "out": out}
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:

@@ -74,6 +74,22 @@ def test_a_block_gives_what_the_librarys_gives(name: str) -> None:
     close(block(x, is_causal=True), expected[1])
 
 
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_mask_means_what_it_means_to_the_librarys_block(name: str) -> None:
+    """open_clip adds even one of truth values to the logits, and has one for each head of each item too."""
+    model, x = made(BLOCKS[name]), tokens()
+    lets_through = torch.ones(7, 7, dtype=torch.bool).tril()
+    if name.startswith("open_clip"):
+        by_head = torch.randn(3 * HEADS, 7, 7, generator=torch.Generator().manual_seed(2))
+        given = [{"attn_mask": lets_through}, {"attn_mask": by_head}]
+    else:
+        given = [{"attn_mask" if name.startswith("timm") else "attention_mask": lets_through[None, None]}]
+    expected = [model[0](x, **options) for options in given]
+    unify(model)
+    for options, theirs in zip(given, expected, strict=True):
+        close(model[0](x, **options), theirs)
+
+
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_is_no_plain_block_stays(name: str) -> None:
     model = made(OTHERS[name])
