@@ -107,7 +107,7 @@ class Block(nn.Module):
         if mask is not None and (self.adds_masks or mask.dtype != torch.bool):
             mask = mask.to(x.dtype)
         if mask is not None and mask.ndim == 3 and self.adds_masks:
-            mask = mask.unflatten(0, (-1, self.heads))  # [B * heads, N, N] of nn.MultiheadAttention
+            mask = mask.reshape(-1, self.heads, *mask.shape[1:])  # [B * heads, N, N] of nn.MultiheadAttention
         wanted = _first.get()
         read = gathered(x)
         rows = read if wanted is None or wanted[0] is not self else read[:, : wanted[1]]
@@ -249,7 +249,7 @@ def _named(module: nn.Module, names: dict[str, tuple[str, ...]]) -> dict[str, An
 
 
 def _projections(attention: Any) -> dict[str, Any] | None:
-    """Heads, how masks are meant, and the projections of queries, of keys and values in one, and of what is attended."""
+    """Heads, what masks mean, and the projections of queries, of keys and values in one, and of what is attended."""
     adds_masks = type(attention) is nn.MultiheadAttention
     if adds_masks:
         if attention.bias_k is not None or attention.add_zero_attn or attention.in_proj_weight is None:
@@ -326,9 +326,10 @@ def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation in place, where it is one of the usual four; an MLP's widest tensor is then not held twice."""
     if list(activation.parameters()):  # learnt, so none of them; a blueprint's has no values to ask
         return activation
-    probe = torch.linspace(-6, 6, 97, device="cpu")
+    near, far = torch.linspace(-6, 6, 97, device="cpu"), torch.tensor([8.0, 20.0, 100.0, 1e4], device="cpu")
+    probe = torch.cat([near, far, -far])  # far too: some are clipped there
     wanted = activation(probe.clone())
     for known in (gelu_, gelu_tanh_, quick_gelu_, silu_):
-        if torch.allclose(known(probe.clone()), wanted, rtol=0, atol=1e-5):
+        if torch.allclose(known(probe.clone()), wanted, rtol=1e-6, atol=1e-5):
             return known
     return activation

@@ -1,4 +1,4 @@
-"""Text halves of open_clip: CoCa's own, and models of transformers: roberta, xlm-roberta, nllb, mt5, another of CoCa."""
+"""Text halves of open_clip: CoCa's own, and models of transformers: roberta, xlm-roberta, nllb, mt5."""
 
 from pathlib import Path
 from typing import Any
