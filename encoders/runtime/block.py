@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.runtime.attention import by_products, pays_by_products
+from encoders.runtime.hooks import has_hooks
 from encoders.runtime.packed_linear import PackedLinear
 from encoders.runtime.ragged import gathered, spread
 
@@ -127,7 +128,7 @@ class Block(nn.Module):
 
     def pack(self) -> None:
         """Lay the first product's weights out for CPUs with the activation in it, where oneDNN does both faster."""
-        if self.activate is gelu_tanh_ and isinstance(self.mlp_in, nn.Linear):
+        if self.activate is gelu_tanh_ and isinstance(self.mlp_in, nn.Linear) and not has_hooks(self.mlp_in):
             self.mlp_in = PackedLinear(self.mlp_in.weight, self.mlp_in.bias, gelu="tanh")
             self.activate = nothing
 
