@@ -203,11 +203,21 @@ def unify(model: nn.Module) -> None:
     classes: dict[type[nn.Module], type[nn.Module]] = {}
     for module in list(model.modules()):
         kind = type(module)
-        if f"{kind.__module__}.{kind.__qualname__}" in _PRE_NORM and (parts := _parts(module)) is not None:
+        if _is_pre_norm(module) and (parts := _parts(module)) is not None:
             module.__class__ = classes[kind] = classes.get(kind) or _also(kind)
             module._modules.clear()
             for name, part in parts.items():
                 setattr(module, name, part)
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether `unify` turns it into a Block."""
+    return _is_pre_norm(module) and _parts(module) is not None
+
+
+def _is_pre_norm(module: nn.Module) -> bool:
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__qualname__}" in _PRE_NORM
 
 
 def _also(kind: type[nn.Module]) -> type[nn.Module]:
