@@ -24,6 +24,7 @@ from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
+from encoders.runtime.shapes import tried
 from encoders.runtime.weights import fitting
 
 
@@ -43,7 +44,8 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
                 model=checkpoint.id,
                 supported=sorted(_FAMILIES),
             )
-        return _FAMILIES[model_type](checkpoint)
+        parts = _FAMILIES[model_type](checkpoint)
+        return parts if _FAMILIES[model_type] in (build_llava, build_vlm) else tried(parts)
 
 
 def reference(encoder_id: EncoderId) -> Reference:

@@ -213,9 +213,15 @@ class Checkpoint:
         return _files_of_weights(Path(config).parent, self.id)
 
     def config(self) -> Any:
-        """Its configuration, without the kernels for attention that it was trained with: they may not be here."""
+        """Its configuration, without the kernels for attention that it was trained with: they may not be here.
+
+        Forwards are read by name, whatever it says of tuples.
+        """
         found = transformers.AutoConfig.from_pretrained(self.name, **self.options)
         found._attn_implementation = None
+        for each in (found, *(getattr(found, name, None) for name in found.sub_configs)):
+            if each is not None:
+                each.return_dict = True
         return found
 
     def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "", **options: Any) -> Any:
