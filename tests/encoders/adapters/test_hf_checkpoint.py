@@ -16,12 +16,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from encoders import ImageSize, TokenKind, load
-from encoders.adapters.registry import blueprint
+from encoders.adapters.registry import blueprint, reference
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.clip_names import clip_names
+from tests.support.closeness import cosines
 from tests.support.hf_folders import FAMILIES, Twins, one_thread
 from tests.support.hf_tokenizers import TEXTS, write_clip_tokenizer
+from tests.support.photographs import photographs
 
 
 @pytest.fixture(scope="module")
@@ -425,3 +427,21 @@ def test_outputs_are_read_whatever_the_configuration_says_of_tuples(folder: Path
     found, expected = (each.encode(images(whole.spec.image_size), outputs).pooled for each in (encoder, whole))
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(encoder.encode_text(ids), whole.encode_text(ids))
+
+
+@pytest.mark.parametrize("family", ["clip", "clip-vision", "dinov2", "deit", "vit", "siglip", "mlcd"])
+def test_without_settings_of_pixels_the_reference_has_the_defaults_that_are_served(twins: Twins, family: str) -> None:
+    encoder, _ = twins(family)
+    size, outputs = encoder.spec.image_size, encoder.spec.outputs(pooled=True)
+    row = reference(encoder.spec.id).encode(photographs()[0])
+    pixels = encoder.preprocess(photographs()[0], size, exact=True)
+    found = encoder.encode(pixels[None], outputs).pooled
+    assert found is not None
+    assert row.pooled is not None
+    assert cosines(found[0], row.pooled) > 1 - 1e-4
+
+
+def test_defaults_that_transformers_has_not_at_this_size_have_no_reference(twins: Twins) -> None:
+    """ConvNeXt's processor crops below 384 pixels, and squashes from there on."""
+    with pytest.raises(WeightsError, match=r"no preprocessor_config\.json, and ConvNextImageProcessor's defaults"):
+        reference(twins("convnext")[0].spec.id)
