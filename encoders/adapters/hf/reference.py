@@ -36,8 +36,8 @@ class Noting(Checkpoint):
         seen = seen_by(processor, configured=False)
         if _rules(seen.preprocessing, seen.size) != _rules(spec.preprocessing, spec.image_size):
             raise WeightsError(
-                f"{self.id} has no preprocessor_config.json, and {self.asked[-1]}'s defaults at {spec.image_size} are not "
-                "what is served, so there is nothing to compare with.",
+                f"{self.id} has no preprocessor_config.json, and {self.asked[-1]}'s defaults at {spec.image_size} are "
+                "not what is served, so there is nothing to compare with.",
                 model=self.id,
             )
         return processor
