@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import ImageSize
+from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import FINAL, Tower
 
@@ -25,24 +25,24 @@ def hollow(model: Any) -> Any:
 def tried(parts: TorchParts) -> TorchParts:
     """The parts, with their own size alone where their tower does not run at another that they offer.
 
-    Two forwards on device meta: of a ViT-L they take a fiftieth of its load. Raises what the tower raises at its own
-    size, of another number of channels, for one.
+    A forward on device meta, and one as far as the first layer, where positions have met the grid: a twentieth of a
+    ViT-L's load. Raises what the tower raises at its own size, of another number of channels, for one.
     """
     spec, tower = parts.spec, hollow(parts.tower).eval()
-    _run(tower, spec.image_size)
+    _run(tower, spec.image_size, FINAL)
     other = _another(spec)
     if other is None:
         return parts
     try:
-        _run(tower, other)
+        _run(tower, other, Outputs(tokens=TokenKind.HIDDEN, layer=0))
     except Exception:  # every library refuses in its own way
         return replace(parts, spec=replace(spec, resolutions=replace(spec.resolutions, only=spec.image_size)))
     return parts
 
 
-def _run(tower: Tower, size: ImageSize) -> None:
+def _run(tower: Tower, size: ImageSize, outputs: Outputs) -> None:
     with torch.inference_mode(), torch.device("cpu"):  # as in a forward that is planned: some ask the host for numbers
-        tower(torch.empty(1, 3, *size, device="meta"), FINAL)
+        tower(torch.empty(1, 3, *size, device="meta"), outputs)
 
 
 def _another(spec: EncoderSpec) -> ImageSize | None:
