@@ -77,9 +77,12 @@ def attend(
 ) -> Tensor:
     """torch.nn.functional.scaled_dot_product_attention over tensors on meta, as `device` would run it.
 
-    The steps around each kernel are those of ATen's native/transformers/attention.cpp.
+    The steps around each kernel are those of ATen's native/transformers/attention.cpp. Raises RuntimeError for a mask
+    of another shape.
     """
     scale = options.get("scale")
+    if attn_mask is not None:
+        attn_mask.expand(*query.shape[:-1], key.shape[-2])  # kernels look on a device; on meta nothing else does
     kernel = choose(device, query, key, value, attn_mask)
     if kernel is Attention.MATH:
         math: Tensor = _aten._scaled_dot_product_attention_math(

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from encoders.runtime.attention import by_products, pays_by_products
+from encoders.runtime.hooks import has_hooks
 from encoders.runtime.packed_linear import PackedLinear
 from encoders.runtime.ragged import gathered, spread
 
@@ -74,6 +75,8 @@ class Block(nn.Module):
     """A pre-norm block: multi-head attention and an MLP, each behind a layer norm and, in some models, scaled."""
 
     heads: int
+    adds_masks: bool
+    """Whether masks of whatever dtype are added to the logits, and may have a batch of heads, as open_clip's do."""
     norm_1: nn.Module
     queries: nn.Module
     keys_values: nn.Module
@@ -102,8 +105,10 @@ class Block(nn.Module):
         Further options are those that a library hands on to whatever block it has.
         """
         mask = next((each for each in (attn_mask, attention_mask, mask) if each is not None), None)
-        if mask is not None and mask.dtype != torch.bool:
+        if mask is not None and (self.adds_masks or mask.dtype != torch.bool):
             mask = mask.to(x.dtype)
+        if mask is not None and mask.ndim == 3 and self.adds_masks:
+            mask = mask.reshape(-1, self.heads, *mask.shape[1:])  # [B * heads, N, N] of nn.MultiheadAttention
         wanted = _first.get()
         read = gathered(x)
         rows = read if wanted is None or wanted[0] is not self else read[:, : wanted[1]]
@@ -123,7 +128,7 @@ class Block(nn.Module):
 
     def pack(self) -> None:
         """Lay the first product's weights out for CPUs with the activation in it, where oneDNN does both faster."""
-        if self.activate is gelu_tanh_ and isinstance(self.mlp_in, nn.Linear):
+        if self.activate is gelu_tanh_ and isinstance(self.mlp_in, nn.Linear) and not has_hooks(self.mlp_in):
             self.mlp_in = PackedLinear(self.mlp_in.weight, self.mlp_in.bias, gelu="tanh")
             self.activate = nothing
 
@@ -198,11 +203,21 @@ def unify(model: nn.Module) -> None:
     classes: dict[type[nn.Module], type[nn.Module]] = {}
     for module in list(model.modules()):
         kind = type(module)
-        if f"{kind.__module__}.{kind.__qualname__}" in _PRE_NORM and (parts := _parts(module)) is not None:
+        if _is_pre_norm(module) and (parts := _parts(module)) is not None:
             module.__class__ = classes[kind] = classes.get(kind) or _also(kind)
             module._modules.clear()
             for name, part in parts.items():
                 setattr(module, name, part)
+
+
+def is_known(module: nn.Module) -> bool:
+    """Whether `unify` turns it into a Block."""
+    return _is_pre_norm(module) and _parts(module) is not None
+
+
+def _is_pre_norm(module: nn.Module) -> bool:
+    kind = type(module)
+    return f"{kind.__module__}.{kind.__qualname__}" in _PRE_NORM
 
 
 def _also(kind: type[nn.Module]) -> type[nn.Module]:
@@ -245,8 +260,9 @@ def _named(module: nn.Module, names: dict[str, tuple[str, ...]]) -> dict[str, An
 
 
 def _projections(attention: Any) -> dict[str, Any] | None:
-    """Heads, and the projections of queries, of keys and values in one, and of what is attended."""
-    if type(attention) is nn.MultiheadAttention:
+    """Heads, what masks mean, and the projections of queries, of keys and values in one, and of what is attended."""
+    adds_masks = type(attention) is nn.MultiheadAttention
+    if adds_masks:
         if attention.bias_k is not None or attention.add_zero_attn or attention.in_proj_weight is None:
             return None
         if not attention.batch_first:
@@ -273,7 +289,7 @@ def _projections(attention: Any) -> dict[str, Any] | None:
         _linear(weight[rows].clone(), None if bias is None else bias[rows].clone())
         for rows in (slice(width), slice(width, None))
     )
-    return {"heads": heads, "queries": queries, "keys_values": keys_values, "out": out}
+    return {"heads": heads, "adds_masks": adds_masks, "queries": queries, "keys_values": keys_values, "out": out}
 
 
 def _linear(weight: Tensor, bias: Tensor | None) -> nn.Linear:
@@ -321,9 +337,10 @@ def _activation(activation: nn.Module) -> Callable[[Tensor], Tensor]:
     """The activation in place, where it is one of the usual four; an MLP's widest tensor is then not held twice."""
     if list(activation.parameters()):  # learnt, so none of them; a blueprint's has no values to ask
         return activation
-    probe = torch.linspace(-6, 6, 97, device="cpu")
+    near, far = torch.linspace(-6, 6, 97, device="cpu"), torch.tensor([8.0, 20.0, 100.0, 1e4], device="cpu")
+    probe = torch.cat([near, far, -far])  # far too: some are clipped there
     wanted = activation(probe.clone())
     for known in (gelu_, gelu_tanh_, quick_gelu_, silu_):
-        if torch.allclose(known(probe.clone()), wanted, rtol=0, atol=1e-5):
+        if torch.allclose(known(probe.clone()), wanted, rtol=1e-6, atol=1e-5):
             return known
     return activation

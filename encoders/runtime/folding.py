@@ -2,9 +2,11 @@
 
 A batch norm at inference is part of the convolution before it: one product less, and no rounding in between. A module's
 own code says whether a norm reads what the convolution gives and nobody else does. So classes are known by name, and of
-others only nn.Sequential, which says so itself. What is not known stays as it is.
+others only nn.Sequential, which says so itself. What is not known stays as it is, and so does what occurs in two places
+or has hooks.
 """
 
+from collections import Counter
 from collections.abc import Iterator
 from itertools import pairwise
 
@@ -12,6 +14,7 @@ from torch import nn
 from torch.nn.utils.fusion import fuse_conv_bn_weights
 
 from encoders.runtime.block import Block
+from encoders.runtime.hooks import has_hooks
 
 _NUMBERED = (("conv1", "bn1"), ("conv2", "bn2"), ("conv3", "bn3"))
 _NAMED = (("convolution", "normalization"),)
@@ -43,7 +46,8 @@ def fold_batch_norms(model: nn.Module) -> int:
 
     model: in evaluation mode. To be cast afterwards: then weights are rounded once.
     """
-    found = [pair for module in model.modules() for pair in _pairs(module)]
+    places = Counter(module for _, module in model.named_modules(remove_duplicate=False))
+    found = [pair for module in model.modules() for pair in _pairs(module, places)]
     for parent, conv, name in found:
         norm: nn.BatchNorm2d = getattr(parent, name)
         bias = None if conv.bias is None else conv.bias.float()
@@ -61,18 +65,24 @@ def fold_batch_norms(model: nn.Module) -> int:
     return len(found)
 
 
-def _pairs(module: nn.Module) -> Iterator[tuple[nn.Module, nn.Conv2d, str]]:
-    """(parent, convolution, the name of its norm in the parent) of the module's own children."""
-    kind = type(module)
+def _pairs(module: nn.Module, places: Counter[nn.Module]) -> Iterator[tuple[nn.Module, nn.Conv2d, str]]:
+    """(parent, convolution, the name of its norm in the parent) of the module's own children.
+
+    places: how often each module occurs in the model.
+    """
+    kind, children = type(module), module._modules  # with those that occur twice, which named_children leaves out
     names = list(_PAIRS.get(f"{kind.__module__}.{kind.__qualname__}", ()))
     if kind is nn.Sequential:
-        names += pairwise(name for name, _ in module.named_children())
-    children = dict(module.named_children())
+        names += pairwise(children)
     for before, name in names:
         conv, norm = children.get(before), children.get(name)
-        if type(conv) is nn.Sequential:  # timm's deep stems
+        chain = [conv]
+        while type(conv) is nn.Sequential and len(conv):  # timm's deep stems
             conv = conv[-1]
-        if type(conv) is nn.Conv2d and type(norm) is nn.BatchNorm2d and _has_all(norm):
+            chain.append(conv)
+        if type(conv) is not nn.Conv2d or type(norm) is not nn.BatchNorm2d or not _has_all(norm):
+            continue
+        if all(places[each] == 1 and not has_hooks(each) for each in (*chain, norm) if each is not None):
             yield module, conv, name
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional as F
 from encoders.contract.errors import Int8Refused
 from encoders.runtime.block import Block, gelu_, gelu_tanh_, nothing, silu_
 from encoders.runtime.folding import fold
+from encoders.runtime.hooks import has_hooks
 
 _onednn = torch.ops.onednn
 _STEPS = 255
@@ -192,7 +193,8 @@ def quantized(tower: nn.Module, observed: Observed, *, encoder_id: str, dtype: t
             "Use the dtype auto.",
             model=encoder_id,
         )
-    seen = {layer: each for layer, each in observed.products.items() if each.rows >= _LEAST_ROWS}
+    products = observed.products.items()
+    seen = {layer: each for layer, each in products if each.rows >= _LEAST_ROWS and not has_hooks(layer)}
     changes: list[tuple[nn.Module, str, object]] = []
     for block in (module for module in tower.modules() if isinstance(module, Block)):
         layers = (block.queries, block.keys_values, block.out, block.mlp_in, block.mlp_out)

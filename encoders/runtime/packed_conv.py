@@ -7,6 +7,8 @@ copy. For bfloat16 alone, as packed_linear.py.
 import torch
 from torch import Tensor, nn
 
+from encoders.runtime.hooks import has_hooks
+
 _onednn = torch.ops.mkldnn
 
 
@@ -16,9 +18,12 @@ had it for 108 others (torch 2.15, AVX-512)."""
 
 
 def pack_convolutions(model: nn.Module) -> None:
-    """Lays out every nn.Conv2d in it, in place. The model must be on the CPU, in a dtype that `is_packable`."""
+    """Lays out every nn.Conv2d in it, in place, but for those with hooks.
+
+    The model must be on the CPU, in a dtype that `is_packable`.
+    """
     for module in model.modules():
-        if type(module) is nn.Conv2d:
+        if type(module) is nn.Conv2d and not has_hooks(module):
             _pack(module)
 
 

@@ -9,6 +9,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from encoders.runtime.hooks import has_hooks
+
 _onednn = torch.ops.mkldnn
 
 
@@ -53,8 +55,8 @@ class PackedLinear(nn.Linear):
 
 
 def pack_linears(model: nn.Module) -> None:
-    """Puts a PackedLinear in the place of every nn.Linear in the model."""
+    """Puts a PackedLinear in the place of every nn.Linear in the model that has no hooks."""
     for module in list(model.modules()):
         for name, child in module.named_children():
-            if type(child) is nn.Linear:
+            if type(child) is nn.Linear and not has_hooks(child):
                 setattr(module, name, PackedLinear(child.weight, child.bias))

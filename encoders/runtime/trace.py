@@ -84,7 +84,7 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
             with self:
                 return attend(self._runs_on, *args, **options)
         formula = _FORMULAS.get(func.overloadpacket)
-        if formula is None:
+        if formula is None and not _interpolates(func):
             with self:
                 out = func.decompose(*args, **options)
             if out is not NotImplemented:
@@ -119,6 +119,11 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
 def _has_storage(leaf: object) -> bool:
     """Whether it is a tensor with a storage. What oneDNN has laid out its own way has none: weights only."""
     return isinstance(leaf, Tensor) and not leaf.is_mkldnn
+
+
+def _interpolates(func: Any) -> bool:
+    """Whether it is one of torch's interpolations. Each is one kernel; in its parts it is made of others, for meta."""
+    return "upsample_" in func.overloadpacket.__name__
 
 
 def _keeps_statistics(device: str, activations: Tensor) -> bool:

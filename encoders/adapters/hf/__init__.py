@@ -10,20 +10,23 @@ image size of config.json: CLIP's, SigLIP's, BiT's for DINOv2, DINOv3ViT's, Conv
 from collections.abc import Callable
 from pathlib import Path
 
-from encoders.adapters.hf.checkpoint import Checkpoint, quiet
+import torch
+
+from encoders.adapters.hf.checkpoint import PROCESSORS, Checkpoint, quiet
 from encoders.adapters.hf.clip import build_clip_vision
 from encoders.adapters.hf.cnn import build_convnext, build_dinov3_convnext, build_resnet
 from encoders.adapters.hf.contrastive import CONTRASTIVE, build_blip, build_contrastive
 from encoders.adapters.hf.depth import DEPTH, build_depth
 from encoders.adapters.hf.families import FAMILIES, build_family
 from encoders.adapters.hf.llava import build_llava
-from encoders.adapters.hf.reference import HfReference
+from encoders.adapters.hf.reference import HfReference, Noting
 from encoders.adapters.hf.siglip import build_siglip, build_siglip_vision
 from encoders.adapters.hf.vlms import VLMS, build_vlm
 from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
+from encoders.runtime.shapes import tried
 from encoders.runtime.weights import fitting
 
 
@@ -43,7 +46,8 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
                 model=checkpoint.id,
                 supported=sorted(_FAMILIES),
             )
-        return _FAMILIES[model_type](checkpoint)
+        parts = _FAMILIES[model_type](checkpoint)
+        return parts if _FAMILIES[model_type] in (build_llava, build_vlm) else tried(parts)
 
 
 def reference(encoder_id: EncoderId) -> Reference:
@@ -62,7 +66,12 @@ def reference(encoder_id: EncoderId) -> Reference:
                 "model too.",
                 model=str(encoder_id),
             )
-        return HfReference(checkpoint)
+        if checkpoint.has(*PROCESSORS):
+            return HfReference(checkpoint)
+        noting = Noting(checkpoint.id, checkpoint.name, random=False, with_weights=False, options=checkpoint.options)
+        with torch.device("meta"):
+            spec = _FAMILIES[checkpoint.model_type()](noting).spec
+        return HfReference(checkpoint, noting.default_for(spec))
 
 
 def weights_files(encoder_id: EncoderId) -> list[Path]:

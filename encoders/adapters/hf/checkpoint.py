@@ -36,6 +36,9 @@ _TOKENIZERS = (
 )  # fmt: skip
 """One of these makes a tokenizer."""
 
+PROCESSORS = ("preprocessor_config.json", "processor_config.json")
+"""One of these has the image processor's settings."""
+
 _WEIGHT_SUFFIXES = {".safetensors", ".bin", ".pt", ".pth", ".ckpt", ".h5", ".msgpack", ".onnx", ".gguf", ".npz"}
 CLASSIFIER = r"(classifier|decoder)\."
 """Heads of ...ForImageClassification and ...ForMaskedImageModeling."""
@@ -213,9 +216,15 @@ class Checkpoint:
         return _files_of_weights(Path(config).parent, self.id)
 
     def config(self) -> Any:
-        """Its configuration, without the kernels for attention that it was trained with: they may not be here."""
+        """Its configuration, without the kernels for attention that it was trained with: they may not be here.
+
+        Forwards are read by name, whatever it says of tuples.
+        """
         found = transformers.AutoConfig.from_pretrained(self.name, **self.options)
         found._attn_implementation = None
+        for each in (found, *(getattr(found, name, None) for name in found.sub_configs)):
+            if each is not None:
+                each.return_dict = True
         return found
 
     def model(self, architecture: Any, config: Any, *, unused: str = "", optional: str = "", **options: Any) -> Any:
@@ -291,7 +300,7 @@ class Checkpoint:
     def seen(self, default: str) -> Seen:
         """Its image processor's settings; those of the class named `default` if it has no file of them."""
         try:
-            if self.has("preprocessor_config.json", "processor_config.json"):
+            if self.has(*PROCESSORS):
                 processor = transformers.AutoImageProcessor.from_pretrained(self.name, **self.options)
                 return seen_by(processor, configured=True)
             return seen_by(getattr(transformers, default)(), configured=False)

@@ -1,6 +1,8 @@
 """A transformers checkpoint by transformers' own processor and forward."""
 
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -9,18 +11,68 @@ from PIL import Image
 from torch import Tensor
 
 from encoders.adapters.hf.checkpoint import Checkpoint
+from encoders.adapters.hf.preprocessing import Seen, seen_by
+from encoders.contract.errors import WeightsError
 from encoders.contract.reference import ReferenceRow
-from encoders.contract.values import Floats
+from encoders.contract.spec import EncoderSpec, Preprocessing
+from encoders.contract.values import Floats, ImageSize
+
+
+@dataclass(frozen=True)
+class Noting(Checkpoint):
+    """A checkpoint without settings of an image processor, that notes whose defaults an adapter asks for."""
+
+    asked: list[str] = field(default_factory=list)
+
+    def seen(self, default: str) -> Seen:
+        """As Checkpoint.seen."""
+        self.asked.append(default)
+        return super().seen(default)
+
+    def default_for(self, spec: EncoderSpec) -> Any:
+        """That image processor at the size of the spec. Raises WeightsError if its rules are then others."""
+        processor = getattr(transformers, self.asked[-1])()
+        _resize(processor, spec.image_size)
+        seen = seen_by(processor, configured=False)
+        if _rules(seen.preprocessing, seen.size) != _rules(spec.preprocessing, spec.image_size):
+            raise WeightsError(
+                f"{self.id} has no preprocessor_config.json, and {self.asked[-1]}'s defaults at {spec.image_size} are "
+                "not what is served, so there is nothing to compare with.",
+                model=self.id,
+            )
+        return processor
+
+
+def _rules(preprocessing: Preprocessing, size: ImageSize) -> tuple[Preprocessing, ImageSize, float]:
+    """What of an image is seen, in pixels instead of as a share."""
+    return replace(preprocessing, crop_pct=1.0), size, math.floor(min(size) / preprocessing.crop_pct)
+
+
+def _resize(processor: Any, size: ImageSize) -> None:
+    """Gives an image processor another size, of which it crops the same share."""
+    wanted = {"height": size.height, "width": size.width}
+    crop = processor.crop_size if getattr(processor, "do_center_crop", False) else None
+    share = size.height / crop["height"] if crop else 1
+    if crop:
+        processor.crop_size = type(crop)(**wanted)
+    given = processor.size or {}  # NaFlex has none
+    if given.get("shortest_edge"):
+        processor.size = type(given)(shortest_edge=int(given["shortest_edge"] * share) if crop else size.height)
+    elif "height" in given:
+        processor.size = type(given)(**{side: int(given[side] * share) for side in wanted} if crop else wanted)
 
 
 class HfReference:
-    """A Reference: AutoImageProcessor and AutoModel, as a model card's first example uses them."""
+    """A Reference: AutoImageProcessor and AutoModel, as a model card's first example uses them.
+
+    processor: in place of the checkpoint's, where that has no settings of one.
+    """
 
     library = f"transformers {transformers.__version__}"
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
+    def __init__(self, checkpoint: Checkpoint, processor: Any = None) -> None:
         name, options = checkpoint.name, checkpoint.options
-        self._processor: Any = transformers.AutoImageProcessor.from_pretrained(name, **options)
+        self._processor: Any = processor or transformers.AutoImageProcessor.from_pretrained(name, **options)
         self._model: Any = transformers.AutoModel.from_pretrained(name, dtype=torch.float32, **options).eval()
         self._checkpoint = checkpoint
 

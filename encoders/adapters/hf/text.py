@@ -65,7 +65,8 @@ def causal(is_text: Tensor, dtype: torch.dtype) -> Tensor:
 class HfText(TextTower):
     """A text tower with its projection, if it has one outside itself, and its tokenizer.
 
-    Texts are padded to the context length, with the token of id `padding`.
+    Texts are padded to the context length, with the token of id `padding`. ends: whether that token ends a text too:
+    CLIP and AIMv2 then pool on the first of them.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class HfText(TextTower):
         *,
         context_length: int,
         padding: int,
+        ends: bool,
     ) -> None:
         super().__init__()
         self.model = model
@@ -84,6 +86,7 @@ class HfText(TextTower):
         self.family = family
         self.context_length = context_length
         self.padding = padding
+        self.ends = ends
         self._tokenizer = tokenizer
         self._lock = threading.Lock()  # padding and truncation are settings of the one tokenizer
 
@@ -102,7 +105,7 @@ class HfText(TextTower):
         """As TextTower.lengths."""
         if self.family.reads_padding:
             return super().lengths(ids)
-        return lengths_to_padding(ids, self.padding, ends=self.family.mask is None)
+        return lengths_to_padding(ids, self.padding, ends=self.ends)
 
     def forward(self, ids: Tensor) -> Tensor:
         """As TextTower.forward."""
@@ -133,7 +136,8 @@ def with_text(
     length = family.context_length(config, tokenizer)
     trained = as_trained(tokenizer, config.model_type)
     padding = tokenizer.pad_token_id  # as trained
-    text = HfText(model, projection, trained, family, context_length=length, padding=padding)
+    ends = padding in (tokenizer.eos_token_id, config.eos_token_id)  # OpenAI's configurations say 2, and pool by value
+    text = HfText(model, projection, trained, family, context_length=length, padding=padding, ends=ends)
     _try(text, checkpoint)
     return replace(parts, spec=replace(parts.spec, scoring=scoring, context_length=length), text=text)
 

@@ -20,8 +20,10 @@ from encoders.adapters.openclip.reference import OpenClipReference
 from encoders.adapters.openclip.tokenizer import context_length, tokenizer_of
 from encoders.adapters.openclip.weights import creation_options, file_of, load_file
 from encoders.adapters.registry import EncoderId
+from encoders.adapters.timm.tower import TimmTower
 from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
+from encoders.runtime.shapes import tried
 from encoders.runtime.weights import fitting, seeded
 
 
@@ -31,7 +33,7 @@ def build(
     """The parts of an open_clip model. Raises EncoderIdError or WeightsError."""
     model = _created(encoder_id, preprocess, quick_gelu, with_weights=with_weights)
     text_cfg = _text_cfg(encoder_id)
-    return clip_parts(
+    parts = clip_parts(
         model,
         open_clip.get_model_preprocess_cfg(model),
         tokenizer=tokenizer_of(_source(encoder_id), text_cfg, encoder_id) if with_weights else None,
@@ -39,6 +41,8 @@ def build(
         encoder_id=str(encoder_id),
         with_weights=with_weights,
     )
+    with fitting(str(encoder_id), "its configuration"):
+        return parts if isinstance(parts.tower, TimmTower) else tried(parts)  # timm's are measured
 
 
 def reference(encoder_id: EncoderId, preprocess: str | None = None, quick_gelu: str | None = None) -> Reference:

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from encoders.adapters.openclip.positions import resample_positions
 from encoders.contract.spec import EncoderSpec, Preprocessing, Resolutions
 from encoders.contract.values import Grid, ImageSize, Outputs, TokenKind
+from encoders.runtime.block import is_known
 from encoders.runtime.tower import Features, Tower, largest_size, to_patches
 
 
@@ -93,7 +94,6 @@ def vit_spec(visual: Any, preprocessing: Preprocessing, encoder_id: str) -> Enco
     patch = ImageSize(*visual.patch_size)
     embed_dim = int(visual.proj.shape[1])
     in_block = visual.attn_pool is None
-    attention = getattr(visual.transformer.resblocks[-1].attn, "in_proj_bias", None)
     return EncoderSpec(
         id=encoder_id,
         family="vit",
@@ -108,5 +108,5 @@ def vit_spec(visual: Any, preprocessing: Preprocessing, encoder_id: str) -> Enco
         resolutions=Resolutions(multiple=patch, minimum=patch, maximum=largest_size(patch)),
         preprocessing=preprocessing,
         projected_size=embed_dim if in_block else None,
-        dense=in_block and attention is not None,
+        dense=in_block and is_known(visual.transformer.resblocks[-1]),
     )

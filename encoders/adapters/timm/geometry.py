@@ -4,7 +4,6 @@ timm declares neither which sizes a trunk runs at, nor how its grid rounds, nor 
 asked: forwards on device meta give shapes and cost milliseconds, whatever the size of the model.
 """
 
-import copy
 import inspect
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,13 +13,14 @@ from math import isqrt
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.spec import Resolutions
 from encoders.contract.values import Grid, ImageSize
+from encoders.runtime.shapes import hollow
 from encoders.runtime.tower import largest_size
 
 
@@ -118,12 +118,7 @@ def _whole_patches(trunk: Any, size: ImageSize) -> ImageSize:
 @contextmanager
 def _shapes_only(trunk: Any) -> Iterator[Any]:
     """The trunk with weights that hold no bytes; forwards inside give shapes."""
-    weights = [*trunk.parameters(), *trunk.buffers()]
-    shadow = trunk
-    if not all(tensor.is_meta for tensor in weights):
-        hollow = {id(p): nn.Parameter(p.to("meta"), requires_grad=False) for p in trunk.parameters()}
-        hollow |= {id(b): b.to("meta") for b in trunk.buffers()}
-        shadow = copy.deepcopy(trunk, hollow)
+    shadow = hollow(trunk)
     with ExitStack() as stack:
         stack.enter_context(torch.inference_mode())
         if torch.get_default_device().type != "meta":  # a second time it would only cost

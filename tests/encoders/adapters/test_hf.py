@@ -337,6 +337,30 @@ def test_texts_and_logits_of_the_described_are_transformers(twins: Twins, family
     np.testing.assert_allclose(logits, theirs.numpy(), rtol=0, atol=1e-5 * max(1, scoring.logit_scale))
 
 
+TEXT_TOWERS = ["aimv2", "align", "altclip", "blip", "blip-retrieval", "chinese-clip", "clip", "clipseg", "metaclip2"]
+
+
+@pytest.mark.parametrize("family", [*TEXT_TOWERS, "siglip", "siglip2"])
+def test_a_text_gives_the_same_whatever_its_length_and_the_texts_beside_it(twins: Twins, family: str) -> None:
+    """As transformers gives it with all of its padding."""
+    encoder, model = twins(family)
+    ids = encoder.tokenize([" ".join(["cat"] * count) for count in range(10)]).ids
+    together = encoder.encode_text(ids)
+    alone = np.concatenate([encoder.encode_text(ids[row : row + 1]) for row in range(len(ids))])
+    np.testing.assert_allclose(together, alone, rtol=0, atol=TOLERANCE)
+    given = {"input_ids": torch.from_numpy(ids)}
+    if "siglip" not in family:
+        assert encoder.text is not None
+        lengths = encoder.text.lengths(ids)
+        given["attention_mask"] = torch.from_numpy(np.arange(ids.shape[1]) < lengths[:, None]).long()
+    with torch.inference_mode():
+        if family == "blip-retrieval":
+            theirs = model.text_proj(model.text_encoder(**given).last_hidden_state[:, 0])
+        else:
+            theirs = getattr(model, "clip", model).get_text_features(**given).pooler_output
+    assert cosine(alone, theirs).min() > 1 - TOLERANCE
+
+
 def test_the_context_is_what_a_text_tower_was_trained_on(twins: Twins, tmp_path: Path) -> None:
     """BERT's tokenizer allows 512, as do its positions; Chinese-CLIP was trained on 52."""
     assert twins("blip")[0].spec.context_length == 35

@@ -16,11 +16,14 @@ import transformers
 from safetensors.torch import load_file, save_file
 
 from encoders import ImageSize, TokenKind, load
+from encoders.adapters.registry import blueprint, reference
 from encoders.contract.errors import EncoderIdError, WeightsError
 from encoders.runtime.torch_encoder import TorchEncoder
 from tests.support.clip_names import clip_names
+from tests.support.closeness import cosines
 from tests.support.hf_folders import FAMILIES, Twins, one_thread
 from tests.support.hf_tokenizers import TEXTS, write_clip_tokenizer
+from tests.support.photographs import photographs
 
 
 @pytest.fixture(scope="module")
@@ -377,3 +380,68 @@ def test_a_type_that_is_no_name_gets_no_hint_to_the_same_id(bare: Path) -> None:
     configure(bare, "config.json", model_type=5)
     with pytest.raises(EncoderIdError, match=r"names no model_type, so it is not of transformers\.$"):
         load(f"hf:{bare}")
+
+
+def written(model: Any, folder: Path) -> str:
+    """Its id."""
+    model.save_pretrained(folder)
+    return f"hf:{folder}"
+
+
+_SMALL: dict[str, Any] = {
+    "hidden_size": 16,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+    "intermediate_size": 16,
+    "image_size": 32,
+    "patch_size": 8,
+}
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_a_tower_that_reads_no_rgb_is_refused_with_the_cause(tmp_path: Path, channels: int) -> None:
+    vit = transformers.ViTModel(transformers.ViTConfig(**_SMALL, num_channels=channels))
+    siglip = transformers.SiglipVisionModel(transformers.SiglipVisionConfig(**_SMALL, num_channels=channels))
+    for number, model in enumerate((vit, siglip)):
+        encoder_id = written(model, tmp_path / str(number))
+        for make in (load, blueprint):
+            with pytest.raises(WeightsError, match="channel dimension"):
+                make(encoder_id)
+
+
+@pytest.mark.parametrize("changes", [{"image_size": (48, 32)}, {"image_size": (48, 32), "patch_size": (16, 8)}])
+def test_a_tower_that_runs_at_its_own_size_alone_offers_no_other(tmp_path: Path, changes: dict[str, Any]) -> None:
+    model = transformers.ViTModel(transformers.ViTConfig(**{**_SMALL, **changes}))
+    encoder = load(written(model, tmp_path))
+    assert encoder.spec.resolutions.only == encoder.spec.image_size == ImageSize(48, 32)
+    encoder.encode(images(encoder.spec.image_size), encoder.spec.outputs(pooled=True))
+
+
+@pytest.mark.parametrize("part", ["", "vision_config", "text_config"])
+def test_outputs_are_read_whatever_the_configuration_says_of_tuples(folder: Path, twins: Twins, part: str) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    (config[part] if part else config)["return_dict"] = False
+    (folder / "config.json").write_text(json.dumps(config))
+    encoder, whole = load(f"hf:{folder}"), twins("clip")[0]
+    outputs, ids = whole.spec.outputs(pooled=True), whole.tokenize(TEXTS).ids
+    found, expected = (each.encode(images(whole.spec.image_size), outputs).pooled for each in (encoder, whole))
+    np.testing.assert_array_equal(found, expected)
+    np.testing.assert_array_equal(encoder.encode_text(ids), whole.encode_text(ids))
+
+
+@pytest.mark.parametrize("family", ["clip", "clip-vision", "dinov2", "deit", "vit", "siglip", "mlcd"])
+def test_without_settings_of_pixels_the_reference_has_the_defaults_that_are_served(twins: Twins, family: str) -> None:
+    encoder, _ = twins(family)
+    size, outputs = encoder.spec.image_size, encoder.spec.outputs(pooled=True)
+    row = reference(encoder.spec.id).encode(photographs()[0])
+    pixels = encoder.preprocess(photographs()[0], size, exact=True)
+    found = encoder.encode(pixels[None], outputs).pooled
+    assert found is not None
+    assert row.pooled is not None
+    assert cosines(found[0], row.pooled) > 1 - 1e-4
+
+
+def test_defaults_that_transformers_has_not_at_this_size_have_no_reference(twins: Twins) -> None:
+    """ConvNeXt's processor crops below 384 pixels, and squashes from there on."""
+    with pytest.raises(WeightsError, match=r"no preprocessor_config\.json, and ConvNextImageProcessor's defaults"):
+        reference(twins("convnext")[0].spec.id)

@@ -309,6 +309,15 @@ def test_dense_features_are_the_last_blocks_values() -> None:
         close(found.pooled, model.visual(pixels))
 
 
+@pytest.mark.parametrize("setting", ["qk_norm", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc"])
+def test_blocks_that_are_no_plain_ones_offer_no_dense_features(setting: str) -> None:
+    model = tiny({**TINY_VIT, "vision_cfg": {**TINY_VIT["vision_cfg"], setting: True}})
+    encoder = encoder_of(model)
+    assert not encoder.spec.dense
+    with torch.inference_mode():
+        close(run(encoder, ImageSize(64, 64), pooled=True).pooled, model.visual(normalised(encoder, ImageSize(64, 64))))
+
+
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 @pytest.mark.parametrize("config", [TINY_VIT, TINY_RESNET], ids=["vit", "resnet"])
 def test_half_precision_points_the_same_way(config: dict[str, Any], dtype: str) -> None:

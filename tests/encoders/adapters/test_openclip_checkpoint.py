@@ -134,3 +134,12 @@ def test_an_unknown_tag_names_the_known_ones() -> None:
 def test_random_weights_are_the_same_each_time(small_architecture: str) -> None:
     first, second = (load(f"openclip:{small_architecture}@random") for _ in range(2))
     assert first.spec.revision == second.spec.revision
+
+
+@pytest.mark.parametrize("pool", ["parallel", "cascade"])
+def test_a_tower_that_does_not_run_is_refused_with_the_cause(monkeypatch: pytest.MonkeyPatch, pool: str) -> None:
+    """open_clip norms what these pools give in another width than theirs, and raises in every forward."""
+    vision = {**TINY_VIT["vision_cfg"], "attentional_pool": pool, "attn_pooler_heads": 4}
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-test", {**TINY_VIT, "vision_cfg": vision})
+    with pytest.raises(WeightsError, match="normalized_shape"):
+        load("openclip:tiny-test@random")

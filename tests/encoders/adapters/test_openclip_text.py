@@ -1,4 +1,4 @@
-"""Text halves of open_clip that are models of transformers: roberta, xlm-roberta, nllb, mt5, and CoCa's."""
+"""Text halves of open_clip: CoCa's own, and models of transformers: roberta, xlm-roberta, nllb, mt5."""
 
 from pathlib import Path
 from typing import Any
@@ -70,6 +70,30 @@ def test_padding_changes_nothing(served: tuple[TorchEncoder, Any]) -> None:
     encoder, _ = served
     alone, beside = (encoder.encode_text(encoder.tokenize(texts).ids)[0] for texts in (["w1"], ["w1", TEXTS[1]]))
     close(alone, torch.from_numpy(beside))
+
+
+_TEXT = {"context_length": 16, "layers": 2, "width": 16, "heads": 2}
+COCA: dict[str, Any] = {
+    "embed_dim": 16,
+    "vision_cfg": {"image_size": 32, "layers": 1, "width": 16, "patch_size": 8, "head_width": 8, "output_tokens": True},
+    "text_cfg": {**_TEXT, "embed_cls": True, "output_tokens": True},
+    "multimodal_cfg": {**_TEXT, "attn_pooler_heads": 2},
+    "custom_text": True,
+}
+
+
+def test_cocas_own_text_tower_gives_what_open_clip_gives(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Its mask is one for each head of each text."""
+    monkeypatch.setitem(open_clip.factory._MODEL_CONFIGS, "tiny-coca", COCA)
+    model = open_clip.create_model("tiny-coca").eval()
+    torch.save(model.state_dict(), tmp_path / "coca.pt")
+    encoder = load(f"openclip:tiny-coca@{tmp_path / 'coca.pt'}")
+    ids = encoder.tokenize(TEXTS).ids
+    with torch.inference_mode():
+        theirs = model.encode_text(torch.from_numpy(ids), normalize=False)
+    close(encoder.encode_text(ids), theirs)
+    for row, text in enumerate(TEXTS):
+        close(encoder.encode_text(encoder.tokenize([text]).ids)[0], theirs[row])
 
 
 ARCHITECTURES = {

@@ -42,7 +42,7 @@ def _open_clip(tokenizer: Any) -> OpenClipText:
 
 
 def _transformers(tokenizer: Any) -> HfText:
-    return HfText(torch.nn.Module(), None, tokenizer, TextFamily(), context_length=CONTEXT, padding=0)
+    return HfText(torch.nn.Module(), None, tokenizer, TextFamily(), context_length=CONTEXT, padding=0, ends=False)
 
 
 def _clip(folder: Path) -> Any:

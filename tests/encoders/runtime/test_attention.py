@@ -105,6 +105,14 @@ def test_a_card_copies_a_mask_whose_rows_are_not_aligned(length: int, copied: in
     assert peaks[0] - peaks[1] == copied
 
 
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("shape", [(8, 5, 5), (1, 2, 5, 5), (4, 5)])
+def test_a_plan_refuses_a_mask_of_another_shape(device: str, shape: tuple[int, ...]) -> None:
+    query, mask = torch.empty(2, 4, 5, 16, device="meta"), torch.empty(shape, device="meta")
+    with pytest.raises(RuntimeError, match="expand"):
+        attend(device, query, query, query, mask)
+
+
 @pytest.mark.parametrize("heads_at_once", [1, 4, 1000])
 @pytest.mark.parametrize("mask", [None, torch.full((TOKENS, KEYS), float("-inf")).triu(1)], ids=["free", "causal"])
 def test_products_give_what_torchs_kernel_gives(

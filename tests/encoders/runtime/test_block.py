@@ -11,6 +11,7 @@ from timm.models.vision_transformer import Block as TimmBlock
 from timm.models.vision_transformer import ResPostBlock
 from torch import Tensor, nn
 from transformers import CLIPVisionConfig, Dinov2Config, ViTConfig
+from transformers.activations import ACT2FN
 from transformers.models.clip.modeling_clip import CLIPEncoderLayer
 from transformers.models.dinov2.modeling_dinov2 import Dinov2Layer
 from transformers.models.vit.modeling_vit import ViTLayer
@@ -72,6 +73,32 @@ def test_a_block_gives_what_the_librarys_gives(name: str) -> None:
     for found, theirs in zip([block(x), block(x, **options)], expected, strict=True):
         close(found, theirs)
     close(block(x, is_causal=True), expected[1])
+
+
+@pytest.mark.parametrize("name", BLOCKS)
+def test_a_mask_means_what_it_means_to_the_librarys_block(name: str) -> None:
+    """open_clip adds even one of truth values to the logits, and has one for each head of each item too."""
+    model, x = made(BLOCKS[name]), tokens()
+    lets_through = torch.ones(7, 7, dtype=torch.bool).tril()
+    if name.startswith("open_clip"):
+        by_head = torch.randn(3 * HEADS, 7, 7, generator=torch.Generator().manual_seed(2))
+        given = [{"attn_mask": lets_through}, {"attn_mask": by_head}]
+    else:
+        given = [{"attn_mask" if name.startswith("timm") else "attention_mask": lets_through[None, None]}]
+    expected = [model[0](x, **options) for options in given]
+    unify(model)
+    for options, theirs in zip(given, expected, strict=True):
+        close(model[0](x, **options), theirs)
+
+
+@pytest.mark.parametrize("name", ACT2FN)
+def test_an_activation_gives_what_the_librarys_gives_far_from_zero_too(name: str) -> None:
+    model, x = made(lambda: CLIPEncoderLayer(CLIPVisionConfig(**SIZES, hidden_act=name))), tokens()
+    model[0].mlp.fc1.weight.mul_(40)  # type: ignore[union-attr,operator]
+    expected = model[0](x, attention_mask=None)
+    unify(model)
+    assert isinstance(model[0], Block)
+    close(model[0](x), expected)
 
 
 @pytest.mark.parametrize("name", OTHERS)

@@ -9,6 +9,8 @@ import torch
 import transformers
 from open_clip.modified_resnet import ModifiedResNet
 from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
+from torch.nn.utils.parametrizations import weight_norm
 
 from encoders.adapters.registry import blueprint, load
 from encoders.contract.encoder import Placement
@@ -79,6 +81,55 @@ def test_what_is_not_known_stays() -> None:
     assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.ReLU(), nn.BatchNorm2d(3))) == 0
     assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, affine=False))) == 0
     assert fold_batch_norms(nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3, track_running_stats=False))) == 0
+
+
+def doubled(module: nn.Module, args: object, output: Tensor) -> Tensor:
+    return output * 2
+
+
+def hooked(place: int) -> nn.Module:
+    model = nn.Sequential(nn.Conv2d(3, 3, 1), nn.BatchNorm2d(3))
+    model[place].register_forward_hook(doubled)
+    return model
+
+
+def in_turn(*, convs: int, norms: int, apart: bool = False) -> nn.Module:
+    """A convolution and a norm, and both again: of so many, in one nn.Sequential or in two."""
+    first, second = [nn.Conv2d(3, 3, 1) for _ in range(convs)], [nn.BatchNorm2d(3) for _ in range(norms)]
+    if apart:
+        return nn.Sequential(nn.Sequential(first[0], second[0]), nn.ReLU(), nn.Sequential(first[-1], second[-1]))
+    return nn.Sequential(first[0], second[0], nn.ReLU(), first[-1], second[-1])
+
+
+def around_a_shared_relu() -> nn.Module:
+    relu = nn.ReLU()
+    return nn.Sequential(relu, nn.Conv2d(3, 3, 1), relu, nn.BatchNorm2d(3))
+
+
+UNSAFE: dict[str, Callable[[], nn.Module]] = {
+    "hook on the convolution": lambda: hooked(0),
+    "hook on the norm": lambda: hooked(1),
+    "one convolution, two norms": lambda: in_turn(convs=1, norms=2),
+    "two convolutions, one norm": lambda: in_turn(convs=2, norms=1),
+    "a pair twice": lambda: in_turn(convs=1, norms=1),
+    "a pair in two places": lambda: in_turn(convs=1, norms=1, apart=True),
+    "something known before in between": around_a_shared_relu,
+    "nothing before the norm": lambda: nn.Sequential(nn.Sequential(), nn.BatchNorm2d(3)),
+    "spectral_norm": lambda: nn.Sequential(spectral_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)),
+    "parametrised": lambda: nn.Sequential(weight_norm(nn.Conv2d(3, 3, 1)), nn.BatchNorm2d(3)),
+}
+
+
+@pytest.mark.parametrize("name", UNSAFE)
+def test_what_one_weight_cannot_hold_stays(name: str) -> None:
+    torch.manual_seed(0)
+    model = trained(UNSAFE[name]())
+    x = torch.randn(2, 3, 4, 4)
+    with torch.no_grad():
+        expected = model(x)
+    assert fold_batch_norms(model.requires_grad_(False)) == 0
+    with torch.no_grad():
+        torch.testing.assert_close(model(x), expected)
 
 
 def test_float32_is_computed_as_its_library_does() -> None:

@@ -62,6 +62,15 @@ def near(ours: Tensor, theirs: Tensor, least: float) -> None:
     assert cosines(ours.flatten(1).numpy(), theirs.flatten(1).numpy()).min() >= least
 
 
+def test_what_listens_to_a_layer_is_heard() -> None:
+    model = nn.Sequential(nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)).requires_grad_(False)
+    model[0].register_forward_hook(lambda layer, args, output: output * 2)
+    expected = model(tokens(1))
+    in_int8(model, tokens(2, images=100))
+    assert isinstance(model[1], Int8Linear)
+    near(model(tokens(1)), expected, 0.999)
+
+
 @pytest.mark.parametrize("name", BLOCKS)
 def test_a_block_of_each_library_gives_nearly_the_same(name: str) -> None:
     model = made(BLOCKS[name])

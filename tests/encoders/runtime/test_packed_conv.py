@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import spectral_norm
 
 from encoders.runtime.packed_conv import PackedConv, PackedWindows, pack_convolutions
 from encoders.runtime.packed_linear import is_packable
@@ -102,3 +103,12 @@ def test_packed_weights_lie_as_any_size_wants_them(channels: int) -> None:
 
     orders = {tuple(order(batch, side)) for batch in (1, 3, 16) for side in (9, 20, 35, 64)}
     assert orders == {tuple(torch.ops.mkldnn._get_mkldnn_serialized_md(conv.weight).tolist())}
+
+
+def test_weights_that_are_made_in_each_forward_stay() -> None:
+    model = nn.Sequential(spectral_norm(convolution(8, 8, kernel_size=3))).eval()
+    model.requires_grad_(False)
+    x = noise(2, 8, 6, 5)
+    expected = model(x)
+    pack_convolutions(model)
+    torch.testing.assert_close(model(x), expected)

@@ -83,6 +83,16 @@ def test_a_layer_gives_what_torchs_gives(bias: bool) -> None:
 
 
 @packs
+def test_what_listens_to_a_layer_is_heard() -> None:
+    x = torch.randn(2, 32, dtype=torch.bfloat16)
+    model = nn.Sequential(nn.Linear(32, 48)).to(torch.bfloat16).requires_grad_(False)
+    model[0].register_forward_hook(lambda layer, args, output: output * 2)
+    expected = model(x)
+    pack_linears(model)
+    torch.testing.assert_close(model(x), expected)
+
+
+@packs
 def test_open_clip_takes_a_packed_projection_of_texts_for_a_layer() -> None:
     torch.manual_seed(0)
     text: nn.Module = TextTransformer(

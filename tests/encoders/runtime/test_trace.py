@@ -247,3 +247,16 @@ def test_outputs_are_all_that_is_left_of_a_forward() -> None:
     assert trace.now == features.tokens.nbytes + features.pooled.nbytes == 4 * 2 * 3 * (16 + 1)
     del features
     assert trace.now == 0
+
+
+@pytest.mark.parametrize("mode", ["nearest", "nearest-exact", "bilinear", "bicubic"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_an_interpolation_is_one_operation_that_takes_what_it_gives(mode: str, dtype: torch.dtype, device: str) -> None:
+    x = torch.empty(2, 3, 30, 30, dtype=dtype, device="meta")
+    with torch.inference_mode(), Trace(runs_on=device) as planned:
+        out = torch.nn.functional.interpolate(x, (20, 28), mode=mode)
+    with torch.inference_mode(), Trace() as measured:
+        torch.nn.functional.interpolate(torch.zeros_like(x, device="cpu"), (20, 28), mode=mode)
+    assert planned.peak == out.nbytes
+    assert measured.peak == x.nbytes + out.nbytes
