@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from encoders.contract.values import ImageSize
+from service.cli import event_loop
 from service.settings import Settings
 from service.sizes import parse_image_size
 
@@ -106,9 +107,16 @@ def positive(text: str) -> int:
 def read_image(path: Path) -> bytes:
     """Before an encoder is loaded, which takes seconds. Raises ArgumentError."""
     try:
-        return path.read_bytes()
+        return path.read_bytes() if path.is_file() else event_loop.run(_read_pipe(path))
     except OSError as error:
         raise ArgumentError(f"{path}: {error.strerror}.") from error
+
+
+async def _read_pipe(path: Path) -> bytes:
+    """Whose writer may never come: Python can lose a Ctrl-C just before it reads, and the event loop does not."""
+    from service.bulk.reading import on_a_thread
+
+    return await on_a_thread(path.read_bytes)
 
 
 def settings_of(arguments: argparse.Namespace, **more: Any) -> Settings:

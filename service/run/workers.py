@@ -204,8 +204,10 @@ class _Workers:
             )
             # A terminal sends its SIGINT to the children too. They obey their parent alone, so they inherit it blocked.
             before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
-            process.start()
-            signal.pthread_sigmask(signal.SIG_SETMASK, before)
+            try:
+                process.start()
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
         place.takes(process, port=own)
 
     async def _end(self) -> bool:
