@@ -130,7 +130,7 @@ async def test_whose_time_is_up_is_told_how_many_labels_are_done_and_the_work_go
     async with engine_of(encoder, tmp_path) as engine:
         encoder.prompts, encoder.holds_at = 0, 400
         with pytest.raises(LabelsNotReady) as refused:
-            await engine.similarity(asking(timeout_s=0.5))
+            await engine.similarity(asking(timeout_s=2.0))
         encoder.goes_on.set()
         await engine.similarity(asking())
     assert refused.value.facts["number"] == 30
@@ -144,7 +144,7 @@ async def test_before_any_label_is_done_there_is_advice_too(tmp_path: Path) -> N
     async with engine_of(encoder, tmp_path) as engine:
         encoder.holds_at = 0
         with pytest.raises(LabelsNotReady, match="0 of 30 are done") as refused:
-            await engine.similarity(asking(timeout_s=0.1))
+            await engine.similarity(asking(timeout_s=0.5))
         encoder.goes_on.set()
     assert refused.value.retry_after_s >= 1
 
