@@ -12,7 +12,7 @@ from service.bulk.errors import BulkError
 from service.bulk.sources.place import shown
 from service.bulk.sources.retries import NoSuchServer, OutOfReach, Patience, reason
 
-STRANGER_S = 5.0
+_STRANGER_S = 5.0
 """So long is asked again a server that has given nothing yet, in seconds of pauses."""
 MOST_IN_A_ROW = 64
 """So many images without one that came in between are no accident of theirs: the network is out of reach."""
@@ -25,21 +25,20 @@ class Hosts:
     A server that has exhausted this is asked once for each further image, until one comes. Any thread may use it.
     """
 
-    def __init__(self, patience: Patience, *, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, patience: Patience) -> None:
         self._patience = patience
-        self._clock = clock
         self._lock = Lock()
-        self._last: dict[str, float] = {}  # when it last gave an image; -inf: it was given up. The oldest first
+        self._last: dict[str, float] = {}  # when it last gave one, monotonic; -inf: given up. The oldest first
         self._in_a_row = 0
 
     def image(self, url: str, read: Callable[[], bytes], stop: Event) -> bytes | ImageError:
         """The image that `read` gives, or its error. Raises BulkError at `stop`, or if no server gives anything."""
-        host, began = _host(url), self._clock()
+        host, began = _host(url), time.monotonic()
         patience = replace(self._patience, total_s=self._worth_s(host))
         try:
             content = patience.read(url, read, stop)
         except OutOfReach as error:
-            return self._missed(url, error.why, since=began)
+            return self._missed(url, error.__cause__ or error, since=began)
         except NoSuchServer as error:
             return self._missed(url, error, since=began)
         except OSError as error:  # an answer
@@ -51,20 +50,21 @@ class Hosts:
         with self._lock:
             last = self._last.get(host)
         if last is None:
-            return min(STRANGER_S, self._patience.total_s)
+            return min(_STRANGER_S, self._patience.total_s)
         return 0.0 if last == -math.inf else self._patience.total_s
 
     def _came(self, host: str) -> None:
         with self._lock:
             self._in_a_row = 0
-            self._keep(host, self._clock())
+            self._keep(host, time.monotonic())
 
-    def _missed(self, url: str, why: Exception, *, since: float) -> ImageError:
+    def _missed(self, url: str, why: BaseException, *, since: float) -> ImageError:
         """Of an image that was asked for since then. If others of its server came meanwhile, it is the image."""
+        host = _host(url)
         with self._lock:
             self._in_a_row += 1
-            if self._last.get(_host(url), -math.inf) < since:
-                self._keep(_host(url), -math.inf)
+            if self._last.get(host, -math.inf) < since:
+                self._keep(host, -math.inf)
             if self._in_a_row < MOST_IN_A_ROW:
                 return _unreadable(url, why)
             self._in_a_row = 0
@@ -80,7 +80,7 @@ class Hosts:
             del self._last[next(iter(self._last))]
 
 
-def _unreadable(url: str, why: Exception) -> ImageError:
+def _unreadable(url: str, why: BaseException) -> ImageError:
     return ImageError(f"{shown(url)} cannot be read: {reason(why)}.")
 
 

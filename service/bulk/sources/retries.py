@@ -32,14 +32,7 @@ class NoSuchServer(Refused):
 
 
 class OutOfReach(BulkError):
-    """Asked again for as long as it was worth, a server gave nothing. why: its last error."""
-
-    def __init__(self, name: str, seconds: float, why: Exception) -> None:
-        self.why = why
-        super().__init__(
-            f"{shown(name)} could not be read for {seconds:g} s: {reason(why)}. "
-            "What is done is kept: the same command continues."
-        )
+    """Asked again for as long as it was worth, a server gave nothing. Its last error is the cause."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +58,10 @@ class Patience:
                 if isinstance(error, (*_FINAL, Refused)) or any(word in str(error) for word in _FINAL_WORDS):
                     raise
                 if spent >= self.total_s:
-                    raise OutOfReach(name, self.total_s, error) from error
+                    raise OutOfReach(
+                        f"{shown(name)} could not be read for {self.total_s:g} s: {reason(error)}. "
+                        "What is done is kept: the same command continues."
+                    ) from error
             pause = longest * random.uniform(0.5, 1.0)  # so that many threads do not come back at the same moment
             if stop.wait(pause):
                 raise BulkError("The run ends: nothing more is read.")
@@ -116,7 +112,7 @@ class _Ranged(io.RawIOBase):
         return len(got)
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """What happened, without what the reader cannot use."""
     words = getattr(error, "strerror", None) or str(error) or type(error).__name__
     return shown(" ".join(words.split()))[:300].rstrip(".")

@@ -1,5 +1,6 @@
 """Buckets and web servers: the same items as on this disk, however busy they are."""
 
+import pickle
 import socket
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from service.bulk.items import Item, Pending, Row
 from service.bulk.reading import read_ahead
 from service.bulk.sources import Options
 from service.bulk.sources.hosts import MOST_IN_A_ROW, Hosts
-from service.bulk.sources.retries import Patience, Refused
+from service.bulk.sources.retries import OutOfReach, Patience, Refused
 from tests.service.bulk.sources.gallery import (
     PICTURES,
     QUICK,
@@ -230,6 +231,17 @@ def test_where_no_image_comes_from_anywhere_the_run_ends() -> None:
         reading.image(str(number))
     reading.image("good")
     assert isinstance(reading.image("101"), ImageError)
+
+
+def test_that_a_server_is_out_of_reach_is_told_from_another_machine_too() -> None:
+    """Ray pickles what a reader raises."""
+
+    def read() -> bytes:
+        raise OSError("it answered 503")
+
+    with pytest.raises(OutOfReach) as raised:
+        QUICK.read("s3://shop/x", read)
+    assert str(pickle.loads(pickle.dumps(raised.value))) == str(raised.value)
 
 
 def test_what_cannot_be_helped_is_not_tried_again() -> None:
