@@ -186,9 +186,9 @@ def _carried(items: Sequence[Item], field: pa.Field) -> pa.Array:
 def _array(alike: Sequence[object], kind: pa.DataType) -> pa.Array:
     first = alike[0]
     column = first.array(len(alike)) if isinstance(first, Cell) else None
-    if first is None or (column is not None and pa.types.is_null(column.type)):
+    if first is None:
         return pa.nulls(len(alike), kind)
-    return pa.array(alike, kind) if column is None else column
+    return pa.array(alike, kind) if column is None else column.cast(kind)
 
 
 def _require_writable(field: pa.Field) -> None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 
 from service.bulk.errors import BulkError
 from service.bulk.items import Modality, Row
+from service.bulk.sources.columns import common_type
 from service.bulk.sources.place import Skip
 
 
@@ -40,10 +41,14 @@ class Joined:
 
     def __init__(self, kinds: Sequence[Kind]) -> None:
         self._kinds = kinds
-        try:
-            self.columns = pa.unify_schemas([kind.columns.remove_metadata() for kind in kinds])
-        except pa.ArrowException as error:
-            raise BulkError(f"The sources do not agree on the columns: {error}.") from error
+        types: dict[str, pa.DataType] = {}
+        for field in (field for kind in kinds for field in kind.columns):
+            known = types.get(field.name, field.type)
+            both = common_type(known, field.type)
+            if both is None:
+                raise BulkError(f"The sources do not agree on column {field.name}: it is {known} and {field.type}.")
+            types[field.name] = both
+        self.columns = pa.schema(list(types.items()))
 
     @property
     def modalities(self) -> Set[Modality]:

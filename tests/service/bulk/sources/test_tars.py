@@ -9,9 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet
 import pytest
 
 from service.bulk.errors import BulkError
+from service.bulk.rows import Columns
 from service.bulk.sources import Options
 from tests.service.bulk.sources.gallery import (
     PICTURES,
@@ -239,3 +241,18 @@ def test_tables_and_tars_in_one_folder_are_told_apart_by_a_glob(tmp_path: Path) 
     with pytest.raises(BulkError, match=r"tables and tars.*\*\.tar"):
         inputs(tmp_path)
     assert contents(inputs(f"{tmp_path}/*.tar")) == WHOLE
+
+
+def test_tables_and_tars_may_write_the_same_values_in_different_ways(tmp_path: Path) -> None:
+    (tmp_path / "x.tar").write_bytes(tar_of([("0.jpg", b"zero"), ("0.txt", b"a")]))
+    for kind in (pa.string(), pa.large_string()):
+        table = pa.table({"image": [b"one"], "txt": pa.array(["b"], kind)})
+        pa.parquet.write_table(table, tmp_path / "x.parquet")
+        found = inputs(tmp_path / "x.tar", tmp_path / "x.parquet", options=Options(carried=["txt"]))
+        assert found.columns == pa.schema([("txt", kind)])
+        items = list(items_of(found))
+        rows = Columns({}, "float32", found.columns).batch(items, [""] * len(items))
+        assert rows["txt"].equals(pa.array(["a", "b"], kind))
+    pa.parquet.write_table(pa.table({"image": [b"one"], "txt": [1]}), tmp_path / "x.parquet")
+    with pytest.raises(BulkError, match=r"do not agree on column txt: it is .*string.* int64"):
+        inputs(tmp_path / "x.tar", tmp_path / "x.parquet", options=Options(carried=["txt"]))
