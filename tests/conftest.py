@@ -1,7 +1,12 @@
+import signal
 from typing import Any
 
 import hypothesis
 import pytest
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell starts jobs in the background so. The commands that tests start would inherit it, and hear no Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 hypothesis.settings.register_profile("visiontower", deadline=None)  # a busy machine is no failure
 hypothesis.settings.load_profile("visiontower")
