@@ -93,5 +93,6 @@ def ask(monkeypatch: pytest.MonkeyPatch, url: str, cache: Path) -> None:
     """Have huggingface_hub ask this address, and keep what it fetches in `cache`."""
     monkeypatch.setattr(constants, "ENDPOINT", url)
     monkeypatch.setattr(constants, "HUGGINGFACE_CO_URL_TEMPLATE", url + "/{repo_id}/resolve/{revision}/{filename}")
+    monkeypatch.setattr("transformers.utils.hub._hf_api", None)  # it keeps the address that it was made with
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
