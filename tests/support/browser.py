@@ -22,6 +22,7 @@ FLAGS = (
     "--no-sandbox",  # which root cannot have
     "--disable-background-networking",
     "--disable-component-update",
+    "--disable-gpu",  # which a processor would play
     "--disable-quic",
     "--disable-sync",
     "--no-first-run",

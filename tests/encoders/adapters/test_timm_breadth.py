@@ -93,12 +93,17 @@ SMALL = [
 """A small model of each module; but for deepseek_vit, of which all have 400 million parameters."""
 LIGHT: dict[str, dict[str, Any]] = {
     "beit_base_patch16_224": {"depth": 3},
-    "gemma4_vit_167m": {"depth": 2, "pretrained_cfg_overlay": {"input_size": (3, 384, 384)}},
+    "convmixer_768_32": {"pretrained_cfg_overlay": {"input_size": (3, 112, 112)}},
+    "gemma4_vit_167m": {"depth": 2, "pretrained_cfg_overlay": {"input_size": (3, 192, 192)}},
+    "mobilenetv5_base": {"pretrained_cfg_overlay": {"input_size": (3, 128, 128)}},
     "naflexvit_base_patch16_gap": {"depth": 3},
-    "qwen3_vit_88m_merge": {"depth": 2},
-    "sam2_hiera_tiny": {"pretrained_cfg_overlay": {"input_size": (3, 448, 448)}},
+    "nasnetalarge": {"pretrained_cfg_overlay": {"input_size": (3, 139, 139)}},
+    "pnasnet5large": {"pretrained_cfg_overlay": {"input_size": (3, 139, 139)}},
+    "qwen3_vit_88m_merge": {"depth": 2, "pretrained_cfg_overlay": {"input_size": (3, 192, 192)}},
+    "sam2_hiera_tiny": {"pretrained_cfg_overlay": {"input_size": (3, 224, 224)}},
+    "samvit_base_patch16_224": {"depth": 3},
 }
-"""Of these the first blocks alone, for all are alike, or at half their native side: a forward of all takes seconds."""
+"""Of these the first blocks alone, for all are alike, or a small picture: a forward of all takes seconds."""
 QUICK = [
     "pit_ti_224", "cait_xxs24_224", "coat_tiny", "efficientvim_m1", "levit_128s", "xcit_nano_12_p8_224",
     "test_vit_relpos", "test_maxvit", "crossvit_tiny_240", "tiny_vit_5m_224",
