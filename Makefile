@@ -15,7 +15,7 @@ BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 # In a tenth of pip's time.
 export UV_SYSTEM_CERTS := 1
-UV = $(BIN)/uv pip install --quiet --compile-bytecode
+UV = $(BIN)/uv pip install --quiet
 
 # JOBS processes with one thread each, a file's tests in one of them: most tests wait for loading, which no second
 # thread helps. In the files' order: by number of tests, as xdist does it, the files of few long tests come last and one
