@@ -1,10 +1,13 @@
 """The flags that say how the service runs on a cluster."""
 
 import argparse
+from typing import TYPE_CHECKING
 
 from service.cli.arguments import flag
-from service.run.ray.services import Replicas, Service, services
 from service.settings import Settings
+
+if TYPE_CHECKING:
+    from service.run.ray.services import Service
 
 REPLICA_FLAGS = ("replicas", "replica_cpus", "replica_gpus", "route_prefix", "app_per_model")
 
@@ -32,8 +35,10 @@ def add_replicas(command: argparse.ArgumentParser) -> None:
     )
 
 
-def services_of(arguments: argparse.Namespace, settings: Settings) -> list[Service]:
+def services_of(arguments: argparse.Namespace, settings: Settings) -> list["Service"]:
     """What the flags ask for. Raises ArgumentError or ClusterError."""
+    from service.run.ray.services import Replicas, services  # imports the engine, which other commands do without
+
     with flag("--replicas"):
         replicas = Replicas.parse(arguments.replicas or "1")
     return services(
