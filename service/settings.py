@@ -261,7 +261,10 @@ class Settings(BaseSettings):
         default=75.0, gt=0, description="Seconds that a connection stays open after an answer without a next request."
     )
     drain_timeout_s: float = Field(
-        default=30.0, ge=0, description="Seconds that admitted requests get to finish at shutdown."
+        default=30.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Seconds that admitted requests get to finish at shutdown.",
     )
     offline: bool = Field(
         default=False,
@@ -336,8 +339,22 @@ class Settings(BaseSettings):
         if not isinstance(value, str):
             return value
         if value.lstrip().startswith("["):
-            return json.loads(value)
+            try:
+                return json.loads(value)
+            except (ValueError, RecursionError) as error:
+                raise ValueError('it is no list in JSON, as ["a", "b"] is: write a,b') from error
         return tuple(part.strip() for part in value.split(",") if part.strip())
+
+    @field_validator("host", "calibration", "keys", "keys_file", "keys_usage", mode="before")
+    @classmethod
+    def _not_empty(cls, value: object) -> object:
+        """A variable is empty where a script or a secret has no value. That must not open the server.
+
+        An empty host is every address, an empty path the current folder, and without keys nobody needs one.
+        """
+        if isinstance(value, str) and not value.strip(" ,"):
+            raise ValueError("it is empty: give it a value, or leave it out")
+        return value
 
     @field_validator("image_url_hosts")
     @classmethod

@@ -6,7 +6,7 @@ from contextlib import contextmanager, suppress
 from itertools import pairwise
 from pathlib import Path
 
-from service.access.keys import MOST_FILE_BYTES, Key, Keys, content_of, read_keys, tables_of, written
+from service.access.keys import MOST_FILE_BYTES, Key, Keys, read_keys, tables_of, text_of, written
 
 _OWN_ALONE = 0o600
 
@@ -55,7 +55,7 @@ def _changing(path: Path) -> Iterator[tuple[str, list[str]]]:
         raise ValueError(f"{new} cannot be written: {error.strerror}") from error
     try:
         with open(descriptor, "w", encoding="utf-8") as file:
-            text = _text(path)
+            text = text_of(path) if path.exists() else ""
             lines = text.splitlines(keepends=True)
             yield text, lines
             content = "".join(lines)
@@ -69,16 +69,6 @@ def _changing(path: Path) -> Iterator[tuple[str, list[str]]]:
     except BaseException:  # after the replacement the name may be the next writer's
         new.unlink(missing_ok=True)
         raise
-
-
-def _text(path: Path) -> str:
-    """Raises ValueError."""
-    if not path.exists():
-        return ""
-    try:
-        return content_of(path).decode()
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} cannot be read: it is not UTF-8") from error
 
 
 def _take_after(new: Path, old: Path) -> None:

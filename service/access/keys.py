@@ -123,11 +123,19 @@ def entry_of(key: Key) -> str:
 
 def read_file(path: Path) -> list[Key]:
     """The keys of a TOML file. Raises ValueError, which names the file and what is wrong in it."""
-    content = content_of(path)
+    text = text_of(path)
     try:
-        return read_keys(content.decode())
-    except ValueError as error:  # of Unicode and of TOML too
+        return read_keys(text)
+    except ValueError as error:  # of TOML too
         raise ValueError(f"{path}: {error}") from error
+
+
+def text_of(path: Path) -> str:
+    """Of a file of keys; editors of Windows put a byte order mark before it. Raises ValueError, which names it."""
+    try:
+        return content_of(path).decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} cannot be read: it is not UTF-8") from error
 
 
 def content_of(path: Path) -> bytes:

@@ -23,6 +23,8 @@ _PARENT_S = 6.0
 """Whoever asks may have to wait until others have been answered, and then for the own answer."""
 _PAUSE_S = 0.02
 _COUNTED = ("counter", "histogram")
+_STARTED = "process_start_time_seconds"
+"""The youngest start so far. Without those that have ended, one replacement could change it twice."""
 
 
 @dataclass(frozen=True)
@@ -103,20 +105,20 @@ class Counts:
                 if isinstance(answer, httpx.Response) and answer.is_success:
                     self._heard[process] = answer.text
             for process in self._heard.keys() - ports.keys():
-                self._ended = merged([self._ended, self._heard.pop(process)], only=_COUNTED).decode()
+                self._ended = merged([self._ended, self._heard.pop(process)], is_ended=True).decode()
             return merged([*self._heard.values(), self._ended])
 
 
-def merged(expositions: Iterable[str], *, only: tuple[str, ...] | None = None) -> bytes:
+def merged(expositions: Iterable[str], *, is_ended: bool = False) -> bytes:
     """Metrics of several processes as one: counts add up, and of what cannot be added the worst is shown.
 
-    only: the types of metrics to keep.
+    is_ended: of processes that have ended, what they counted and when they started is kept.
     """
     families: dict[str, Metric] = {}
     values: dict[str, dict[tuple[str, tuple[tuple[str, str], ...]], float]] = {}
     for text in expositions:
         for family in text_string_to_metric_families(text):
-            if only is not None and family.type not in only:
+            if is_ended and family.type not in _COUNTED and family.name != _STARTED:
                 continue
             families.setdefault(family.name, Metric(family.name, family.documentation, family.type))
             known = values.setdefault(family.name, {})

@@ -23,6 +23,8 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from pydantic_settings import SettingsError
+
 from encoders.memory.machine import available_cores
 from service.access.usage import Usage
 from service.engine.part import part_of
@@ -51,12 +53,20 @@ _BEYOND_DRAIN_S = 15.0
 
 
 def run(settings: Settings, serve: Serve) -> int:
-    """Serve in as many processes as the settings say, until a signal. Gives the exit status."""
+    """Serve in as many processes as the settings say, until a signal. Gives the exit status.
+
+    Raises SettingsError if there is no place for what keys have used.
+    """
     # Read by the numerical libraries when they are imported; what the operator says goes.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, available_cores() // settings.processes)))
     with ExitStack() as held:
         if settings.has_keys and settings.keys_usage is None:  # one count for all, for as long as they serve
-            usage = Path(held.enter_context(TemporaryDirectory(prefix="visiontower-"))) / "keys-usage"
+            try:
+                usage = Path(held.enter_context(TemporaryDirectory(prefix="visiontower-"))) / "keys-usage"
+            except OSError as error:
+                raise SettingsError(
+                    f"what keys have used has no place among temporary files: {error}. Mount /tmp, or set keys_usage."
+                ) from error
             Usage(usage).close()
             settings = settings.model_copy(update={"keys_usage": usage})
         return asyncio.run(_Workers(settings, serve).run())

@@ -22,6 +22,22 @@ def test_a_variable_may_list_models_either_way(monkeypatch: pytest.MonkeyPatch, 
     assert Settings().model == ("fake:a", "fake:b")
 
 
+@pytest.mark.parametrize("value", ["[fake:a", '["fake:a",', "[" * 100_000])
+def test_a_list_that_is_no_json_says_how_one_is_written(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+    monkeypatch.setenv("VISIONTOWER_MODEL", value)
+    with pytest.raises(ValidationError, match="write a,b"):
+        Settings()
+
+
+@pytest.mark.parametrize("name", ["HOST", "KEYS", "KEYS_FILE", "KEYS_USAGE", "CALIBRATION"])
+@pytest.mark.parametrize("value", ["", " ", ","])
+def test_a_variable_without_a_value_opens_nothing(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    """No host is every address, and no keys let everybody in."""
+    monkeypatch.setenv(f"VISIONTOWER_{name}", value)
+    with pytest.raises(ValidationError, match="it is empty: give it a value, or leave it out"):
+        Settings()
+
+
 @pytest.mark.parametrize("flags", [["openai,native"], ["openai", "native"], ["openai", "native,openai"]])
 def test_protocols_may_be_named_in_one_flag_or_in_several(flags: list[str]) -> None:
     assert Settings(protocols=flags).protocols == ("openai", "native")  # type: ignore[arg-type]  # as flags have it
@@ -68,6 +84,7 @@ def test_other_programs_variables_are_not_ours(monkeypatch: pytest.MonkeyPatch) 
         {"preprocess_threads": "many"},
         {"dtype": "int4"},
         {"request_timeout_s": 0},
+        {"drain_timeout_s": "inf"},
     ],
     ids=str,
 )

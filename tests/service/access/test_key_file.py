@@ -77,6 +77,23 @@ def test_quotes_and_remarks_around_a_name_are_understood(tmp_path: Path) -> None
     assert path.read_text() == ""
 
 
+def test_a_byte_order_mark_is_no_part_of_the_keys(tmp_path: Path) -> None:
+    path = file_of(tmp_path / "keys.toml", a={})
+    path.write_text(path.read_text(), "utf-8-sig")
+    assert names(path) == ["a"]
+    add_key(path, key("b"))
+    remove_key(path, "a")
+    assert names(path) == ["b"]
+
+
+def test_another_encoding_is_told_by_reading_and_by_changing(tmp_path: Path) -> None:
+    path = file_of(tmp_path / "keys.toml", a={})
+    path.write_text(path.read_text(), "utf-16")
+    for does in (read_file, lambda path: add_key(path, key("b"))):
+        with pytest.raises(ValueError, match=r"keys\.toml cannot be read: it is not UTF-8"):
+            does(path)
+
+
 def test_a_link_stays_a_link(tmp_path: Path) -> None:
     path = file_of(tmp_path / "real.toml", a={})
     link = tmp_path / "keys.toml"

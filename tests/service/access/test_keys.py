@@ -124,7 +124,7 @@ def test_a_file_that_is_none_is_refused_and_an_empty_one_has_no_keys(tmp_path: P
     with pytest.raises(ValueError, match="no file of keys"):
         read_file(large)
     large.write_bytes(b"\xff\xfe")
-    with pytest.raises(ValueError, match="utf-8"):
+    with pytest.raises(ValueError, match="it is not UTF-8"):
         read_file(large)
     large.write_bytes(b"")
     assert read_file(large) == []

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
@@ -17,17 +18,20 @@ import httpx
 import psutil
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from pydantic_settings import SettingsError
 
 from service.errors import Unavailable
 from service.http.siblings import Counts, Siblings, merged
 from service.run.sockets import claimed, locked
-from service.run.workers import Place, share
+from service.run.workers import Place, run, share
 from service.settings import Settings
 from service.telemetry.metrics import Metrics, ModelNow, Now
 from tests.support.keys import bearer, file_of
 from tests.support.serving import PNG, image_bytes
 
 pytestmark = pytest.mark.anyio
+
+STARTED = "process_start_time_seconds"
 
 
 def exposition(*, forwards: int, ready: int, free: int) -> str:
@@ -110,6 +114,19 @@ async def test_counts_never_go_down() -> None:
     assert ended["visiontower_queue_images a"] == 2, "nothing waits in a process that has ended"
     assert replaced["visiontower_queue_images a"] == 3
     assert ended.keys() == missed.keys()
+
+
+async def test_a_replacement_is_one_change_of_the_start() -> None:
+    """The alert of restarts counts them. The process that ends may be the youngest."""
+    older, younger = (Answering(f"# TYPE {STARTED} gauge\n{STARTED} {time}\n") for time in (100, 101))
+    counts, seen = Counts(), []
+    async with AsyncExitStack() as stack:
+        one, other = await listening(older, stack), await listening(younger, stack)
+        for ports in ({11: one, 12: other}, {11: one}, {11: one, 13: other}):
+            if 13 in ports:
+                younger.text = f"# TYPE {STARTED} gauge\n{STARTED} 200\n"
+            seen.append(values((await counts.exposition(ports)).decode())[STARTED])
+    assert seen == [101, 101, 200]
 
 
 async def test_all_who_ask_during_a_round_share_the_next_one() -> None:
@@ -221,6 +238,16 @@ def test_each_process_has_its_part() -> None:
     assert (part.vram_budget, part.cuda_graph_bytes, part.queue_images, part.processes) == (2**30, 2**28, 300, 1)
     other = share(Settings(processes=4, preprocess_threads=3))
     assert (other.vram_share, other.preprocess_threads) == (0.2, 3)
+
+
+def test_without_a_folder_for_temporary_files_it_says_what_to_do(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # it sets it
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "none"))
+    settings = Settings(processes=2, keys_file=file_of(tmp_path / "keys.toml", a={}))
+    with pytest.raises(SettingsError, match="Mount /tmp, or set keys_usage"):
+        run(settings, lambda *_: None)
 
 
 async def test_who_is_ready_waits_for_the_others() -> None:
