@@ -126,7 +126,7 @@ def test_relative_paths_are_of_the_folder_of_the_command(
     (tmp_path / "x.tar").write_bytes(tar_of(PICTURES))
     monkeypatch.chdir(tmp_path)
     embedder = ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=1)
-    ended = asyncio.run(run(job_of(tmp_path / "out.npy", "folder", "x.tar"), embedder))
+    ended = asyncio.run(run(job_of(tmp_path / "out.parquet", "folder", "x.tar"), embedder))
     assert (ended.rows, ended.failed) == (60, 0)
 
 
