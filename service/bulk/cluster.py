@@ -11,8 +11,10 @@ place of what could not be had: Ray would take an exception for the end of every
 import asyncio
 import io
 import logging
+import os
 import pickle
 import threading
+import warnings
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from functools import partial
@@ -32,6 +34,7 @@ from service.bulk.errors import BulkError
 from service.bulk.items import Item, Row
 from service.bulk.reading import broken_off, on_a_thread
 from service.bulk.rows import Columns
+from service.cluster.join import work_in
 from service.cluster.share import Share
 from service.engine.values import EmbedRequest
 from service.settings import Settings
@@ -51,13 +54,14 @@ class ClusterEmbedder:
         self._settings = settings
         self._share = share
         self._engines = engines
+        self._folder = os.getcwd()
 
     async def described(self, request: EmbedRequest, carried: pa.Schema) -> Described:
         """As Embedder, by an engine somewhere in the cluster."""
         # a process that ends with the task gives its card back
         task = ray.remote(num_cpus=self._share.cpus, num_gpus=self._share.gpus, max_calls=1)(_described)
         with _told():
-            found: Described | str = await task.remote(self._settings, self._share, request, carried)
+            found: Described | str = await task.remote(self._settings, self._share, self._folder, request, carried)
         if isinstance(found, str):
             raise BulkError(found)
         return found
@@ -70,9 +74,10 @@ class ClusterEmbedder:
         context.execution_options.preserve_order = True
         context.enable_progress_bars = False
         logging.getLogger("ray.data").setLevel(logging.ERROR)
-        rows = ray.data.read_datasource(_Groups(reading, batch_size), num_cpus=0).map_batches(
+        warnings.filterwarnings("ignore", module=r"ray\.data")  # that a small run does not need all engines
+        rows = ray.data.read_datasource(_Groups(reading, self._folder, batch_size), num_cpus=0).map_batches(
             _Engine,
-            fn_constructor_args=(self._settings, self._share, request, columns, batch_size),
+            fn_constructor_args=(self._settings, self._share, self._folder, request, columns, batch_size),
             batch_size=1,
             batch_format="pyarrow",
             num_cpus=self._share.cpus,
@@ -117,8 +122,9 @@ def _told() -> Iterator[None]:
 class _Groups(Datasource):  # type: ignore[misc]  # Ray's types are not read
     """Groups of rows, each pickled."""
 
-    def __init__(self, reading: Reading, batch_size: int) -> None:
+    def __init__(self, reading: Reading, folder: str, batch_size: int) -> None:
         self._reading = ray.put(reading)  # it may hold millions of names, too many for a task's arguments
+        self._folder = folder
         self._batch_size = batch_size
 
     def estimate_inmemory_data_size(self) -> int | None:
@@ -128,11 +134,12 @@ class _Groups(Datasource):  # type: ignore[misc]  # Ray's types are not read
     def get_read_tasks(self, parallelism: int, *arguments: object, **options: object) -> list[Any]:
         """As Datasource. One task: the rows have one order, and what is on servers is fetched elsewhere."""
         about = BlockMetadata(num_rows=None, size_bytes=None, input_files=None, exec_stats=None)
-        return [ReadTask(partial(_read, self._reading, self._batch_size), about)]
+        return [ReadTask(partial(_read, self._reading, self._folder, self._batch_size), about)]
 
 
-def _read(reading: Any, batch_size: int) -> Iterator[pa.Table]:
+def _read(reading: Any, folder: str, batch_size: int) -> Iterator[pa.Table]:
     """In a task: each group as a block."""
+    work_in(folder)
     for group in groups(ray.get(reading)(), batch_size=batch_size):
         yield pa.table({"group": [pickle.dumps(group)]})
 
@@ -170,8 +177,9 @@ class _Engine:
     """An engine in an actor."""
 
     def __init__(
-        self, settings: Settings, share: Share, request: EmbedRequest, columns: Columns, batch_size: int
+        self, settings: Settings, share: Share, folder: str, request: EmbedRequest, columns: Columns, batch_size: int
     ) -> None:
+        work_in(folder)
         self._request, self._columns, self._batch_size = request, columns, batch_size
         self._loop = asyncio.new_event_loop()
         threading.Thread(target=self._loop.run_forever, name="engine", daemon=True).start()
@@ -206,8 +214,11 @@ class _Engine:
         return asyncio.run_coroutine_threadsafe(work, self._loop).result()
 
 
-def _described(settings: Settings, share: Share, request: EmbedRequest, carried: pa.Schema) -> Described | str:
+def _described(
+    settings: Settings, share: Share, folder: str, request: EmbedRequest, carried: pa.Schema
+) -> Described | str:
     """In a task; an error as its sentence."""
+    work_in(folder)
     settings = share.settings(settings)
     from service.bulk.embedding import EngineEmbedder
     from service.engine.engine import Engine

@@ -7,7 +7,8 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 from service.cluster.errors import ClusterError
@@ -38,6 +39,8 @@ def joined(address: str, **local: Any) -> Iterator[Mapping[str, float]]:
     _check(address)
     if address.startswith((LOCAL, "127.")):
         os.environ.setdefault(_CLUSTERS, "0")
+    if address != LOCAL and _has_token():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # as `ray start` does; a cluster that wants none takes it too
     ray = require_ray()
     if address == LOCAL:
         os.environ.setdefault("PYTHONPATH", os.pathsep.join(filter(None, sys.path)))  # what we can import, workers can
@@ -65,6 +68,22 @@ def _uninterrupted() -> Iterator[None]:
         yield
     finally:
         signal.signal(signal.SIGINT, before)
+
+
+def work_in(folder: str) -> None:
+    """In a process of the cluster: its relative paths are those of the command, whose folder it is, if it is here too.
+
+    Ray starts processes in the folder where the machine joined the cluster.
+    """
+    with suppress(OSError):
+        os.chdir(folder)
+
+
+def _has_token() -> bool:
+    """Whether Ray would find a token: any cluster that was begun here has left one in the home directory."""
+    if "RAY_AUTH_TOKEN" in os.environ or "RAY_AUTH_TOKEN_PATH" in os.environ:
+        return True
+    return Path("~/.ray/auth_token").expanduser().is_file()
 
 
 def require_ray() -> Any:
@@ -113,13 +132,12 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 def _why_not(address: str, error: Exception) -> str:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
+    token = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on the cluster's machines."
     if "auth" in f"{type(error).__name__} {error}".lower():
-        return (
-            f"The cluster at {address} refuses this process: {first} Set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or "
-            "RAY_AUTH_TOKEN_PATH, as on the cluster's machines."
-        )
+        return f"The cluster at {address} refuses this process: {first} S{token[1:]}"
     if address == LOCAL:
         return f"A cluster could not be started on this machine: {first}"
     if address == "auto":
         return f"This machine is no node of a running cluster: {first} Start one by 'ray start --head', or use local."
-    return f"The cluster at {address} cannot be joined: {first}"
+    # of a wrong token Ray says no more than that it could not connect
+    return f"The cluster at {address} cannot be joined: {first.rstrip('.')}. If it wants a token, {token}"

@@ -1,5 +1,6 @@
 """The application that Ray Serve runs, from its arguments. Imports Ray."""
 
+import os
 from typing import Any
 
 import ray
@@ -33,7 +34,7 @@ def application(args: ServiceArgs) -> serve.Application:
         logging_config={"enable_access_log": False},  # a replica logs its requests itself
         **_number(args.replicas),
     )
-    return deployment.bind(settings, share)
+    return deployment.bind(settings, share, os.getcwd())
 
 
 def _number(replicas: Replicas) -> dict[str, Any]:

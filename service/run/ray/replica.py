@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from fastapi import FastAPI
 
 from encoders.contract.errors import VisiontowerError
+from service.cluster.join import work_in
 from service.cluster.share import Share
 from service.engine.engine import Engine
 from service.http.app import create_app
@@ -23,9 +24,13 @@ _PASS_ON_S = 5.0
 
 
 class Replica:
-    """Ray builds it, asks for its app, and calls its hooks. Its attribute must not be `app`, which Ray has."""
+    """Ray builds it, asks for its app, and calls its hooks. Its attribute must not be `app`, which Ray has.
 
-    def __init__(self, settings: Settings, share: Share) -> None:
+    folder: of whoever built the application, for relative paths in the settings.
+    """
+
+    def __init__(self, settings: Settings, share: Share, folder: str) -> None:
+        work_in(folder)
         interpreter.begin_loading()
         logs.configure(settings.log_level, form=settings.log_format)
         self._settings = share.settings(settings)

@@ -91,6 +91,8 @@ def services(
 ) -> list[Service]:
     """The applications that serve the models of the settings. Raises ClusterError if they cannot be."""
     _refuse_metrics_port(settings)
+    if not settings.port:
+        raise ClusterError("On a cluster the port is the same on all machines: --port cannot be 0.")
     if settings.processes > 1:
         raise ClusterError("On a cluster there are replicas in place of processes: use --replicas.")
     if not re.fullmatch(r"/|(/[\w.~-]+)+", prefix, re.ASCII):

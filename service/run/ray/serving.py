@@ -30,8 +30,6 @@ def serve(services: Sequence[Service], *, address: str, host: str, port: int, lo
 
     address: as of joined. host, port: of the proxies, one on each machine that has a replica. Raises ClusterError.
     """
-    if not port:
-        raise ClusterError("On a cluster the port is the same on all machines: --port cannot be 0.")
     logs.configure(log_level)
     try:
         with (

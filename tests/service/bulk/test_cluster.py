@@ -116,6 +116,21 @@ def _workers() -> Iterator[psutil.Process]:
 
 
 @pytest.mark.slow
+def test_relative_paths_are_of_the_folder_of_the_command(
+    cluster: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The cluster was begun in another. The images are read by its engines, the tar by a task."""
+    from service.bulk.cluster import ClusterEmbedder
+
+    folder_of(tmp_path / "folder", PICTURES)
+    (tmp_path / "x.tar").write_bytes(tar_of(PICTURES))
+    monkeypatch.chdir(tmp_path)
+    embedder = ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=1)
+    ended = asyncio.run(run(job_of(tmp_path / "out.parquet", "folder", "x.tar"), embedder))
+    assert (ended.rows, ended.failed) == (60, 0)
+
+
+@pytest.mark.slow
 def test_another_batch_size_changes_the_last_digits_alone(tmp_path: Path) -> None:
     folder = folder_of(tmp_path / "folder", PICTURES)
     vectors = []

@@ -1,11 +1,15 @@
 """A cluster that cannot be joined: said at once, with what to do."""
 
+import os
 import socket
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from threading import Thread
+from types import SimpleNamespace
 
 import pytest
 
+from service.cluster import join
 from service.cluster.errors import ClusterError
 from service.cluster.join import joined
 
@@ -34,3 +38,37 @@ def test_a_port_of_something_else_is_said_at_once() -> None:
                 joined(f"127.0.0.1:{server.server_address[1]}").__enter__()
         finally:
             server.shutdown()
+
+
+@pytest.mark.parametrize(("address", "mode"), [("auto", "token"), ("local", None)])
+def test_a_token_that_is_here_is_sent_to_a_cluster_that_is_there(
+    address: str, mode: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`local` leaves one in the home directory; from then on `ray start` asks for it, and says so nowhere."""
+    for name in ("RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH", "PYTHONPATH"):
+        monkeypatch.setenv(name, "")
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / ".ray").mkdir()
+    (tmp_path / ".ray/auth_token").write_text("0" * 64)
+    refuse_with("RuntimeError", monkeypatch)
+    with pytest.raises(ClusterError):
+        joined(address).__enter__()
+    assert os.environ.get("RAY_AUTH_MODE") == mode
+
+
+def test_a_cluster_that_does_not_say_why_it_refuses_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setattr(join, "_check", lambda address: None)
+    refuse_with("Failed to connect to Ray cluster at 10.0.0.1:6379", monkeypatch)
+    with pytest.raises(ClusterError, match=r"10.0.0.1:6379. If it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH"):
+        joined("10.0.0.1:6379").__enter__()
+
+
+def refuse_with(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray, which cannot join."""
+
+    def init(**options: object) -> None:
+        raise ConnectionError(message)
+
+    monkeypatch.setattr(join, "require_ray", lambda: SimpleNamespace(init=init))

@@ -136,6 +136,7 @@ def test_flags_of_a_cluster_want_one(words: str, capsys: pytest.CaptureFixture[s
         ("serve --ray local --replicas two", "--replicas: 'two' is no number of replicas"),
         ("serve --ray local --processes 2", "use --replicas"),
         ("serve --ray local --port 0", "--port cannot be 0"),
+        ("ray config --port 0", "--port cannot be 0"),
         ("embed {images} -o x.npy --ray ray://127.0.0.1:10001", "Ray Data does not run through ray://"),
         ("serve --ray local --replica-gpus 2", "more engines for more cards"),
         ("serve --ray local --replica-cpus 0", "needs a core"),
