@@ -1,7 +1,7 @@
 """AsyncClient: images and texts in, arrays out."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
-from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, overload
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, get_args, overload
 from urllib.parse import quote, urlencode
 
 import httpx
@@ -213,6 +213,7 @@ class AsyncClient:
         **options: Unpack[Options],
     ) -> AsyncGenerator[list[Embedding], None]:
         """As `embed_iter`, a list for each request."""
+        _require_one_of("output", output, get_args(Output))
         query = _query(options, output=output)
         if options.get("tiles"):
             batch = 1  # views differ in number, so tokens of two images cannot stand in one array
@@ -263,7 +264,7 @@ class AsyncClient:
         images that failed are NaN, and `errors` of the answer has why. Other options and errors as of `embed`.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        fields = [("text", text) for text in texts] + _templates(templates)
+        fields = _fields("text", texts) + _templates(templates)
         query = _query({"model": model, "resolution": resolution, "heatmap": heatmap, "truncate": truncate})
 
         async def send(parcel: Parcel) -> list[answers.Scores]:
@@ -335,7 +336,7 @@ class AsyncClient:
         templates: as of `similarity`; the server's default is "a photo of a {}.". top_k: labels an image. errors: with
         `return`, an image that failed has its error in place of its labels. Other options and errors as of `embed`.
         """
-        named = [("labels", labels)] if isinstance(labels, str) else [("label", label) for label in labels]
+        named = [("labels", labels)] if isinstance(labels, str) else _fields("label", labels)
         fields = named + _templates(templates)
         query = _query({"model": model, "resolution": resolution, "top_k": top_k, "truncate": truncate})
 
@@ -416,6 +417,7 @@ class AsyncClient:
         progress: Progress,
     ) -> AsyncGenerator[list[I], None]:
         """All inputs in requests of `batch`; a list for each chunk of them, each by index."""
+        _require_one_of("errors", errors, get_args(Errors))
 
         async def do(chunk: Chunk) -> list[I]:
             found: list[I] = []
@@ -511,8 +513,22 @@ def _size(value: Any) -> str:
 
 
 def _templates(templates: Sequence[str] | str) -> list[tuple[str, str]]:
-    named = [templates] if isinstance(templates, str) else templates
-    return [("template", template) for template in named]
+    return _fields("template", [templates] if isinstance(templates, str) else templates)
+
+
+def _fields(name: str, texts: Iterable[str]) -> list[tuple[str, str]]:
+    """Fields of a form, all of one name. Raises TypeError for what is no str."""
+    fields = [(name, text) for text in texts]
+    for place, (_, text) in enumerate(fields):
+        if not isinstance(text, str):
+            raise TypeError(f"{name} {place} is {type(text).__name__}, and no str.")
+    return fields
+
+
+def _require_one_of(name: str, given: object, known: tuple[str, ...]) -> None:
+    """Raises ValueError for another value than the known ones."""
+    if given not in known:
+        raise ValueError(f"{name} is {given!r}: it is one of {', '.join(map(repr, known))}.")
 
 
 def _stacked(arrays: Sequence[Array | None]) -> Array:

@@ -56,7 +56,7 @@ def require_words(text: str) -> str:
 def bytes_of(value: Any, *, shrink_to: tuple[int, int] | None = None) -> bytes:
     """One image as the bytes of a file. shrink_to: (height, width) that the encoder sees; larger ones are shrunk.
 
-    Raises BadImage for a file that cannot be read, TypeError or ValueError for what is no image.
+    Raises BadImage for a file or a Pillow image that cannot be read, TypeError or ValueError for what is no image.
     """
     is_pillow = _is_pillow(value)
     source = value if is_pillow else _content(value)
@@ -102,11 +102,10 @@ def _content(value: Any) -> bytes:
     if isinstance(value, os.PathLike):
         return _read(Path(value))
     if _is_file(value):
-        content: bytes = value.read()
-        return content
+        return _read_file(value)
     raise TypeError(
-        f"{type(value).__name__} is no image: pass a pathlib.Path, bytes, a file, a Pillow image or a NumPy array "
-        "of uint8 [height, width, 3]. A str is a text."
+        f"{type(value).__name__} is no image: pass a pathlib.Path, bytes, a file opened for reading bytes, a Pillow "
+        "image or a NumPy array of uint8 [height, width, 3]. A str is a text."
     )
 
 
@@ -114,13 +113,31 @@ def _read(path: Path) -> bytes:
     try:
         return path.read_bytes()
     except OSError as error:
-        reason = error.strerror or str(error)
-        facts: Mapping[str, Any] = {"path": str(path)}
-        raise BadImage(f"{path} cannot be read: {reason}.", slug="image-unreadable", facts=facts) from error
+        raise _unreadable(path, error) from error
+
+
+def _read_file(file: Any) -> bytes:
+    """Raises TypeError for a file that gives no bytes: of text, or an asynchronous one."""
+    try:
+        content = file.read()
+    except io.UnsupportedOperation:  # opened for writing: the caller's fault, and not the image's
+        raise
+    except OSError as error:
+        raise _unreadable(getattr(file, "name", "the file"), error) from error
+    if not isinstance(content, bytes):
+        raise TypeError(f"{type(file).__name__}.read() gives {type(content).__name__}, and no bytes.")
+    return content
+
+
+def _unreadable(name: object, error: OSError) -> BadImage:
+    reason = error.strerror or str(error)
+    facts: Mapping[str, Any] = {"path": str(name)}
+    return BadImage(f"{name} cannot be read: {reason}.", slug="image-unreadable", facts=facts)
 
 
 def _is_file(value: object) -> bool:
-    return isinstance(value, io.IOBase) and not isinstance(value, io.TextIOBase)
+    """Whatever can be read, as tempfile's files and those of web frameworks, which derive from no class of io."""
+    return callable(getattr(value, "read", None)) and not isinstance(value, io.TextIOBase)
 
 
 def _is_pillow(value: object) -> bool:
@@ -130,6 +147,10 @@ def _is_pillow(value: object) -> bool:
 
 
 def _pillow_png(image: Any) -> bytes:
+    try:
+        image.load()  # Pillow opens a file without reading it to its end
+    except Exception as error:  # it raises anything on a broken file
+        raise BadImage(f"The Pillow image cannot be read: {error}.", slug="undecodable-image") from error
     turned = _turned(image)
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         image = image.convert("RGB")

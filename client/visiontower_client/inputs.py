@@ -1,8 +1,10 @@
 """Whatever a caller hands over -> parcels of a request's size: images as bytes, and texts."""
 
 import asyncio
+import queue
+import threading
 from collections.abc import AsyncGenerator, AsyncIterable, Iterable, Iterator, Sized
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, TypeAlias
@@ -128,11 +130,27 @@ async def chunks(inputs: Inputs, size: int) -> AsyncGenerator[Chunk, None]:
 
 
 async def _in_thread(items: Iterator[Any], size: int) -> AsyncGenerator[Chunk, None]:
+    """The thread is a daemon: a source that never gives its next item does not keep the program from its end."""
+    wanted: queue.SimpleQueue[Future[list[Any]] | None] = queue.SimpleQueue()
+
+    def take() -> None:
+        while (taken := wanted.get()) is not None:
+            if taken.set_running_or_notify_cancel():
+                try:
+                    taken.set_result(list(islice(items, size)))
+                except BaseException as error:
+                    taken.set_exception(error)
+
+    threading.Thread(target=take, name="visiontower-inputs", daemon=True).start()
     start = 0
-    thread = ThreadPoolExecutor(1, thread_name_prefix="visiontower-inputs")
     try:
-        while taken := await asyncio.get_running_loop().run_in_executor(thread, lambda: list(islice(items, size))):
+        while True:
+            future: Future[list[Any]] = Future()
+            wanted.put(future)
+            taken = await asyncio.wrap_future(future)
+            if not taken:
+                return
             yield Chunk(start, taken)
             start += len(taken)
     finally:
-        thread.shutdown(wait=False, cancel_futures=True)
+        wanted.put(None)

@@ -1,8 +1,10 @@
 """Client: AsyncClient for programs without an event loop. It runs one on a thread of its own."""
 
 import asyncio
+import os
 import threading
-from collections.abc import AsyncGenerator, Callable, Coroutine, Iterator
+import weakref
+from collections.abc import AsyncGenerator, Awaitable, Callable, Coroutine, Iterator
 from functools import update_wrapper
 from typing import Any, Concatenate, ParamSpec, Self, TypeVar
 
@@ -23,42 +25,63 @@ class _Loop:
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="visiontower-client", daemon=True)
         self._thread.start()
+        self._process = os.getpid()
+        self._is_closed = False
+        self.iterations: weakref.WeakSet[AsyncGenerator[Any, None]] = weakref.WeakSet()
+        self._door = threading.Lock()  # nothing begins on the loop once it is being closed: nobody would run it
 
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What it gives. A caller who is interrupted interrupts it. Raises RuntimeError if nothing could run it."""
-        if not self.is_running or threading.current_thread() is self._thread:
+        try:
+            self._require_another_thread()
+            with self._door:
+                if self._is_closed:
+                    raise RuntimeError("The client is closed.")
+                future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        except RuntimeError:
             work.close()
-            raise RuntimeError("The client is closed." if not self.is_running else "A client cannot wait for itself.")
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+            raise
         try:
             return future.result()
         except BaseException:
             future.cancel()
             raise
 
-    def cancel(self) -> None:
-        """End what runs on it."""
-        self.run(_cancel_others())
-
-    def stop(self) -> None:
-        """End the thread."""
-        self.run(self._loop.shutdown_asyncgens())
-        self.run(self._loop.shutdown_default_executor())
-        self._loop.call_soon_threadsafe(self._loop.stop)
+    def close(self, last: Callable[[], Awaitable[None]]) -> None:
+        """End what runs on it, wait for `last`, and end the thread. Twice is once, and nothing in a forked process."""
+        if os.getpid() != self._process:
+            return
+        self._require_another_thread()
+        with self._door:
+            is_first, self._is_closed = not self._is_closed, True
+        if is_first:
+            asyncio.run_coroutine_threadsafe(self._end(last), self._loop).result()
+            self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
-        self._loop.close()
+        if is_first:
+            self._loop.close()
 
     @property
     def is_running(self) -> bool:
-        """Whether it has not been stopped."""
-        return not self._loop.is_closed()
+        """Whether work can begin on it."""
+        return not self._is_closed and os.getpid() == self._process
 
+    def _require_another_thread(self) -> None:
+        if os.getpid() != self._process:
+            raise RuntimeError("This client was made before its process was forked: make a client in each process.")
+        if threading.current_thread() is self._thread:
+            raise RuntimeError("A client cannot wait for itself.")
 
-async def _cancel_others() -> None:
-    others = asyncio.all_tasks() - {asyncio.current_task()}
-    for task in others:
-        task.cancel()
-    await asyncio.gather(*others, return_exceptions=True)
+    async def _end(self, last: Callable[[], Awaitable[None]]) -> None:
+        others = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in others:
+            task.cancel()
+        await asyncio.gather(*others, return_exceptions=True)  # what is cancelled gives its connection back
+        for iteration in list(self.iterations):  # from without to within, as shutdown_asyncgens does not
+            await iteration.aclose()
+        await last()
+        await self._loop.shutdown_asyncgens()
+        await self._loop.shutdown_default_executor()
 
 
 def _waiting(
@@ -80,6 +103,7 @@ def _iterating(
 
     def iterate(self: "Client", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[Embedding]:
         running = method(self.asynchronous, *args, **kwargs)
+        self.loop.iterations.add(running)
 
         async def step() -> list[Embedding] | None:
             return await anext(running, None)
@@ -88,7 +112,7 @@ def _iterating(
             while (found := self.loop.run(step())) is not None:
                 yield from found
         finally:
-            if self.loop.is_running:  # it may be left alone, and collected after the client was closed
+            if self.loop.is_running:  # it may be left alone, and collected where the client is closed
                 self.loop.run(running.aclose())
 
     update_wrapper(iterate, method)
@@ -122,6 +146,9 @@ class Client:
             transport=transport,
         )
         self.loop = _Loop()
+        # A client that is left alone, also until the program ends: then its thread is stopped before what waits for it
+        # is collected.
+        self._closing = weakref.finalize(self, self.loop.close, self.asynchronous.close)
 
     def __enter__(self) -> Self:
         return self
@@ -131,10 +158,8 @@ class Client:
 
     def close(self) -> None:
         """Close the connections, and end the thread."""
-        if self.loop.is_running:
-            self.loop.cancel()  # first: what is cancelled gives its connection back, to be closed with the others
-            self.loop.run(self.asynchronous.close())
-            self.loop.stop()
+        self.loop.close(self.asynchronous.close)
+        self._closing.detach()
 
     embed = _waiting(AsyncClient.embed)
     embed_iter = _iterating(AsyncClient.embed_lists)

@@ -60,10 +60,10 @@ class Wire:
         max_answer_bytes: int = MOST_BYTES,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname:
-            raise ValueError(f"The server's address is like http://127.0.0.1:8000, and not {url!r}.")
-        if in_flight < 1 or retries < 0 or timeout <= 0 or max_answer_bytes < 1:
+        host = _host(url)
+        if api_key and not (isinstance(api_key, str) and api_key.isascii() and api_key.isprintable()):
+            raise ValueError("api_key is a str of visible ASCII characters. Is there a line break at its end?")
+        if in_flight < 1 or retries < 0 or not timeout > 0 or max_answer_bytes < 1:
             raise ValueError(
                 "in_flight and max_answer_bytes are at least 1, retries at least 0, and timeout more than 0 seconds."
             )
@@ -73,12 +73,13 @@ class Wire:
         self._timeout_s = timeout
         self._most_bytes = max_answer_bytes
         self._sleep = sleep
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._http = httpx.AsyncClient(
             headers={"User-Agent": _AGENT} | ({"Authorization": f"Bearer {api_key}"} if api_key else {}),
             timeout=httpx.Timeout(timeout, connect=min(_CONNECT_S, timeout), pool=None),
             limits=httpx.Limits(max_connections=in_flight + 1, max_keepalive_connections=in_flight + 1),
             transport=transport,
-            trust_env=parts.hostname not in _LOOPBACK,  # a proxy has no business between a machine and itself
+            trust_env=host not in _LOOPBACK,  # a proxy has no business between a machine and itself
         )
 
     async def close(self) -> None:
@@ -127,6 +128,9 @@ class Wire:
         raise AssertionError("the last try answers or raises")
 
     async def _sent(self, request: httpx.Request) -> httpx.Response:
+        self._loop = self._loop or asyncio.get_running_loop()
+        if self._loop is not asyncio.get_running_loop():
+            raise RuntimeError("This client was used in another event loop: make an AsyncClient in each asyncio.run.")
         try:
             async with asyncio.timeout(_TRY * self._timeout_s):
                 response = await self._http.send(request, stream=True)
@@ -162,6 +166,17 @@ class Wire:
                 break
         headers = [(name, value) for name, value in response.headers.raw if name.lower() in _READ_HEADERS]
         return httpx.Response(response.status_code, headers=headers, content=b"".join(pieces), request=response.request)
+
+
+def _host(url: str) -> str:
+    """Of a server's address. Raises ValueError for anything else."""
+    try:
+        address, port = httpx.URL(url), urlsplit(url).port
+    except (httpx.InvalidURL, ValueError, TypeError):
+        address, port = httpx.URL(), None
+    if address.scheme not in ("http", "https") or not address.host or address.query or address.fragment or port == 0:
+        raise ValueError(f"The server's address is like http://127.0.0.1:8000, and not {url!r}.")
+    return address.host
 
 
 def _wait_s(error: VisiontowerError, tries: int) -> float | None:

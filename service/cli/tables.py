@@ -7,6 +7,7 @@ from typing import Literal
 
 from rich import box
 from rich.bar import Bar
+from rich.cells import cell_len, set_cell_size
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,8 @@ _COMMON_SIDES = (224, 256, 336, 384, 448, 512, 672)
 """Sides that people ask for, beside halves and multiples of the native one."""
 
 _BAR = 20
+_PHOTO = 32
+"""Columns of the terminal for the name of a photograph."""
 
 _PLANNED = ("resolution", "tokens", "GFLOP", "batch", "weights", "in+out", "activ-\nations", "over-\nhead", "total")
 
@@ -140,7 +143,7 @@ def fidelity_table(agreements: Sequence[Agreement], *, bound: float) -> Table:
     )
     missed = sum(not each.holds(bound) for each in agreements)
     table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-    table.add_column("picture", overflow="ellipsis", no_wrap=True, max_width=34)
+    table.add_column("picture", no_wrap=True)
     for name in ("pixels", "pooled", "tokens", "scores"):
         table.add_column(name, justify="right", no_wrap=True)
     for each in agreements:
@@ -156,8 +159,11 @@ def fidelity_table(agreements: Sequence[Agreement], *, bound: float) -> Table:
 
 def _add_agreement(table: Table, each: Agreement, bound: float) -> None:
     scores = "-" if each.scores is None else f"{each.scores:.4f} {'=' if each.same_text else '!='}"
+    photo = printable(each.photo)
+    if cell_len(photo) > _PHOTO:  # shortened here, so that the mark behind it stays
+        photo = f"{set_cell_size(photo, _PHOTO - 1).rstrip()}…"
     table.add_row(
-        f"{each.photo}{'' if each.holds(bound) else ' <'}",
+        f"{photo}{'' if each.holds(bound) else ' <'}",
         "-" if each.pixels is None else f"{each.pixels:.1f}",
         *("-" if value is None else f"{value:.6f}" for value in (each.pooled, each.tokens)),
         scores,

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from service.cli.arguments import add_command, add_placement, placement_of
-from service.cli.output import say, show, show_json
+from service.cli.output import on_a_line, say, show, show_json
 
 if TYPE_CHECKING:
     from encoders.contract.encoder import Encoder
@@ -100,7 +100,7 @@ def run(arguments: argparse.Namespace) -> int:
             )
         except (VisiontowerError, OSError, ValueError) as error:
             failures[str(photo or name)] = str(error)
-            say(f"{photo or name}: {error}")
+            say(f"{on_a_line(str(photo or name))}: {error}")
     about = f"{spec.id}: {spec.runtime} {spec.dtype} on {spec.device}, against {reference.library} in float32"
     within = not failures and all(each.holds(arguments.bound) for each in agreements)
     if arguments.json:

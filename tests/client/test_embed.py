@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import tempfile
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
@@ -69,6 +70,10 @@ async def test_every_form_of_an_image_gives_the_same_vector(tmp_path: Path) -> N
         found = await own.embed(forms)
         one = [await own.embed(form) for form in (png, path, image, pixels)]
         stacked = await own.embed(np.stack([pixels, pixels]))
+        with tempfile.NamedTemporaryFile() as file:  # derives from no class of io
+            file.write(png)
+            file.seek(0)
+            one.append(await own.embed(file))
     assert found.shape == (7, 6)
     assert np.all(found == found[0])
     assert all(np.array_equal(each, found[:1]) for each in one)
@@ -270,6 +275,13 @@ async def test_what_is_wrong_with_all_is_raised_whatever_errors_says() -> None:
     assert error.value.slug == "invalid-option"
 
 
+class OfText:
+    """A file of somebody's own class."""
+
+    def read(self) -> str:
+        return "words"
+
+
 @pytest.mark.parametrize(
     ("inputs", "kind", "words"),
     [
@@ -277,6 +289,8 @@ async def test_what_is_wrong_with_all_is_raised_whatever_errors_says() -> None:
         (["fine", "https://example.org/cat"], ValueError, "input 1: .*looks like an address"),
         ([np.zeros((4, 4, 3), np.float32)], ValueError, r"uint8 \[height, width, 3\].*float32 \[4, 4, 3\]"),
         ([np.zeros((4, 4), np.uint8)], ValueError, r"uint8 \[4, 4\]"),
+        (OfText(), TypeError, r"input 0: OfText\.read\(\) gives str"),
+        ([io.StringIO("words")], TypeError, "opened for reading bytes"),
         ([3], TypeError, "input 0: int is no image"),
         (3, TypeError, "int is neither"),
         (["lone \ud800"], ValueError, "surrogates"),
@@ -287,6 +301,34 @@ async def test_what_is_no_input_is_refused_here(inputs: Any, kind: type[Exceptio
     async with client() as own:
         with pytest.raises(kind, match=words):
             await own.embed(inputs)
+
+
+async def test_a_broken_image_of_pillow_s_or_a_file_is_an_error_of_its_own() -> None:
+    cut = Image.open(io.BytesIO(noise(3, (40, 30))[:-200]))
+
+    class Gone(io.RawIOBase):
+        def readall(self) -> bytes:
+            raise OSError(5, "Input/output error")
+
+    async with client() as own:
+        items = await own.embed([PICTURES[0], cut, Gone()], errors="return")
+        shrunk = await own.embed([cut], errors="return", shrink=True)
+    errors = [item.error for item in items]
+    assert [error and (type(error), error.index, error.slug) for error in errors] == [
+        None,
+        (BadImage, 1, "undecodable-image"),
+        (BadImage, 2, "image-unreadable"),
+    ]
+    assert isinstance(shrunk[0].error, BadImage)
+
+
+async def test_another_word_for_errors_or_output_is_an_error_of_the_call() -> None:
+    """And leaves no rows out."""
+    async with client() as own:
+        with pytest.raises(ValueError, match=r"'ignore'.*'raise', 'return'"):
+            await own.embed([PICTURES[0], b"no image"], errors="ignore")  # type: ignore[call-overload]  # as nobody should
+        with pytest.raises(ValueError, match=r"None.*'pooled', 'tokens', 'both'"):
+            await own.embed(PICTURES[0], output=None)  # type: ignore[call-overload]  # as nobody should
 
 
 async def test_words_that_look_like_a_file_can_be_meant() -> None:

@@ -65,6 +65,10 @@ async def test_only_images_are_compared_with_texts() -> None:
             await own.similarity(PICTURES, [])
         with pytest.raises(ValueError, match="no image"):
             await own.similarity([], TEXTS)
+        with pytest.raises(TypeError, match="text 1 is PosixPath, and no str"):
+            await own.similarity(PICTURES, ["a", Path("cat.jpg")])  # type: ignore[list-item]  # as nobody should
+        with pytest.raises(TypeError, match="label 0 is bytes"):
+            await own.classify(PICTURES, [b"cat"])  # type: ignore[list-item]  # as nobody should
     assert none.value.slug == "no-texts"
 
 

@@ -1,5 +1,7 @@
 """Client, the one without an event loop: the same calls over real sockets."""
 
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -80,6 +82,97 @@ def test_a_client_may_be_closed_before_its_results_are_dropped(address: str) -> 
     assert next(left).index == 0
     own.close()
     del left
+
+
+def program(text: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run it in a process of its own, to its end."""
+    line = [sys.executable, "-W", "ignore", "-c", text, *arguments]  # Python 3.12 warns of forks beside threads
+    return subprocess.run(line, capture_output=True, text=True, timeout=60, check=False)
+
+
+LEFT = """
+import sys
+from pathlib import Path
+from visiontower_client import Client
+client = Client(sys.argv[1])
+left = client.embed_iter([Path(sys.argv[2]).read_bytes()] * 100, batch=1)
+print(next(left).index)
+"""
+STUCK = """
+import threading
+from visiontower_client import Client
+def source():
+    yield b"an image"
+    threading.Event().wait()
+with Client("http://127.0.0.1:9", retries=0) as client:
+    client.embed(source(), batch=1)
+"""
+FORKED = """
+import os
+from visiontower_client import Client
+with Client("http://127.0.0.1:9") as client:
+    if os.fork() == 0:
+        try:
+            client.models()
+        except RuntimeError as error:
+            print(error, flush=True)
+        client.close()
+        os._exit(0)
+    os.wait()
+print("and the parent goes on")
+"""
+
+
+def test_a_program_ends_whose_results_were_not_all_taken(address: str, tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(PICTURES[0])
+    ended = program(LEFT, address, str(tmp_path / "a.png"))
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "0\n", "")
+
+
+def test_a_program_ends_whose_source_never_gives_its_next_picture() -> None:
+    ended = program(STUCK)
+    assert ended.returncode == 1
+    assert "Unreachable" in ended.stderr
+
+
+def test_in_a_forked_process_it_is_an_error_and_no_wait() -> None:
+    ended = program(FORKED)
+    first, second = ended.stdout.splitlines()
+    assert "make a client in each process" in first
+    assert second == "and the parent goes on"
+    assert ended.stderr == ""
+
+
+def test_a_client_that_is_left_alone_leaves_no_thread() -> None:
+    before = set(threading.enumerate())
+    Client("http://127.0.0.1:9")
+    assert not [thread for thread in set(threading.enumerate()) - before if thread.name == "visiontower-client"]
+
+
+def test_it_may_be_closed_by_several_threads_while_others_ask(address: str) -> None:
+    own = Client(address)
+    has_asked = threading.Semaphore(0)
+
+    def ask() -> None:
+        while True:
+            try:
+                own.embed(PICTURES[:2], batch=1)
+            except RuntimeError:
+                return
+            except BaseException:  # cancelled: it asks again at once
+                pass
+            has_asked.release()
+
+    asking = [threading.Thread(target=ask, daemon=True) for _ in range(4)]
+    closing = [threading.Thread(target=own.close, daemon=True) for _ in range(3)]
+    for thread in asking:
+        thread.start()
+    assert has_asked.acquire(timeout=30)
+    for thread in closing:
+        thread.start()
+    for thread in closing + asking:
+        thread.join(30)
+        assert not thread.is_alive()
 
 
 def test_threads_may_share_one(own: Client) -> None:

@@ -1,6 +1,7 @@
 """What is tried again, how often and when; and what an answer's error becomes."""
 
-from collections.abc import Callable, Sequence
+import asyncio
+from collections.abc import Sequence
 from typing import Any
 
 import httpx
@@ -273,10 +274,27 @@ async def test_an_encoder_that_fails_is_the_server_s_fault() -> None:
     assert [type(item.error) for item in items] == [ServerFailed, ServerFailed]
 
 
-@pytest.mark.parametrize("make", [lambda: AsyncClient("localhost:8000"), lambda: AsyncClient("ftp://x")])
-def test_an_address_without_http_is_refused(make: Callable[[], Any]) -> None:
+@pytest.mark.parametrize(
+    "address",
+    ["localhost:8000", "ftp://x", "http://", "http://x:99999", "http://x:port", "http://x\n", "http://x/?a=1", None],
+)
+def test_an_address_of_another_form_is_refused(address: Any) -> None:
     with pytest.raises(ValueError, match="like http://127"):
-        make()
+        AsyncClient(address)
+
+
+@pytest.mark.parametrize("key", ["secret\n", "schlüssel", b"secret"])
+def test_a_key_that_no_header_can_carry_is_refused_and_not_shown(key: Any) -> None:
+    with pytest.raises(ValueError, match="api_key") as refused:
+        AsyncClient(api_key=key)
+    assert "secret" not in str(refused.value)
+
+
+def test_a_client_of_another_event_loop_says_so() -> None:
+    own = Waits([FINE]).wire
+    assert asyncio.run(own.get("/models")) == {"fine": True}
+    with pytest.raises(RuntimeError, match=r"in each asyncio\.run"):
+        asyncio.run(own.get("/models"))
 
 
 async def test_where_nothing_listens_it_says_so() -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 import transformers
+from rich.cells import cell_len
 
 from encoders.contract.reference import ReferenceRow
 from encoders.contract.spec import Preprocessing
@@ -90,6 +91,22 @@ def test_a_picture_that_cannot_be_read_is_named_and_the_others_are_compared(
     assert status == 1
     assert list(found["errors"]) == [str(tmp_path / "broken.jpg")]
     assert len(found["photos"]) == 2
+
+
+def test_a_long_name_keeps_its_mark_and_an_odd_one_moves_no_cursor(
+    photos: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    coffee = (photos / "coffee.jpg").read_bytes()
+    (tmp_path / f"{'東京' * 20}.jpg").write_bytes(coffee)
+    (tmp_path / "red\x1b[31m\n.jpg").write_bytes(coffee)
+    (tmp_path / "gone\x1b[2J.jpg").write_bytes(b"no image")
+    assert main(["verify", "demo:vit", str(tmp_path), "--bound", "1"]) == 1
+    told = capsys.readouterr()
+    assert "東… <" in told.out
+    assert r"red\x1b[31m\n.jpg <" in told.out
+    assert r"gone\x1b[2J.jpg: " in told.err
+    assert max(map(cell_len, told.out.splitlines())) <= 80
 
 
 def test_without_a_picture_a_drawing_is_taken_and_the_table_fits_80_columns(
