@@ -4,7 +4,7 @@ Knows where things are and whether they fit; knows no architecture.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,9 +51,12 @@ def _files_of_weights(folder: Path, encoder_id: str) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            parts = read_json(index).get("weight_map")
+            settings = read_json(index)
+            parts = settings.get("weight_map")
             if not isinstance(parts, dict) or not parts:
                 raise WeightsError(f"{index} names no files of weights (weight_map).", model=encoder_id)
+            if not isinstance(settings.get("metadata"), dict):  # transformers looks into it
+                raise WeightsError(f'{index} has no metadata: write "metadata": {{}} into it.', model=encoder_id)
             return [folder / str(part) for part in sorted(set(parts.values()))]
     others = sorted(file.name for file in folder.iterdir() if file.suffix in _WEIGHT_SUFFIXES)
     found = f" It has {', '.join(others[:4])}." if others else ""
@@ -244,7 +247,12 @@ class Checkpoint:
         if self.random or not self.with_weights:
             with seeded():
                 return architecture(config, **options).float()
-        weights = self._wrapped_weights(unused or "$^")
+
+        def own() -> Set[str]:
+            with torch.device("meta"):
+                return set(architecture(config, **options).state_dict())
+
+        weights = self._wrapped_weights(unused or "$^", own)
         source = {"state_dict": weights, "pretrained_model_name_or_path": None} if weights else self.options
         model, found = architecture.from_pretrained(
             **({"pretrained_model_name_or_path": self.name} | source),
@@ -285,12 +293,12 @@ class Checkpoint:
             )
         return model
 
-    def _wrapped_weights(self, unused: str) -> dict[str, torch.Tensor] | None:
+    def _wrapped_weights(self, unused: str, own: Callable[[], Set[str]]) -> dict[str, torch.Tensor] | None:
         """A folder's weights where transformers would not take them as they are; None where it does.
 
-        It reads neither the names of torch.compile and DistributedDataParallel nor what trainers save beside weights.
-        unused: as `model`; what matches may be quantised. Raises WeightsError that names the file for one that is not
-        there, empty, or no file of weights.
+        It reads neither the names of torch.compile, DistributedDataParallel and Lightning nor what trainers save beside
+        weights. unused: as `model`; what matches may be quantised. own: gives the names that the architecture has.
+        Raises WeightsError that names the file for one that is not there, empty, or no file of weights.
         """
         folder = Path(self.name)
         if not folder.is_dir():
@@ -301,10 +309,12 @@ class Checkpoint:
             require_weights(file, encoder_id=self.id, unused=unused)
             if file.suffix == ".safetensors":
                 names += _names_in(file)
-        is_plain = names and not any("_orig_mod." in name or name.startswith("module.") for name in names)
-        if is_plain or (len(files) > 1 and not names):
+        is_prefixed = any("_orig_mod." in name or name.startswith("module.") for name in names) or (
+            all(name.startswith("model.") for name in names) and own().isdisjoint(names)
+        )
+        if (names and not is_prefixed) or (len(files) > 1 and not names):
             return None
-        read = (read_weights(file, encoder_id=self.id, unused=unused) for file in files)
+        read = (read_weights(file, encoder_id=self.id, own=own(), unused=unused) for file in files)
         return {name: value for part in read for name, value in part.items()}
 
     def seen(self, default: str) -> Seen:
