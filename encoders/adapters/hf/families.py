@@ -113,7 +113,7 @@ _BEIT = Family(
     "BeitImageProcessor",
     arguments=plain,
     pooling=lambda model: "mean" if model.config.use_mean_pooling else "class",
-    unused=rf"{CLASSIFIER}|lm_head\.|layernorm\.|.*mask_token$",
+    unused=rf"{CLASSIFIER}|lm_head\.|layernorm\.|(decode|auxiliary)_head\.|fpn\d\.|.*mask_token$",
     optional=r"pooler\.",
     ready=index_positions_afresh,
 )

@@ -470,3 +470,14 @@ def test_defaults_that_transformers_has_not_at_this_size_have_no_reference(twins
     """ConvNeXt's processor crops below 384 pixels, and squashes from there on."""
     with pytest.raises(WeightsError, match=r"no preprocessor_config\.json, and ConvNextImageProcessor's defaults"):
         reference(twins("convnext")[0].spec.id)
+
+
+@pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
+def test_the_heads_of_a_segmenter_are_left_out(tmp_path: Path, kind: str) -> None:
+    config = FAMILIES["beit"][1]().to_dict() | {"model_type": getattr(transformers, f"{kind}Config").model_type}
+    config |= {"out_indices": [1, 2, 3, 4], "reshape_hidden_states": True}
+    config.pop("out_features")
+    getattr(transformers, f"{kind}ForSemanticSegmentation")(
+        getattr(transformers, f"{kind}Config")(**config)
+    ).save_pretrained(tmp_path)
+    assert load(f"hf:{tmp_path}").spec.layers == 4
