@@ -23,8 +23,15 @@ def fingerprint(weights: Mapping[str, Tensor]) -> str:
 
 
 def number(value: Tensor) -> float:
-    """A scalar weight's value; NaN in a blueprint, which has none."""
-    return math.nan if value.is_meta else float(value.detach())
+    """A scalar weight's value; NaN in a blueprint, which has none. Raises ValueError for a weight that is no number."""
+    if value.is_meta:
+        return math.nan
+    found = float(value.detach())
+    if not math.isfinite(found):
+        raise ValueError(
+            f"the scale or bias of its scores is {found}: its training has diverged, or its file is damaged"
+        )
+    return found
 
 
 @contextmanager

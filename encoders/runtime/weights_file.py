@@ -7,6 +7,7 @@ Knows file formats; knows no architecture.
 import argparse
 import logging
 import pickle
+import re
 import zipfile
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -64,16 +65,16 @@ _SUFFIXES = {
 }
 
 
-def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = ()) -> dict[str, Tensor]:
+def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = (), unused: str = "$^") -> dict[str, Tensor]:
     """The weights in a safetensors file or one of torch.save, on the CPU.
 
     Wrappers and the prefixes of torch.compile and DistributedDataParallel are taken off. Of averaged (EMA) and raw
     weights the averaged are taken, as timm does, and the log says so. own: the names that the module has; a prefix
-    `model.` before all names is taken off where they have none.
+    `model.` before all names is taken off where they have none. unused: as `require_weights`.
 
     Raises WeightsError that says in a sentence what the file is and what to do.
     """
-    require_weights(path, encoder_id=encoder_id)
+    require_weights(path, encoder_id=encoder_id, unused=unused)
     found = _read(path, encoder_id)
     while isinstance(found, Mapping) and (wrapper := _wrapper(found)):
         if wrapper in _AVERAGED and (beside := [key for key in _WRAPPERS if key in found and key != wrapper]):
@@ -91,7 +92,7 @@ def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = ()) -> d
             model=encoder_id,
         )
     _refuse_quantised(
-        {name: str(value.dtype).removeprefix("torch.") for name, value in weights.items()}, path, encoder_id
+        {name: str(value.dtype).removeprefix("torch.") for name, value in weights.items()}, path, encoder_id, unused
     )
     if any(mark in name for name in weights for mark in _ADAPTER_MARKS):
         raise WeightsError(f"{path} is {_ADAPTER}.", model=encoder_id)
@@ -104,8 +105,11 @@ def refuse_adapter(folder: Path, *, encoder_id: str) -> None:
         raise WeightsError(f"{folder} has an adapter_config.json: it is {_ADAPTER}.", model=encoder_id)
 
 
-def require_weights(path: Path, *, encoder_id: str) -> None:
-    """Raises WeightsError for a file that is not there, empty, of another kind by how it begins, or quantised."""
+def require_weights(path: Path, *, encoder_id: str, unused: str = "$^") -> None:
+    """Raises WeightsError for a file that is not there, empty, of another kind by how it begins, or quantised.
+
+    unused: a pattern of names whose tensors are not loaded; they may be quantised.
+    """
     try:
         if path.is_dir():
             raise WeightsError(f"{path} is a folder; {encoder_id} needs a file of weights.", model=encoder_id)
@@ -129,7 +133,7 @@ def require_weights(path: Path, *, encoder_id: str) -> None:
         )
     refuse_adapter(path.parent, encoder_id=encoder_id)
     if path.suffix == ".safetensors":
-        _refuse_quantised(_dtypes_in(path), path, encoder_id)
+        _refuse_quantised(_dtypes_in(path), path, encoder_id, unused)
 
 
 def _dtypes_in(path: Path) -> dict[str, str]:
@@ -141,9 +145,9 @@ def _dtypes_in(path: Path) -> dict[str, str]:
         return {}
 
 
-def _refuse_quantised(dtypes: Mapping[str, str], path: Path, encoder_id: str) -> None:
+def _refuse_quantised(dtypes: Mapping[str, str], path: Path, encoder_id: str, unused: str) -> None:
     """Torch would copy quantised numbers into a module as if they were weights."""
-    quantised = [name for name, dtype in dtypes.items() if dtype in _QUANTISED]
+    quantised = [name for name, dtype in dtypes.items() if dtype in _QUANTISED and not re.match(unused, name)]
     if quantised:
         raise WeightsError(
             f"{path} is quantised ({quantised[0]} is of {dtypes[quantised[0]]}), which is not read: give the weights "

@@ -46,8 +46,10 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
                 model=checkpoint.id,
                 supported=sorted(_FAMILIES),
             )
-        parts = _FAMILIES[model_type](checkpoint)
-        return parts if _FAMILIES[model_type] in (build_llava, build_vlm) else tried(parts)
+        if _FAMILIES[model_type] in (build_llava, build_vlm):  # of these the language model alone may be quantised
+            return _FAMILIES[model_type](checkpoint)
+        checkpoint.refuse_quantised()
+        return tried(_FAMILIES[model_type](checkpoint))
 
 
 def reference(encoder_id: EncoderId) -> Reference:

@@ -4,7 +4,7 @@ Knows where things are and whether they fit; knows no architecture.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Set
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -51,9 +51,12 @@ def _files_of_weights(folder: Path, encoder_id: str) -> list[Path]:
             return [folder / name]
         index = folder / f"{name}.index.json"
         if index.is_file():
-            parts = read_json(index).get("weight_map")
+            settings = read_json(index)
+            parts = settings.get("weight_map")
             if not isinstance(parts, dict) or not parts:
                 raise WeightsError(f"{index} names no files of weights (weight_map).", model=encoder_id)
+            if not isinstance(settings.get("metadata"), dict):  # transformers looks into it
+                raise WeightsError(f'{index} has no metadata: write "metadata": {{}} into it.', model=encoder_id)
             return [folder / str(part) for part in sorted(set(parts.values()))]
     others = sorted(file.name for file in folder.iterdir() if file.suffix in _WEIGHT_SUFFIXES)
     found = f" It has {', '.join(others[:4])}." if others else ""
@@ -170,7 +173,7 @@ class Checkpoint:
             raise WeightsError(f"{self.name} has no config.json.{self._meant()}", model=self.id)
         try:
             found, _ = transformers.PreTrainedConfig.get_config_dict(self.name, **self.options)
-            model_type, quantised = found.get("model_type"), found.get("quantization_config")
+            model_type = found.get("model_type")
         except Exception as error:  # not JSON, not an object
             raise WeightsError(
                 f"The config.json of {self.name} is no configuration: {in_brief(error)}", model=self.id
@@ -180,6 +183,17 @@ class Checkpoint:
             name = f"{architecture}.{tag}" if tag and "." not in architecture else architecture
             hint = f" It is in timm's format: write timm:{name}" if folder is None else hint_for_folder(folder)
             raise EncoderIdError(f"{self.id} is no checkpoint of transformers.{hint}", model=self.id)
+        if not isinstance(model_type, str):
+            raise EncoderIdError(
+                f"The config.json of {self.name} names no model_type, so it is not of transformers.{self._meant()}",
+                model=self.id,
+            )
+        return model_type
+
+    def refuse_quantised(self) -> None:
+        """Raises WeightsError if config.json says that the weights are quantised."""
+        found, _ = transformers.PreTrainedConfig.get_config_dict(self.name, **self.options)
+        quantised = found.get("quantization_config")
         if quantised:
             method = quantised.get("quant_method", "") if isinstance(quantised, dict) else ""
             raise WeightsError(
@@ -187,12 +201,6 @@ class Checkpoint:
                 "give those that they were made of.",
                 model=self.id,
             )
-        if not isinstance(model_type, str):
-            raise EncoderIdError(
-                f"The config.json of {self.name} names no model_type, so it is not of transformers.{self._meant()}",
-                model=self.id,
-            )
-        return model_type
 
     def _meant(self) -> str:
         """The id that loads it, as a sentence; empty if nothing is known of it."""
@@ -218,10 +226,12 @@ class Checkpoint:
     def config(self) -> Any:
         """Its configuration, without the kernels for attention that it was trained with: they may not be here.
 
-        Forwards are read by name, whatever it says of tuples.
+        Forwards are read by name, whatever it says of tuples. Nothing is quantised: weights that are do not fit.
         """
         found = transformers.AutoConfig.from_pretrained(self.name, **self.options)
         found._attn_implementation = None
+        if hasattr(found, "quantization_config"):
+            del found.quantization_config
         for each in (found, *(getattr(found, name, None) for name in found.sub_configs)):
             if each is not None:
                 each.return_dict = True
@@ -237,7 +247,12 @@ class Checkpoint:
         if self.random or not self.with_weights:
             with seeded():
                 return architecture(config, **options).float()
-        weights = self._wrapped_weights()
+
+        def own() -> Set[str]:
+            with torch.device("meta"):
+                return set(architecture(config, **options).state_dict())
+
+        weights = self._wrapped_weights(unused or "$^", own)
         source = {"state_dict": weights, "pretrained_model_name_or_path": None} if weights else self.options
         model, found = architecture.from_pretrained(
             **({"pretrained_model_name_or_path": self.name} | source),
@@ -269,6 +284,7 @@ class Checkpoint:
             if keys
         ]
         if problems:
+            self.refuse_quantised()
             raise WeightsError(
                 f"{self.name} does not fit {architecture.__name__}. {'; '.join(problems)}.",
                 model=self.id,
@@ -277,10 +293,11 @@ class Checkpoint:
             )
         return model
 
-    def _wrapped_weights(self) -> dict[str, torch.Tensor] | None:
+    def _wrapped_weights(self, unused: str, own: Callable[[], Set[str]]) -> dict[str, torch.Tensor] | None:
         """A folder's weights where transformers would not take them as they are; None where it does.
 
-        It reads neither the names of torch.compile and DistributedDataParallel nor what trainers save beside weights.
+        It reads neither the names of torch.compile, DistributedDataParallel and Lightning nor what trainers save beside
+        weights. unused: as `model`; what matches may be quantised. own: gives the names that the architecture has.
         Raises WeightsError that names the file for one that is not there, empty, or no file of weights.
         """
         folder = Path(self.name)
@@ -289,13 +306,16 @@ class Checkpoint:
         files = _files_of_weights(folder, self.id)
         names: list[str] = []
         for file in files:
-            require_weights(file, encoder_id=self.id)
+            require_weights(file, encoder_id=self.id, unused=unused)
             if file.suffix == ".safetensors":
                 names += _names_in(file)
-        is_plain = names and not any("_orig_mod." in name or name.startswith("module.") for name in names)
-        if is_plain or (len(files) > 1 and not names):
+        is_prefixed = any("_orig_mod." in name or name.startswith("module.") for name in names) or (
+            all(name.startswith("model.") for name in names) and own().isdisjoint(names)
+        )
+        if (names and not is_prefixed) or (len(files) > 1 and not names):
             return None
-        return {name: value for file in files for name, value in read_weights(file, encoder_id=self.id).items()}
+        read = (read_weights(file, encoder_id=self.id, own=own(), unused=unused) for file in files)
+        return {name: value for part in read for name, value in part.items()}
 
     def seen(self, default: str) -> Seen:
         """Its image processor's settings; those of the class named `default` if it has no file of them."""

@@ -23,7 +23,7 @@ from encoders.adapters.hf.family import (
 )
 from encoders.adapters.hf.native import native_resolution
 from encoders.adapters.hf.pixtral import batch_images
-from encoders.adapters.hf.quirks import forget_sizes, index_positions_afresh
+from encoders.adapters.hf.quirks import forget_sizes, index_positions_afresh, normalise_in_float32
 from encoders.contract.spec import EncoderSpec, Resolutions
 from encoders.runtime.parts import TorchParts
 from encoders.runtime.tower import largest_size
@@ -113,7 +113,7 @@ _BEIT = Family(
     "BeitImageProcessor",
     arguments=plain,
     pooling=lambda model: "mean" if model.config.use_mean_pooling else "class",
-    unused=rf"{CLASSIFIER}|lm_head\.|layernorm\.|.*mask_token$",
+    unused=rf"{CLASSIFIER}|lm_head\.|layernorm\.|(decode|auxiliary)_head\.|fpn\d\.|.*mask_token$",
     optional=r"pooler\.",
     ready=index_positions_afresh,
 )
@@ -196,7 +196,7 @@ FAMILIES: dict[str, Family] = {
         ready=batch_images,
     ),
     "swin": _SWIN,
-    "swinv2": replace(_SWIN, architecture="Swinv2Model", geometry=_swin_v2, ready=lambda model: None),
+    "swinv2": replace(_SWIN, architecture="Swinv2Model", geometry=_swin_v2, ready=normalise_in_float32),
     "vit": _VIT,
     "vit_mae": Family(
         "ViTMAEModel",

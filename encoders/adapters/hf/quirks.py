@@ -1,6 +1,7 @@
-"""Cures for what some of transformers' modules keep from one forward to the next.
+"""Cures for what some of transformers' modules do wrong.
 
-A forward must depend on its pixels alone, take the same memory each time, and share a model with other threads.
+A forward must depend on its pixels alone, take the same memory each time, share a model with other threads, and give
+numbers in every dtype.
 """
 
 import copy
@@ -8,6 +9,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
+from torch.overrides import TorchFunctionMode
 
 
 def forget_sizes(model: nn.Module) -> None:
@@ -61,3 +64,29 @@ def _fresh(kind: Any) -> Any:
                 return self.made(window)
 
     return Fresh
+
+
+class _NormalisesInFloat32(TorchFunctionMode):
+    """F.normalize of float16 divides in float32: its least divisor, 1e-12, is 0 in float16, and 0 / 0 is no number."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        options = kwargs or {}
+        if func is F.normalize and args[0].dtype == torch.float16:
+            return func(args[0].float(), *args[1:], **options).half()
+        return func(*args, **options)
+
+
+def normalise_in_float32(model: nn.Module) -> None:
+    """Swin V2: keys of what is padded to whole windows are zeros, and are normalised."""
+    for module in model.modules():
+        if hasattr(module, "continuous_position_bias_mlp"):
+            module.__class__ = _normalising(type(module))
+
+
+def _normalising(kind: Any) -> Any:
+    class Normalising(kind):  # type: ignore[misc]  # transformers is Any here
+        def forward(self, *args: Any, **options: Any) -> Any:
+            with _NormalisesInFloat32():
+                return kind.forward(self, *args, **options)
+
+    return Normalising

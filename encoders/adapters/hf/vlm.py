@@ -20,8 +20,8 @@ from encoders.contract.errors import OutputNotOffered
 from encoders.contract.values import Grid, Outputs, TokenKind
 from encoders.runtime.tower import Features
 
-LANGUAGE = r"(model\.)*(language_model|text_model|lm_head|image_newline)"
-"""A pattern of the keys of the half that is not loaded."""
+LANGUAGE = r"(model\.)*(language_model|text_model|lm_head|image_newline)|model\.(layers|embed_tokens)\."
+"""A pattern of the keys of the half that is not loaded; the last are of Qwen2-VL's older files."""
 
 
 def vision_half(architecture: Any) -> type[nn.Module]:

@@ -388,6 +388,16 @@ def test_a_swin_keeps_nothing_of_a_smaller_image(twins: Twins) -> None:
     assert_near(before, theirs.last_hidden_state)
 
 
+def test_a_swin_v2_padded_to_whole_windows_gives_numbers_in_float16(twins: Twins) -> None:
+    """The keys of its padding are zeros, and transformers divides them by their length."""
+    encoder, _ = twins("swinv2")
+    half = load(encoder.spec.id, Placement(dtype="float16"))
+    images, outputs = pixels(ImageSize(48, 80)), encoder.spec.outputs(pooled=True, tokens=TokenKind.HIDDEN)
+    full, low = encoder.encode(images, outputs), half.encode(images, outputs)
+    assert cosine(full.tokens, low.tokens).min() > 0.999
+    assert cosine(full.pooled, low.pooled).min() > 0.999
+
+
 def test_a_swin_is_not_run_where_no_window_fits(twins: Twins) -> None:
     with pytest.raises(UnsupportedResolution, match="at least 25"):
         twins("swin")[0].spec.size(ImageSize(24, 24))

@@ -268,6 +268,23 @@ def shards(folder: Path, *, prefix: str = "") -> None:
     (folder / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
+@pytest.mark.parametrize("scale", [float("nan"), 1000.0])
+def test_a_scale_of_scores_that_is_no_number_is_refused(folder: Path, scale: float) -> None:
+    change(folder, logit_scale=torch.tensor(scale))
+    with pytest.raises(WeightsError, match=r"the scale or bias of its scores is (nan|inf)"):
+        load(f"hf:{folder}")
+
+
+@pytest.mark.parametrize("family", ["clip-vision", "dinov2", "dinov3", "siglip-vision", "vit"])
+def test_a_prefix_before_all_names_is_taken_off(twins: Twins, tmp_path: Path, family: str) -> None:
+    encoder, _ = twins(family)
+    copy = tmp_path / "copy"
+    shutil.copytree(encoder.spec.id.removeprefix("hf:"), copy)
+    weights = {f"model.{name}": tensor for name, tensor in load_file(copy / "model.safetensors").items()}
+    save_file(weights, copy / "model.safetensors", {"format": "pt"})
+    assert load(f"hf:{copy}").spec.revision == encoder.spec.revision
+
+
 @pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module."])
 def test_weights_in_parts_load_by_any_name(bare: Path, prefix: str, twins: Twins) -> None:
     shards(bare, prefix=prefix)
@@ -296,6 +313,14 @@ def test_a_broken_index_is_named(bare: Path) -> None:
     shards(bare)
     (bare / "model.safetensors.index.json").write_text("{")
     with pytest.raises(WeightsError, match=r"index\.json names no files"):
+        load(f"hf:{bare}")
+
+
+def test_an_index_without_metadata_is_told_to_have_some(bare: Path) -> None:
+    shards(bare)
+    index = bare / "model.safetensors.index.json"
+    index.write_text(json.dumps({"weight_map": json.loads(index.read_text())["weight_map"]}))
+    with pytest.raises(WeightsError, match=r'index\.json has no metadata: write "metadata": \{\} into it'):
         load(f"hf:{bare}")
 
 
@@ -445,3 +470,14 @@ def test_defaults_that_transformers_has_not_at_this_size_have_no_reference(twins
     """ConvNeXt's processor crops below 384 pixels, and squashes from there on."""
     with pytest.raises(WeightsError, match=r"no preprocessor_config\.json, and ConvNextImageProcessor's defaults"):
         reference(twins("convnext")[0].spec.id)
+
+
+@pytest.mark.parametrize("kind", ["Beit", "Data2VecVision"])
+def test_the_heads_of_a_segmenter_are_left_out(tmp_path: Path, kind: str) -> None:
+    config = FAMILIES["beit"][1]().to_dict() | {"model_type": getattr(transformers, f"{kind}Config").model_type}
+    config |= {"out_indices": [1, 2, 3, 4], "reshape_hidden_states": True}
+    config.pop("out_features")
+    getattr(transformers, f"{kind}ForSemanticSegmentation")(
+        getattr(transformers, f"{kind}Config")(**config)
+    ).save_pretrained(tmp_path)
+    assert load(f"hf:{tmp_path}").spec.layers == 4

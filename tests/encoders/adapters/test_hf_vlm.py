@@ -240,6 +240,36 @@ def test_both_layouts_of_keys_load(twins: Twins, tmp_path: Path, family: str) ->
     assert load(f"hf:{tmp_path}").spec.revision == encoder.spec.revision
 
 
+def quantised(weights: dict[str, Tensor], method: str, *, seeing: bool) -> dict[str, Tensor]:
+    """The matrices of the language model as `method` saves them, and those of the seeing half if it is `seeing`."""
+    found = {}
+    for name, tensor in weights.items():
+        sees = any(part in name for part in ("visual", "vision_tower", "multi_modal_projector"))
+        if tensor.ndim != 2 or (sees and not seeing):
+            found[name] = tensor
+        elif method == "fp8":
+            found |= {name: tensor.to(torch.float8_e4m3fn), f"{name}_scale_inv": torch.ones(1, 1)}
+        else:
+            numbers = torch.zeros(4, 4, dtype=torch.int32)
+            found |= {name.replace("weight", part): numbers.clone() for part in ("qweight", "qzeros")}
+    return found
+
+
+@pytest.mark.parametrize("method", ["fp8", "awq"])
+@pytest.mark.parametrize("family", ["qwen2-vl", "qwen3-vl-moe", "mistral3", "llava"])
+def test_the_language_model_alone_may_be_quantised(twins: Twins, tmp_path: Path, family: str, method: str) -> None:
+    encoder, _ = twins(family)
+    write(family, tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    config = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(config | {"quantization_config": {"quant_method": method}}))
+    save_file(quantised(weights, method, seeing=False), tmp_path / "model.safetensors", {"format": "pt"})
+    assert load(f"hf:{tmp_path}").spec.revision == encoder.spec.revision
+    save_file(quantised(weights, method, seeing=True), tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(WeightsError, match="quantised"):
+        load(f"hf:{tmp_path}")
+
+
 def test_another_tower_inside_is_refused(tmp_path: Path) -> None:
     config = transformers.PaliGemmaConfig(vision_config={"model_type": "clip_vision_model"}, text_config={})
     config.save_pretrained(tmp_path)
