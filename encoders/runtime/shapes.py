@@ -1,4 +1,4 @@
-"""A model without its bytes, whose forwards give shapes; and whether a tower runs at the sizes that its spec offers."""
+"""A model without its bytes, whose forwards give shapes; and whether a tower gives the outputs that its spec offers."""
 
 import copy
 from dataclasses import replace
@@ -7,10 +7,11 @@ from typing import Any
 import torch
 from torch import nn
 
+from encoders.contract.errors import in_brief
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.tower import FINAL, Tower
+from encoders.runtime.tower import FINAL, Features, Tower
 
 
 def hollow(model: Any) -> Any:
@@ -40,9 +41,26 @@ def tried(parts: TorchParts) -> TorchParts:
     return parts
 
 
-def _run(tower: Tower, size: ImageSize, outputs: Outputs) -> None:
+def tried_projection(parts: TorchParts) -> TorchParts:
+    """The parts. Raises ValueError if their tower cannot project its own size, or gives other tokens than it says.
+
+    A forward on device meta.
+    """
+    spec, outputs = parts.spec, parts.spec.outputs(tokens=TokenKind.PROJECTED)
+    try:
+        tokens = _run(hollow(parts.tower).eval(), spec.image_size, outputs).tokens
+    except Exception as error:
+        raise ValueError(f"with its settings nothing can be projected ({in_brief(error)})") from error
+    given = None if tokens is None else list(tokens.shape)
+    if given != (said := [1, spec.token_count(spec.image_size, outputs), spec.projected_size]):
+        raise ValueError(f"with its settings projected tokens are {given}, not {said}")
+    return parts
+
+
+def _run(tower: Tower, size: ImageSize, outputs: Outputs) -> Features:
     with torch.inference_mode(), torch.device("cpu"):  # as in a forward that is planned: some ask the host for numbers
-        tower(torch.empty(1, 3, *size, device="meta"), outputs)
+        features: Features = tower(torch.empty(1, 3, *size, device="meta"), outputs)
+    return features
 
 
 def _another(spec: EncoderSpec) -> ImageSize | None:

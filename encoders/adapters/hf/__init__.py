@@ -26,7 +26,7 @@ from encoders.adapters.registry import EncoderId
 from encoders.contract.errors import EncoderIdError
 from encoders.contract.reference import Reference
 from encoders.runtime.parts import TorchParts
-from encoders.runtime.shapes import tried
+from encoders.runtime.shapes import tried, tried_projection
 from encoders.runtime.weights import fitting
 
 
@@ -47,7 +47,7 @@ def build(encoder_id: EncoderId, *, with_weights: bool) -> TorchParts:
                 supported=sorted(_FAMILIES),
             )
         if _FAMILIES[model_type] in (build_llava, build_vlm):  # of these the language model alone may be quantised
-            return _FAMILIES[model_type](checkpoint)
+            return tried_projection(_FAMILIES[model_type](checkpoint))
         checkpoint.refuse_quantised()
         return tried(_FAMILIES[model_type](checkpoint))
 

@@ -367,6 +367,23 @@ def test_a_setting_that_nothing_can_be_projected_by_is_refused_by_name(
         blueprint(configured(family, tmp_path, part, **{setting: value}))
 
 
+@pytest.mark.parametrize(
+    ("family", "setting", "value"),
+    [
+        ("internvl", "vision_feature_select_strategy", "full"),
+        ("internvl", "vision_feature_layer", [1, 2]),
+        ("aya-vision", "vision_feature_layer", [1, 2]),
+        ("mistral3", "vision_feature_layer", [1, 2]),
+    ],
+)
+def test_settings_that_its_own_projection_does_not_fit_are_refused(
+    family: str, setting: str, value: object, tmp_path: Path
+) -> None:
+    """Transformers' own forward fails too."""
+    with pytest.raises(WeightsError, match=r"with its settings nothing can be projected \("):
+        blueprint(configured(family, tmp_path, None, **{setting: value}))
+
+
 @pytest.mark.parametrize("family", ["qwen2-vl", "qwen2.5-vl", "qwen3-vl", "glm4v", "paligemma"])
 def test_projected_tokens_are_as_wide_as_the_projection_says(family: str, tmp_path: Path) -> None:
     """The projection ends in a width of its own, whatever that of the language model."""
