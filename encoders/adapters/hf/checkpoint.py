@@ -314,7 +314,8 @@ class Checkpoint:
         )
         if (names and not is_prefixed) or (len(files) > 1 and not names):
             return None
-        read = (read_weights(file, encoder_id=self.id, own=own(), unused=unused) for file in files)
+        known = own()
+        read = (read_weights(file, encoder_id=self.id, own=known, unused=unused) for file in files)
         return {name: value for part in read for name, value in part.items()}
 
     def seen(self, default: str) -> Seen:

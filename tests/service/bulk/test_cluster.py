@@ -13,7 +13,6 @@ import psutil
 import pyarrow as pa
 import pytest
 
-from service.bulk.embedder import Embedder
 from service.bulk.embedding import EngineEmbedder
 from service.bulk.errors import BulkError
 from service.bulk.items import Item, Row
@@ -51,15 +50,13 @@ def bucket() -> Iterator[Store]:
 
 
 @pytest.fixture(scope="module")
-def cluster(bucket: Store, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Embedder]:
-    """Two engines of one core each, on a cluster of this machine alone."""
+def cluster(bucket: Store) -> Iterator[None]:
+    """A cluster of this machine alone."""
     before = signal.getsignal(signal.SIGTERM)
     with joined(
         "local", num_cpus=4, include_dashboard=False, object_store_memory=100_000_000, _node_ip_address="127.0.0.1"
     ):
-        from service.bulk.cluster import ClusterEmbedder  # Ray takes seconds to import
-
-        yield ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=2)
+        yield
     signal.signal(signal.SIGTERM, before)
 
 
@@ -84,17 +81,22 @@ def files_of(out: Path) -> dict[str, bytes]:
 
 @pytest.mark.slow
 def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed_costs_nothing(
-    cluster: Embedder, tmp_path: Path
+    cluster: None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A folder, a tar, a bucket and a table, one after the other. One of two engines is killed at the first rows."""
-    folder = folder_of(
-        tmp_path / "folder", {f"{copy}-{name}": each for copy in range(5) for name, each in BROKEN.items()}
-    )
+    """A folder, a tar, a bucket and a table, one after the other. One of two engines is killed at the first rows.
+
+    Paths are relative, and the cluster was begun in another folder than the run.
+    """
+    from service.bulk.cluster import ClusterEmbedder  # Ray takes seconds to import
+
+    folder_of(tmp_path / "folder", {f"{copy}-{name}": each for copy in range(5) for name, each in BROKEN.items()})
     (tmp_path / "x.tar").write_bytes(tar_of(PICTURES))
     (tmp_path / "x.parquet").write_bytes(
         parquet_of(pa.table({"image": list(PICTURES.values()), "name": list(PICTURES)}))
     )
-    names = (folder, tmp_path / "x.tar", "s3://bucket", tmp_path / "x.parquet")
+    names = ("folder", "x.tar", "s3://bucket", "x.parquet")
+    monkeypatch.chdir(tmp_path)
+    embedder = ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=2)
     killed: list[int] = []
 
     def kill(progress: Progress) -> None:
@@ -104,7 +106,7 @@ def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed
             killed.append(engine.pid)
 
     how: dict[str, Any] = {"options": Options(id="name"), "shard_rows": 64}
-    ended = asyncio.run(run(job_of(tmp_path / "there", *names, **how), cluster, progress=kill))
+    ended = asyncio.run(run(job_of(tmp_path / "there", *names, **how), embedder, progress=kill))
     assert killed
     assert (ended.rows, ended.failed) == (240, 12)
     assert here(job_of(tmp_path / "here", *names, **how)).failed == 12
@@ -113,21 +115,6 @@ def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed
 
 def _workers() -> Iterator[psutil.Process]:
     return (each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::"))
-
-
-@pytest.mark.slow
-def test_relative_paths_are_of_the_folder_of_the_command(
-    cluster: Embedder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The cluster was begun in another. The images are read by its engines, the tar by a task."""
-    from service.bulk.cluster import ClusterEmbedder
-
-    folder_of(tmp_path / "folder", PICTURES)
-    (tmp_path / "x.tar").write_bytes(tar_of(PICTURES))
-    monkeypatch.chdir(tmp_path)
-    embedder = ClusterEmbedder(SETTINGS, Share(cpus=1, gpus=0), engines=1)
-    ended = asyncio.run(run(job_of(tmp_path / "out.parquet", "folder", "x.tar"), embedder))
-    assert (ended.rows, ended.failed) == (60, 0)
 
 
 @pytest.mark.slow
