@@ -33,7 +33,7 @@ class _Loop:
     def run(self, work: Coroutine[Any, Any, T]) -> T:
         """What it gives. A caller who is interrupted interrupts it. Raises RuntimeError if nothing could run it."""
         try:
-            self._require_another_thread()
+            self._require_can_wait()
             with self._door:
                 if self._is_closed:
                     raise RuntimeError("The client is closed.")
@@ -51,7 +51,7 @@ class _Loop:
         """End what runs on it, wait for `last`, and end the thread. Twice is once, and nothing in a forked process."""
         if os.getpid() != self._process:
             return
-        self._require_another_thread()
+        self._require_can_wait()
         with self._door:
             is_first, self._is_closed = not self._is_closed, True
         if is_first:
@@ -66,7 +66,7 @@ class _Loop:
         """Whether work can begin on it."""
         return not self._is_closed and os.getpid() == self._process
 
-    def _require_another_thread(self) -> None:
+    def _require_can_wait(self) -> None:
         if os.getpid() != self._process:
             raise RuntimeError("This client was made before its process was forked: make a client in each process.")
         if threading.current_thread() is self._thread:

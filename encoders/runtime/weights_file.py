@@ -65,7 +65,7 @@ _SUFFIXES = {
 }
 
 
-def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = (), unused: str = "$^") -> dict[str, Tensor]:
+def read_weights(path: Path, *, encoder_id: str, own: Collection[str] = (), unused: str = "") -> dict[str, Tensor]:
     """The weights in a safetensors file or one of torch.save, on the CPU.
 
     Wrappers and the prefixes of torch.compile and DistributedDataParallel are taken off. Of averaged (EMA) and raw
@@ -105,7 +105,7 @@ def refuse_adapter(folder: Path, *, encoder_id: str) -> None:
         raise WeightsError(f"{folder} has an adapter_config.json: it is {_ADAPTER}.", model=encoder_id)
 
 
-def require_weights(path: Path, *, encoder_id: str, unused: str = "$^") -> None:
+def require_weights(path: Path, *, encoder_id: str, unused: str = "") -> None:
     """Raises WeightsError for a file that is not there, empty, of another kind by how it begins, or quantised.
 
     unused: a pattern of names whose tensors are not loaded; they may be quantised.
@@ -147,7 +147,8 @@ def _dtypes_in(path: Path) -> dict[str, str]:
 
 def _refuse_quantised(dtypes: Mapping[str, str], path: Path, encoder_id: str, unused: str) -> None:
     """Torch would copy quantised numbers into a module as if they were weights."""
-    quantised = [name for name, dtype in dtypes.items() if dtype in _QUANTISED and not re.match(unused, name)]
+    read = [name for name in dtypes if not (unused and re.match(unused, name))]
+    quantised = [name for name in read if dtypes[name] in _QUANTISED]
     if quantised:
         raise WeightsError(
             f"{path} is quantised ({quantised[0]} is of {dtypes[quantised[0]]}), which is not read: give the weights "

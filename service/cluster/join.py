@@ -132,12 +132,12 @@ def _speaks_http2(connection: socket.socket) -> bool:
 
 def _why_not(address: str, error: Exception) -> str:
     first = next((line for line in str(error).splitlines() if line.strip()), type(error).__name__).strip()
-    token = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on the cluster's machines."
+    token = "RAY_AUTH_MODE=token and RAY_AUTH_TOKEN, or RAY_AUTH_TOKEN_PATH, as on the cluster's machines."
     if "auth" in f"{type(error).__name__} {error}".lower():
-        return f"The cluster at {address} refuses this process: {first} S{token[1:]}"
+        return f"The cluster at {address} refuses this process: {first} Set {token}"
     if address == LOCAL:
         return f"A cluster could not be started on this machine: {first}"
     if address == "auto":
         return f"This machine is no node of a running cluster: {first} Start one by 'ray start --head', or use local."
     # of a wrong token Ray says no more than that it could not connect
-    return f"The cluster at {address} cannot be joined: {first.rstrip('.')}. If it wants a token, {token}"
+    return f"The cluster at {address} cannot be joined: {first.rstrip('.')}. If it wants a token, set {token}"

@@ -252,7 +252,7 @@ class Checkpoint:
             with torch.device("meta"):
                 return set(architecture(config, **options).state_dict())
 
-        weights = self._wrapped_weights(unused or "$^", own)
+        weights = self._wrapped_weights(unused, own)
         source = {"state_dict": weights, "pretrained_model_name_or_path": None} if weights else self.options
         model, found = architecture.from_pretrained(
             **({"pretrained_model_name_or_path": self.name} | source),

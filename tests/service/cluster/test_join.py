@@ -2,6 +2,7 @@
 
 import os
 import socket
+import sys
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from threading import Thread
@@ -9,7 +10,6 @@ from types import SimpleNamespace
 
 import pytest
 
-from service.cluster import join
 from service.cluster.errors import ClusterError
 from service.cluster.join import joined
 
@@ -59,10 +59,21 @@ def test_a_token_that_is_here_is_sent_to_a_cluster_that_is_there(
 
 def test_a_cluster_that_does_not_say_why_it_refuses_may_want_a_token(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setattr(join, "_check", lambda address: None)
-    refuse_with("Failed to connect to Ray cluster at 10.0.0.1:6379", monkeypatch)
-    with pytest.raises(ClusterError, match=r"10.0.0.1:6379. If it wants a token, set RAY_AUTH_MODE=token and RAY_AUTH"):
-        joined("10.0.0.1:6379").__enter__()
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+
+        def answer() -> None:
+            with listening.accept()[0] as connection:
+                connection.sendall(b"\x00\x00\x00\x04")  # as gRPC begins
+                while connection.recv(1024):
+                    pass
+
+        address = f"127.0.0.1:{listening.getsockname()[1]}"
+        answering = Thread(target=answer)
+        answering.start()
+        refuse_with(f"Failed to connect to Ray cluster at {address}", monkeypatch)
+        with pytest.raises(ClusterError, match=rf"{address}\. If it wants a token, set RAY_AUTH_MODE"):
+            joined(address).__enter__()
+        answering.join()
 
 
 def refuse_with(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -71,4 +82,4 @@ def refuse_with(message: str, monkeypatch: pytest.MonkeyPatch) -> None:
     def init(**options: object) -> None:
         raise ConnectionError(message)
 
-    monkeypatch.setattr(join, "require_ray", lambda: SimpleNamespace(init=init))
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(init=init))
