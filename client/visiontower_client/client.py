@@ -1,6 +1,6 @@
 """AsyncClient: images and texts in, arrays out."""
 
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping, Sequence
 from typing import Any, Literal, Protocol, Self, TypeVar, Unpack, get_args, overload
 from urllib.parse import quote, urlencode
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from visiontower_client import answers
 from visiontower_client.errors import BadImage, LimitExceeded, ServerFailed, VisiontowerError, of_response
-from visiontower_client.form import form
+from visiontower_client.form import fields_of, form, templates_of
 from visiontower_client.images import require_pillow
 from visiontower_client.inputs import Chunk, Inputs, Packing, Parcel, chunks, number_of
 from visiontower_client.progress import Progress, progress_of
@@ -264,7 +264,7 @@ class AsyncClient:
         images that failed are NaN, and `errors` of the answer has why. Other options and errors as of `embed`.
         """
         texts = [texts] if isinstance(texts, str) else list(texts)
-        fields = _fields("text", texts) + _templates(templates)
+        fields = fields_of("text", texts) + templates_of(templates)
         query = _query({"model": model, "resolution": resolution, "heatmap": heatmap, "truncate": truncate})
 
         async def send(parcel: Parcel) -> list[answers.Scores]:
@@ -336,8 +336,8 @@ class AsyncClient:
         templates: as of `similarity`; the server's default is "a photo of a {}.". top_k: labels an image. errors: with
         `return`, an image that failed has its error in place of its labels. Other options and errors as of `embed`.
         """
-        named = [("labels", labels)] if isinstance(labels, str) else _fields("label", labels)
-        fields = named + _templates(templates)
+        named = [("labels", labels)] if isinstance(labels, str) else fields_of("label", labels)
+        fields = named + templates_of(templates)
         query = _query({"model": model, "resolution": resolution, "top_k": top_k, "truncate": truncate})
 
         async def send(parcel: Parcel) -> list[answers.Classes]:
@@ -510,19 +510,6 @@ def _query(options: Mapping[str, Any], **more: Any) -> str:
 def _size(value: Any) -> str:
     """(H, W) as HxW; anything else as it is written."""
     return "x".join(map(str, value)) if isinstance(value, tuple | list) else str(value)
-
-
-def _templates(templates: Sequence[str] | str) -> list[tuple[str, str]]:
-    return _fields("template", [templates] if isinstance(templates, str) else templates)
-
-
-def _fields(name: str, texts: Iterable[str]) -> list[tuple[str, str]]:
-    """Fields of a form, all of one name. Raises TypeError for what is no str."""
-    fields = [(name, text) for text in texts]
-    for place, (_, text) in enumerate(fields):
-        if not isinstance(text, str):
-            raise TypeError(f"{name} {place} is {type(text).__name__}, and no str.")
-    return fields
 
 
 def _require_one_of(name: str, given: object, known: tuple[str, ...]) -> None:
