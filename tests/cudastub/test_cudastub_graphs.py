@@ -57,4 +57,4 @@ def test_a_service_has_its_graphs_within_its_budget(told: Any) -> None:
     assert served["context"] >= 2**30
     ratio = re.search(r"^visiontower_vram_prediction_ratio\{.*\} (\S+)$", served["metrics"], re.MULTILINE)
     assert ratio is not None
-    assert float(ratio[1]) == pytest.approx(1.0, abs=0.01)
+    assert 0.75 < float(ratio[1]) <= 1.0  # of the last batch: one of few images does not use all of its workspace
