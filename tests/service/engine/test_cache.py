@@ -1,11 +1,9 @@
-"""The result cache: all get the numbers that an engine without it gives, and nobody fails for another's fault."""
+"""The result cache: all get the numbers that an engine without it gives."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,55 +13,19 @@ from hypothesis import strategies as st
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, UndecodableImage, VisiontowerError
-from encoders.contract.values import Encoded, Grid, ImageSize
-from service.engine import EmbedRequest, Engine, SimilarityRequest
-from service.engine.cache.results import Found, Made, ResultCache
+from encoders.contract.values import Encoded, ImageSize
+from service.engine import EmbedRequest, SimilarityRequest
+from service.engine.cache.results import ResultCache
 from service.engine.values import CacheUse, EmbedResult
-from service.errors import DeadlineExceeded, ShuttingDown
-from service.scheduling.items import Answer
-from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.support.serving import Gate, backend_of, noise
+from tests.support.caching import MIB, asking, engine_of, looked_up, numbers, turns
+from tests.support.serving import noise
 from tests.support.shapes import image_shape
 from tests.support.waiting import until
 
 pytestmark = pytest.mark.anyio
 
-MIB = 2**20
 MISS = CacheUse(hits=0, misses=1, age_s=0.0)
-
-
-@asynccontextmanager
-async def engine_of(*encoders: Encoder, cache: int = MIB, **given: Any) -> AsyncIterator[Engine]:
-    encoders = encoders or (FakeEncoder(),)
-    chosen = Settings(model=tuple(each.spec.id for each in encoders), cache=cache, **given)
-    async with asyncio.timeout(30), Engine(chosen, backend=backend_of(*encoders)) as engine:
-        yield engine
-
-
-def asking(engine: Engine, image: int | bytes, **options: Any) -> "asyncio.Task[EmbedResult]":
-    source = noise(image) if isinstance(image, int) else image
-    return asyncio.create_task(engine.embed(EmbedRequest([source], **options)))
-
-
-def looked_up(result: EmbedResult) -> tuple[int, int]:
-    assert result.cached is not None
-    return result.cached.hits, result.cached.misses
-
-
-Numbers: TypeAlias = tuple[bytes, ...]
-
-
-def numbers(result: EmbedResult) -> Numbers:
-    """Every byte of every array; an error by its words."""
-    parts = []
-    for item in result.items:
-        if isinstance(item, VisiontowerError):
-            parts.append(str(item).encode())
-            continue
-        for array in (item.tokens, item.pooled):
-            parts.append(b"" if array is None else str((array.dtype, array.shape)).encode() + array.tobytes())
-    return tuple(parts)
 
 
 async def test_the_same_bytes_are_computed_once() -> None:
@@ -254,149 +216,6 @@ async def test_a_set_neither_takes_kept_rows_nor_leaves_any() -> None:
         assert encoder.batches == [1, 1, 1]
 
 
-@dataclass
-class Held:
-    """An engine whose forwards wait at a gate."""
-
-    engine: Engine
-    encoder: FakeEncoder
-    gate: Gate
-
-
-@asynccontextmanager
-async def held(**given: Any) -> AsyncIterator[Held]:
-    gate = Gate()
-    encoder = FakeEncoder(before=gate)
-    async with engine_of(encoder, **given) as engine:
-        encoder.batches.clear()
-        gate.close()
-        try:
-            yield Held(engine, encoder, gate)
-        finally:
-            gate.is_open.set()
-
-
-async def turns(number: int = 20) -> None:
-    for _ in range(number):
-        await asyncio.sleep(0)
-
-
-async def test_who_asks_for_a_row_in_the_making_waits_for_it() -> None:
-    async with held() as at:
-        first = asking(at.engine, 1)
-        await at.gate.someone_inside()
-        others = [asking(at.engine, 1) for _ in range(3)]
-        await turns()
-        at.gate.is_open.set()
-        results = await asyncio.gather(first, *others)
-        assert at.encoder.batches == [1]
-        assert [looked_up(each) for each in results] == [(0, 1), (1, 0), (1, 0), (1, 0)]
-        assert len({numbers(each) for each in results}) == 1
-        assert [each.cached.age_s for each in results if each.cached] == [0.0] * 4
-        assert all(each.timing.queue > 0 == each.timing.forward for each in results[1:])
-
-
-async def test_if_the_first_leaves_another_makes_the_row() -> None:
-    async with held() as at:
-        first = asking(at.engine, 1)
-        await at.gate.someone_inside()
-        others = [asking(at.engine, 1) for _ in range(3)]
-        await turns()
-        first.cancel()
-        await until(first.done)
-        at.gate.is_open.set()
-        assert [looked_up(each) for each in await asyncio.gather(*others)] == [(0, 1), (1, 0), (1, 0)]
-        assert at.encoder.batches == [1, 1]
-
-
-async def test_who_waits_and_leaves_takes_nothing_along() -> None:
-    async with held() as at:
-        first = asking(at.engine, 1)
-        await at.gate.someone_inside()
-        second, third = asking(at.engine, 1), asking(at.engine, 1)
-        await turns()
-        second.cancel()
-        await until(second.done)
-        at.gate.is_open.set()
-        assert looked_up(await first) == (0, 1)
-        assert looked_up(await third) == (1, 0)
-
-
-async def test_everybody_has_a_deadline_of_his_own() -> None:
-    async with held() as at:
-        hurried = asking(at.engine, 1, timeout_s=0.05)
-        await at.gate.someone_inside()
-        patient, late = asking(at.engine, 1), asking(at.engine, 1, timeout_s=0.05)
-        for each in (hurried, late):
-            with pytest.raises(DeadlineExceeded):
-                await each
-        assert not patient.done()
-        at.gate.is_open.set()
-        assert looked_up(await patient) == (0, 1)
-
-
-@pytest.mark.parametrize("reason", [DeadlineExceeded(), ShuttingDown(), None], ids=str)
-async def test_a_reason_of_the_first_s_own_is_nobody_else_s(reason: VisiontowerError | None) -> None:
-    """None: it fails in a way that nobody foresaw."""
-    cache = ResultCache(MIB, about=(), metrics=Metrics([]))
-    may_end = asyncio.Event()
-
-    async def fail() -> Made:
-        await may_end.wait()
-        if reason is None:
-            raise RuntimeError
-        return reason
-
-    async def make() -> Made:
-        made.append(1)
-        return Answer(Encoded(Grid(1, 1), pooled=np.ones(3, np.float32)), 0.0, 0.0)
-
-    made: list[int] = []
-    first = asyncio.create_task(cache.row(b"image", b"origin", fail))
-    await turns()
-    others = [asyncio.create_task(cache.row(b"image", b"origin", make)) for _ in range(3)]
-    await turns()
-    may_end.set()
-    found = await asyncio.gather(first, *others, return_exceptions=True)
-    cache.close()
-    assert isinstance(found[0], RuntimeError) if reason is None else found[0] == Found(reason, None)
-    assert [isinstance(each, Found) and isinstance(each.made, Answer) for each in found[1:]] == [True] * 3
-    assert made == [1]
-
-
-async def test_what_ends_all_ends_those_too_who_wait_for_another_s_row() -> None:
-    async with held() as at:
-        tasks = [asking(at.engine, 1) for _ in range(3)]
-        await at.gate.someone_inside()
-        await turns()
-        at.engine.threads.abandon(ShuttingDown())
-        found = await asyncio.gather(*tasks, return_exceptions=True)
-        assert [type(each) for each in found] == [ShuttingDown] * 3
-
-
-async def test_a_failure_is_told_to_those_who_wait_and_not_kept() -> None:
-    gate, failures = Gate(), 0
-
-    def before(batch: int) -> None:
-        nonlocal failures
-        gate(batch)
-        if failures:
-            failures -= 1
-            raise EncoderFailed("It fails once.", model="fake:vit")
-
-    async with engine_of(FakeEncoder(before=before)) as engine:
-        failures = 1
-        gate.close()
-        tasks = [asking(engine, 1) for _ in range(2)]
-        await gate.someone_inside()
-        await turns()
-        gate.is_open.set()
-        found = await asyncio.gather(*tasks)
-        assert [type(each.items[0]) for each in found] == [EncoderFailed] * 2
-        assert looked_up(await asking(engine, 1)) == (0, 1)
-        assert looked_up(await asking(engine, 1)) == (1, 0)
-
-
 async def test_an_image_that_cannot_be_read_is_read_again() -> None:
     broken = noise(1)[:-30]
     async with engine_of() as engine:
@@ -430,27 +249,6 @@ async def test_nobody_can_change_a_row() -> None:
                 assert array is not None
                 with pytest.raises(ValueError, match="read-only"):
                     array += 1
-
-
-async def test_a_kept_row_does_not_hold_its_batch() -> None:
-    async with held(max_batch=8) as at:
-        first = asking(at.engine, 0)
-        await at.gate.someone_inside()
-        await asyncio.gather(opening(at.gate), first, *(asking(at.engine, seed) for seed in range(1, 9)))
-        assert max(at.encoder.batches) > 1
-        (item,) = (await asking(at.engine, 5, prefix=True)).items
-        assert not isinstance(item, VisiontowerError)
-        tokens = item.tokens
-        assert tokens is not None
-        while isinstance(tokens.base, np.ndarray):
-            tokens = tokens.base
-        assert tokens.base is None
-        assert tokens.nbytes == 17 * 12 * 4
-
-
-async def opening(gate: Gate) -> None:
-    await turns(200)
-    gate.is_open.set()
 
 
 async def test_the_row_not_asked_for_longest_goes_first_and_never_more_are_kept_than_may_be() -> None:
