@@ -5,16 +5,16 @@ it cannot see is what a kernel takes for itself within one operation.
 """
 
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import flop_registry
 
 from encoders.runtime.attention import attend
+from encoders.runtime.outlines import on_meta
 
 _ATTENTION = torch.ops.aten.scaled_dot_product_attention.default
 _BATCH_NORM = torch.ops.aten._native_batch_norm_legit_no_training.default
@@ -41,6 +41,8 @@ if torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]  # tor
     _FORMULAS[torch.ops.mkldnn._linear_pointwise] = _packed_product
     _FORMULAS[torch.ops.onednn.qlinear_pointwise] = _packed_product
     _FORMULAS[torch.ops.mkldnn._convolution_pointwise] = _packed_convolution
+_WHOLE: set[Any] = set()
+"""Operations that were seen to have no parts."""
 _PRODUCTS = {torch.ops.aten.mm, torch.ops.aten.addmm, torch.ops.aten.bmm, torch.ops.aten.baddbmm}
 
 
@@ -84,20 +86,20 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
             with self:
                 return attend(self._runs_on, *args, **options)
         formula = _FORMULAS.get(func.overloadpacket)
-        if formula is None and not _interpolates(func):
+        if formula is None and func not in _WHOLE and not _interpolates(func):
             with self:
                 out = func.decompose(*args, **options)
             if out is not NotImplemented:
                 return out
-        given = {leaf.untyped_storage()._cdata for leaf in tree_leaves((args, options)) if _has_storage(leaf)}
-        out = func(*args, **options)
+            _WHOLE.add(func)
+        given = {tensor.untyped_storage()._cdata for tensor in _tensors((*args, *options.values()))}
+        out = func(*args, **options) if self._runs_on is None else on_meta(func, args, options, given)
         if func is _BATCH_NORM and self._runs_on is not None and not _keeps_statistics(self._runs_on, args[0]):
             out = (out[0], *(statistic.new_empty(0) for statistic in out[1:]))
         if formula is not None:
             self.flops += formula(*args, **options, out_val=out)
-        for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor):
-                self._see(leaf.untyped_storage(), given)
+        for tensor in _tensors((out,)):
+            self._see(tensor.untyped_storage(), given)
         if func.overloadpacket in _PRODUCTS:
             self.during_products.append(self._now)
         return out
@@ -116,9 +118,14 @@ class Trace(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch does n
         self._now -= size
 
 
-def _has_storage(leaf: object) -> bool:
-    """Whether it is a tensor with a storage. What oneDNN has laid out its own way has none: weights only."""
-    return isinstance(leaf, Tensor) and not leaf.is_mkldnn
+def _tensors(values: Iterable[object]) -> Iterator[Tensor]:
+    """All that have a storage. What oneDNN has laid out its own way has none: weights only."""
+    for value in values:
+        if isinstance(value, Tensor):
+            if not value.is_mkldnn:
+                yield value
+        elif isinstance(value, list | tuple):
+            yield from _tensors(value)
 
 
 def _interpolates(func: Any) -> bool:
