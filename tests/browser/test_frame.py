@@ -159,6 +159,11 @@ def test_long_work_can_be_stopped(open_page: OpenPage) -> None:
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status-text")).to_have_text("Stopped.")
     page.unroute("**/embed?*")
+    page.get_by_role("link", name="Live").click()  # where there is nothing to try again
+    expect(page.locator("#status-text")).to_have_text("")
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+    page.get_by_role("link", name="Tokens").click()
+    shown(page)
     page.get_by_role("slider", name="Layer").press("ArrowRight")
     shown(page)
     expect(page.locator("#status-text")).to_have_text("")
