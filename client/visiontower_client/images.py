@@ -37,7 +37,8 @@ def is_one(value: object) -> bool:
 
 
 def require_words(text: str) -> str:
-    """A text. Raises ValueError for one that looks like a file or an address, unless it is a Text."""
+    """A text. Raises ValueError for half a surrogate pair, and for a file or an address that is no Text."""
+    text.encode()
     if not isinstance(text, Text) and len(text) < 4096:
         shown = text if len(text) <= 100 else f"{text[:100]}..."
         if _FILE.search(text):
@@ -63,7 +64,7 @@ def bytes_of(value: Any, *, shrink_to: tuple[int, int] | None = None) -> bytes:
     smaller = None if shrink_to is None else _shrunk(source, shrink_to)
     if smaller is not None:
         return smaller
-    return _pillow_png(value) if is_pillow else source
+    return _pillow_file(value) if is_pillow else source
 
 
 def png(pixels: np.ndarray[Any, np.dtype[Any]]) -> bytes:
@@ -146,15 +147,20 @@ def _is_pillow(value: object) -> bool:
     return pillow is not None and isinstance(value, pillow.Image)
 
 
-def _pillow_png(image: Any) -> bytes:
+def _pillow_file(image: Any) -> bytes:
     try:
         image.load()  # Pillow opens a file without reading it to its end
     except Exception as error:  # it raises anything on a broken file
         raise BadImage(f"The Pillow image cannot be read: {error}.", slug="undecodable-image") from error
     turned = _turned(image)
+    buffer = io.BytesIO()
+    if image.mode == "I" and image.format in ("PNG", "PPM"):
+        image = image.convert("I;16")  # which they are in the file
+    if image.mode in ("I;16B", "I;16L", "I", "F"):  # a conversion to RGB would clip them
+        image.save(buffer, "TIFF", **turned)
+        return buffer.getvalue()
     if image.mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"):
         image = image.convert("RGB")
-    buffer = io.BytesIO()
     image.save(buffer, "PNG", compress_level=0, **turned)
     return buffer.getvalue()
 

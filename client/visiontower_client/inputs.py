@@ -81,7 +81,8 @@ class Packing:
                 error.index = index
                 parcel.unreadable.append(error)
             except (TypeError, ValueError) as error:
-                raise type(error)(f"input {index}: {error}") from error
+                kind = TypeError if isinstance(error, TypeError) else ValueError  # theirs may need more to be made
+                raise kind(f"input {index}: {error}") from error
             parcel.end = place + 1
             if size >= _MOST_BYTES:
                 break

@@ -52,6 +52,8 @@ class Picture:
     """The data cannot fill a picture of the size that the header announces; Pillow would leave the rest black."""
     transparent: tuple[int, ...] | None = None
     """The colour that is transparent, as the file's own sample values."""
+    filled: tuple[int, int, int, int] | None = None
+    """The box that the frame fills, if it is not the whole picture. The rest is transparent."""
 
 
 def orientation(exif: bytes) -> int:
@@ -108,7 +110,7 @@ def png(file: bytes) -> Picture:
             elif kind == b"IDAT":
                 filled += length
             elif kind == b"tRNS" and is_sound and length == {0: 2, 2: 6}.get(colour):
-                key = struct.unpack(f">{length // 2}H", file[at + 8 : end - 4])
+                key = tuple(each % (1 << depth) for each in struct.unpack_from(f">{length // 2}H", file, at + 8))
             elif is_critical and kind != b"IEND":
                 raise UndecodableImage("PNG", f"its critical chunk {kind!r} is unknown")
             is_critical = is_critical or (is_sound and colour == 3)  # a palette's transparency is read by Pillow
@@ -252,7 +254,12 @@ def gif(file: bytes) -> Picture:
             kept.append(file[begin:at])
     else:
         raise UndecodableImage("GIF", f"it has over {_MOST_PARTS:,} extensions")
-    return Picture("GIF", b"".join([*kept, memoryview(file)[at:]]))
+    filled = None
+    if file[at : at + 1] == b"," and len(file) >= at + 9:
+        width, height = struct.unpack_from("<2H", file, 6)
+        left, top, across, down = struct.unpack_from("<4H", file, at + 1)
+        filled = (left, top, left + across, top + down) if across < width or down < height else None
+    return Picture("GIF", b"".join([*kept, memoryview(file)[at:]]), filled=filled)
 
 
 def webp(file: bytes) -> Picture:

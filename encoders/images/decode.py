@@ -17,7 +17,7 @@ from encoders.contract.values import ImageSize
 from encoders.images import containers
 from encoders.images.bmp import bmp
 from encoders.images.containers import Picture
-from encoders.images.jxl import announced_size
+from encoders.images.jxl import jxl
 from encoders.images.netpbm import netpbm
 from encoders.images.preprocess import enough
 from encoders.images.price import UNKNOWN_PIXELS, part_of, size_of
@@ -179,10 +179,7 @@ def _other(image_bytes: bytes, max_pixels: int) -> Picture:
     if name in PLUGINS:
         PLUGINS[name].load()
     if name == "JXL":  # decoded as soon as it is opened
-        width, height = announced_size(image_bytes)
-        if width * height > max_pixels:
-            raise ImageTooLarge(pixels=width * height, limit=max_pixels)
-        return Picture(name, image_bytes, None, bits=16)
+        return jxl(image_bytes, max_pixels=max_pixels)
     if name in ("AVIF", "HEIF"):
         return containers.iso(image_bytes, name)
     if name is None:

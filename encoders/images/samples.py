@@ -21,6 +21,10 @@ def rgb(image: Image.Image, picture: Picture) -> Image.Image:
     """
     if picture.transparent is not None:
         return _over_white_by_colour(image, picture)
+    if picture.filled is not None:  # Pillow gives the rest the first colour of the palette
+        whole = Image.new("RGB", image.size, "white")
+        whole.paste(rgb(image.crop(picture.filled), replace(picture, filled=None)), picture.filled)
+        return whole
     if image.mode == "F":
         image = _grey_of_float(image)
     elif image.mode.startswith("I"):

@@ -30,8 +30,8 @@ _NEEDED = {
 _NOT_PASSED_ON = {_ORIENTATION, _SUB_IFDS, _DNG_VERSION, _KIND_OF_PAGE, _FILL_ORDER}
 _REVERSED = bytes(int(f"{byte:08b}"[::-1], 2) for byte in range(256))
 """Every byte with its bits the other way round."""
-_BYTES_IN_ORDER = {6, 7, 34712, 50001}
-"""Compressions whose bytes a fill order does not turn round: the JPEGs, WebP."""
+_BYTES_IN_ORDER = {6, 7}
+"""Compressions whose bytes a fill order does not turn round: the JPEGs."""
 _MOST_VALUES = 1 << 18
 """Of one tag. A strip or tile costs Pillow an object."""
 _MANY_PIECES, _LEAST_PIECE = 4096, 16
@@ -42,7 +42,7 @@ _NAMES = {
     0: "grey", 1: "grey", 2: "RGB", 3: "palette", 4: "mask", 5: "CMYK", 6: "YCbCr", 8: "CIELab", 9: "ICCLab",
     10: "ITULab", 32844: "LogL", 32845: "LogLuv", 51177: "depth map",
 }  # fmt: skip
-_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000, 50001}
+_COMPRESSIONS = {1, 2, 3, 4, 5, 6, 7, 8, 32773, 32946, 34925, 50000}
 _DEVELOP = "Develop it to JPEG or TIFF"
 _SAVE = "Save it as an 8-bit TIFF or PNG"
 

@@ -10,6 +10,8 @@ from service.errors import NumbersDoNotFit
 
 INLINE_VALUES = 16_384
 """Up to so many numbers the event loop works on itself: cheaper than the way to another thread and back."""
+_LEAST_NORM, _GREATEST_NORM = np.float32(1e-15), np.float32(1e15)
+"""Between them float32 holds the squares of a row's numbers."""
 
 
 def embeddings(images: EncodedImages, request: EmbedRequest, *, model: str) -> EmbedResult:
@@ -78,8 +80,14 @@ def quantized(vectors: Floats, dtype: VectorDtype) -> Numbers:
 def l2_normalize(vectors: Floats) -> Floats:
     """Rows of length 1, float32; a zero row stays zero."""
     wide: Floats = vectors.astype(np.float32, copy=False)
-    norms: Floats = np.linalg.norm(wide, axis=-1, keepdims=True)
-    unit: Floats = wide / np.maximum(norms, np.finfo(np.float32).tiny)
+    with np.errstate(over="ignore"):
+        norms: Floats = np.linalg.norm(wide, axis=-1, keepdims=True)
+    if norms.min(initial=1) < _LEAST_NORM or norms.max(initial=1) > _GREATEST_NORM:
+        greatest = np.abs(wide).max(axis=-1, keepdims=True)
+        is_usual = ((norms >= _LEAST_NORM) & (norms <= _GREATEST_NORM)) | (greatest == 0)
+        wide = wide / np.where(is_usual, 1, greatest)
+        norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+    unit: Floats = wide / np.maximum(norms, _LEAST_NORM)
     return unit
 
 

@@ -149,4 +149,5 @@ def _invalid(error: ValidationError) -> InvalidOption:
     first = error.errors(include_url=False)[0]
     name = ".".join(str(part) for part in first["loc"][:1])
     message = first["msg"].removeprefix("Value error, ").replace("a valid tuple", "a list")
+    message = message.replace("Tuple should", "The list should").replace(" after validation", "")
     return InvalidOption(name, f"'{name}' is {shown_value(first['input'])}: {message[:1].lower()}{message[1:]}.")

@@ -247,7 +247,8 @@ def test_a_link_leads_to_its_operation(open_page: OpenPage) -> None:
 
 
 def test_the_contents_are_closed_on_a_phone_until_they_are_asked_for(open_page: OpenPage) -> None:
-    page = open_page("/docs", width=390)
+    page = open_page("/docs", width=320)
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
     link = page.locator(".contents").get_by_role("link", name="POST /classify")
     expect(link).to_be_hidden()
     page.get_by_text("Contents", exact=True).click()

@@ -159,6 +159,11 @@ def test_long_work_can_be_stopped(open_page: OpenPage) -> None:
     page.get_by_role("button", name="Stop").click()
     expect(page.locator("#status-text")).to_have_text("Stopped.")
     page.unroute("**/embed?*")
+    page.get_by_role("link", name="Live").click()  # where there is nothing to try again
+    expect(page.locator("#status-text")).to_have_text("")
+    expect(page.get_by_role("button", name="Try again")).to_be_hidden()
+    page.get_by_role("link", name="Tokens").click()
+    shown(page)
     page.get_by_role("slider", name="Layer").press("ArrowRight")
     shown(page)
     expect(page.locator("#status-text")).to_have_text("")
@@ -181,11 +186,11 @@ def test_the_tab_key_goes_through_the_page_in_its_order(open_page: OpenPage) -> 
 
 @pytest.mark.parametrize("view", ["tokens", "texts", "match", "search", "cost", "live"])
 def test_a_view_says_what_it_shows_and_what_its_words_mean_on_a_phone_too(open_page: OpenPage, view: str) -> None:
-    page = open_page(f"/#{view}", width=390)
+    page = open_page(f"/#{view}", width=320)
     expect(page.locator(".intro p")).to_contain_text("?")
     page.get_by_text("What the words mean").click()
     expect(page.locator(".words dd").first).to_be_visible()
-    assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert page.evaluate("document.documentElement.scrollWidth") == 320
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])

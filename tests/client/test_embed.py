@@ -91,6 +91,26 @@ async def test_a_pillow_image_is_turned_as_its_file_is() -> None:
     assert not np.array_equal(file, lying)
 
 
+async def test_wide_samples_of_a_pillow_image_are_those_of_its_file() -> None:
+    """A conversion to 8 bits would clip them: to white, floats to black."""
+    wide = np.linspace(0, 65535, 40 * 30).reshape(30, 40).astype(np.uint16)
+    files = [b"P5 40 30 65535\n" + wide.astype(">u2").tobytes()]
+    for image in (
+        Image.fromarray(wide),
+        Image.fromarray(wide).convert("I;16B"),
+        Image.fromarray(wide / np.float32(65535)),
+    ):
+        buffer = io.BytesIO()
+        image.save(buffer, "TIFF")
+        files.append(buffer.getvalue())
+    opened = [Image.open(io.BytesIO(file)) for file in files]
+    assert [image.mode for image in opened] == ["I", "I;16", "I;16B", "F"]
+    async with client() as own:
+        np.testing.assert_array_equal(await own.embed(opened), await own.embed(files))
+        with pytest.raises(BadImage, match="does not say which is black"):
+            await own.embed(Image.new("I", (8, 8)))
+
+
 async def test_texts_stand_beside_images_in_the_order_given() -> None:
     async with client() as own:
         mixed = await own.embed(["a cat", PICTURES[0], "a dog", PICTURES[1]], batch=3)
@@ -293,7 +313,8 @@ class OfText:
         ([io.StringIO("words")], TypeError, "opened for reading bytes"),
         ([3], TypeError, "input 0: int is no image"),
         (3, TypeError, "int is neither"),
-        (["lone \ud800"], ValueError, "surrogates"),
+        (["fine", "lone \ud800"], ValueError, "input 1: .*surrogates"),
+        ([Path("lone \ud800")], ValueError, "input 0: .*surrogates"),
         ([], ValueError, "nothing to embed"),
     ],
 )

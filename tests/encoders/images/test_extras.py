@@ -10,7 +10,7 @@ import pillow_heif
 import pytest
 from PIL import Image
 
-from encoders.contract.errors import ImageTooLarge, UndecodableImage
+from encoders.contract.errors import ImageTooLarge, UndecodableImage, UnsupportedImage
 from encoders.images.decode import decode, load_plugins
 from encoders.images.jxl import announced_size
 from tests.encoders.images.files import CASES, encoded, exif
@@ -98,6 +98,33 @@ def test_wide_grey_and_float_in_jpeg_xl_are_scaled() -> None:
     for wide in (grey.astype(np.uint16) * 257, (grey / 255).astype(np.float32)):
         found = decode(encoded(Image.fromarray(wide), "JXL", lossless=True))
         assert difference(found, Image.fromarray(grey).convert("RGB")) <= 1
+
+
+ODD_JXL = {
+    "animated": "1044d00202608040000003c004b188b15801dd4ff0018d0af9ad000080404003c004b188b15805dd4ff001892ae9a2801",
+    "multiplied": "1c00028010810100044004b188b15801dc0ff0028508b008070d368",
+    "black ink": "1c02800090810100044004b188b15801dc0ff0028508b008070d368",
+    "spot colour": "1c008000000000000000000090810100044004b188b15801dc0ff0028508b008070d368",
+    "grey of 16 bits": "1f023f801286e040810100048004b188b15802500ff34a022000031d3d26869",
+}
+"""Of one colour, 8 x 8 pixels, by libjxl: its decoder's wrapper gives the last frame, or other pixels."""
+EVEN_JXL = {
+    "turned": "12c1013080401003c004b188b15801dd4ff0018d0af9ad000",
+    "of a size for screens": "1440c088809080401003c004b188b15801dd4ff0018d0af9ad000",
+    "with depths": "1c004900810100044004b188b15801dc0ff0028508b008070d368",
+}
+
+
+@pytest.mark.parametrize("name", ODD_JXL)
+def test_a_jpeg_xl_that_its_decoder_reads_wrongly_is_refused_by_name(name: str) -> None:
+    with pytest.raises(UnsupportedImage, match=name):
+        decode(bytes.fromhex("ff0a4" + ODD_JXL[name]))
+
+
+@pytest.mark.parametrize("name", EVEN_JXL)
+def test_a_jpeg_xl_with_more_in_its_header_is_its_picture(name: str) -> None:
+    found = decode(bytes.fromhex("ff0a4" + EVEN_JXL[name]))
+    assert (found.size, found.getextrema()) == ((8, 8), ((90, 90),) * 3)
 
 
 @pytest.mark.parametrize("size", [(8, 8), (256, 256), (257, 100), (640, 480), (1000, 3), (1, 1200), (1920, 1080)])

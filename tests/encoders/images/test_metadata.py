@@ -168,6 +168,19 @@ def test_a_gifs_comments_and_unknown_extensions_are_passed_over(extension: bytes
     assert (found.getpixel((0, 0)), found.getpixel((5, 4))) == ((255, 255, 255), (200, 0, 0))
 
 
+@pytest.mark.parametrize("clear", [None, 1])
+def test_what_a_gifs_first_frame_leaves_free_is_clear(clear: int | None) -> None:
+    """Pillow gives it the first colour of the palette."""
+    frame = Image.new("P", (3, 2), 1)
+    frame.putpalette([9, 9, 9, 200, 0, 0])
+    gif = bytearray(encoded(frame, "GIF", **({} if clear is None else {"transparency": clear})))
+    at = gif.index(b",", 13)
+    gif[6:10], gif[at + 1 : at + 5] = struct.pack("<HH", 6, 5), struct.pack("<HH", 2, 1)
+    right = Image.new("RGB", (6, 5), "white")
+    right.paste((200, 0, 0) if clear is None else (255, 255, 255), (2, 1, 5, 3))
+    assert same(decode(bytes(gif)), right)
+
+
 @pytest.mark.parametrize("orientation", range(1, 9))
 @pytest.mark.parametrize("image_format", ["AVIF", "WEBP", "TIFF", "JPEG"])
 def test_a_picture_is_turned_once(image_format: str, orientation: int) -> None:

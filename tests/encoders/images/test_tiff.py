@@ -191,6 +191,7 @@ def test_what_is_not_read_is_said(case: str, name: str) -> None:
         ([(262, 34892)], "camera raw"),
         ([(262, 32845)], "LogLuv"),
         ([(259, 34712)], "compression 34712"),
+        ([(259, 50001)], "compression 50001"),  # WebP, which Pillow's own libtiff does not have
         ([(339, 2)], "signed 8-bit"),
         ([(339, 6)], "complex"),
         ([(258, 10)], "10-bit"),

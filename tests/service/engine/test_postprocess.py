@@ -5,7 +5,7 @@ from typing import Literal
 import numpy as np
 import pytest
 
-from service.engine.postprocess import is_finite, quantized
+from service.engine.postprocess import is_finite, l2_normalize, quantized
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float16"])
@@ -36,3 +36,14 @@ def test_eight_bits_hold_rows_of_any_size(dtype: Literal["int8", "uint8"], middl
     most = 127 if number >= 1e-30 else found[0, 0]
     assert found.tolist() == [[most, -most, 0]]
     assert 0 <= most <= 127
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("number", [1e-44, 1e-30, 1e-15, 1e15, 1e30, 3e38])
+def test_rows_of_any_size_get_length_1_and_change_no_other_row(number: float) -> None:
+    """Their squares do not fit float32, and their cosines came out as 0, or over 1."""
+    usual = np.array([[3.0, 0.1, -4.0]], np.float32)
+    found = l2_normalize(np.concatenate([usual, [[number, -number, 0]], [[0, 0, 0]]]).astype(np.float32))
+    np.testing.assert_array_equal(found[:1], l2_normalize(usual))
+    np.testing.assert_allclose(found[1:], [[0.5**0.5, -(0.5**0.5), 0], [0, 0, 0]], rtol=1e-6)
+    assert l2_normalize(np.empty((0, 3), np.float32)).shape == (0, 3)

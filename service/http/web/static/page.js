@@ -119,7 +119,8 @@ class Page {
     this.tab = tab;
     this.views.set(tab.key, view);
     if (this.view !== view) {
-      this.status.stop();
+      this.status.leave();
+      if (!this.isRecovering) this.trouble(null);
       this.view?.leave();
       this.intro.replaceChildren(view.intro);
       this.place.replaceChildren(view.element);

@@ -158,7 +158,7 @@ ODD: dict[str, tuple[dict[str, Any], int, str]] = {
     "an image that is a text": ({"images": ["a cat"]}, 422, "images[0]"),
     "a broken image among inputs": ({"inputs": [text("a"), image(BROKEN)]}, 422, "inputs[1]"),
     "an unknown form": ({"texts": ["a"], "embedding_types": ["float", "int4"]}, 422, "embedding_types"),
-    "no form": ({"texts": ["a"], "embedding_types": []}, 422, "embedding_types"),
+    "no form": ({"texts": ["a"], "embedding_types": []}, 422, "the list should have at least 1 item, not 0"),
     "an unknown input type": ({"texts": ["a"], "input_type": "song"}, 422, "input_type"),
     "an unknown option": ({"texts": ["a"], "max_tokens": 3}, 422, "max_tokens"),
     "an unknown model": ({"texts": ["a"], "model": "embed-v4.0"}, 404, "fake:vit"),

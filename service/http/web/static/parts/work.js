@@ -38,6 +38,15 @@ export class Work {
     this.running?.abort();
   }
 
+  /** Stop the job, and say no more of it: its view is left. */
+  leave() {
+    this.stop();
+    this.running = null;
+    this.say("");
+    this.offerAgain(false);
+    this.#show(false);
+  }
+
   /** @param {boolean} isOffered */
   offerAgain(isOffered) {
     this.again.hidden = !isOffered;
