@@ -14,6 +14,10 @@ class Curve:
     alone: int
     lines: tuple[tuple[int, int], ...]
 
+    def __post_init__(self) -> None:
+        if not self.lines or min(self(1), self(2)) < 0:
+            raise ValueError(f"a forward cannot take {self.alone} bytes for one item and {self.lines} for more")
+
     def __call__(self, batch: int) -> int:
         """Bytes at this batch size, 1 or more."""
         return self.alone if batch == 1 else max(fixed + item * batch for fixed, item in self.lines)

@@ -3,8 +3,10 @@
 from dataclasses import dataclass
 from typing import Literal
 
+import numpy as np
+
 from encoders.contract.errors import LayerNotFound, OutputNotOffered, UnsupportedResolution
-from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, TokenKind
+from encoders.contract.values import Encoded, Grid, ImageSize, Outputs, TokenKind
 
 
 @dataclass(frozen=True)
@@ -275,13 +277,15 @@ class EncoderSpec:
         rows, cols = self.tokens_grid(size, outputs)
         return self.tokens_prefix(outputs) + rows * cols
 
-    def mismatch(self, encoded: Encoded, *, images: int, size: ImageSize, outputs: Outputs) -> str | None:
-        """How `encoded` differs from the answer to `images` images of this size; None if its shape is right.
+    def mismatch(self, encoded: object, *, images: int, size: ImageSize, outputs: Outputs) -> str | None:
+        """How `encoded` differs from the answer to `images` images of this size; None if it is right.
 
-        Both outputs are there or not as `outputs` asks, every array has one row an image, every width is as the spec
-        says, and there are as many tokens as prefix tokens and places of the grid. The grid is the spec's, except for a
-        CNN's stage.
+        It is an Encoded. Both outputs are there or not as `outputs` asks, every array has one row an image, of floats,
+        every width is as the spec says, and there are as many tokens as prefix tokens and places of the grid. The grid
+        is the spec's, except for a CNN's stage.
         """
+        if not isinstance(encoded, Encoded):
+            return f"{type(encoded).__name__}, must be Encoded"
         stage = self._is_stage(outputs)
         grid = encoded.grid if stage else self.tokens_grid(size, outputs)
         count, width = self.tokens_prefix(outputs) + grid.rows * grid.cols, self.tokens_width(outputs)
@@ -295,14 +299,28 @@ class EncoderSpec:
                 return f"{name}: {_shown(found)}, must be {_shown(expected)}"
         return None
 
+    def mismatch_of_texts(self, vectors: object, *, texts: int) -> str | None:
+        """How `vectors` differ from those of `texts` texts; None if they are right."""
+        found, expected = _shape(vectors), (texts, self.embed_dim)
+        return None if found == expected else f"vectors of texts: {_shown(found)}, must be {_shown(expected)}"
+
     def _is_stage(self, outputs: Outputs) -> bool:
         """Whether the tokens asked for are those of a CNN's stage."""
         return outputs.layer is not None and bool(self.layer_sizes)
 
 
-def _shape(values: Floats | None) -> tuple[int, ...] | None:
-    return None if values is None else values.shape
+_FLOATS = ("float32", "float16", "bfloat16")
+"""Names of the dtypes that an encoder may give."""
 
 
-def _shown(fact: int | tuple[int | None, ...] | None) -> str:
+def _shape(values: object) -> tuple[int, ...] | str | None:
+    """The shape of an array of floats; of anything else, its name."""
+    if values is None:
+        return None
+    if not isinstance(values, np.ndarray):
+        return f"of type {type(values).__name__}"
+    return values.shape if values.dtype.name in _FLOATS else f"{values.dtype}, none of {', '.join(_FLOATS)}"
+
+
+def _shown(fact: int | str | tuple[int | None, ...] | None) -> str:
     return "none" if fact is None else "x".join(map(str, fact)) if isinstance(fact, tuple) else str(fact)

@@ -108,7 +108,7 @@ def search_largest(
         requested, reserved = cost.requested(batch), overhead.reserved(cost, batch)
         fit, open_ = (index + 1, open_) if reserved <= free else (fit, index)
         # What is requested grows about as pixels do, and what comes on top hardly.
-        aim = sizes[index].height * sqrt(max(free - (reserved - requested), 0) / requested)
+        aim = sizes[index].height * sqrt(max(free - (reserved - requested), 0) / max(requested, 1))
     return sizes[fit - 1] if fit else None
 
 

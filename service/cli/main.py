@@ -14,7 +14,7 @@ from typing import Any
 from pydantic import ValidationError
 from pydantic_settings import SettingsError
 
-from encoders.contract.errors import VisiontowerError
+from encoders.contract.errors import EncoderFailed, VisiontowerError, in_brief
 from service.bulk.errors import BulkError
 from service.cli import doctor, embed, keys, models, plan, pull, ray, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
@@ -48,6 +48,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         status: int = arguments.run(arguments)
         if sys.stdout is not None:  # it was closed
             sys.stdout.flush()
+    except EncoderFailed as error:
+        cause = error.__cause__
+        because = "" if cause is None else f" ({type(cause).__name__}: {in_brief(cause)})"
+        return _failed(arguments.command, f"{error}{because}")
     except (VisiontowerError, BulkError, ClusterError, ArgumentError, SettingsError) as error:
         return _failed(arguments.command, str(error))
     except ValidationError as error:

@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import Literal, TypeAlias, TypeVar
 
+import numpy as np
 from opentelemetry.trace import SpanKind
 from PIL import Image
 
@@ -213,6 +214,8 @@ class Images:
             def cut(decode: Decode) -> tuple[list[Pixels], ImageSize]:
                 image = self._decoded(decode, image_bytes, encoder, canvas, spent)
                 views = self._timed("preprocess", partial(encoder.cut, image, exact=self._exact_pixels), encoder, spent)
+                if not views or any(not _is_view(view, shape.size) for view in views):
+                    raise _no_pixels(encoder, shape.size)
                 return views, ImageSize(image.height, image.width)
 
             views, given = await self._done(cost, flow, cut)
@@ -394,9 +397,12 @@ class Images:
         """The encoder's pixels of the image, or the error that stands for them. On a decoding thread."""
         preprocess = partial(encoder.preprocess, image, shape.size, exact=self._exact_pixels)
         try:
-            return self._timed("preprocess", preprocess, encoder, spent)
+            pixels = self._timed("preprocess", preprocess, encoder, spent)
         except VisiontowerError as error:
             return error
+        if getattr(pixels, "shape", None) != (*shape.size, 3) or pixels.dtype != np.uint8:
+            return _no_pixels(encoder, shape.size)
+        return pixels
 
     def _decoded(
         self, decode: Decode, image_bytes: bytes, encoder: Encoder, size: ImageSize, spent: ImageStages
@@ -432,6 +438,15 @@ def _unprepared(encoder: Encoder) -> EncoderFailed:
     return EncoderFailed(f"{model} could not prepare the image.", model=model)
 
 
+def _is_view(pixels: object, size: ImageSize) -> bool:
+    return isinstance(pixels, np.ndarray) and pixels.shape == (*size, 3) and pixels.dtype == np.uint8
+
+
+def _no_pixels(encoder: Encoder, size: ImageSize) -> EncoderFailed:
+    model = encoder.spec.id
+    return EncoderFailed(f"{model} did not make the image into uint8 pixels of {size} in 3 channels.", model=model)
+
+
 def _cache_use(found: Sequence[Found]) -> CacheUse:
     ages = [each.age_s for each in found if each.age_s is not None]
     return CacheUse(hits=len(ages), misses=len(found) - len(ages), age_s=max(ages, default=0.0))
@@ -439,14 +454,17 @@ def _cache_use(found: Sequence[Found]) -> CacheUse:
 
 def _joined(encoder: Encoder, rows: Sequence[Encoded], image: ImageSize) -> Floats:
     """The tokens of an image's views as one. Raises VisiontowerError, whatever a library raised."""
+    model, width = encoder.spec.id, encoder.spec.projected_size
     try:
-        return encoder.join([row.tokens[row.prefix_tokens :] for row in rows if row.tokens is not None], image)
+        joined = encoder.join([row.tokens[row.prefix_tokens :] for row in rows if row.tokens is not None], image)
     except VisiontowerError:
         raise
     except Exception as error:
         _log.exception("the views of an image could not be joined")
-        model = encoder.spec.id
         raise EncoderFailed(f"{model} could not join the views of the image.", model=model) from error
+    if not isinstance(joined, np.ndarray) or joined.shape[1:] != (width,):
+        raise EncoderFailed(f"{model} did not join the views of the image to rows of {width}.", model=model)
+    return joined
 
 
 def _read(path: Path) -> bytes:

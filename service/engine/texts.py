@@ -1,6 +1,7 @@
 """Texts to vectors: known ones at once; the others are tokenised on a thread of their own, then batched like images."""
 
 import asyncio
+import logging
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor
 from dataclasses import dataclass
@@ -9,8 +10,10 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
+from encoders.contract.encoder import Encoder
+from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Floats, TokenIds
+from encoders.contract.values import Floats, TokenIds, Tokenized
 from service.engine.origin import Origin
 from service.engine.postprocess import require_finite
 from service.engine.scoring import PromptLimits, Prompts, TextVectors, Unfilled
@@ -22,6 +25,8 @@ from service.memory.shape import TextShape
 from service.scheduling.device_threads import DeviceThreads
 from service.scheduling.resident import Resident
 from service.telemetry.tracing import TRACE, UNTRACED
+
+_log = logging.getLogger(__name__)
 
 _PIECE_CHARS = 4096
 """Prompts are tokenised so many characters at a time, or one prompt: some milliseconds, rarely some tens."""
@@ -181,8 +186,8 @@ class Texts:
         has left.
         """
         rank = (sum(map(_price, prompts.unique)),)
-        tokenize = resident.encoder.tokenize
-        found = [await self._line.put(partial(tokenize, piece), rank=rank).answer for piece in _pieces(prompts.unique)]
+        work = partial(_ids_of, resident.encoder)
+        found = [await self._line.put(partial(work, piece), rank=rank).answer for piece in _pieces(prompts.unique)]
         ids = found[0].ids if len(found) == 1 else np.concatenate([piece.ids for piece in found])
         return ids, np.concatenate([piece.lengths for piece in found])
 
@@ -210,6 +215,24 @@ class Texts:
     def close(self) -> None:
         """Take no more texts."""
         self._line.close()
+
+
+def _ids_of(encoder: Encoder, prompts: Sequence[str]) -> Tokenized:
+    """The prompts' ids. On the line's thread. Raises VisiontowerError, whatever a library raised."""
+    spec = encoder.spec
+    ids_of_all, lengths_of_all = (len(prompts), spec.context_length), (len(prompts),)
+    try:
+        found = encoder.tokenize(prompts)
+        fits = (found.ids.shape, found.lengths.shape) == (ids_of_all, lengths_of_all) and found.ids.dtype == np.int64
+    except VisiontowerError:
+        raise
+    except BaseException as error:  # a tokenizer in Rust may panic
+        _log.exception("texts could not be tokenised")
+        raise EncoderFailed(f"{spec.id} could not tokenise the texts.", model=spec.id) from error
+    if not fits:
+        expected = f"int64 ids {ids_of_all} and lengths {lengths_of_all}"
+        raise EncoderFailed(f"{spec.id} did not tokenise the texts to {expected}.", model=spec.id)
+    return found
 
 
 def _price(prompt: str) -> int:

@@ -8,6 +8,7 @@ tables of /vram, which are asked for shape by shape. A plan that nobody waits fo
 """
 
 import asyncio
+import logging
 from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable, Hashable, Iterable, MutableMapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from typing import Any, Generic, TypeVar
 
 from encoders.contract.cost import Cost
 from encoders.contract.encoder import Blueprint
+from encoders.contract.errors import EncoderFailed, VisiontowerError
 from encoders.contract.spec import EncoderSpec
 from encoders.contract.values import ImageSize, Outputs, TokenKind
 from encoders.memory.plan import Row, Search, rows, search_largest
@@ -28,6 +30,7 @@ from service.memory.shape import ImageShape, Shape, TextShape
 from service.telemetry.tracing import TRACE, UNTRACED
 
 R = TypeVar("R")
+_log = logging.getLogger(__name__)
 
 MakeBlueprint = Callable[[str, str | None], Blueprint]
 """Encoder id and dtype (None: the one it is served in) -> its blueprint."""
@@ -107,7 +110,7 @@ class Planner:
         blueprint = await self._blueprint(model, None, (urgency,))
 
         def work_out() -> TextShape:
-            return TextShape(model, blueprint.text_cost(device=device))
+            return TextShape(model, _cost_by(partial(blueprint.text_cost, device=device), model))
 
         device = self._device
         return await self._learn(model, work_out, (urgency,), keep=self._shapes)
@@ -193,7 +196,9 @@ class Planner:
         device = self._device
 
         def work_out() -> ImageShape:
-            return ImageShape(model, size, outputs, blueprint.cost(size, outputs, device=device))
+            return ImageShape(
+                model, size, outputs, _cost_by(partial(blueprint.cost, size, outputs, device=device), model)
+            )
 
         name = (model, dtype, size, outputs)
         if rank[0] == Urgency.REQUEST:
@@ -254,6 +259,22 @@ class Planner:
             keep[name] = answer.result()
             while len(self._shapes) > _SHAPES:
                 self._shapes.popitem(last=False)
+
+
+def _cost_by(work_out: Callable[[], Cost], model: str) -> Cost:
+    """What a blueprint works out. Raises VisiontowerError, whatever it raised."""
+    try:
+        cost = work_out()
+    except VisiontowerError:
+        raise
+    except Exception as error:
+        _log.exception("the memory of a forward could not be worked out")
+        name = type(error).__name__
+        raise EncoderFailed(f"{model} failed with {name} when asked what a forward takes.", model=model) from error
+    if not isinstance(cost, Cost):
+        name = type(cost).__name__
+        raise EncoderFailed(f"{model} gave {name} when asked what a forward takes, must be Cost.", model=model)
+    return cost
 
 
 async def _driven(search: Search, cost_of: Callable[[ImageSize], Awaitable[Cost]]) -> ImageSize | None:

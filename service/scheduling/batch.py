@@ -94,19 +94,19 @@ class Batch:
         """Raises what the encoder raises, or EncoderFailed if it does not give a row for each item."""
         forward, self._forward = self._forward, None  # let go of: it may hold its outputs on the device
         assert forward is not None
-        rows, model, count = forward.wait(), self._shape.model, len(self._payloads)
+        rows, shape, spec, count = forward.wait(), self._shape, self._encoder.spec, len(self._payloads)
+        if isinstance(shape, ImageShape):
+            wrong = spec.mismatch(rows, images=count, size=shape.size, outputs=shape.outputs)
+        else:
+            wrong = spec.mismatch_of_texts(rows, texts=count)
+        if wrong is not None:
+            raise EncoderFailed(f"{spec.id} gave rows that its spec does not announce: {wrong}.", model=spec.id)
         outcomes: list[Outcome] = []
-        if isinstance(rows, Encoded) and isinstance(self._shape, ImageShape):
-            shape = self._shape
-            wrong = self._encoder.spec.mismatch(rows, images=count, size=shape.size, outputs=shape.outputs)
-            if wrong is not None:
-                raise EncoderFailed(f"{model} gave rows that its spec does not announce: {wrong}.", model=model)
+        if isinstance(rows, Encoded):
             for index in range(count):
                 tokens = None if rows.tokens is None else rows.tokens[index]
                 pooled = None if rows.pooled is None else rows.pooled[index]
                 outcomes.append(Encoded(rows.grid, rows.prefix_tokens, tokens, pooled))
-        elif isinstance(rows, Encoded) or len(rows) != count:
-            raise EncoderFailed(f"{model} gave {len(rows)} rows for {count} texts.", model=model)
         else:
             outcomes += list(rows)
         self.outcomes, self.worked = outcomes, True
@@ -123,6 +123,8 @@ class Batch:
         except Exception as error:
             _log.error("a forward of %d failed: %s", count, model, exc_info=count == 1)
             failure = EncoderFailed(f"{model} failed with {type(error).__name__}.", model=model)
+            if isinstance(error, MemoryError):
+                failure = OutOfMemory(encoder=model)
             failure.__cause__ = error
         self._failure = _without_frames(failure)
         self._forward = None

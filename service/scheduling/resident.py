@@ -6,7 +6,7 @@ import numpy as np
 
 from encoders.contract.encoder import Encoder
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, VisiontowerError
-from encoders.contract.values import Outputs
+from encoders.contract.values import Floats, Outputs
 
 _log = logging.getLogger(__name__)
 
@@ -35,14 +35,21 @@ class Resident:
 
     def try_out(self) -> None:
         """One real forward of each half. Raises EncoderFailed, or what the encoder raises. On a device thread."""
-        grey = np.full((1, *self.spec.image_size, 3), 128, dtype=np.uint8)
-        results = [self.encoder.encode(grey, Outputs(pooled=True)).pooled]
-        if self.spec.has_text:
-            results.append(self.encoder.encode_text(self.encoder.tokenize(["a warm-up"]).ids))
-        for result in results:
-            if result is None or len(result) != 1:
-                raise EncoderFailed(
-                    f"{self.spec.id} did not answer a plain grey image with one row.", model=self.spec.id
-                )
-            if not np.isfinite(result).all():
-                raise NonFiniteOutput(encoder=self.spec.id)
+        spec, outputs = self.spec, Outputs(pooled=True)
+        grey = np.full((1, *spec.image_size, 3), 128, dtype=np.uint8)
+        encoded = self.encoder.encode(grey, outputs)
+        self._require_announced(spec.mismatch(encoded, images=1, size=spec.image_size, outputs=outputs))
+        self._require_finite(encoded.pooled)
+        if spec.has_text:
+            vectors = self.encoder.encode_text(self.encoder.tokenize(["a warm-up"]).ids)
+            self._require_announced(spec.mismatch_of_texts(vectors, texts=1))
+            self._require_finite(vectors)
+
+    def _require_announced(self, wrong: str | None) -> None:
+        if wrong is not None:
+            model = self.spec.id
+            raise EncoderFailed(f"{model} gave rows that its spec does not announce: {wrong}.", model=model)
+
+    def _require_finite(self, vectors: Floats | None) -> None:
+        if vectors is not None and not np.isfinite(vectors).all():
+            raise NonFiniteOutput(encoder=self.spec.id)

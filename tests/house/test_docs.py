@@ -206,6 +206,15 @@ def test_the_tutorials_code_is_the_plugins() -> None:
     assert entry.strip() in (ROOT / "tests" / "plugin" / "pyproject.toml").read_text()
 
 
+def test_what_an_author_of_an_encoder_needs_is_where_the_table_says() -> None:
+    section = PAGES["docs/encoders.md"].partition("## Add an encoder")[2]
+    rows = re.findall(r"^\| (.+) \| `(encoders\.[\w.]+)` \|$", section, flags=re.MULTILINE)
+    assert len(rows) > 8
+    for names, module in rows:
+        for name in re.findall(r"`([A-Z]\w+|to_patches)", names):
+            assert hasattr(importlib.import_module(module), name), (module, name)
+
+
 def test_every_id_named_can_be_parsed_and_its_scheme_is_known() -> None:
     for page in ("README.md", "docs/encoders.md"):
         named = re.findall(r"`((?:demo|openclip|hf|timm):[^`\[]+)(?:\[[^`]*)?`", PAGES[page])

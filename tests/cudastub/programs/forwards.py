@@ -39,8 +39,9 @@ def rows(memory: CudaMemory, encoder_id: str, dtype: str) -> list[dict[str, obje
         Outputs(pooled=True, tokens=TokenKind.HIDDEN),
         Outputs(tokens=TokenKind.HIDDEN, layer=1),
     ]
-    kinds += [Outputs(tokens=TokenKind.DENSE)] * spec.dense
-    sizes = [spec.image_size, ImageSize(spec.image_size.height * 2, spec.image_size.width)]
+    kinds += [Outputs(tokens=TokenKind.DENSE)] * spec.dense + [Outputs(tokens=TokenKind.PROJECTED)] * spec.projects
+    larger = ImageSize(spec.image_size.height * 2, spec.image_size.width)
+    sizes = [spec.image_size] if spec.resolutions.problem(larger) else [spec.image_size, larger]
     for size in sizes:
         for outputs in kinds if size == spec.image_size else kinds[:1]:
             cost = drawn.cost(size, outputs, device="cuda")

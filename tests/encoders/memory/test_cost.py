@@ -2,10 +2,14 @@
 
 import dataclasses
 
+import pytest
 from hypothesis import assume, given
 from hypothesis import strategies as st
 
+from encoders.adapters.fake import FakeBlueprint
 from encoders.contract.cost import Cost, Curve
+from encoders.contract.values import ImageSize, Outputs
+from encoders.memory.plan import largest_size
 from encoders.memory.prediction import CPU, CUDA, MIB, Overhead, overhead_of, predict
 
 Moments = list[tuple[int, int]]
@@ -162,3 +166,22 @@ def test_the_parts_of_a_prediction_add_up(cost: Cost, batch: int, weights_bytes:
 def test_a_device_that_is_not_at_hand_has_its_overhead() -> None:
     assert (overhead_of("cpu"), overhead_of("cuda")) == (CPU, CUDA)
     assert CUDA.workspace >= 32 * MIB  # Hopper's and Blackwell's, the largest that cuBLAS takes by default
+
+
+@pytest.mark.parametrize(("alone", "lines"), [(1, ()), (-1, ((0, 1),)), (1, ((0, -1),))])
+def test_no_curve_is_below_nothing(alone: int, lines: tuple[tuple[int, int], ...]) -> None:
+    with pytest.raises(ValueError, match="a forward cannot take"):
+        Curve(alone, lines)
+
+
+def test_of_forwards_that_take_nothing_any_size_fits() -> None:
+    """A plug-in may not know what they take."""
+
+    class Unknowing(FakeBlueprint):
+        def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+            nothing = Curve(0, ((0, 0),))
+            return Cost(nothing, nothing, 0, 0, 0, 0)
+
+    drawn, pooled = Unknowing(), Outputs(pooled=True)
+    size = largest_size(drawn, pooled, batch=1, device="cpu", overhead=CPU, free=100, like=drawn.spec.image_size)
+    assert size == drawn.spec.resolutions.maximum

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from encoders.adapters.registry import blueprint
 from encoders.contract.values import ImageSize, TokenKind
 from encoders.memory.prediction import CUDA, MIB, predict
+from encoders.runtime.blueprint import TorchBlueprint
 from service.cli import main as cli
 from service.cli.main import main
 from service.sizes import parse_bytes, show_bytes
@@ -229,6 +230,18 @@ def test_an_error_is_one_line_and_status_2(argv: list[str], named: str, capsys: 
     assert captured.err.count("\n") == 1
     assert named in captured.err
     assert captured.out == ""
+
+
+def test_a_forward_that_fails_says_why(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def look(*_: object, **__: object) -> None:
+        raise RuntimeError("cannot be called on meta tensors")
+
+    monkeypatch.setattr(TorchBlueprint, "run", look)
+    assert main(["vram", "demo:vit"]) == 2
+    said = capsys.readouterr().err
+    assert said == (
+        "visiontower vram: The forward of demo:vit failed. (RuntimeError: cannot be called on meta tensors)\n"
+    )
 
 
 def test_a_plot_without_matplotlib_names_the_extra(

@@ -2,12 +2,15 @@
 
 import asyncio
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
+import numpy as np
 import pytest
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
+from encoders.contract.errors import EncoderFailed
 from encoders.contract.values import Tokenized
 from service.engine import EmbedRequest, Engine, SimilarityRequest
 from service.engine.scoring import PromptLimits, Unfilled
@@ -150,6 +153,39 @@ async def test_short_prompts_share_a_piece() -> None:
         await engine.embed(EmbedRequest(texts=texts))
     assert [text for piece in encoder.pieces for text in piece] == texts
     assert 5 < len(encoder.pieces) < 20
+
+
+def raises(error: BaseException) -> Callable[[Tokenized], Any]:
+    def act(found: Tokenized) -> Any:
+        raise error
+
+    return act
+
+
+@pytest.mark.parametrize(
+    "act",
+    [
+        raises(RuntimeError("its own")),
+        raises(SystemExit()),
+        lambda found: None,
+        lambda found: found.ids,
+        lambda found: Tokenized(found.ids[:, :7], found.lengths),
+        lambda found: Tokenized(found.ids[:1], found.lengths[:1]),
+        lambda found: Tokenized(found.ids.astype(np.int32), found.lengths),
+    ],
+    ids=["raises", "ends", "nothing", "ids alone", "other length", "fewer", "dtype"],
+)
+async def test_a_faulty_tokenizer_is_a_failure_of_the_encoder(act: Callable[[Tokenized], Any]) -> None:
+    """It would end the process otherwise, or be an error that names nothing."""
+
+    class Faulty(FakeEncoder):
+        def tokenize(self, texts: Sequence[str]) -> Tokenized:
+            found = super().tokenize(texts)
+            return found if texts == ["a warm-up"] else act(found)
+
+    async with engine_of(Faulty()) as engine:
+        with pytest.raises(EncoderFailed, match=r"fake:vit .* tokenise the texts"):
+            await engine.embed(EmbedRequest(texts=["a cat", "a dog"]))
 
 
 def test_templates_that_differ_in_half_a_character_are_not_one_source() -> None:

@@ -2,14 +2,13 @@
 
 import asyncio
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import pytest
 
 from encoders.adapters.fake import FakeEncoder
 from encoders.contract.errors import VisiontowerError
-from encoders.contract.values import Tokenized
+from service.engine.scoring import Prompts
 from service.engine.values import EmbedRequest, EmbedResult
 from service.http.app import create_app
 from service.http.protocol import Answer, Asked, Incoming, Protocol, Route
@@ -97,15 +96,17 @@ async def test_overload_and_deadlines_come_in_the_protocol_s_own_form() -> None:
     ids=["openai", "cohere", "open-inference", "native"],
 )
 async def test_what_nobody_foresaw_comes_in_the_protocol_s_own_form(
-    path: str, body: dict[str, Any], form: set[str], caplog: pytest.LogCaptureFixture
+    path: str,
+    body: dict[str, Any],
+    form: set[str],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    class Surprising(FakeEncoder):
-        def tokenize(self, texts: Sequence[str]) -> Tokenized:
-            if list(texts) == ["boom"]:
-                raise RuntimeError("secret")
-            return super().tokenize(texts)
+    def surprise(*_: object, **__: object) -> None:
+        raise RuntimeError("secret")
 
-    async with serving(Surprising()) as client:
+    async with serving() as client:
+        monkeypatch.setattr(Prompts, "vectors", surprise)
         answer = await client.post(path, json=body)
     assert answer.status_code == 500
     found = answer.json()

@@ -5,6 +5,7 @@ import base64
 import struct
 import threading
 import zlib
+from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ import pytest
 
 from encoders.adapters.fake import FakeEncoder, fake_spec
 from encoders.contract.values import Encoded, Outputs, Pixels
+from service.engine.scoring import Prompts
 from tests.encoders.images.files import CASES
 from tests.support.serving import PNG, assert_problem, image_bytes, noise, serving
 
@@ -269,14 +271,31 @@ async def test_a_preprocessing_that_breaks_fails_its_image_alone(caplog: pytest.
     assert "tokens" in response.json()["data"][1]
 
 
-async def test_an_unforeseen_error_shows_no_internals(caplog: pytest.LogCaptureFixture) -> None:
-    class Surprising(FakeEncoder):
-        def tokenize(self, texts: Any) -> Any:
-            if list(texts) == ["boom"]:
-                raise RuntimeError("secret path /etc")
-            return super().tokenize(texts)
+@pytest.mark.parametrize(
+    "act",
+    [lambda pixels: None, lambda pixels: pixels[:-1], lambda pixels: pixels.astype(np.float32)],
+    ids=["nothing", "size", "dtype"],
+)
+async def test_a_preprocessing_that_gives_no_pixels_is_answered(act: Callable[[Pixels], Any]) -> None:
+    """Nobody would come for the image otherwise."""
 
-    async with serving(Surprising()) as client:
+    class Faulty(FakeEncoder):
+        def preprocess(self, image: Any, size: Any, *, exact: bool = True) -> Pixels:
+            return act(super().preprocess(image, size))  # type: ignore[no-any-return]
+
+    async with serving(Faulty()) as client:
+        problem = assert_problem(await client.post("/embed", content=image_bytes(), headers=PNG), 500, "encoder-failed")
+    assert problem["detail"] == "fake:vit did not make the image into uint8 pixels of 32x32 in 3 channels."
+
+
+async def test_an_unforeseen_error_shows_no_internals(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def surprise(*_: object, **__: object) -> None:
+        raise RuntimeError("secret path /etc")
+
+    async with serving() as client:
+        monkeypatch.setattr(Prompts, "vectors", surprise)
         response = await client.post("/similarity?text=boom", content=GOOD, headers=PNG)
     problem = assert_problem(response, 500, "internal")
     assert "secret" not in response.text

@@ -83,3 +83,14 @@ async def test_views_that_cannot_be_joined_are_their_images_error() -> None:
         answer = await client.post("/embed?project=true&tiles=true", files=files)
     assert answer.status_code == 207
     assert [each.get("error", {}).get("type") for each in answer.json()["data"]] == [None, "/problems/encoder-failed"]
+
+
+@pytest.mark.parametrize("method", ["cut", "join"])
+@pytest.mark.parametrize("given", [None, "views", []])
+async def test_views_that_are_none_are_a_failure_of_the_encoder(
+    method: str, given: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(FakeEncoder, method, lambda *_, **__: given)
+    async with serving(FakeEncoder(SPEC)) as client:
+        answer = await client.post("/embed?project=true&tiles=true", content=noise(1), headers=PNG)
+    assert "fake:vit did not" in assert_problem(answer, 500, "encoder-failed")["detail"]

@@ -67,6 +67,13 @@ class CountingBlueprint:
             raise self.error
 
 
+class Silent(CountingBlueprint):
+    """Gives nothing where a cost is asked for."""
+
+    def cost(self, size: ImageSize, outputs: Outputs, *, device: str) -> Cost:
+        return None  # type: ignore[return-value]
+
+
 class Shelf:
     """Blueprints by model, made once each and counted."""
 
@@ -533,3 +540,15 @@ async def test_a_load_is_not_refused_for_a_full_line() -> None:
         shelf.only.goes_on.set()
         await asyncio.gather(first, load)
     assert planned(shelf) == [99, 2, 1]
+
+
+async def test_a_blueprint_that_gives_no_cost_is_a_failure_of_the_encoder() -> None:
+    shelf = Shelf()
+    shelf.only.error = ZeroDivisionError()
+    async with planning(shelf) as planner:
+        with pytest.raises(EncoderFailed, match="fake:vit failed with ZeroDivisionError when asked"):
+            await planner.text_shape(MODEL)
+        shelf.blueprints[MODEL] = Silent(fake_spec())
+    async with planning(shelf) as planner:
+        with pytest.raises(EncoderFailed, match="fake:vit gave NoneType when asked"):
+            await planner.image_shape(MODEL, SIZE, TOKENS)

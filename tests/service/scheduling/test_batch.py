@@ -159,8 +159,14 @@ def answering(**changes: Any) -> FakeEncoder:
         (answering(pooled=None), "pooled: none, must be 1x6"),
         (answering(tokens=np.zeros((1, 1, 12), np.float32)), "tokens: 1x1x12, must be none"),
         (answering(grid=Grid(2, 1)), "grid: 2x1, must be 1x1"),
+        (
+            answering(pooled=np.zeros((1, 6), int)),
+            "pooled: int64, none of float32, float16, bfloat16, must be 1x6",
+        ),
+        (answering(pooled=[[0.0] * 6]), "pooled: of type list, must be 1x6"),
+        (FakeEncoder(after=lambda encoded: (None, encoded.pooled)), "tuple, must be Encoded"),  # type: ignore[arg-type, return-value]
     ],
-    ids=["rows", "width", "nothing", "more than was asked", "grid"],
+    ids=["rows", "width", "nothing", "more than was asked", "grid", "dtype", "list", "tuple"],
 )
 def test_rows_that_the_spec_does_not_announce_are_a_failure_of_the_encoder(
     encoder: FakeEncoder, wrong: str, leaves_at_work: bool
@@ -171,7 +177,7 @@ def test_rows_that_the_spec_does_not_announce_are_a_failure_of_the_encoder(
         encoder = card
     batch = Bench(encoder).begin(1)
     (outcome,) = batch.wait()
-    assert type(outcome) is EncoderFailed
+    assert isinstance(outcome, EncoderFailed)
     assert f"fake:vit gave rows that its spec does not announce: {wrong}." in str(outcome)
     assert not batch.worked
 
@@ -188,15 +194,33 @@ def test_tokens_are_given_with_the_grid_and_the_prefix_of_each_image() -> None:
         np.testing.assert_allclose(np.asarray(outcome.pooled), np.asarray(row.pooled), rtol=1e-6)
 
 
-def test_a_wrong_number_of_rows_of_texts_is_a_failure_of_the_encoder() -> None:
-    class Generous(FakeEncoder):
+@pytest.mark.parametrize(
+    ("vectors", "wrong"),
+    [
+        (np.zeros((5, 6), np.float32), "5x6"),
+        (np.zeros((1, 7), np.float32), "1x7"),
+        (np.zeros((1, 6), object), "object, none of float32, float16, bfloat16"),
+        ([[0.0] * 6], "of type list"),
+        (None, "none"),
+    ],
+)
+def test_vectors_of_texts_that_the_spec_does_not_announce_are_a_failure_of_the_encoder(
+    vectors: Any, wrong: str
+) -> None:
+    class Faulty(FakeEncoder):
         def encode_text(self, ids: TokenIds) -> Floats:
-            return np.zeros((5, 6), np.float32)
+            return vectors  # type: ignore[no-any-return]
 
-    encoder = Generous()
+    encoder = Faulty()
     (outcome,) = Batch(encoder, TEXT, list(encoder.tokenize(["one"]).ids), Bench(encoder).measurement).wait()
     assert isinstance(outcome, EncoderFailed)
-    assert "5 rows for 1" in str(outcome)
+    assert f"vectors of texts: {wrong}, must be 1x6." in str(outcome)
+
+
+def test_a_library_without_memory_has_run_out_of_memory() -> None:
+    bench = Bench(Card(on={"wait": raising(MemoryError(), above=2)}))
+    assert all(isinstance(outcome, Encoded) for outcome in bench.run(1, 2, 3))
+    assert bench.out_of_memory == 1
 
 
 def test_whether_any_item_has_a_row_is_known() -> None:

@@ -29,7 +29,7 @@ from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, pr
 from encoders.adapters.fake import FakeEncoder, FakeMemory, fake_spec
 from encoders.contract.encoder import Finished, Forward
 from encoders.contract.errors import EncoderFailed, NonFiniteOutput, UndecodableImage, VisiontowerError
-from encoders.contract.values import Encoded, Floats, Grid, ImageSize, Outputs, Pixels, TokenIds
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, Pixels, TokenIds
 from encoders.memory.prediction import CPU
 from service.errors import DeadlineExceeded, DeviceLost, ShuttingDown, Unavailable
 from service.memory.budget import Budget
@@ -141,7 +141,7 @@ class Recorder(FakeEncoder):
 
     def encode(self, pixels: Pixels, outputs: Outputs) -> Encoded:
         if pixels[0, 0, 0, 2] == GREY:
-            return Encoded(grid=Grid(1, 1), pooled=np.full((1, 6), np.nan if self.is_broken else 0, np.float32))
+            return Encoded(self.spec.grid(), pooled=np.full((1, 6), np.nan if self.is_broken else 0, np.float32))
         return self._leave_at_work(pixels)()
 
     def begin(self, pixels: Pixels, outputs: Outputs) -> Forward:

@@ -29,6 +29,13 @@ class Illiterate(FakeEncoder):
         return super().encode_text(ids) * np.nan
 
 
+class Brief(FakeEncoder):
+    """Vectors of its texts are too short."""
+
+    def encode_text(self, ids: TokenIds) -> Floats:
+        return super().encode_text(ids)[:, 1:]
+
+
 def with_pooled(pooled: Floats | None) -> FakeEncoder:
     return FakeEncoder(after=lambda encoded: replace(encoded, pooled=pooled))
 
@@ -79,10 +86,23 @@ def test_an_encoder_without_a_text_half_is_tried_with_an_image_alone() -> None:
         (with_pooled(np.full((1, 6), np.inf, np.float32)), NonFiniteOutput),
         (Illiterate(), NonFiniteOutput),
         (with_pooled(np.zeros((2, 6), np.float32)), EncoderFailed),
+        (with_pooled(np.zeros((1, 7), np.float32)), EncoderFailed),
         (with_pooled(None), EncoderFailed),
+        (FakeEncoder(after=lambda encoded: None), EncoderFailed),  # type: ignore[arg-type, return-value]
+        (Brief(), EncoderFailed),
         (FakeEncoder(before=failing(RuntimeError("device-side assert"))), RuntimeError),
     ],
-    ids=["NaN", "infinity", "NaN of texts", "two rows for one", "no rows", "an error of its own"],
+    ids=[
+        "NaN",
+        "infinity",
+        "NaN of texts",
+        "two rows for one",
+        "width",
+        "no rows",
+        "nothing",
+        "width of texts",
+        "an error of its own",
+    ],
 )
 def test_an_encoder_that_fails_its_first_forward_says_so(encoder: FakeEncoder, error: type[Exception]) -> None:
     with pytest.raises(error):
