@@ -60,6 +60,7 @@ class Tables:
 
     def __init__(self, names: Sequence[str], places: Places, options: Options) -> None:
         self._places = places
+        self.files = names
         with ThreadPoolExecutor(_THREADS) as pool:  # a footer is a few bytes, and a bucket far away
             self._shards = list(pool.map(self._shard, names))
         schema = common_schema([shard.schema for shard in self._shards])

@@ -206,5 +206,5 @@ def test_inputs_travel_but_standard_input_stays(tmp_path: Path) -> None:
     assert [row.id for row in copy.rows(28)] == [f"{folder}/28.png", f"{folder}/29.png"]
     with (folder / "28.png").open("rb") as file:
         texts = inputs_of([], texts=["-"], standard_input=file)
-    with pytest.raises(BulkError, match="Standard input is on this machine alone"):
+    with pytest.raises(BulkError, match="A pipe is on this machine alone"):
         pickle.dumps(texts)

@@ -1,6 +1,7 @@
 """The nearest vectors of a bulk result: those that NumPy finds, whatever the format, the dtype and the blocks."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -243,7 +244,9 @@ def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert f"visiontower embed {tmp_path / 'images'} -o photos.parquet" in refusal(tmp_path / "images")
     (tmp_path / "out.csv").write_text("1,2")
-    assert "nothing that `visiontower embed` writes: .parquet, .npy, .safetensors" in refusal(tmp_path / "out.csv")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for name in ("out.csv", "pipe.parquet"):
+        assert "nothing that `visiontower embed` writes: .parquet, .npy, .safetensors" in refusal(tmp_path / name)
 
 
 @each_form
