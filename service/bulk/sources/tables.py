@@ -69,7 +69,8 @@ class Tables:
         self._id = options.id
         self._trust_paths = options.trust_paths
         self.columns = pa.schema([field_of(names[0], schema, name) for name in options.carried])
-        self._used = list(dict.fromkeys(filter(None, [self._image, self._text, self._id, *options.carried])))
+        used = (self._image, self._text, self._id, *options.carried)
+        self._used = list(dict.fromkeys(name for name in used if name is not None))
         for shard in self._shards:
             for name in self._used:
                 here, there = field_of(shard.name, shard.schema, name).type, field_of(names[0], schema, name).type
