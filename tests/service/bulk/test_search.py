@@ -226,6 +226,15 @@ def test_rows_without_a_name_are_numbers(tmp_path: Path) -> None:
     assert in_blocks(tmp_path / "out.parquet").names([3, 0]) == ["row 3", "row 0"]
 
 
+def test_names_and_metadata_need_not_be_utf8(tmp_path: Path) -> None:
+    """Of another program's table."""
+    odd = pa.array([b"caf\xe9", b"a"]).view(pa.string())
+    given = table(vectors(2), names(2)).set_column(0, "id", odd).replace_schema_metadata({b"\xff": b"\xfe"})
+    pq.write_table(given, tmp_path / "out.parquet")
+    result = in_blocks(tmp_path / "out.parquet")
+    assert (result.origin, result.names([0, 1])) == (None, ["caf\\xe9", "a"])
+
+
 def refusal(path: Path, *, column: str = "pooled") -> str:
     """What is said when it is opened and read."""
     with pytest.raises(BulkError) as refused:
@@ -266,6 +275,13 @@ def test_a_damaged_row_group_is_said(tmp_path: Path) -> None:
     written = bytearray(path.read_bytes())
     written[len(written) // 2 : len(written) // 2 + 2000] = bytes(2000)
     path.write_bytes(written)
+    assert refusal(path).startswith(f"{path} cannot be read: ")
+
+
+def test_a_damaged_header_is_said(tmp_path: Path) -> None:
+    """NumPy reads it as Python, whose tokens have errors of their own."""
+    path = as_npy(tmp_path / "out", vectors(9), names(9))
+    path.write_bytes(path.read_bytes().replace(b"}", b"(", 1))
     assert refusal(path).startswith(f"{path} cannot be read: ")
 
 
