@@ -17,6 +17,7 @@ import threading
 import warnings
 from collections.abc import AsyncGenerator, Coroutine, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from functools import partial
 from itertools import islice
 from typing import Any, TypeVar
@@ -64,7 +65,7 @@ class ClusterEmbedder:
             found: Described | str = await task.remote(self._settings, self._share, self._folder, request, carried)
         if isinstance(found, str):
             raise BulkError(found)
-        return found
+        return replace(found, columns=replace(found.columns, carried=carried))  # see `unpacked`
 
     async def batches(
         self, reading: Reading, request: EmbedRequest, columns: Columns, *, batch_size: int
@@ -97,7 +98,7 @@ class ClusterEmbedder:
                 if table is None:
                     return
                 for group in table.to_pylist():
-                    for batch in pa.ipc.open_stream(group["rows"]):
+                    for batch in unpacked(group["rows"], columns.schema):
                         yield batch
                     if group["error"] is not None:
                         raise BulkError(group["error"])
@@ -167,6 +168,11 @@ def groups(rows: Iterator[Row], *, batch_size: int) -> Iterator[tuple[Sequence[R
             yield group, error
         else:
             return
+
+
+def unpacked(rows: bytes, schema: pa.Schema) -> Iterator[pa.RecordBatch]:
+    """The batches of a group. Some types lose the names of their parts when they are pickled; here they have them."""
+    return (batch.cast(schema) for batch in pa.ipc.open_stream(rows))
 
 
 def _bytes(row: Row) -> int:

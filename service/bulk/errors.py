@@ -5,5 +5,5 @@ class BulkError(Exception):
     """A bulk run that cannot start or go on, in words for who started it."""
 
 
-class UnknownScheme(BulkError):
-    """No library here or elsewhere reads such URLs."""
+class NoSuchPlace(BulkError):
+    """A URL that leads nowhere: nobody knows its scheme, or it names no bucket."""

@@ -1,6 +1,6 @@
 """What goes into a bulk run: items in a fixed order. Knows no kind of source."""
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Literal, Protocol, TypeAlias
@@ -80,6 +80,10 @@ class Inputs(Protocol):
     @property
     def total(self) -> int | None:
         """How many items there are; None if that is not known before they are read."""
+
+    @property
+    def files(self) -> Sequence[str]:
+        """The tables and tars among the sources, by name."""
 
     def parameters(self) -> Mapping[str, object]:
         """What must be equal for a run to go on, as JSON has it: kinds, names; the ids and their number where known."""

@@ -1,5 +1,6 @@
 """A bulk run: items through the engine, in order, into parts, shards and the whole result; resumable."""
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import aclosing
@@ -49,6 +50,10 @@ class Job:
         """Where it goes. Raises BulkError if that cannot be."""
         if self.request.output == "tokens" and "text" in self.inputs.modalities:
             raise BulkError("A text has no tokens here: choose --output pooled or both.")
+        out = os.path.realpath(self.out)
+        for name in self.inputs.files:
+            if f"{os.path.realpath(name)}/".startswith(f"{out}/"):
+                raise BulkError(f"{self.out} would take the place of {name}, which is read: choose another name.")
         sink = sink_of(
             self.out,
             layout=self.layout,

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from service.scaling.plan import Facts
 
 MOST_CARDS = 1_000_000
-_LEAST = 1e-9
+_LEAST, _MOST = 1e-9, 1e9
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def _positive(text: str) -> float:
         number = float(text)
     except ValueError:
         number = math.nan
-    if not _LEAST <= number <= 1 / _LEAST:
+    if not _LEAST <= number <= _MOST:
         raise ValueError(f"'{text}' is not a number from 1e-9 to 1e9")
     return number
 

@@ -7,6 +7,7 @@ device threads. Everything that depends on one caller's bytes is over before the
 import asyncio
 import logging
 import math
+import os
 import stat
 from collections import deque
 from collections.abc import Awaitable, Callable, Sequence
@@ -468,11 +469,15 @@ def _joined(encoder: Encoder, rows: Sequence[Encoded], image: ImageSize) -> Floa
 
 
 def _read(path: Path) -> bytes:
-    """A pipe is read to its end; a device may have none."""
+    """A pipe is read to its end, and is empty if nobody has it open to write; a device may have no end."""
     try:
         mode = path.stat().st_mode
         if stat.S_ISCHR(mode) or stat.S_ISBLK(mode):
             raise ImageUnreadable(path, reason="It is a device")
+        if stat.S_ISFIFO(mode):
+            with open(path, "rb", opener=lambda name, flags: os.open(name, flags | os.O_NONBLOCK)) as pipe:
+                os.set_blocking(pipe.fileno(), True)
+                return pipe.read()
         return path.read_bytes()
     except OSError as error:
         raise ImageUnreadable(path, reason=error.strerror or type(error).__name__) from error

@@ -5,6 +5,7 @@ import struct
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
+from tokenize import TokenError
 
 import numpy as np
 
@@ -28,7 +29,7 @@ def of_npy(path: Path, block_numbers: int) -> Result:
         raise unreadable(neighbour, error) from error
     try:
         vectors = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, TokenError) as error:  # its header is Python's syntax
         raise unreadable(path, error) from error
     if about.get("output") == "tokens":
         raise tokens_only(path)

@@ -18,6 +18,13 @@ def name_column(schema: pa.Schema) -> str | None:
     return next((name for name in _NAMES if name in schema.names), None)
 
 
+def names_of(column: pa.ChunkedArray) -> list[str]:
+    """The names in it; bytes that are no UTF-8 are escaped."""
+    is_text = pa.types.is_string(column.type) or pa.types.is_large_string(column.type)
+    values = column.cast(pa.large_binary()).to_pylist() if is_text else column.to_pylist()
+    return [each.decode("utf-8", "backslashreplace") if isinstance(each, bytes) else str(each) for each in values]
+
+
 def width_of(path: Path, column: str, schema: pa.Schema, batches: Callable[[], Iterable[pa.RecordBatch]]) -> int | None:
     """Of the vectors; None if there is none to tell it. batches: the column's rows, some at a time.
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 
 from service.bulk import lance
 from service.bulk.errors import BulkError
-from service.bulk.results.columns import name_column, vectors_of, width_of
+from service.bulk.results.columns import name_column, names_of, vectors_of, width_of
 from service.bulk.results.result import STRETCH_BLOCKS, Origin, Result, Stretch, unreadable
 from service.bulk.rows import Array
 
@@ -33,7 +33,7 @@ def of_lance(path: Path, *, column: str, block_numbers: int) -> Result:
         Stretch(min(most, rows - start), partial(_blocks, dataset, path, column, width, start, most, block))
         for start in range(0, rows, most)
     ]
-    return Result(path, Origin.of_schema(dataset.schema), width, stretches, partial(_names, dataset))
+    return Result(path, Origin.of_schema(dataset.schema), width, stretches, partial(_names, dataset, path))
 
 
 def _blocks(
@@ -47,8 +47,12 @@ def _blocks(
         raise unreadable(path, error) from error
 
 
-def _names(dataset: "LanceDataset", places: Sequence[int]) -> list[str]:
+def _names(dataset: "LanceDataset", path: Path, places: Sequence[int]) -> list[str]:
+    """Raises BulkError."""
     column = name_column(dataset.schema)
     if column is None:
         return [f"row {place}" for place in places]
-    return [str(name) for name in dataset.take(list(places), columns=[column])[column].to_pylist()]
+    try:
+        return names_of(dataset.take(list(places), columns=[column])[column])
+    except (OSError, ValueError) as error:
+        raise unreadable(path, error) from error

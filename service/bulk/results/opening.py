@@ -37,7 +37,7 @@ def opened(path: Path, *, column: str = POOLED, block_numbers: int = _BLOCK_NUMB
         if beside(path, UNFINISHED).exists():
             raise BulkError(f"{path} is not finished: the `visiontower embed` that began it continues it.")
         raise BulkError(f"{path} is not there.")
-    match path.suffix:
+    match path.suffix if path.is_file() else "":
         case ".parquet":
             return of_tables(path, [path], column=column, block_numbers=block_numbers)
         case ".npy":

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from service.bulk.errors import BulkError
-from service.bulk.results.columns import name_column, vectors_of, width_of
+from service.bulk.results.columns import name_column, names_of, vectors_of, width_of
 from service.bulk.results.result import Origin, Result, Stretch, unreadable
 from service.bulk.rows import Array
 
@@ -51,8 +51,8 @@ class _Group:
             if column is None:
                 return None
             try:
-                return [str(name) for name in file.read_row_group(self.number, columns=[column])[column].to_pylist()]
-            except (OSError, pa.ArrowException) as error:
+                return names_of(file.read_row_group(self.number, columns=[column])[column])
+            except (OSError, ValueError, pa.ArrowException) as error:
                 raise unreadable(self.path, error) from error
 
     def _open(self) -> pq.ParquetFile:

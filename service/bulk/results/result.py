@@ -45,7 +45,7 @@ class Origin:
     def of_schema(cls, schema: pa.Schema) -> "Origin | None":
         """From the metadata of a table."""
         about = schema.metadata or {}
-        return cls.of({key.decode(): value.decode(errors="replace") for key, value in about.items()})
+        return cls.of({key.decode(errors="replace"): value.decode(errors="replace") for key, value in about.items()})
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,8 @@ def sink_of(
     is not installed.
     """
     sink: Sink
+    if out.exists() and not (out.is_file() or out.is_dir()):
+        raise BulkError(f"{out} is a pipe or a device: a result is a file or a folder.")
     if layout == "clip-retrieval":
         sink = ClipRetrieval(out, modalities)
     elif out.suffix != ".lance" and (is_folder or out.is_dir() or not out.suffix):

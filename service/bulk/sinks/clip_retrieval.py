@@ -26,7 +26,10 @@ class ClipRetrieval(Folder):
     carried columns), and OUT/errors/errors_0.jsonl where items failed. Of texts text_emb and caption instead.
     """
 
-    _pattern: ClassVar = "*/*_[0-9]*.*"
+    _patterns: ClassVar = (
+        *("img_emb/img_emb_[0-9]*.npy", "text_emb/text_emb_[0-9]*.npy"),
+        *("metadata/metadata_[0-9]*.parquet", "errors/errors_[0-9]*.jsonl"),
+    )
 
     def __init__(self, out: Path, modalities: Set[Modality]) -> None:
         super().__init__(out)

@@ -13,7 +13,8 @@ class Folder:
 
     is_sharded: ClassVar[bool] = True
     most_ids: ClassVar[int | None] = None
-    _pattern: ClassVar[str]
+    _patterns: ClassVar[Sequence[str]]
+    """Of the names of its files."""
 
     def __init__(self, out: Path) -> None:
         self.out = out
@@ -57,7 +58,7 @@ class Folder:
 
     def clear(self) -> None:
         """As Sink.clear."""
-        for path in sorted(self.out.glob(self._pattern), reverse=True):
+        for path in sorted((path for pattern in self._patterns for path in self.out.glob(pattern)), reverse=True):
             path.unlink()
         for part in self.work.glob("*.arrow"):
             part.unlink()

@@ -54,7 +54,7 @@ class ParquetFile(OneFile):
 class ParquetFolder(Folder):
     """OUT/part-00000.parquet and so on, each as ParquetFile has it."""
 
-    _pattern: ClassVar = "part-*.parquet"
+    _patterns: ClassVar = ("part-[0-9]*.parquet",)
 
     @property
     def ledger(self) -> Path | None:

@@ -19,7 +19,7 @@ from fsspec.implementations.arrow import ArrowFSWrapper
 from fsspec.utils import glob_translate
 
 from encoders.contract.errors import ImageError
-from service.bulk.errors import BulkError, UnknownScheme
+from service.bulk.errors import BulkError, NoSuchPlace
 from service.bulk.sources.place import shown
 from service.bulk.sources.retries import Patience, reason
 
@@ -30,14 +30,16 @@ _STAMPS = ("ETag", "etag", "mtime", "LastModified", "last_modified", "updated", 
 
 
 def file_system(scheme: str, bucket: str) -> Any:
-    """A file system of fsspec. Raises BulkError if the scheme is unknown, or its library or the bucket is not there."""
+    """A file system of fsspec. Raises NoSuchPlace, or BulkError if its library or the bucket is not there."""
     try:
+        if scheme in ("s3", "gs") and not bucket:
+            raise NoSuchPlace(f"{scheme}:// names no bucket.")
         if scheme == "s3":
             return ArrowFSWrapper(_s3(bucket))
         if scheme == "gs":
             return ArrowFSWrapper(pyarrow.fs.GcsFileSystem(retry_time_limit=_GCS_TRIES))
         if scheme not in fsspec.available_protocols():
-            raise UnknownScheme(f"{scheme}:// is no scheme that is known here: s3://, gs:// and https:// are.")
+            raise NoSuchPlace(f"{scheme}:// is no scheme that is known here: s3://, gs:// and https:// are.")
         return fsspec.filesystem(scheme)
     except ImportError as error:
         raise BulkError(f"{scheme}:// needs a library that is not installed here: {error}.") from error

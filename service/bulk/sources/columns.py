@@ -145,7 +145,10 @@ def id_in(column: pa.Array, row: int) -> str:
     try:
         given = value.as_py()
     except (ValueError, OverflowError):  # a time that Python has no type for
-        given = value.cast(pa.string()).as_py()
+        try:
+            given = value.cast(pa.string()).as_py()
+        except pa.ArrowInvalid:  # of a zone that nobody knows
+            given = value.value
     if given is None:
         return ""
     return legible(given) if isinstance(given, bytes) else str(given)

@@ -49,6 +49,7 @@ class Files:
 
     columns = pa.schema([])
     modality: Modality = "image"
+    files: Sequence[str] = ()
 
     def __init__(self, names: Sequence[str], places: Places) -> None:
         self.total = len(names)

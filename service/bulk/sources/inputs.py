@@ -16,7 +16,7 @@ from service.bulk.resume import MANIFEST, RUN, UNFINISHED
 from service.bulk.sources.files import Files, is_image
 from service.bulk.sources.joined import Joined, Kind
 from service.bulk.sources.options import Options
-from service.bulk.sources.place import shown
+from service.bulk.sources.place import is_read_once, shown
 from service.bulk.sources.places import Places, scheme_of
 from service.bulk.sources.retries import reason
 from service.bulk.sources.tables import Tables, is_table
@@ -114,6 +114,10 @@ def _files(name: str, places: Places) -> Iterator[str]:
             yield from matching
         elif place.is_folder(pattern):
             yield from _of_folder(pattern, place.below(pattern))
+        elif _kind(pattern) != "files" and is_read_once(pattern):
+            raise BulkError(
+                f"{shown(pattern)} is a pipe or a device: a table or a tar is read more than once. Write it to a file."
+            )
         else:
             yield pattern
 

@@ -26,6 +26,10 @@ class Kind(Protocol):
     def total(self) -> int | None:
         """How many there are, if that is known."""
 
+    @property
+    def files(self) -> Sequence[str]:
+        """The tables and tars, by name; none of other kinds."""
+
     def parameters(self) -> Mapping[str, Any]:
         """What must be equal for a run to go on. files: of tables and tars, their stamps by name."""
 
@@ -61,6 +65,11 @@ class Joined:
         totals = [kind.total for kind in self._kinds]
         known = [total for total in totals if total is not None]
         return sum(known) if len(known) == len(totals) else None
+
+    @property
+    def files(self) -> Sequence[str]:
+        """Of all kinds."""
+        return [name for kind in self._kinds for name in kind.files]
 
     def parameters(self) -> Mapping[str, object]:
         """Of each kind, in order; and of each table and tar by its name, so that a run can say which one changed."""

@@ -2,6 +2,7 @@
 
 import glob
 import os
+import stat
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import blake2b
 from threading import Event
@@ -84,6 +85,15 @@ class Disk:
         if "\0" in path or os.path.commonpath([real, os.path.realpath(joined)]) != real:
             return None
         return joined
+
+
+def is_read_once(name: str) -> bool:
+    """Whether it is a pipe, a socket or a device of this machine."""
+    try:
+        mode = os.stat(name).st_mode
+    except (OSError, ValueError):
+        return False
+    return not (stat.S_ISREG(mode) or stat.S_ISDIR(mode))
 
 
 def _is_file(entry: "os.DirEntry[str]") -> bool:

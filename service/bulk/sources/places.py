@@ -7,7 +7,7 @@ from pathlib import Path
 from threading import Event
 
 from encoders.contract.errors import ImageError
-from service.bulk.errors import UnknownScheme
+from service.bulk.errors import NoSuchPlace
 from service.bulk.items import Item, Pending, Row
 from service.bulk.sources.place import Disk, Place, Server
 from service.bulk.sources.retries import Patience
@@ -41,7 +41,7 @@ class Places:
         return self.server(name) if scheme_of(name) else self._disk
 
     def source(self, name: str) -> "Remote | Path | ImageError":
-        """The file as an image. If it is not there, or its scheme is unknown, that is an error of the image.
+        """The file as an image. If it is not there, or its URL leads nowhere, that is an error of the image.
 
         Raises BulkError if a library is missing, or the bucket.
         """
@@ -49,7 +49,7 @@ class Places:
             return Path(name)
         try:
             self.server(name)
-        except UnknownScheme as error:
+        except NoSuchPlace as error:
             return ImageError(str(error))
         return Remote(name, self)
 

@@ -60,6 +60,7 @@ class Tables:
 
     def __init__(self, names: Sequence[str], places: Places, options: Options) -> None:
         self._places = places
+        self.files = names
         with ThreadPoolExecutor(_THREADS) as pool:  # a footer is a few bytes, and a bucket far away
             self._shards = list(pool.map(self._shard, names))
         schema = common_schema([shard.schema for shard in self._shards])
@@ -68,7 +69,8 @@ class Tables:
         self._id = options.id
         self._trust_paths = options.trust_paths
         self.columns = pa.schema([field_of(names[0], schema, name) for name in options.carried])
-        self._used = list(dict.fromkeys(filter(None, [self._image, self._text, self._id, *options.carried])))
+        used = (self._image, self._text, self._id, *options.carried)
+        self._used = list(dict.fromkeys(name for name in used if name is not None))
         for shard in self._shards:
             for name in self._used:
                 here, there = field_of(shard.name, shard.schema, name).type, field_of(names[0], schema, name).type

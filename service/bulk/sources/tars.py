@@ -60,7 +60,7 @@ class Tars:
     def __init__(self, names: Sequence[str], places: Places, options: Options, warn: Callable[[str], None]) -> None:
         if options.image and options.text:
             raise BulkError("--image-column and --text-column: a sample is an image or a text. Give one of them.")
-        self._names = names
+        self.files = names
         self._places = places
         self._warn = warn
         self._image, self._text, self._id = map(_suffix, (options.image, options.text, options.id))
@@ -73,7 +73,7 @@ class Tars:
         """The tars with their sizes and times, and the suffixes."""
         return {
             "kind": "tars",
-            "files": {shown(name): self._places.of(name).stamp(name) for name in self._names},
+            "files": {shown(name): self._places.of(name).stamp(name) for name in self.files},
             "image": self._image,
             "text": self._text,
             "id": self._id,
@@ -83,7 +83,7 @@ class Tars:
     def rows(self, skip: Skip) -> Iterator[Row]:
         """Samples before the start are passed by their headers. A tar that breaks off is told after its samples."""
         unseen = self._wanted - {(self._text or "").lower()}  # a sample without a text is an error
-        for name in self._names:
+        for name in self.files:
             for sample in self._samples(name, skip, unseen):
                 yield self._item(sample)
         if unseen:

@@ -4,8 +4,8 @@ import codecs
 import io
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
 from hashlib import blake2b
 from typing import Any, BinaryIO
 from weakref import finalize
@@ -15,28 +15,30 @@ import pyarrow as pa
 from encoders.contract.errors import ImageError
 from service.bulk.errors import BulkError
 from service.bulk.items import Item, Modality, Row
-from service.bulk.sources.place import Skip, shown
+from service.bulk.sources.place import Skip, is_read_once, shown
 from service.bulk.sources.places import Places
 from service.bulk.sources.retries import reason
 
 
 class Texts:
-    """The lines of a file, or of standard input. They are counted at once, and read again as they are wanted.
+    """The lines of a file, a pipe or standard input. They are counted at once, and read again as they are wanted.
 
-    standard_input: what `-` means. It is kept in a temporary file.
+    standard_input: what `-` means. What is read once is kept in a temporary file.
     """
 
     columns = pa.schema([])
     modality: Modality = "text"
+    files: Sequence[str] = ()
 
     def __init__(self, name: str, places: Places, standard_input: BinaryIO) -> None:
         self._name = name
         self._places = places
         self._copy: BinaryIO | None = None
-        if name == "-":
+        if name == "-" or is_read_once(name):
             self._copy = tempfile.TemporaryFile()  # noqa: SIM115  # lives as long as this
             finalize(self, self._copy.close)
-            shutil.copyfileobj(standard_input, self._copy)
+            with nullcontext(standard_input) if name == "-" else open(name, "rb") as source:
+                shutil.copyfileobj(source, self._copy)
         digest = blake2b(digest_size=16)
         self.total = 0
         with self._opened() as file:
@@ -47,7 +49,7 @@ class Texts:
 
     def __getstate__(self) -> dict[str, Any]:
         if self._copy is not None:
-            raise BulkError("Standard input is on this machine alone: write it to a file that all machines read.")
+            raise BulkError("A pipe is on this machine alone: write the texts to a file that all machines read.")
         return self.__dict__
 
     def parameters(self) -> Mapping[str, Any]:

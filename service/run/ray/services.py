@@ -95,8 +95,10 @@ def services(
         raise ClusterError("On a cluster the port is the same on all machines: --port cannot be 0.")
     if settings.processes > 1:
         raise ClusterError("On a cluster there are replicas in place of processes: use --replicas.")
-    if not re.fullmatch(r"/|(/[\w.~-]+)+", prefix, re.ASCII):
+    if not re.fullmatch(r"/|(/(?!\.{1,2}(/|$))[\w.~-]+)+", prefix, re.ASCII):
         raise ClusterError(f"'{prefix}' is no prefix of paths: it begins with / and does not end with it, as /vt does.")
+    if prefix.split("/")[1] == "-":
+        raise ClusterError(f"'{prefix}' cannot be a prefix: Ray keeps all paths below /- for itself.")
     Share.check(cpus=cpus, gpus=gpus)
     given = settings.model_dump(mode="json", exclude_defaults=True, exclude=_OF_THE_PROXY)
 

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import math
+import os
 import shutil
 import threading
 from collections.abc import Callable
@@ -11,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
@@ -34,6 +36,21 @@ from tests.support.serving import backend_of
 
 FILES = 23
 BAD = {3: b"no image", 11: b"", 22: b"\xff\xd8\xff\xe0 cut"}
+
+
+def test_a_result_takes_the_place_of_no_source_and_is_no_pipe(tmp_path: Path) -> None:
+    """Its rows would be the last that is left of the images."""
+    (tmp_path / "in").mkdir()
+    table = tmp_path / "in" / "x.parquet"
+    pq.write_table(pa.table({"image": [b"a picture"]}), table)
+    for named in (table, tmp_path / "in"):
+        with pytest.raises(BulkError, match="would take the place of"):
+            encode(Job(table, inputs_of([str(named)]), EmbedRequest((), output="pooled"), restart=True))
+    with pytest.raises(BulkError, match="would take the place of"):
+        encode(Job(table.parent, inputs_of([str(table)]), EmbedRequest((), output="pooled"), restart=True))
+    os.mkfifo(tmp_path / "pipe.parquet")
+    with pytest.raises(BulkError, match="a result is a file or a folder"):
+        encode(Job(tmp_path / "pipe.parquet", inputs_of([str(table)]), EmbedRequest((), output="pooled")))
 
 
 @pytest.fixture

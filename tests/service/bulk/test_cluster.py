@@ -1,6 +1,7 @@
 """A bulk run on a cluster: the result of this machine, to the byte, whatever becomes of an engine or of the run."""
 
 import asyncio
+import io
 import pickle
 import re
 import signal
@@ -16,6 +17,7 @@ import pytest
 from service.bulk.embedding import EngineEmbedder
 from service.bulk.errors import BulkError
 from service.bulk.items import Item, Row
+from service.bulk.rows import Columns
 from service.bulk.run import Finished, Job, Progress, run
 from service.bulk.sources import Options, inputs_of
 from service.cluster.join import joined
@@ -32,6 +34,13 @@ pytestmark = [
 """Ray's."""
 SETTINGS = Settings(model=("demo:vit",), dtype="float32", max_batch=4, device="cpu", memory_budget=256 * 1024 * 1024)
 PICTURES = {f"{number:02}.png": noise(number, size=(60, 40)) for number in range(30)}
+NAMED = pa.schema(
+    {
+        "marks": pa.map_(pa.field("mark", pa.string(), nullable=False), pa.int8()),
+        "pair": pa.list_(pa.field("half", pa.int8()), 2),
+    }
+)
+"""Types whose parts have names."""
 BROKEN = {**PICTURES, "07.png": b"no image", "21.png": b""}
 
 
@@ -112,6 +121,18 @@ def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed
     assert here(job_of(tmp_path / "here", *names, **how)).failed == 12
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
 
+    image = pa.array(list(PICTURES.values()))
+    pairs = [
+        pa.array([value] * len(image), NAMED.field(name).type)
+        for name, value in (("marks", [("x", 1)]), ("pair", [1, 2]))
+    ]
+    table = pa.table([image, *pairs], schema=pa.schema([("image", image.type), *NAMED]))
+    (tmp_path / "named.parquet").write_bytes(parquet_of(table))
+    how = {"options": Options(carried=NAMED.names)}
+    asyncio.run(run(job_of(tmp_path / "named-there", "named.parquet", **how), embedder))
+    here(job_of(tmp_path / "named-here", "named.parquet", **how))
+    assert files_of(tmp_path / "named-there") == files_of(tmp_path / "named-here")
+
 
 def _workers() -> Iterator[psutil.Process]:
     return (each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::"))
@@ -127,6 +148,21 @@ def test_another_batch_size_changes_the_last_digits_alone(tmp_path: Path) -> Non
         vectors.append(np.load(out))
     apart = np.linalg.norm(vectors[0] - vectors[1], axis=1) / np.linalg.norm(vectors[0], axis=1)
     assert apart.max() < 1e-6
+
+
+def test_types_that_lose_the_names_of_their_parts_on_the_way_have_them_again() -> None:
+    """A result has them in its metadata, and is that of a run without a cluster to the byte."""
+    from service.bulk.cluster import unpacked
+
+    columns = Columns({"pooled": (2,)}, "float32", NAMED)
+    there: Columns = pickle.loads(pickle.dumps(columns))
+    assert str(there.schema) != str(columns.schema)
+    stream = io.BytesIO()
+    with pa.ipc.new_stream(stream, there.schema) as writer:
+        writer.write_batch(there.batch([Item("a", columns={"marks": [("x", 1)], "pair": [1, 2]})], ["It failed."]))
+    (batch,) = unpacked(stream.getvalue(), columns.schema)
+    assert str(batch.schema) == str(columns.schema)
+    assert batch["marks"].to_pylist() == [[("x", 1)]]
 
 
 def dealt_out(rows: Iterator[Row], *, batch_size: int) -> list[tuple[Sequence[Row], str | None]]:
@@ -170,5 +206,5 @@ def test_inputs_travel_but_standard_input_stays(tmp_path: Path) -> None:
     assert [row.id for row in copy.rows(28)] == [f"{folder}/28.png", f"{folder}/29.png"]
     with (folder / "28.png").open("rb") as file:
         texts = inputs_of([], texts=["-"], standard_input=file)
-    with pytest.raises(BulkError, match="Standard input is on this machine alone"):
+    with pytest.raises(BulkError, match="A pipe is on this machine alone"):
         pickle.dumps(texts)

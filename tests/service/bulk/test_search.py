@@ -1,6 +1,7 @@
 """The nearest vectors of a bulk result: those that NumPy finds, whatever the format, the dtype and the blocks."""
 
 import json
+import os
 import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -225,6 +226,15 @@ def test_rows_without_a_name_are_numbers(tmp_path: Path) -> None:
     assert in_blocks(tmp_path / "out.parquet").names([3, 0]) == ["row 3", "row 0"]
 
 
+def test_names_and_metadata_need_not_be_utf8(tmp_path: Path) -> None:
+    """Of another program's table."""
+    odd = pa.array([b"caf\xe9", b"a"]).view(pa.string())
+    given = table(vectors(2), names(2)).set_column(0, "id", odd).replace_schema_metadata({b"\xff": b"\xfe"})
+    pq.write_table(given, tmp_path / "out.parquet")
+    result = in_blocks(tmp_path / "out.parquet")
+    assert (result.origin, result.names([0, 1])) == (None, ["caf\\xe9", "a"])
+
+
 def refusal(path: Path, *, column: str = "pooled") -> str:
     """What is said when it is opened and read."""
     with pytest.raises(BulkError) as refused:
@@ -243,7 +253,9 @@ def test_what_is_not_there_or_not_ours_is_said(tmp_path: Path) -> None:
     (tmp_path / "images").mkdir()
     assert f"visiontower embed {tmp_path / 'images'} -o photos.parquet" in refusal(tmp_path / "images")
     (tmp_path / "out.csv").write_text("1,2")
-    assert "nothing that `visiontower embed` writes: .parquet, .npy, .safetensors" in refusal(tmp_path / "out.csv")
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for name in ("out.csv", "pipe.parquet"):
+        assert "nothing that `visiontower embed` writes: .parquet, .npy, .safetensors" in refusal(tmp_path / name)
 
 
 @each_form
@@ -263,6 +275,13 @@ def test_a_damaged_row_group_is_said(tmp_path: Path) -> None:
     written = bytearray(path.read_bytes())
     written[len(written) // 2 : len(written) // 2 + 2000] = bytes(2000)
     path.write_bytes(written)
+    assert refusal(path).startswith(f"{path} cannot be read: ")
+
+
+def test_a_damaged_header_is_said(tmp_path: Path) -> None:
+    """NumPy reads it as Python, whose tokens have errors of their own."""
+    path = as_npy(tmp_path / "out", vectors(9), names(9))
+    path.write_bytes(path.read_bytes().replace(b"}", b"(", 1))
     assert refusal(path).startswith(f"{path} cannot be read: ")
 
 

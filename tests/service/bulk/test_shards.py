@@ -4,7 +4,7 @@ import json
 import re
 import shutil
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Listed:
     columns: pa.Schema = NOTHING
     total: int | None = None
     breaks: Mapping[int, Exception] | None = None
+    files: Sequence[str] = ()
 
     @property
     def modalities(self) -> set[Modality]:
@@ -247,7 +248,10 @@ def test_the_layout_of_clip_retrieval(folder: Path) -> None:
     lines = (job.out / "errors" / "errors_0.jsonl").read_text().splitlines()
     assert (len(lines), finished.failed) == (1, 3)
     assert encode(job).resumed == FILES
+    (job.out / "raw").mkdir()
+    (job.out / "raw" / "img_0.jpg").write_bytes(b"of another program")
     encode(replace(job, restart=True))
+    assert (job.out / "raw" / "img_0.jpg").exists()
 
 
 def test_texts_in_the_layout_of_clip_retrieval(tmp_path: Path) -> None:

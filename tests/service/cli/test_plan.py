@@ -202,6 +202,10 @@ def test_what_is_given_is_not_assumed(capsys: pytest.CaptureFixture[str]) -> Non
     assert not any("--utilisation" in each for each in answered(*SLOW, capsys=capsys)["assumed"])
 
 
+def test_the_ends_of_a_range_are_in_it(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "Given:" in shown("--price", "1e9", "--cores-per-gpu", "1e-9", capsys=capsys)
+
+
 def test_the_kinds_of_figures_are_named(capsys: pytest.CaptureFixture[str]) -> None:
     answer = shown("--price", "2", capsys=capsys)
     for kind in ("Worked out:", "Data sheet:", "Measured:", "Given:", "Assumed:", "Not counted:"):
@@ -219,6 +223,7 @@ def test_the_kinds_of_figures_are_named(capsys: pytest.CaptureFixture[str]) -> N
         (["--gpu", "v100"], "--gpu: 'v100' is not known: choose one of t4, "),
         (["--gpus", "0"], "--gpus: '0' is not a whole number from 1"),
         (["--gpus", "1,"], "--gpus: '' is not a whole number"),
+        (["--hours", "1.1e9"], "--hours: '1.1e9' is not a number from 1e-9 to 1e9"),
         (["--hours", "0"], "--hours: '0' is not a number from 1e-9 to 1e9"),
         (["--hours", "1e-9"], "--hours: it takes more than 1,000,000 cards"),
         (["--pace", "1e300"], "--pace: '1e300'"),

@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -81,13 +82,15 @@ async def test_images_come_as_bytes_or_files_and_a_bad_one_is_an_error_at_its_pl
 
 @pytest.mark.parametrize("is_set", [False, True])
 async def test_files_that_cannot_be_read_are_errors_at_their_places(tmp_path: Path, is_set: bool) -> None:
-    """A device may have no end."""
+    """A device may have no end, and to a pipe nobody may ever write."""
+    os.mkfifo(tmp_path / "pipe.png")
     (tmp_path / "zero.png").symlink_to("/dev/zero")
     (tmp_path / "loop.png").symlink_to("loop.png")
-    names = ["zero.png", "loop.png", "nul\0.png", f"{'x' * 300}.png"]
+    names = ["pipe.png", "zero.png", "loop.png", "nul\0.png", f"{'x' * 300}.png"]
     async with engine_of() as engine:
         request = EmbedRequest([tmp_path / name for name in names], output="pooled", is_set=is_set)
-        items = (await engine.embed(request)).items
+        pipe, *items = (await engine.embed(request)).items
+    assert isinstance(pipe, EmptyImage)
     assert [item.reason for item in items if isinstance(item, ImageUnreadable)] == [
         "It is a device",
         "Too many levels of symbolic links",

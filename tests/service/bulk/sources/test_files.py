@@ -136,6 +136,23 @@ def test_texts_are_lines_and_a_bad_one_is_an_error_at_its_place(tmp_path: Path) 
     assert (piped.parameters(), contents(piped, 2)) == (found.parameters(), contents(found, 2))
 
 
+def test_a_pipe_of_texts_is_read_once_and_of_a_table_or_a_tar_refused(tmp_path: Path) -> None:
+    """As a shell writes them: --texts <(sort captions.txt)."""
+    reader, writer = os.pipe()
+    os.write(writer, b"one\ntwo\n")
+    os.close(writer)
+    try:
+        found = inputs(texts=[f"/dev/fd/{reader}"])
+    finally:
+        os.close(reader)
+    assert contents(found) == ["one", "two"]
+    goes_on_anywhere(found)
+    for name in ("x.csv", "x.parquet", "x.tar"):
+        os.mkfifo(tmp_path / name)
+        with pytest.raises(BulkError, match="is a pipe or a device: a table or a tar is read more than once"):
+            inputs(tmp_path / name)
+
+
 def test_kinds_are_joined_in_order(tmp_path: Path) -> None:
     folder_of(tmp_path / "in")
     (tmp_path / "texts").write_text("one\ntwo\n")

@@ -160,6 +160,8 @@ def test_an_image_that_never_comes_is_an_error_of_its_item(tmp_path: Path, monke
             f"http://{'a' * 70}.com/x.jpg",
             "http://[::bad/x.jpg",
             "foo://bar/x.jpg",
+            "s3:///x.jpg",
+            "gs://",
         ]
         lines = [f"{store.url}/shop/in/00.jpg", *gone, f"{store.url}/shop/in/01.jpg"]
         (tmp_path / "list").write_text("\n".join(lines))
@@ -167,7 +169,14 @@ def test_an_image_that_never_comes_is_an_error_of_its_item(tmp_path: Path, monke
     assert (first, last) == (WHOLE[0], WHOLE[1])
     for error, words in zip(
         errors,
-        ["refused", "no server of this name", *["host cannot be looked up"] * 3, "Invalid port", "no scheme"],
+        [
+            "refused",
+            "no server of this name",
+            *["host cannot be looked up"] * 3,
+            "Invalid port",
+            "no scheme",
+            *["names no bucket"] * 2,
+        ],
         strict=True,
     ):
         assert words in str(error)

@@ -230,6 +230,13 @@ def test_ids_that_python_has_no_type_for(tmp_path: Path) -> None:
     times = pa.array([5 * 10**11, 0], pa.timestamp("s"))
     found = inputs(written(tmp_path, "x.arrow", pa.table({"image": [b"x", b"y"], "t": times})), options=Options(id="t"))
     assert ids(found) == ["17814-05-16 00:53:20", "1970-01-01 00:00:00"]
+    nowhere = pa.table({"image": [b"x"], "t": pa.array([7], pa.timestamp("s", "Nowhere/Town"))})
+    assert ids(inputs(written(tmp_path, "nowhere.arrow", nowhere), options=Options(id="t"))) == ["7"]
+
+
+def test_a_column_may_have_no_name(tmp_path: Path) -> None:
+    table = pa.table([pa.array([b"x"]), pa.array([1])], names=["", "n"])
+    assert contents(inputs(written(tmp_path, "x.parquet", table))) == [b"x"]
 
 
 @pytest.mark.parametrize(

@@ -51,10 +51,17 @@ def test_or_each_has_its_own_below_its_prefix() -> None:
     assert [each.args.settings["model"] for each in found] == [["demo:vit"], ["openclip:ViT-L-14-336@openai"]]
 
 
-@pytest.mark.parametrize("prefix", ["vt", "/vt/", "//", "/a b", ""])
+@pytest.mark.parametrize("prefix", ["vt", "/vt/", "//", "/a b", "", "/a/../b", "/."])
 def test_a_prefix_that_no_path_has_is_refused(prefix: str) -> None:
     with pytest.raises(ClusterError, match="is no prefix of paths"):
         of(Settings(), prefix=prefix)
+
+
+@pytest.mark.parametrize("prefix", ["/-", "/-/routes"])
+def test_a_prefix_that_ray_keeps_for_itself_is_refused(prefix: str) -> None:
+    with pytest.raises(ClusterError, match="Ray keeps all paths below /-"):
+        of(Settings(), prefix=prefix)
+    assert of(Settings(), prefix="/-a/-")
 
 
 def test_models_that_would_have_one_prefix_are_refused() -> None:
