@@ -83,7 +83,7 @@ class Inputs(Protocol):
 
     @property
     def files(self) -> Sequence[str]:
-        """The tables and tars among the sources, by name."""
+        """The tables and tars of this machine among the sources, by name."""
 
     def parameters(self) -> Mapping[str, object]:
         """What must be equal for a run to go on, as JSON has it: kinds, names; the ids and their number where known."""

@@ -9,6 +9,7 @@ from service.bulk.errors import BulkError
 from service.bulk.items import Modality, Row
 from service.bulk.sources.columns import common_type
 from service.bulk.sources.place import Skip
+from service.bulk.sources.places import scheme_of
 
 
 class Kind(Protocol):
@@ -68,8 +69,8 @@ class Joined:
 
     @property
     def files(self) -> Sequence[str]:
-        """Of all kinds."""
-        return [name for kind in self._kinds for name in kind.files]
+        """Of all kinds, on this machine."""
+        return [name for kind in self._kinds for name in kind.files if not scheme_of(name)]
 
     def parameters(self) -> Mapping[str, object]:
         """Of each kind, in order; and of each table and tar by its name, so that a run can say which one changed."""
