@@ -334,7 +334,8 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     ) as client:
         await post_image(client)
         await post_image(client, model="fake:other")
-        await client.get("/models", headers={"authorization": "Bearer vt_guess"})
+        for method, path in (("GET", "/models"), ("POST", "/v2/models/guess/infer"), ("GET", "/guess")):
+            await client.request(method, path, headers={"authorization": "Bearer vt_guess"})
         for _ in range(2):
             await client.get("/models", headers=bearer("fast"))
         text = (await client.get("/metrics", headers=bearer("a"))).text
@@ -350,7 +351,12 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     assert found["key_refused_total", "a", "models"] == 1
     of_idle = {key[2]: value for key, value in found.items() if key[:2] == ("key_refused_total", "idle")}
     assert of_idle == {"images_per_day": 0}
-    assert found["rejected_total", "invalid-key"] == 1
+    assert found["rejected_total", "invalid-key"] == 3
+    assert found["requests_total", "native", "/models", "401"] == 1
+    assert found["requests_total", "open-inference", "/v2/models/{model:path}/infer", "401"] == 1
+    assert found["requests_total", "native", "other", "401"] == 1
+    for status in ("401", "500"):
+        assert found["requests_total", "native", "/similarity", status] == 0
     assert found["rejected_total", "requests-too-fast"] == 1
     assert found["rejected_total", "day-used-up"] == 0
     assert "vt_" not in text
