@@ -52,8 +52,8 @@ def create_app(
 
     backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve, in
     place of those that the settings name. tracer_provider: takes the traces; else the collector of the settings does,
-    or OpenTelemetry's global provider, if there is one by now. Raises SettingsError for a file that cannot keep what
-    keys have used.
+    or OpenTelemetry's global provider, if there is one by now. Raises SettingsError for keys that cannot be read,
+    and for a file that cannot keep what they have used.
     """
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]
