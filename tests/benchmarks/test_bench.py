@@ -396,10 +396,11 @@ def test_a_run_that_is_ended_ends_its_server(monkeypatch: pytest.MonkeyPatch, tm
 
     monkeypatch.setattr(servers, "FOLDER", tmp_path)
     monkeypatch.setattr(servers, "_until_it_answers", is_up)
-    monkeypatch.setattr(servers, "target", lambda *_, pid: psutil.Process(pid))
+    started: list[int] = []
+    monkeypatch.setattr(servers, "target", lambda *_, pid: started.append(pid))
     before = signal.getsignal(signal.SIGTERM)
     program = [sys.executable, "-c", "import time; time.sleep(60)"]
-    with pytest.raises(SystemExit), servers.running(servers.OURS, WORKS["small"], program=program) as server:
+    with pytest.raises(SystemExit), servers.running(servers.OURS, WORKS["small"], program=program):
         signal.raise_signal(signal.SIGTERM)
-    assert not server.is_running()
+    assert not psutil.pid_exists(started[0])
     assert signal.getsignal(signal.SIGTERM) == before
