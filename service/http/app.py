@@ -14,6 +14,7 @@ from typing import Any
 from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from opentelemetry.trace import TracerProvider
 from pydantic_settings import SettingsError
 from starlette.datastructures import MutableHeaders
@@ -111,6 +112,9 @@ def create_app(
     app.state.probe_ports = probe_ports
     routes.add(app, has_probes=settings.metrics_port is None)
     pages.add(app)
+    for each in [*app.routes]:
+        if isinstance(each, APIRoute) and each.methods == {"GET"}:
+            app.add_api_route(each.path, each.endpoint, methods=["HEAD"], include_in_schema=False)
     for protocol in protocols:
         app.add_protocol(protocol)
         for route in protocol.routes:
