@@ -318,6 +318,15 @@ def test_standard_input_that_is_closed_is_one_line(flag: str, images: Path) -> N
     assert "Standard input is closed" in closed.stderr
 
 
+def test_standard_files_that_are_closed_are_not_given_to_others() -> None:
+    program = (
+        "import os, sys; from service.cli.__main__ import hold_standard_files; hold_standard_files(); "
+        "print('to nobody', file=sys.stderr); sys.exit(os.open('/', os.O_RDONLY))"
+    )
+    line = f"exec {shlex.join([sys.executable, '-c', program])} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT).returncode == 3
+
+
 def test_interrupted_while_it_is_imported_it_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:
     class Interrupted:
         def __getattr__(self, name: str) -> object:
