@@ -73,7 +73,9 @@ class Dispatch:
     """ASGI: the protocols' routes by method and path; whatever else is asked for goes to `others`."""
 
     def __init__(self, exchanges: Sequence["Exchange"], *, others: ASGIApp) -> None:
-        self._by_path = {(each.route.method, each.route.path): each for each in exchanges if "{" not in each.route.path}
+        self._by_path: dict[tuple[str, str], Exchange] = {
+            (each.route.method, each.route.path): each for each in exchanges if "{" not in each.route.path
+        }
         self._by_pattern = [(compile_path(each.route.path)[0], each) for each in exchanges if "{" in each.route.path]
         self._others = others
 
