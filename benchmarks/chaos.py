@@ -125,12 +125,16 @@ class Watched:
         self.highest = 0
         attacker = _attacker(attack, port, seconds + 2.0) if attack else None
         begun = time.monotonic()
-        window: Future[Behaved] = self._pool.submit(
-            behave, port, pid, callers=callers, seconds=seconds, warmup_s=2.0, rate=rate
-        )
-        behaved = window.result()
-        ended = time.monotonic()
-        ends: dict[str, int] = json.loads(attacker.communicate()[0] or "{}") if attacker else {}
+        try:
+            window: Future[Behaved] = self._pool.submit(
+                behave, port, pid, callers=callers, seconds=seconds, warmup_s=2.0, rate=rate
+            )
+            behaved = window.result()
+            ended = time.monotonic()
+            ends: dict[str, int] = json.loads(attacker.communicate()[0] or "{}") if attacker else {}
+        finally:
+            if attacker:
+                attacker.kill()
         pauses = [
             float(s) for at, s in map(str.split, self._pauses.read_text().splitlines()) if begun < float(at) < ended
         ]
@@ -150,9 +154,11 @@ class Watched:
         return Usage.of(self.asked.pid).rss
 
     def close(self) -> None:
-        """Stop looking."""
+        """Stop looking, and end the callers."""
         self._ended.set()
         self._watch.join()
+        for callers in multiprocessing.active_children():
+            callers.terminate()
         self._pool.shutdown()
 
     def _look(self) -> None:

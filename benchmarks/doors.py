@@ -9,8 +9,6 @@ Rates and times are medians of the rounds. Run it on an idle machine.
 import argparse
 import asyncio
 import base64
-import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -156,7 +154,6 @@ def main() -> None:
     parser.add_argument("--flags", type=str.split, default=[], help="of visiontower, such as '--max-batch 16'")
     parser.add_argument("-o", "--out", type=Path, default=FOLDER / "doors.csv", help=f"[{FOLDER}/doors.csv]")
     a = parser.parse_args()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a run that is ended ends its server
     results = Results(a.out)
     for work in (WORKS[name] for name in a.work):
         _ = work.references  # made now, not while something runs

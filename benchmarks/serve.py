@@ -15,7 +15,6 @@ A server is named NAME or NAME@DTYPE, a limit `limit` or limit@RUNTIME. Run it o
 import argparse
 import asyncio
 import json
-import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -124,7 +123,6 @@ def say(row: Row) -> None:
 def main() -> None:
     """One comparison, or one of the other measurements."""
     a = _arguments()
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that a run that is ended ends its server
     works = [WORKS[name] for name in a.work]
     results = Results(a.out)
     if a.tokens:

@@ -4,6 +4,7 @@ import asyncio
 import base64
 import os
 import shlex
+import signal
 import socket
 import subprocess
 import sys
@@ -160,7 +161,7 @@ def running(
     """The server, up and answering, until the block ends.
 
     program: in place of the server's own command up to its flags. Raises RuntimeError, which shows the end of its log,
-    if it does not come up.
+    if it does not come up. A SIGTERM ends the block, and so the server.
     """
     address = Address("127.0.0.1", free_port())
     line = command(name, work, port=address.port, dtype=dtype, flags=flags)
@@ -170,6 +171,7 @@ def running(
     log.parent.mkdir(parents=True, exist_ok=True)
     with log.open("w") as out:
         print(shlex.join(map(str, line)), file=out, flush=True)
+        before = signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
         process = subprocess.Popen(line, stdout=out, stderr=out, env=os.environ | _QUIET, start_new_session=True)
     try:
         asked = target(name, work, address, pid=process.pid)
@@ -177,6 +179,7 @@ def running(
         yield asked
     finally:
         _stop(process)
+        signal.signal(signal.SIGTERM, before)
 
 
 def free_port() -> int:

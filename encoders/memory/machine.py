@@ -98,12 +98,13 @@ def _groups(cgroup: Path, membership: Path, controller: str | None) -> Iterator[
 def _memberships(membership: Path) -> Iterator[tuple[str, str]]:
     """(controllers, path) of each tree."""
     try:
-        lines = os.fsdecode(membership.read_bytes()).splitlines()  # a group's name is any bytes
+        lines = os.fsdecode(membership.read_bytes()).split("\n")  # a group's name is any bytes but this
     except OSError:  # no Linux
         return
     for line in lines:
-        _, names, path = line.split(":", 2)
-        yield names, path
+        if line:
+            _, names, path = line.split(":", 2)
+            yield names, path
 
 
 def _is_of(controller: str | None, names: str) -> bool:

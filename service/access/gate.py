@@ -16,6 +16,8 @@ from functools import partial
 from pathlib import Path
 from typing import TypeVar
 
+from pydantic_settings import SettingsError
+
 from encoders.contract.errors import VisiontowerError
 from service.access.errors import DayUsedUp, ImagesInFlight, InvalidKey, RequestsTooFast, TooManyImagesForKey
 from service.access.key_ring import KeyRing
@@ -57,9 +59,12 @@ class Gate:
     ) -> None:
         """entries, path: as of KeyRing; usage: as of Usage. wall: seconds since 1970.
 
-        Raises ValueError for keys, SettingsError for usage.
+        Raises SettingsError for keys or usage that cannot be read.
         """
-        self._ring = KeyRing(entries, path, clock=clock)
+        try:
+            self._ring = KeyRing(entries, path, clock=clock)
+        except ValueError as error:
+            raise SettingsError(str(error)) from error
         self._usage = Usage(usage, clock=wall)
         self._in_flight: Counter[str] = Counter()
         self._clock = clock

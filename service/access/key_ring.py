@@ -9,6 +9,8 @@ from service.access.keys import Keys, content_of, key_of_entry, read_file
 
 _log = logging.getLogger(__name__)
 _LOOK_S = 1.0
+_SETTLES_S = 0.1
+"""A content that stays for as long is not one that is still being written."""
 
 
 class KeyRing:
@@ -21,7 +23,7 @@ class KeyRing:
         self._entries = [key_of_entry(entry) for entry in entries]
         self._path = path
         self._clock = clock
-        self._found = self._look()
+        self._found = self._seen = self._look()
         self._due = clock() + _LOOK_S
         self._keys = self._read()
         if not self._keys.by_name:
@@ -29,14 +31,15 @@ class KeyRing:
 
     @property
     def keys(self) -> Keys:
-        """Those of now: the file is looked at once a second, and its keys are others if its content is.
+        """Those of now: the file is looked at once a second, and its keys are others if its content is, and stays.
 
         If it cannot be read, the keys stay as they were, and the log says so once.
         """
         if self._path is not None and (now := self._clock()) >= self._due:
-            self._due = now + _LOOK_S
-            found = self._look()
-            if found != self._found:
+            found, before = self._look(), self._seen
+            self._seen = found
+            self._due = now + (_LOOK_S if found == before else _SETTLES_S)
+            if found == before and found != self._found:
                 self._found = found
                 try:
                     self._keys = self._read()

@@ -22,7 +22,7 @@ from service.cli.arguments import (
     settings_of,
 )
 from service.cli.cluster import ENGINE_FLAGS, add_cluster_flags, cluster_of
-from service.cli.output import beginning, on_a_line, say
+from service.cli.output import beginning, on_a_line, printable, say
 from service.cli.sources import add_source_flags, inputs_from
 from service.sizes import show_bytes
 
@@ -289,8 +289,8 @@ def _report(job: "Job", finished: "Finished", *, seconds: float) -> None:
         say(f"{'Nothing could be embedded' if finished.rows else 'There was nothing to embed'}: {job.out} {said}.")
         return
     if finished.resumed == finished.rows:
-        print(f"{job.out} is complete: {finished.rows:,} rows.")
+        print(f"{printable(str(job.out))} is complete: {finished.rows:,} rows.")
         return
     arrays = ", ".join(f"{name} {[finished.good, *shape]}" for name, shape in finished.shapes.items())
     resumed = f", continued after {finished.resumed:,}" if finished.resumed else ""
-    print(f"{job.out}: {arrays} in {seconds:.1f} s{resumed}")
+    print(f"{printable(str(job.out))}: {arrays} in {seconds:.1f} s{resumed}")

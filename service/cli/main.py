@@ -18,7 +18,7 @@ from encoders.contract.errors import EncoderFailed, VisiontowerError, in_brief
 from service.bulk.errors import BulkError
 from service.cli import doctor, embed, keys, models, plan, pull, ray, search, serve, similarity, verify, vram
 from service.cli.arguments import ArgumentError, Help
-from service.cli.output import escape_what_cannot_be_shown
+from service.cli.output import escape_what_cannot_be_shown, printable, say
 from service.cluster.errors import ClusterError
 from service.settings import PREFIX
 
@@ -78,7 +78,7 @@ def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
     if rest:
         gathered = getattr(arguments, "gathers", None)
         if gathered is None or any(word.startswith("-") for word in rest):
-            top.error(f"unrecognized arguments: {' '.join(rest)}")
+            top.error(printable(f"unrecognized arguments: {' '.join(rest)}"))
         name, kind = gathered
         getattr(arguments, name).extend(map(kind, rest))
     return arguments
@@ -101,5 +101,5 @@ def _problem(error: Any) -> str:
 
 
 def _failed(command: str, message: str) -> int:
-    print(f"visiontower {command}: {' '.join(message.split())}", file=sys.stderr)
+    say(f"visiontower {command}: {' '.join(message.split())}")
     return 2

@@ -33,8 +33,8 @@ def escape_what_cannot_be_shown() -> None:
 
 
 def say(text: str) -> None:
-    """A line for the person at the terminal."""
-    print(text, file=sys.stderr)
+    """A line for the person at the terminal, or several."""
+    print("\n".join(map(printable, text.split("\n"))), file=sys.stderr)
 
 
 def show(*shown: RenderableType) -> None:

@@ -6,8 +6,8 @@ from itertools import groupby
 from typing import Literal
 
 from rich import box
-from rich.bar import Bar
 from rich.cells import cell_len, set_cell_size
+from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
@@ -106,14 +106,14 @@ def _halves(size: ImageSize, count: int) -> ImageSize:
 
 def scores_table(scores: Sequence[Score], *, title: str) -> Table:
     """Best first, with a bar."""
-    table = Table(title=title, title_justify="left")
+    table = Table(title=printable(title), title_justify="left")
     table.add_column("text", overflow="fold", min_width=8)
     table.add_column("cosine", justify="right", no_wrap=True, min_width=7)
     table.add_column("probability", justify="right", no_wrap=True, min_width=11)
     table.add_column("", max_width=_BAR)
     for score in sorted(scores, key=lambda score: -score.probability):
-        bar = Bar(1.0, 0.0, score.probability)  # in a narrow terminal it is shorter
-        table.add_row(score.text, f"{score.cosine:+.4f}", f"{score.probability:.4f}", bar)
+        bar = ProgressBar(1.0, score.probability)  # in a narrow terminal it is shorter, in ASCII of hyphens
+        table.add_row(printable(score.text), f"{score.cosine:+.4f}", f"{score.probability:.4f}", bar)
     return table
 
 
@@ -191,7 +191,7 @@ def recommended_text(encoders: Sequence[Recommended]) -> str:
 
 def spec_table(card: dict[str, object]) -> Table:
     """One encoder's facts. Photographs go without saying: no `trained on` is no row."""
-    table = Table(show_header=False, title=str(card["id"]), title_justify="left")
+    table = Table(show_header=False, title=printable(str(card["id"])), title_justify="left")
     table.add_column("fact", no_wrap=True)
     table.add_column("value", overflow="fold")
     for name, value in card.items():
@@ -223,7 +223,8 @@ def resolutions_table(spec: EncoderSpec) -> Table:
 def vram_table(forecast: Forecast, *, gpu: Card | None) -> Table:
     """Bytes in MiB by resolution and batch; what does not fit the card is marked."""
     spec = forecast.spec
-    table = Table(title=f"{spec.id}  {spec.dtype}  bytes in MiB", title_justify="left", box=box.SIMPLE_HEAD, padding=0)
+    title = f"{printable(spec.id)}  {spec.dtype}  bytes in MiB"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=0)
     for name in (*_PLANNED, "largest\nbatch") if gpu else _PLANNED:
         table.add_column(name, justify="right", no_wrap=True)
     for _, rows in groupby(forecast.rows, key=lambda row: row.size):

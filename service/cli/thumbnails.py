@@ -20,8 +20,9 @@ _SIDE = 16
 
 
 def can_show(console: Console) -> bool:
-    """Whether it is a terminal with colours."""
-    return console.is_terminal and console.color_system is not None and not console.no_color
+    """Whether it is a terminal with colours, and with these characters."""
+    has_colours = console.color_system is not None and not console.no_color
+    return console.is_terminal and has_colours and not console.options.ascii_only
 
 
 def thumbnail(path: Path) -> Text | None:

@@ -44,7 +44,9 @@ Findings = Iterator[Finding]
 
 def findings(facts: Facts) -> list[Finding]:
     """All that is to be said, what is wrong first."""
-    found = [finding for rule in _RULES for finding in rule(facts)]
+    has_no_files = isinstance(facts.temporary, Unknown)
+    rules = [rule for rule in _RULES if not (has_no_files and rule in _NEED_FILES)]
+    found = [finding for rule in rules for finding in rule(facts)]
     return sorted(found, key=lambda each: each.severity is not Severity.WRONG)
 
 
@@ -85,13 +87,25 @@ def _clock(facts: Facts) -> Findings:
         )
 
 
+def _temporary(facts: Facts) -> Findings:
+    if isinstance(facts.temporary, Unknown):
+        yield _wrong(
+            f"There is no folder for temporary files ({facts.temporary.could_not_tell}): no encoder loads.",
+            "Mount one: docker run --tmpfs /tmp, or an emptyDir.",
+        )
+
+
 def _settings(facts: Facts) -> Findings:
     if isinstance(facts.asked, Unknown):
         yield _wrong(
             f"visiontower serve would refuse its variables: {facts.asked.could_not_tell}",
             "Correct or unset the variable: docs/settings.md has all.",
         )
-    elif isinstance(facts.choice, Unknown) and not isinstance(facts.torch, Unknown):
+
+
+def _choice(facts: Facts) -> Findings:
+    is_why = isinstance(facts.asked, Unknown) or isinstance(facts.torch, Unknown)
+    if isinstance(facts.choice, Unknown) and not is_why:
         yield _wrong(
             f"visiontower serve would not start: {facts.choice.could_not_tell}",
             "Correct the VISIONTOWER_* variable that asks for it, or mend what it names: docs/settings.md has all.",
@@ -253,12 +267,6 @@ def _files(facts: Facts) -> Findings:
 
 
 def _folders(facts: Facts) -> Findings:
-    if isinstance(facts.temporary, Unknown):
-        yield _wrong(
-            f"There is no folder for temporary files ({facts.temporary.could_not_tell}): pictures that are decoded in "
-            "a process of their own fail.",
-            "Mount one: docker run --tmpfs /tmp, or an emptyDir.",
-        )
     has_ray = not isinstance(facts.software, Unknown) and facts.software.extras.get("ray", False)
     shared = facts.shared_memory
     if has_ray and not isinstance(shared, Unknown) and shared.exists and shared.free < _RAY_STORE:
@@ -332,7 +340,9 @@ def _self_test(facts: Facts) -> Findings:
 
 
 _RULES: tuple[Callable[[Facts], Findings], ...] = (
+    _temporary,
     _settings,
+    _choice,
     _torch,
     _self_test,
     _cards,
@@ -346,3 +356,5 @@ _RULES: tuple[Callable[[Facts], Findings], ...] = (
     _cores,
     _allocator,
 )
+_NEED_FILES = (_choice, _torch, _self_test)
+"""Without temporary files torch is not imported, and these would only tell that."""

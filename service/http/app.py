@@ -8,14 +8,19 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
+from http import HTTPStatus
 from importlib.metadata import version
 from typing import Any
+from urllib.parse import urlsplit, urlunsplit
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from opentelemetry.trace import TracerProvider
 from pydantic_settings import SettingsError
+from starlette.datastructures import MutableHeaders
 from starlette.middleware.errors import ServerErrorMiddleware
-from starlette.types import ASGIApp
+from starlette.routing import BaseRoute, Match
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from service.access.gate import Gate
 from service.engine.backend import Backend
@@ -48,8 +53,8 @@ def create_app(
 
     backend: as of Engine. siblings: the other processes behind the same port. protocols: to serve, in
     place of those that the settings name. tracer_provider: takes the traces; else the collector of the settings does,
-    or OpenTelemetry's global provider, if there is one by now. Raises SettingsError for a file that cannot keep what
-    keys have used.
+    or OpenTelemetry's global provider, if there is one by now. Raises SettingsError for keys that cannot be read,
+    and for a file that cannot keep what they have used.
     """
     if protocols is None:
         protocols = [PROTOCOLS[name] for name in settings.protocols]
@@ -107,8 +112,13 @@ def create_app(
     app.state.probe_ports = probe_ports
     routes.add(app, has_probes=settings.metrics_port is None)
     pages.add(app)
+    for each in [*app.routes]:
+        if isinstance(each, APIRoute) and each.methods == {"GET"}:
+            app.add_api_route(each.path, each.endpoint, methods=["HEAD"], include_in_schema=False)
     for protocol in protocols:
         app.add_protocol(protocol)
+        for route in protocol.routes:
+            metrics.know_route(route.path, protocol.name, has_keys=gate is not None)
     return app
 
 
@@ -138,6 +148,11 @@ class _App(FastAPI):
         longest = max(matching, key=len, default=None)
         return None if longest is None else prefixes[longest]
 
+    def route_of(self, scope: Scope) -> BaseRoute | None:
+        """The route that takes such a request, else one that would by another method."""
+        found = {route.matches(scope)[0]: route for route in reversed(self.routes)}  # of several the first
+        return found.get(Match.FULL, found.get(Match.PARTIAL))
+
     def build_middleware_stack(self) -> ASGIApp:
         """As Starlette's: called once, before the first request. The whole of the list goes around everything.
 
@@ -146,8 +161,27 @@ class _App(FastAPI):
         around, self.user_middleware = self.user_middleware, []
         others = super().build_middleware_stack()
         assert isinstance(others, ServerErrorMiddleware)
-        app: ASGIApp = Dispatch(self._exchanges, others=others.app)
+        app: ASGIApp = Dispatch(self._exchanges, others=_without_hosts(others.app))
         self.user_middleware = around
         for each in reversed(around):
             app = each.cls(app, *each.args, **each.kwargs)
         return app
+
+
+def _without_hosts(app: ASGIApp) -> ASGIApp:
+    """Redirects lead to a path alone.
+
+    The framework redirects to a path with, or without, its last slash. The host in its address is whatever the request
+    has named, and the scheme is not that of a proxy.
+    """
+
+    async def redirecting(scope: Scope, receive: Receive, send: Send) -> None:
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start" and message["status"] == HTTPStatus.TEMPORARY_REDIRECT:
+                headers = MutableHeaders(raw=message["headers"])
+                headers["location"] = urlunsplit(urlsplit(headers["location"])._replace(scheme="", netloc=""))
+            await send(message)
+
+        await app(scope, receive, sending)
+
+    return redirecting

@@ -73,7 +73,9 @@ class Dispatch:
     """ASGI: the protocols' routes by method and path; whatever else is asked for goes to `others`."""
 
     def __init__(self, exchanges: Sequence["Exchange"], *, others: ASGIApp) -> None:
-        self._by_path = {(each.route.method, each.route.path): each for each in exchanges if "{" not in each.route.path}
+        self._by_path: dict[tuple[str, str], Exchange] = {
+            (each.route.method, each.route.path): each for each in exchanges if "{" not in each.route.path
+        }
         self._by_pattern = [(compile_path(each.route.path)[0], each) for each in exchanges if "{" in each.route.path]
         self._others = others
 
@@ -82,7 +84,8 @@ class Dispatch:
         exchange = None
         if scope["type"] == "http":
             path = own_path(scope) if scope.get("root_path") else scope["path"]
-            exchange = self._by_path.get((scope["method"], path)) or self._matching(scope, path)
+            method = "GET" if scope["method"] == "HEAD" else scope["method"]  # uvicorn drops the body
+            exchange = self._by_path.get((method, path)) or self._matching(scope, path, method=method)
         if exchange is None:
             await self._others(scope, receive, send)
             return
@@ -91,11 +94,11 @@ class Dispatch:
         response = await exchange.respond(Request(scope, receive, send))
         await response(scope, receive, send)
 
-    def _matching(self, scope: Scope, path: str) -> "Exchange | None":
+    def _matching(self, scope: Scope, path: str, *, method: str) -> "Exchange | None":
         """The first whose pattern matches; the scope then has the path's parameters."""
         for pattern, exchange in self._by_pattern:
             found = pattern.match(path)
-            if found and exchange.route.method == scope["method"]:
+            if found and exchange.route.method == method:
                 scope["path_params"] = found.groupdict()
                 return exchange
         return None

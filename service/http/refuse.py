@@ -13,6 +13,7 @@ from service.http.protocol import Protocol
 async def refuse(error: VisiontowerError, scope: Scope, receive: Receive, send: Send) -> None:
     """Answer with the error, in the form of the protocol that the path is of."""
     app = scope["app"]
+    scope["route"] = app.route_of(scope)  # by which it is counted, whoever asked
     note_refusal(record_of(scope), error, app.state.metrics)
     protocol: Protocol | None = app.protocol_of(own_path(scope))
     if protocol is not None:

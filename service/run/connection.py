@@ -233,9 +233,21 @@ class Connection(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """As httptools."""
-        head = len(self.url) + sum(len(name) + len(value) for name, value in self.headers)
-        if head > _HEAD_BYTES or len(self.headers) > _HEADERS:
+        size, hosts, coding, version = len(self.url), 0, b"", self.parser.get_http_version()
+        for name, value in self.headers:
+            size += len(name) + len(value)
+            if name == b"host":
+                hosts += 1
+            elif name == b"transfer-encoding":
+                coding = value
+        if size > _HEAD_BYTES or len(self.headers) > _HEADERS:
             self._stop(HeadTooLarge(limit=_HEAD_BYTES, most_headers=_HEADERS))
+        if version not in ("1.0", "1.1"):
+            self._stop(MalformedRequest("it is not HTTP/1.1"))
+        if hosts > 1 or (hosts == 0 and version == "1.1"):
+            self._stop(MalformedRequest(f"it has {hosts or 'no'} Host headers, and HTTP/1.1 asks for one"))
+        if coding and (version == "1.0" or coding.strip().lower() != b"chunked"):
+            self._stop(MalformedRequest("its Transfer-Encoding is not that of HTTP/1.1 alone, which is chunked"))
         if len(self.pipeline) == _PIPELINED:
             self._stop(MalformedRequest(f"over {_PIPELINED} requests wait on this connection"))
         if self._is_spare:

@@ -48,6 +48,13 @@ _SIZES_A_MODEL = 32
 _SECONDS = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0)
 _ITEMS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 
+_WATCHED = (
+    HTTPStatus.OK,
+    HTTPStatus.INTERNAL_SERVER_ERROR,
+    HTTPStatus.SERVICE_UNAVAILABLE,
+    HTTPStatus.GATEWAY_TIMEOUT,
+)
+
 CLOSED = ("silent", "idle", "unread-answer", "head-too-large", "request-too-slow", "malformed-request")
 """Reasons for which the server closes a connection."""
 DECISIONS = ("whole", "split", "refused")
@@ -241,6 +248,11 @@ class Metrics:
             self._key_requests(record.key, str(record.status)).inc()
             if record.status < HTTPStatus.BAD_REQUEST:
                 self._key_images.labels(record.key).inc(record.images)
+
+    def know_route(self, route: str, protocol: str, *, has_keys: bool) -> None:
+        """Its requests begin at 0, by the statuses that alerts look at: a rate misses the first of a new series."""
+        for status in (*_WATCHED, *([HTTPStatus.UNAUTHORIZED] if has_keys else [])):
+            self._request(route, str(status.value), protocol)
 
     def know_keys(self, keys: Iterable[Key]) -> None:
         """These are the access keys: their refusals begin at 0, by the limits that each has."""

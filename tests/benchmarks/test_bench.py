@@ -5,6 +5,8 @@ import csv
 import ctypes
 import io
 import os
+import signal
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
@@ -15,11 +17,12 @@ from typing import Literal
 
 import httpx
 import numpy as np
+import psutil
 import pytest
 import torch
 from PIL import Image
 
-from benchmarks import limit, peers, report, serve, simulate, text_towers
+from benchmarks import limit, peers, report, serve, servers, simulate, text_towers
 from benchmarks.floor import Floor
 from benchmarks.http1 import Address, Connection, post
 from benchmarks.idle import of_samples
@@ -386,3 +389,18 @@ async def test_the_service_answers_load_rightly(loop: str) -> None:
     assert row.rss_after_mb > 0
     mixed_up = replace(asked, references=-references)
     assert wrong(window.samples, mixed_up) == len(window.samples)
+
+
+def test_a_run_that_is_ended_ends_its_server(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    async def is_up(*_: object) -> None: ...
+
+    monkeypatch.setattr(servers, "FOLDER", tmp_path)
+    monkeypatch.setattr(servers, "_until_it_answers", is_up)
+    started: list[int] = []
+    monkeypatch.setattr(servers, "target", lambda *_, pid: started.append(pid))
+    before = signal.getsignal(signal.SIGTERM)
+    program = [sys.executable, "-c", "import time; time.sleep(60)"]
+    with pytest.raises(SystemExit), servers.running(servers.OURS, WORKS["small"], program=program):
+        signal.raise_signal(signal.SIGTERM)
+    assert not psutil.pid_exists(started[0])
+    assert signal.getsignal(signal.SIGTERM) == before

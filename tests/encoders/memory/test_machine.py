@@ -116,8 +116,8 @@ def test_the_limits_of_all_groups_above_hold(tmp_path: Path) -> None:
 
 
 def test_the_name_of_a_group_is_any_bytes(tmp_path: Path) -> None:
-    (tmp_path / "self").write_bytes(b"0::/web\xff\n")
-    group = tmp_path / os.fsdecode(b"web\xff")
+    (tmp_path / "self").write_bytes(b"0::/web\xff\r\x0c\n")
+    group = tmp_path / os.fsdecode(b"web\xff\r\x0c")
     group.mkdir()
     (group / "memory.max").write_text("1000")
     (group / "memory.current").write_text("400")

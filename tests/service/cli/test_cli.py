@@ -281,12 +281,50 @@ def test_what_the_terminal_cannot_show_is_escaped(images: Path) -> None:
     assert done.stdout.startswith("\\xe9.npy: pooled")
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        ["similarity", "{images}/0.png", "a\x1b[31m", "--model", "fake:vit"],
+        ["similarity", "gone\x1b[31m.png", "a"],
+        ["models", "fake:\x1b[31m"],
+        ["serve", "--prot\x1b[31m=1"],
+        ["serve", "--keys-file", "gone\x1b[31m"],
+        ["keys", "create", "\x1b[31m"],
+        ["embed", "{images}/0.png", "-o", "{images}/a\x1b[31m.npy", "--model", "fake:vit"],
+    ],
+)
+def test_a_name_on_the_command_line_does_not_speak_to_the_terminal(
+    line: list[str], images: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with suppress(SystemExit):
+        main([each.format(images=images) for each in line])
+    said = "".join(capsys.readouterr())
+    assert "\x1b" not in said
+    assert "\\x1b[31m" in said
+
+
+def test_scores_are_shown_in_ascii_where_there_is_no_more() -> None:
+    shown = io.BytesIO()
+    console = Console(file=io.TextIOWrapper(shown, "ascii"), width=80)
+    console.print(scores_table([Score("a", 0.5, 1.0, 1.0)], title="x"))
+    assert b"----" in shown.getvalue()
+
+
 @pytest.mark.parametrize("flag", ["--list", "--texts"])
 def test_standard_input_that_is_closed_is_one_line(flag: str, images: Path) -> None:
     line = [sys.executable, "-m", "service.cli", "embed", flag, "-", "-o", f"{images}/out.npy", "--model", "fake:vit"]
     closed = subprocess.run(["sh", "-c", f"exec {shlex.join(line)} <&-"], capture_output=True, text=True, cwd=ROOT)
     assert (closed.returncode, closed.stderr.count("\n")) == (2, 1), closed.stderr
     assert "Standard input is closed" in closed.stderr
+
+
+def test_standard_files_that_are_closed_are_not_given_to_others() -> None:
+    program = (
+        "import os, sys; from service.cli.__main__ import hold_standard_files; hold_standard_files(); "
+        "print('to nobody', file=sys.stderr); sys.exit(os.open('/', os.O_RDONLY))"
+    )
+    line = f"exec {shlex.join([sys.executable, '-c', program])} <&- >&- 2>&-"
+    assert subprocess.run(["sh", "-c", line], cwd=ROOT).returncode == 3
 
 
 def test_interrupted_while_it_is_imported_it_ends_with_130(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -94,7 +94,10 @@ TROUBLES: dict[str, tuple[Facts, Severity, str, str]] = {
     "a part of a core": (cores(quota=0.5), NOTE, "allows 0.5 of a core", "--cpus"),
     "one thread": (machine(variables={"OMP_NUM_THREADS": "1"}), NOTE, "on 1 of 16 cores", "Unset OMP"),
     "few files": (machine(files=Files(1024, 1024, needed=1536)), WRONG, "1,024 files", "nofile"),
-    "no temporary files": (machine(temporary=Unknown("No usable directory")), WRONG, "temporary", "--tmpfs"),
+    "no temporary files": (
+        machine(temporary=Unknown("No usable directory"), choice=Unknown("it"), checks=(Check("demo:vit", "", "it"),)),
+        WRONG, "temporary", "--tmpfs",
+    ),
     "a read-only cache": (machine(caches=READ_ONLY), NOTE, "not writable", "Mount a volume"),
     "a read-only cache, and weights to fetch": (
         machine(caches=READ_ONLY, asked=replace(ASKED, models=("demo:vit", "hf:a/b"))), WRONG, "not writable", "Mount",

@@ -334,7 +334,8 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     ) as client:
         await post_image(client)
         await post_image(client, model="fake:other")
-        await client.get("/models", headers={"authorization": "Bearer vt_guess"})
+        for method, path in (("GET", "/models"), ("POST", "/v2/models/guess/infer"), ("GET", "/guess")):
+            await client.request(method, path, headers={"authorization": "Bearer vt_guess"})
         for _ in range(2):
             await client.get("/models", headers=bearer("fast"))
         text = (await client.get("/metrics", headers=bearer("a"))).text
@@ -350,7 +351,12 @@ async def test_metrics_and_logs_say_the_key_s_name_and_never_the_key(
     assert found["key_refused_total", "a", "models"] == 1
     of_idle = {key[2]: value for key, value in found.items() if key[:2] == ("key_refused_total", "idle")}
     assert of_idle == {"images_per_day": 0}
-    assert found["rejected_total", "invalid-key"] == 1
+    assert found["rejected_total", "invalid-key"] == 3
+    assert found["requests_total", "native", "/models", "401"] == 1
+    assert found["requests_total", "open-inference", "/v2/models/{model:path}/infer", "401"] == 1
+    assert found["requests_total", "native", "other", "401"] == 1
+    for status in ("401", "500"):
+        assert found["requests_total", "native", "/similarity", status] == 0
     assert found["rejected_total", "requests-too-fast"] == 1
     assert found["rejected_total", "day-used-up"] == 0
     assert "vt_" not in text
@@ -376,6 +382,8 @@ async def test_a_new_key_works_within_a_second_and_a_removed_one_no_longer(tmp_p
         assert (await post_image(client)).status_code == 200
         file_of(path, b={"models": ["fake:vit"]})
         ahead = 1.0
+        assert (await post_image(client)).status_code == 200, "it may be that more of it is still to be written"
+        ahead = 1.1
         assert (await post_image(client)).status_code == 401
         assert (await post_image(client, "b")).status_code == 200
         metrics = (await client.get("/metrics", headers=bearer("b"))).text
@@ -428,6 +436,14 @@ def test_what_is_wrong_with_the_keys_is_said_at_start(settings: dict[str, Any], 
 def test_a_file_that_cannot_keep_what_keys_use_is_said_at_start() -> None:
     settings = Settings(keys=(f"a=sha256:{'0' * 64}",), keys_usage=Path("/nowhere/usage"))
     with pytest.raises(SettingsError, match=r"^keys_usage /nowhere/usage cannot keep .* unable to open"):
+        create_app(settings)
+
+
+def test_keys_that_break_between_the_settings_and_the_start_are_an_error_of_the_settings(tmp_path: Path) -> None:
+    """As when one of several processes is replaced: it has the settings, and no others' keys."""
+    settings = Settings(keys_file=file_of(tmp_path / "keys.toml", a={}))
+    (tmp_path / "keys.toml").write_text("[a")
+    with pytest.raises(SettingsError, match=r"keys\.toml: "):
         create_app(settings)
 
 

@@ -61,6 +61,8 @@ async def test_the_same_routes_answer_without_it() -> None:
             answer = await client.request(method, path, content=image_bytes() if method == "POST" else None)
             assert answer.status_code not in (403, 404, 405), (method, path)
             assert answer.headers["x-request-id"], "observed"
+            if method == "GET":
+                assert (await client.head(path)).status_code == answer.status_code, path
 
 
 async def test_an_unforeseen_error_is_a_problem_with_the_request_s_id(caplog: pytest.LogCaptureFixture) -> None:

@@ -219,7 +219,7 @@ def assert_sound(request: Request, reply: Reply) -> None:
             assert error["status"] == status, reply
             assert not breaches(error, problem_schema()), reply
     if not is_own or (status in (307, 404) and operation.path == "/problems/{slug}"):  # with a slash it is another path
-        assert status in (307, 404, 405) or request.method in ("GET", "POST"), reply
+        assert status in (307, 404, 405) or request.method in ("GET", "HEAD", "POST"), reply
         return
     said = operation.answers(status)
     assert reply.media_type in said, (status, reply, list(said))

@@ -46,8 +46,9 @@ async def test_the_pages_and_all_that_they_load_are_there(client: httpx.AsyncCli
 
 async def test_without_its_slash_the_page_is_elsewhere(client: httpx.AsyncClient) -> None:
     """Else the browser would look for its files beside the prefix."""
-    answer = await client.get("http://service/vt")
-    assert (answer.status_code, answer.headers["location"]) == (307, "http://service/vt/")
+    for asked, there in (("vt", "/vt/"), ("vt/health/ready/?model=a%26b", "/vt/health/ready?model=a%26b")):
+        answer = await client.get(f"http://service/{asked}", headers={"host": "elsewhere"})
+        assert (answer.status_code, answer.headers["location"]) == (307, there)
 
 
 async def test_a_path_that_begins_like_the_prefix_is_not_below_it(client: httpx.AsyncClient) -> None:

@@ -192,6 +192,37 @@ async def test_an_endless_head_is_refused_and_the_connection_closed(head: bytes,
         assert metric(here, "connections_closed_total{reason=head-too-large}") == 1
 
 
+@pytest.mark.parametrize(
+    ("line", "headers", "is_read"),
+    [
+        (b"GET /health/live HTTP/1.1", b"", False),
+        (b"GET /health/live HTTP/1.1", b"Host: a\r\nhost: a\r\n", False),
+        (b"GET /health/live HTTP/1.1", b"Host:\r\n", True),
+        (b"GET http://b/health/live HTTP/1.1", b"Host: a\r\n", True),
+        (b"GET /health/live HTTP/1.0", b"", True),
+        (b"GET /health/live HTTP/1.0", b"Host: a\r\nHost: b\r\n", False),
+        (b"GET /health/live HTTP/2.0", b"Host: a\r\n", False),
+        (b"GET /health/live", b"", False),
+        (b"GET /health/live HTTP/1.1", b"Host: a\r\nTransfer-Encoding: Chunked \r\n", True),
+        (b"GET /health/live HTTP/1.1", b"Host: a\r\nTransfer-Encoding: gzip, chunked\r\n", False),
+        (b"GET /health/live HTTP/1.1", b"Host: a\r\nTransfer-Encoding: chunked, gzip\r\n", False),
+        (b"GET /health/live HTTP/1.0", b"Host: a\r\nTransfer-Encoding: chunked\r\n", False),
+    ],
+)
+async def test_a_head_that_a_proxy_could_read_in_another_way_is_refused(
+    line: bytes, headers: bytes, is_read: bool
+) -> None:
+    """RFC 9112, sections 3.2 and 6.1."""
+    async with street() as here:
+        client = await here.client()
+        client.send(line + b"\r\n" + headers + b"\r\n" + (b"0\r\n\r\n" if b"Transfer" in headers else b""))
+        answer = await client.answer()
+        if is_read:
+            assert answer.status == 200
+        else:
+            assert (answer.status, answer.slug, answer.closes) == (400, "malformed-request", True)
+
+
 async def test_what_follows_a_body_in_chunks_is_no_header() -> None:
     async with street() as here:
         client = await here.client()
@@ -500,7 +531,7 @@ async def test_who_asks_for_another_protocol_is_answered_with_the_body_of_the_re
     request = head.encode() + body
     size = -(-len(request) // pieces)
     sent = [request[start : start + size] for start in range(0, len(request), size)]
-    sent[-1] += b"GET /smuggled HTTP/1.1\r\n\r\n"
+    sent[-1] += b"GET /smuggled HTTP/1.1\r\nHost: x\r\n\r\n"
     async with street() as here:
         client = await here.client()
         for piece in sent:
