@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-_KEPT = 10_000
+_KEPT = 4_000
 """Callers can think of any number of sizes. A model has some hundred for each."""
 
 
