@@ -24,17 +24,19 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+import numpy as np
 import torch
 from rich.console import Console
 from rich.table import Table
+from torch import Tensor
 from tqdm import tqdm
 
 from encoders.adapters.registry import blueprint
 from encoders.contract.errors import EncoderIdError, VisiontowerError
 from encoders.contract.spec import EncoderSpec
-from encoders.contract.values import Encoded, ImageSize, Outputs, TokenKind
+from encoders.contract.values import Encoded, Floats, ImageSize, Outputs, TokenKind
 from encoders.runtime.blueprint import TorchBlueprint
 
 _WIDTH = 80
@@ -91,11 +93,17 @@ def _problem(model: TorchBlueprint, *, plans: bool) -> str | None:
         pixels = torch.empty(1, dtype=torch.uint8).expand(1, *size, 3).to("meta")
         with torch.inference_mode():
             features = model.run(pixels, outputs)
-        shapes: Any = features.tokens, features.pooled  # the shape of an array is all that is looked at
-        encoded = Encoded(features.grid, features.prefix_tokens, *shapes)
+        encoded = Encoded(
+            features.grid, features.prefix_tokens, _zeros_like(features.tokens), _zeros_like(features.pooled)
+        )
         if problem := spec.mismatch(encoded, images=1, size=size, outputs=outputs):
             return f"{outputs} at {size}: {problem}"
     return None
+
+
+def _zeros_like(values: Tensor | None) -> Floats | None:
+    """An array of the shape, all of it one number."""
+    return None if values is None else np.broadcast_to(np.float32(0), values.shape)
 
 
 def _offered(spec: EncoderSpec) -> Iterator[Outputs]:
