@@ -75,7 +75,9 @@ def test_a_text_and_a_picture_rank_as_the_vectors_say(gallery: Page, server: str
     by_name = dict(zip(shown, pictures @ pictures[list(shown).index("mushroom.png")], strict=True))
     np.testing.assert_allclose(list(like.values()), [by_name[name] for name in like], atol=ROUNDING)
     assert next(iter(like)) == "mushroom.png"
-    assert list(ranked(open_page(gallery.url))) == list(like)
+    again = open_page(gallery.url)
+    expect(again.locator("#status-text")).to_contain_text("Ranked by mushroom")
+    assert list(ranked(again)) == list(like)
 
     ask(gallery, "a tree")
     assert ranked(gallery) == shown
