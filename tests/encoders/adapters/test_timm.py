@@ -17,10 +17,8 @@ from encoders.contract.errors import EncoderIdError, OutputNotOffered, Unsupport
 from encoders.contract.values import ImageSize, TokenKind
 from tests.support.closeness import close
 from tests.support.photographs import photograph, photographs
-from tests.support.suites import split
 
 NAMES = [
-    "vgg11",
     "resnet18",
     "efficientnet_b0",
     "mobilenetv3_small_100",
@@ -32,7 +30,7 @@ NAMES = [
 ]
 
 
-@pytest.fixture(scope="module", params=split(NAMES, quick=set(NAMES) - {"vgg11"}))  # 530 MB
+@pytest.fixture(scope="module", params=NAMES)
 def encoder(request: pytest.FixtureRequest) -> Encoder:
     return load(f"timm:{request.param}@random")
 

@@ -121,18 +121,6 @@ def test_every_kind_of_source_gives_the_same_shards_and_an_engine_that_is_killed
     assert here(job_of(tmp_path / "here", *names, **how)).failed == 12
     assert files_of(tmp_path / "there") == files_of(tmp_path / "here")
 
-    image = pa.array(list(PICTURES.values()))
-    pairs = [
-        pa.array([value] * len(image), NAMED.field(name).type)
-        for name, value in (("marks", [("x", 1)]), ("pair", [1, 2]))
-    ]
-    table = pa.table([image, *pairs], schema=pa.schema([("image", image.type), *NAMED]))
-    (tmp_path / "named.parquet").write_bytes(parquet_of(table))
-    how = {"options": Options(carried=NAMED.names)}
-    asyncio.run(run(job_of(tmp_path / "named-there", "named.parquet", **how), embedder))
-    here(job_of(tmp_path / "named-here", "named.parquet", **how))
-    assert files_of(tmp_path / "named-there") == files_of(tmp_path / "named-here")
-
 
 def _workers() -> Iterator[psutil.Process]:
     return (each for each in psutil.Process().children(recursive=True) if each.name().startswith("ray::"))
